@@ -1,0 +1,1 @@
+"""Features of videos and sentences: readers, extraction, stores on disk, banks on a device, and the default world."""
