@@ -1,1 +1,22 @@
 """Features of videos and sentences: readers, extraction, stores on disk, banks on a device, and the default world."""
+
+from features.bank import FeatureBank
+from features.records import Annotations, DataError, Query, Report, Video
+from features.registry import keys, load, open_store, register
+from features.store import FeatureStore, StoredVideo, write_store
+
+__all__ = [
+    "Annotations",
+    "DataError",
+    "FeatureBank",
+    "FeatureStore",
+    "Query",
+    "Report",
+    "StoredVideo",
+    "Video",
+    "keys",
+    "load",
+    "open_store",
+    "register",
+    "write_store",
+]

@@ -46,7 +46,7 @@ class Query:
 
 @dataclass
 class Finding:
-    """One kind of problem: how often it was met, what was done (clipped, dropped or kept), and the first few examples."""
+    """One kind of problem: how often it was met, what was done (see `Report.ACTIONS`), and first examples."""
 
     kind: str
     action: str

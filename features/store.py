@@ -103,6 +103,12 @@ class FeatureStore:
         self._require(tensor)
         return tuple(self.manifest["tensors"][tensor]["shape"])
 
+    def range(self, tensor: str) -> tuple[float, float]:
+        """Smallest and largest value of a tensor, without reading it."""
+        self._require(tensor)
+        low, high = self.manifest["tensors"][tensor]["range"]
+        return float(low), float(high)
+
     def tensor(self, tensor: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows ``[start, stop)`` of a tensor; only those rows are read from disk."""
         from safetensors import SafetensorError, safe_open
@@ -120,7 +126,8 @@ class FeatureStore:
         for tensor, entry in self.manifest["tensors"].items():
             digest = _sha256(self.path / f"{tensor}.safetensors")
             if digest != entry["sha256"]:
-                raise DataError(f"{tensor}.safetensors has hash {digest[:12]}, the manifest says {entry['sha256'][:12]}")
+                said = entry["sha256"][:12]
+                raise DataError(f"{tensor}.safetensors has hash {digest[:12]}, the manifest says {said}")
 
     def _require(self, tensor: str) -> None:
         if not self.has(tensor):
@@ -202,7 +209,12 @@ def write_store(
             save_file({key: np.ascontiguousarray(value)}, str(file))
             sha = _sha256(file)
             digest.update(sha.encode())
-            manifest["tensors"][key] = {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": sha}
+            manifest["tensors"][key] = {
+                "shape": list(value.shape),
+                "dtype": str(value.dtype),
+                "range": [float(np.nanmin(value)), float(np.nanmax(value))] if value.size else [0.0, 0.0],
+                "sha256": sha,
+            }
         records = {k: manifest[k] for k in ("videos", "queries", "tracks")}
         digest.update(json.dumps(records, sort_keys=True).encode())
         manifest["content_hash"] = digest.hexdigest()
@@ -227,7 +239,9 @@ def check_finite(name: str, values: np.ndarray, chunk: int = 65536) -> None:
             first = start + int(bad.argmax()) if first < 0 else first
             bad_rows += int(bad.sum())
     if bad_rows:
-        raise DataError(f"{name} holds NaN or infinite values in {bad_rows} of {len(values)} rows, first in row {first}")
+        raise DataError(
+            f"{name} holds NaN or infinite values in {bad_rows} of {len(values)} rows, the first in row {first}"
+        )
 
 
 def check_manifest(folder: Path, manifest: dict) -> None:

@@ -1,0 +1,182 @@
+"""One split of a store as packed ragged tensors on a device: what the environments compute their observations from."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.pooling import WindowMeans, box_weights, ragged_prefix_sums
+from features.records import DataError
+from features.store import FeatureStore
+
+
+class FeatureBank:
+    """Features, queries and truths of one split.
+
+    A *sample* is a query with its video. Frames of all videos are packed one after the other.
+
+    Attributes:
+        n_frames: (V,) int64 feature rows per video; ``duration`` (V,) float64 seconds; ``offsets`` (V + 1,) int64.
+        video: (S,) int64, the video of each sample.
+        query: (S, Dq) float32 sentence vectors; ``texts`` and ``qids`` lists of length S.
+        truth: (S, K, 2) float64, the true windows as fractions of the duration, the last one repeated up to K.
+        frames: (N, D), float32 unless the store holds float16.
+        frame_means: `WindowMeans` of the frames, by sample.
+    """
+
+    def __init__(self, store: FeatureStore, split: str | None = None, device: str | torch.device = "cpu") -> None:
+        picked = [i for i, q in enumerate(store.queries) if split is None or q.split == split]
+        if not picked:
+            raise DataError(f"store {store.name!r} has no split {split!r}; it has {store.splits}")
+        self.store, self.split, self.device = store, split, torch.device(device)
+        self.name = f"{store.name}:{split}" if split else store.name
+        self.queries = [store.queries[i] for i in picked]
+        self.qids = [q.qid for q in self.queries]
+        self.texts = [q.text for q in self.queries]
+        used = {q.video for q in self.queries}
+        self._rows: list[tuple[int, int]] = []
+        self.videos = []
+        row = 0
+        for video in store.videos:
+            if video.id in used:
+                self.videos.append(video)
+                self._rows.append((row, row + video.n_frames))
+            row += video.n_frames
+        index = {video.id: i for i, video in enumerate(self.videos)}
+
+        def put(values, dtype) -> Tensor:
+            return torch.as_tensor(np.asarray(values), dtype=dtype, device=self.device)
+
+        self.n_frames = put([v.n_frames for v in self.videos], torch.int64)
+        self.duration = put([v.duration for v in self.videos], torch.float64)
+        self.offsets = put(np.concatenate([[0], np.cumsum([v.n_frames for v in self.videos])]), torch.int64)
+        self.video = put([index[q.video] for q in self.queries], torch.int64)
+        self.query = put(store.tensor("queries")[picked], torch.float32)
+        most = max(len(q.windows) for q in self.queries)
+        truth = [[*q.windows, *[q.windows[-1]] * (most - len(q.windows))] for q in self.queries]
+        self.truth = put(truth, torch.float64) / self.duration[self.video][:, None, None]
+        self.frames = self._read("frames")
+        if not torch.isfinite(self.frames).all():
+            raise DataError(f"store {store.name!r} holds NaN or infinite values in its frames; extract it again")
+        if not torch.isfinite(self.query).all():
+            raise DataError(f"store {store.name!r} holds NaN or infinite values in its query vectors")
+        self.max_frames = max(v.n_frames for v in self.videos)
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __deepcopy__(self, memo: dict) -> FeatureBank:
+        # Environment specs are deep-copied on every make; a bank is read-only, so all copies share it.
+        return self
+
+    def __repr__(self) -> str:
+        size = f"{len(self)} queries, {len(self.videos)} videos"
+        return f"FeatureBank({self.name!r}, {size}, device={str(self.device)!r})"
+
+    @property
+    def frame_dim(self) -> int:
+        """D, the length of a pooled frame vector."""
+        return self.frames.shape[1]
+
+    @property
+    def query_dim(self) -> int:
+        """Dq, the length of a sentence vector."""
+        return self.query.shape[1]
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether the spatial level can run on this bank."""
+        return self.store.has("grid")
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether every sample has a true box track."""
+        return self.store.has("boxes") and all(q.extra.get("track") is not None for q in self.queries)
+
+    @cached_property
+    def frame_means(self) -> WindowMeans:
+        prefix, mean = ragged_prefix_sums(self.frames, self.offsets)
+        return WindowMeans(prefix, mean, self.offsets[self.video] + self.video, self.video)
+
+    @cached_property
+    def grid(self) -> Tensor:
+        """(N, h, w, C) spatial maps in the store's dtype; read when first used."""
+        if not self.has_grid:
+            raise DataError(
+                f"store {self.store.name!r} has no spatial grid, which boxes need; extract it again with --grid, "
+                "or use the whole frame (boxes='frame')"
+            )
+        grid = self._read("grid")
+        if not torch.isfinite(grid).all():
+            raise DataError(f"store {self.store.name!r} holds NaN or infinite values in its grid; extract it again")
+        return grid
+
+    @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """(h, w, C) of the spatial maps."""
+        if not self.has_grid:
+            return self.grid.shape  # raises the error that explains
+        return tuple(self.store.shape("grid")[1:])
+
+    @cached_property
+    def grid_prefix(self) -> tuple[Tensor, Tensor]:
+        """Prefix sums over time of the maps, (N + V, h*w, C) float32, and the videos' mean maps (V, h*w, C)."""
+        return ragged_prefix_sums(self.grid.flatten(1, 2), self.offsets)
+
+    @cached_property
+    def true_boxes(self) -> Tensor:
+        """(M, 4) float32 normalised corners of all tracks; NaN rows where there is no box. See `track_base`."""
+        if not self.has_boxes:
+            raise DataError(f"store {self.store.name!r} has no true boxes for every query")
+        return torch.as_tensor(self.store.tensor("boxes"), dtype=torch.float32, device=self.device)
+
+    @cached_property
+    def track_base(self) -> Tensor:
+        """(S,) int64: the row of `true_boxes` that belongs to frame 0 of each sample."""
+        rows = [self.store.tracks[q.extra["track"]][0] for q in self.queries]
+        return torch.as_tensor(rows, dtype=torch.int64, device=self.device)
+
+    def true_box(self, samples: Tensor, frames: Tensor) -> Tensor:
+        """True corners of samples (B,) in frames (B,) or (B, P): (..., 4) float32, NaN where there is none."""
+        base = self.track_base[samples]
+        return self.true_boxes[(base[:, None] if frames.ndim == 2 else base) + frames]
+
+    def box_sums(self, videos: Tensor, first: Tensor, last: Tensor, corners: Tensor) -> Tensor:
+        """Sum over frames ``[first, last)`` of the area mean inside one box a row: (...,) indices to (..., C).
+
+        ``corners`` (..., 4) are normalised. Constant time in the number of frames.
+        """
+        prefix, mean = self.grid_prefix
+        base = self.offsets[videos] + videos
+        length = (last - first).to(torch.float32)[..., None, None]
+        maps = prefix[base + last] - prefix[base + first] + mean[videos] * length
+        height, width, _ = self.grid_shape
+        weights = box_weights(corners, height, width).to(maps.dtype)
+        return torch.einsum("...k,...kc->...c", weights, maps)
+
+    def frame_box_features(self, rows: Tensor, corners: Tensor) -> Tensor:
+        """Area mean inside boxes of single frames: packed rows (B,) and corners (B, 4) to (B, C) float32."""
+        height, width, _ = self.grid_shape
+        weights = box_weights(corners, height, width)
+        maps = self.grid[rows].flatten(1, 2).to(torch.float32)
+        return torch.einsum("bk,bkc->bc", weights.to(torch.float32), maps)
+
+    def _read(self, tensor: str) -> Tensor:
+        parts = [self.store.tensor(tensor, start, stop) for start, stop in _merge(self._rows)]
+        values = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        if values.dtype == torch.float16 and tensor == "frames":
+            values = values.to(torch.float32)
+        return values.to(self.device)
+
+
+def _merge(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], stop)
+        else:
+            merged.append((start, stop))
+    return merged

@@ -1,0 +1,82 @@
+"""From a string to features: a registered key such as ``"shapes-v0"``, or the path of a store on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from features.bank import FeatureBank
+from features.records import DataError, nearest
+from features.store import FeatureStore
+
+Opener = Callable[[], FeatureStore]
+_OPENERS: dict[str, Opener] = {}
+_STORES: dict[str, FeatureStore] = {}
+_BANKS: dict[tuple[str, str | None, str], FeatureBank] = {}
+
+
+def _shapes(level: str, build: str) -> Opener:
+    def opener() -> FeatureStore:
+        from features import shapes
+
+        return shapes.open_store(level, build)
+
+    return opener
+
+
+for _level, _infix in (("easy", "-easy"), ("standard", ""), ("travel", "-travel")):
+    for _build, _suffix in (("small", ""), ("full", "-full")):
+        _OPENERS[f"shapes{_infix}-v0{_suffix}"] = _shapes(_level, _build)
+
+
+def register(key: str, opener: Opener) -> None:
+    """Give a key to a function that opens a store, so that ``gym.make(..., features=key)`` finds it."""
+    if key in _OPENERS:
+        raise DataError(f"the key {key!r} is taken; registered keys are {keys()}")
+    _OPENERS[key] = opener
+
+
+def keys() -> list[str]:
+    """Registered keys, sorted. ``shapes-v0`` is a small build of the default world, ``shapes-v0-full`` the full one."""
+    return sorted(_OPENERS)
+
+
+def open_store(features: str | os.PathLike) -> FeatureStore:
+    """Open a store by key or path. A key is tried first; a store is opened once per process."""
+    name = os.fspath(features)
+    path = str(Path(name).resolve())
+    cached = _STORES.get(name) if name in _OPENERS else _STORES.get(path)
+    if cached is not None and (cached.path / "manifest.json").is_file():
+        if name in _OPENERS or FeatureStore.open(path).content_hash == cached.content_hash:
+            return cached
+    if name in _OPENERS:
+        store = _STORES[name] = _OPENERS[name]()
+        return store
+    if not Path(name).exists() and os.sep not in name:
+        raise DataError(
+            f"{name!r} is neither a registered key nor the path of a store{nearest(name, keys())} keys are {keys()}"
+        )
+    store = _STORES[path] = FeatureStore.open(path)
+    return store
+
+
+def load(
+    features: str | os.PathLike | FeatureBank, split: str | None = "train", device: str | torch.device = "cpu"
+) -> FeatureBank:
+    """The bank of one split, shared by everybody in this process who asks for the same one.
+
+    Args:
+        features: a registered key, the path of a store, or a bank (returned as it is).
+        split: name of a split; None takes every query.
+        device: where the tensors live.
+    """
+    if isinstance(features, FeatureBank):
+        return features
+    store = open_store(features)
+    key = (store.content_hash, split, str(device))
+    if key not in _BANKS:
+        _BANKS[key] = FeatureBank(store, split, device)
+    return _BANKS[key]

@@ -1,0 +1,160 @@
+"""f_o: what lies inside the boxes, one box for every frame of every sample (Eqs. 13 and 14 with a mean)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from features.bank import FeatureBank
+from features.pooling import WindowMeans, ragged_prefix_sums, spatial_pyramid
+from features.records import DataError, nearest
+from strong_envs import boxes as box_ops
+
+SOURCES = ("frame", "initial", "gaussian", "truth")
+GAUSSIAN_SIGMA = 0.25
+"""Standard deviation of the fixed Gaussian weighting, as a share of height and width (TRL+gau)."""
+
+ROWS_AT_ONCE = 16384
+
+
+class LocalFeatures:
+    """Window means of the features inside boxes, for every sample of a bank.
+
+    Args:
+        bank: features of one split.
+        source: ``"frame"`` takes the whole frame (f_o := f_s, the paper's TRL); ``"initial"`` the paper's b0 in every
+            frame; ``"gaussian"`` a fixed centred Gaussian; ``"truth"`` the true boxes (an upper bound); or a tensor of
+            corners, one box per frame of each sample, packed sample after sample (R, 4), or one per sample (S, 4).
+        levels: bins per side of the spatial pyramid; (1,) is the box mean, (1, 2, 4) the paper's [1, 4, 16] bins.
+        reduce: how the bins of a pyramid become one vector: ``"concat"`` or ``"max"``.
+        margin: added on each side of every box, in fractions of the frame.
+
+    Attributes:
+        means: `WindowMeans` over frames of a sample. ``dim``: length of f_o. ``boxes`` (R, 4) corners or None.
+        rows: (S + 1,) int64; the boxes of sample s are ``boxes[rows[s]:rows[s + 1]]``.
+    """
+
+    def __init__(
+        self,
+        bank: FeatureBank,
+        source: str | Tensor = "frame",
+        levels: Sequence[int] = (1,),
+        reduce: str = "concat",
+        margin: float = 0.0,
+    ) -> None:
+        if reduce not in ("concat", "max"):
+            raise DataError(f"reduce must be 'concat' or 'max', got {reduce!r}")
+        if isinstance(source, str) and source not in SOURCES:
+            raise DataError(f"boxes must be one of {SOURCES} or a tensor, got {source!r}{nearest(source, SOURCES)}")
+        self.bank, self.levels, self.reduce, self.margin = bank, tuple(levels), reduce, margin
+        self.source = source if isinstance(source, str) else "given"
+        self.boxes: Tensor | None = None
+        lengths = bank.n_frames[bank.video]
+        self.rows = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        if self.source == "frame":
+            self.means = bank.frame_means
+        elif self.source in ("initial", "gaussian"):
+            self.means = self._same_everywhere()
+        else:
+            self._set_all(bank.true_boxes[self._track_rows()] if self.source == "truth" else source)
+        self.dim = self.means.prefix.shape[-1]
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Bounds of every number in f_o: a mean lies between the smallest and the largest feature."""
+        return self.bank.store.range("frames" if self.source == "frame" else "grid")
+
+    def _track_rows(self) -> Tensor:
+        lengths = self.bank.n_frames[self.bank.video]
+        start = torch.repeat_interleave(self.bank.track_base - self.rows[:-1], lengths)
+        return start + torch.arange(int(self.rows[-1]), device=self.bank.device)
+
+    def _frame_rows(self, samples: Tensor) -> Tensor:
+        """Rows of ``bank.grid`` for all frames of ``samples``, packed."""
+        videos = self.bank.video[samples]
+        lengths = self.bank.n_frames[videos]
+        begin = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        start = torch.repeat_interleave(self.bank.offsets[videos] - begin[:-1], lengths)
+        return start + torch.arange(int(begin[-1]), device=self.bank.device)
+
+    def _set_all(self, boxes: Tensor) -> None:
+        samples = torch.arange(len(self.bank), device=self.bank.device)
+        boxes = boxes.to(self.bank.device, torch.float32)
+        lengths = self.bank.n_frames[self.bank.video]
+        if boxes.shape == (len(self.bank), 4):
+            boxes = torch.repeat_interleave(boxes, lengths, 0)
+        if boxes.shape != (int(self.rows[-1]), 4):
+            raise DataError(
+                f"boxes must have shape ({int(self.rows[-1])}, 4), a box per frame of each sample, "
+                f"or ({len(self.bank)}, 4), a box per sample; got {tuple(boxes.shape)}"
+            )
+        self.boxes = boxes
+        prefix, mean = ragged_prefix_sums(self.pool(self._frame_rows(samples), boxes), self.rows)
+        self.means = WindowMeans(prefix, mean, self.rows[:-1] + samples, samples)
+
+    def set_boxes(self, samples: Tensor, boxes: Tensor) -> None:
+        """Replace the boxes of some samples: (B,) distinct samples and their corners, packed (sum of frames, 4).
+
+        Only banks whose boxes belong to samples can be changed; ``source="frame"`` becomes one on the first call.
+        """
+        if self.boxes is None:
+            whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=self.bank.device)
+            self._set_all(whole.expand(len(self.bank), 4))
+            self.source = "given"
+        lengths = self.bank.n_frames[self.bank.video[samples]]
+        begin = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        if boxes.shape != (int(begin[-1]), 4):
+            raise DataError(f"{len(samples)} samples have {int(begin[-1])} frames, got boxes {tuple(boxes.shape)}")
+        boxes = boxes.to(self.bank.device, torch.float32)
+        prefix, mean = ragged_prefix_sums(self.pool(self._frame_rows(samples), boxes), begin)
+        at = torch.arange(len(prefix), device=self.bank.device)
+        owner = torch.repeat_interleave(torch.arange(len(samples), device=self.bank.device), lengths + 1)
+        first = begin[:-1] + torch.arange(len(samples), device=self.bank.device)
+        self.means.prefix[self.means.base[samples][owner] + at - first[owner]] = prefix
+        self.means.mean[samples] = mean
+        rows = torch.repeat_interleave(self.rows[samples] - begin[:-1], lengths)
+        self.boxes[rows + torch.arange(len(boxes), device=self.bank.device)] = boxes
+
+    def pool(self, rows: Tensor, corners: Tensor) -> Tensor:
+        """Features inside boxes of single frames: rows of ``bank.grid`` (B,) and corners (B, 4) to (B, dim) float32.
+
+        A box of NaN (no object in that frame) stands for the whole frame.
+        """
+        out = []
+        whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
+        sign = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            box = corners[start : start + ROWS_AT_ONCE]
+            box = torch.where(box.isnan().any(-1, keepdim=True), whole, box)
+            box = (box + sign * self.margin).clamp(0, 1)
+            part = rows[start : start + ROWS_AT_ONCE]
+            if self.levels == (1,):
+                out.append(self.bank.frame_box_features(part, box))
+            else:
+                bins = spatial_pyramid(self.bank.grid[part].to(torch.float32), box.to(torch.float32), self.levels)
+                out.append(bins.flatten(1) if self.reduce == "concat" else bins.amax(1))
+        return torch.cat(out)
+
+    def _same_everywhere(self) -> WindowMeans:
+        """One weighting of the frame for all: sums per video serve all of its samples."""
+        bank = self.bank
+        if self.source == "initial":
+            box = box_ops.corners(torch.tensor([box_ops.INITIAL_BOX], device=bank.device))
+            count = len(bank.grid)
+            features = self.pool(torch.arange(count, device=bank.device), box.expand(count, 4))
+        else:
+            height, width, _ = bank.grid_shape
+            y = (torch.arange(height, device=bank.device) + 0.5) / height - 0.5
+            x = (torch.arange(width, device=bank.device) + 0.5) / width - 0.5
+            weights = torch.exp(-(y[:, None] ** 2 + x**2) / (2 * GAUSSIAN_SIGMA**2)).flatten()
+            weights = weights / weights.sum()
+            features = torch.cat(
+                [
+                    torch.einsum("k,bkc->bc", weights, part.flatten(1, 2).to(torch.float32))
+                    for part in bank.grid.split(ROWS_AT_ONCE)
+                ]
+            )
+        prefix, mean = ragged_prefix_sums(features, bank.offsets)
+        return WindowMeans(prefix, mean, bank.offsets[bank.video] + bank.video, bank.video)

@@ -1,0 +1,36 @@
+"""Pure rewards of both levels, for NumPy arrays and torch tensors alike."""
+
+from __future__ import annotations
+
+from strong_envs.spans import Array, _xp
+
+TEMPORAL_PHI = 0.1
+SPATIAL_REWARDS = ("q_value", "signed_q", "q_error", "box_iou")
+
+
+def iou_step_reward(before: Array, after: Array, t: Array, phi: float) -> Array:
+    """Eq. 5: the sign of the change of IoU minus phi * t, with t counted from 0: (B,) float64."""
+    return _xp(before).sign(after - before) - phi * t
+
+
+def compare(with_update: Array, without: Array, tolerance: float) -> Array:
+    """Eq. 11: +1 where the score rose by more than ``tolerance``, -1 where it fell by more, 0 between: (B,)."""
+    xp = _xp(with_update)
+    gain = with_update - without
+    return xp.where(abs(gain) <= tolerance, 0.0 * gain, xp.sign(gain))
+
+
+def q_score(q: Array, move_reward: Array | None, reward: str) -> Array:
+    """What the spatial level compares with and without the update: (B, A) Q-values to (B,).
+
+    ``q_value``: the value of the best action, max Q, as Eq. 11 has it. ``signed_q``: the sum of Q over the actions,
+    each signed by whether that move raises the true IoU (``move_reward``, (B, A) in {-1, 0, 1}). ``q_error``: minus the
+    squared error of Q against those signs. The last two need the temporal truth, which training has.
+    """
+    if reward == "q_value":
+        return _xp(q).amax(q, -1)
+    if reward == "signed_q":
+        return (q * move_reward).sum(-1)
+    if reward == "q_error":
+        return -((q - move_reward) ** 2).sum(-1)
+    raise ValueError(f"reward must be one of {SPATIAL_REWARDS}, got {reward!r}")

@@ -1,0 +1,273 @@
+"""The spatial level as pure functions: which box, what it pays, what the agent sees.
+
+An episode walks through the frames of one window. In frame k one action changes the box inherited from frame k - 1
+(Eq. 12); the temporal level's critic says whether that helped (Eq. 11).
+
+The comparison. Q_w values the temporal state whose f_o uses the boxes chosen so far and the *updated* box from frame k
+on; Q_o the same with the box as it was. So every action counts for all frames that will inherit it, and Q_o of a step
+is Q_w of the step before: one evaluation of the critic a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from features.records import DataError, nearest
+from strong_envs import boxes, rewards, spans
+from strong_envs.temporal_task import TemporalTask, feature_space
+
+WINDOWS = ("initial", "truth", "random", "whole")
+
+Critic = Callable[[dict[str, Tensor]], Tensor]
+"""Temporal observations (named tensors, (B, ...)) to the Q-values of the temporal actions (B, A)."""
+
+
+@dataclass(frozen=True)
+class SpatialConfig:
+    """Arguments of the spatial level. See `SpatialTrackEnv`."""
+
+    reward: str = "q_value"
+    z_s: float = 10.0
+    box_moves: str = "paper"
+    actions_per_frame: int = 1
+    initial_box: tuple[float, float, float, float] = boxes.INITIAL_BOX
+    window: str = "initial"
+    tie_tolerance: float = 0.0
+    same_action: bool = False
+    surroundings: bool = True
+
+    def __post_init__(self) -> None:
+        choices = (
+            ("reward", rewards.SPATIAL_REWARDS),
+            ("box_moves", boxes.BOX_MOVES),
+            ("window", WINDOWS),
+        )
+        for name, valid in choices:
+            value = getattr(self, name)
+            if value not in valid:
+                raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(value, valid)}")
+        if not self.z_s > 0:
+            raise DataError(f"z_s must be positive, got {self.z_s}")
+        if self.actions_per_frame < 1:
+            raise DataError(f"actions_per_frame must be at least 1, got {self.actions_per_frame}")
+        if self.tie_tolerance < 0:
+            raise DataError(f"tie_tolerance must not be negative, got {self.tie_tolerance}")
+        check_box(self.initial_box, "initial_box")
+
+
+CONFIG_NAMES = tuple(f.name for f in fields(SpatialConfig))
+
+
+def check_box(box: object, name: str) -> None:
+    """A box must be centre and size inside the frame."""
+    try:
+        x, y, w, h = (float(v) for v in box)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise DataError(f"{name} must be four numbers (centre x, y, width, height), got {box!r}") from None
+    eps = 1e-6
+    inside = x - w / 2 >= -eps and x + w / 2 <= 1 + eps and y - h / 2 >= -eps and y + h / 2 <= 1 + eps
+    if not (inside and w > 0 and h > 0):
+        raise DataError(f"{name} (centre x, y, width, height) must lie inside [0, 1], got {tuple(box)}")
+
+
+class Walk(NamedTuple):
+    """State of B spatial episodes.
+
+    ``start`` and ``end`` (B,) are in steps; ``first``, ``last`` and the current ``frame`` (B,) count frames; ``tick``
+    counts actions within the frame; ``box`` and ``before``, the box that the episode began with, are (B, 4) centre and
+    size; ``sums`` (B, n + 1, D) adds up the tracked features of the frames before each frame; ``score`` (B,) is what
+    the reward compared last.
+    """
+
+    sample: Tensor
+    start: Tensor
+    end: Tensor
+    first: Tensor
+    last: Tensor
+    frame: Tensor
+    tick: Tensor
+    box: Tensor
+    before: Tensor
+    sums: Tensor
+    score: Tensor
+
+
+class SpatialTask:
+    """Dynamics, rewards and observations of the spatial level over a `TemporalTask`.
+
+    Args:
+        temporal: the temporal level; its configuration shapes what the critic sees.
+        config: see `SpatialConfig`.
+        critic: see `Critic`; None is accepted only for ``reward="box_iou"``.
+    """
+
+    def __init__(self, temporal: TemporalTask, config: SpatialConfig, critic: Critic | None) -> None:
+        self.temporal, self.config, self.critic, self.bank = temporal, config, critic, temporal.bank
+        if temporal.local.levels != (1,):
+            raise DataError("the spatial level compares box means; build the temporal level with spp_levels=(1,)")
+        if config.reward == "box_iou" and not self.bank.has_boxes:
+            raise DataError(f"reward='box_iou' needs a true box track for every query; {self.bank.name!r} lacks them")
+        if config.reward != "box_iou" and critic is None:
+            raise DataError(
+                f"reward={config.reward!r} compares Q-values and there is no critic for {self.bank.name!r}: pass "
+                "critic=callable(observation) -> (B, A) Q-values, or wrap both levels in SpatioTemporalCoupling, "
+                "or use reward='box_iou' on a store with true boxes"
+            )
+        self.table = torch.as_tensor(boxes.move_table(config.z_s, config.box_moves), device=self.bank.device)
+        _, _, self.channels = self.bank.grid_shape
+
+    @property
+    def n_actions(self) -> int:
+        return len(self.table)
+
+    def window(self, samples: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """The temporal window of each episode, in steps; ``uniform`` (B, 2) in [0, 1] is used by ``"random"``."""
+        total, kind = self.temporal.config.total, self.config.window
+        if kind == "initial":
+            return self.temporal.initial(samples)
+        if kind == "truth":
+            truth = self.temporal.truth[samples, 0]
+            return truth[:, 0], truth[:, 1]
+        if kind == "whole":
+            zero = torch.zeros(samples.shape, dtype=torch.float64, device=self.bank.device)
+            return zero, zero + total
+        start = torch.floor(uniform[:, 0] * (total - 1))
+        return start, start + 1 + torch.floor(uniform[:, 1] * (total - start))
+
+    def begin(self, samples: Tensor, start: Tensor, end: Tensor, box: Tensor) -> Walk:
+        """The state before the first frame: spans in steps (B,), boxes (B, 4) centre and size."""
+        bank = self.bank
+        first, last = spans.frame_window(start, end, self.temporal.config.total, self.temporal.n_frames[samples])
+        sums = torch.zeros((len(samples), bank.max_frames + 1, self.channels), device=bank.device)
+        box = box.to(torch.float64)
+        zeros = torch.zeros(len(samples), dtype=torch.float64, device=bank.device)
+        walk = Walk(samples, start, end, first, last, first, torch.zeros_like(first), box, box, sums, zeros)
+        return walk._replace(score=self.score(walk, box))
+
+    def step(self, walk: Walk, action: Tensor) -> tuple[Walk, Tensor, Tensor, Tensor]:
+        """One action in the current frame: the next state, reward (B,) float64, terminated (B,), valid (B,)."""
+        config = self.config
+        box, valid = boxes.move(walk.box, action, self.table)
+        if config.same_action and config.reward == "q_value":
+            with_update, without = self._same_action_values(walk, box)
+            score = with_update
+        else:
+            # A box is judged by its own frame, so the one before must be looked at again there.
+            without = self.score(walk, walk.box) if config.reward == "box_iou" else walk.score
+            score = with_update = self.score(walk, box)
+        reward = rewards.compare(with_update, without, config.tie_tolerance)
+        tick = walk.tick + 1
+        leave = tick >= config.actions_per_frame
+        frame = torch.where(leave, walk.frame + 1, walk.frame)
+        tick = torch.where(leave, 0, tick)
+        rows = self.bank.offsets[self.bank.video[walk.sample]] + walk.frame
+        feature = self.bank.frame_box_features(rows, boxes.corners(box).to(torch.float32))
+        index = torch.arange(len(frame), device=self.bank.device)
+        # In place: entry frame + 1 is read only after this step, and written anew on each action of the frame.
+        sums = walk.sums
+        sums[index, walk.frame + 1] = sums[index, walk.frame] + feature
+        done = frame >= walk.last
+        return walk._replace(frame=frame, tick=tick, box=box, sums=sums, score=score), reward, done, valid
+
+    def score(self, walk: Walk, box: Tensor) -> Tensor:
+        """What the reward compares, if ``box`` were inherited from the current frame on: (B,) float64."""
+        if self.config.reward == "box_iou":
+            truth = self.bank.true_box(walk.sample, self._current(walk)).to(torch.float64)
+            return boxes.box_iou(boxes.corners(box), truth)
+        q = self.q_values(walk, box)
+        known = None
+        if self.config.reward != "q_value":
+            known = self.temporal.move_rewards(walk.sample, walk.start, walk.end)
+        return rewards.q_score(q, known, self.config.reward).to(torch.float64)
+
+    def q_values(self, walk: Walk, box: Tensor) -> Tensor:
+        """Q-values (B, A) of the temporal state whose f_o has ``box`` from the current frame on."""
+        t = torch.zeros_like(walk.first)
+        observation = self.temporal.observe(walk.sample, walk.start, walk.end, t, local=self.trial(walk, box))
+        with torch.no_grad():
+            return self.critic(observation)
+
+    def _same_action_values(self, walk: Walk, box: Tensor) -> tuple[Tensor, Tensor]:
+        """Both Q-values of one action, the best without the update (decision: ``same_action``)."""
+        without = self.q_values(walk, walk.box)
+        best = without.argmax(-1, keepdim=True)
+        updated = self.q_values(walk, box)
+        return updated.gather(1, best)[:, 0].to(torch.float64), without.gather(1, best)[:, 0].to(torch.float64)
+
+    def trial(self, walk: Walk, box: Tensor) -> Tensor:
+        """f_o of the temporal windows: boxes as tracked before the current frame, ``box`` from there on: (B, P, D).
+
+        Frames before the walk's window keep the box that the episode began with.
+        """
+        a, c = self.temporal.windows(walk.sample, walk.start, walk.end)
+        first, now = walk.first[:, None], walk.frame[:, None]
+        row = torch.arange(len(a), device=a.device)[:, None]
+        tracked = walk.sums[row, c.clamp(max=now).clamp(min=first)] - walk.sums[row, a.clamp(min=first).clamp(max=now)]
+        video = self.bank.video[walk.sample][:, None].expand_as(a)
+
+        def same_box(low: Tensor, high: Tensor, edges: Tensor) -> Tensor:
+            edges = boxes.corners(edges).to(torch.float32)[:, None].expand(*a.shape, 4)
+            return self.bank.box_sums(video, low, torch.maximum(low, high), edges)
+
+        total = tracked + same_box(torch.maximum(a, now), c, box)
+        total = total + same_box(a, torch.minimum(c, first), walk.before)
+        return total / (c - a).clamp(min=1).unsqueeze(-1)
+
+    def observe(self, walk: Walk) -> dict[str, Tensor]:
+        """The state of Eq. 10 in the paper's order: query, scene (f_s), box features (f_o^k).
+
+        With ``surroundings``: ``around`` (B, 5 D), the features of a box twice as large and of the four neighbours
+        (left, right, up, down), and ``box`` (B, 4), centre and size. Without them the agent cannot see where it is nor
+        where the object went.
+        """
+        rows = self.bank.offsets[self.bank.video[walk.sample]] + self._current(walk)
+        edges = boxes.corners(walk.box).to(torch.float32)
+        observation = {
+            "query": self.bank.query[walk.sample],
+            "scene": self.bank.frame_means(walk.sample, walk.first, walk.last),
+            "inside": self.bank.frame_box_features(rows, edges),
+        }
+        if self.config.surroundings:
+            observation["around"] = self.around(rows, walk.box.to(torch.float32))
+            observation["box"] = walk.box.to(torch.float32)
+        return observation
+
+    def around(self, rows: Tensor, box: Tensor) -> Tensor:
+        """Features of five boxes around each box, clipped to the frame: (B, 5 D)."""
+        size = box[:, 2:]
+        shifts = torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=box.dtype, device=box.device)
+        scale = torch.tensor([2.0, 1, 1, 1, 1], dtype=box.dtype, device=box.device)
+        centre = box[:, None, :2] + shifts * size[:, None]
+        half = size[:, None] * scale[:, None] / 2
+        # A neighbour outside the frame shrinks to a sliver at its border.
+        low, high = (centre - half).clamp(0, 1 - 1e-3), (centre + half).clamp(0, 1)
+        edges = torch.cat((low, torch.maximum(high, low + 1e-3)), -1)
+        flat = self.bank.frame_box_features(rows.repeat_interleave(5), edges.flatten(0, 1))
+        return flat.view(len(box), -1)
+
+    def dims(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parts of an observation, in order."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "query": (self.bank.query_dim,),
+            "scene": (self.bank.frame_dim,),
+            "inside": (self.channels,),
+        }
+        if self.config.surroundings:
+            shapes |= {"around": (5 * self.channels,), "box": (4,)}
+        return shapes
+
+    def observation_space(self, flatten: bool) -> spaces.Space:
+        """The Gymnasium space of `observe`, bounded by what the store holds."""
+        store = self.bank.store
+        grid = store.range("grid")
+        ranges = {"query": store.range("queries"), "scene": store.range("frames"), "inside": grid, "around": grid}
+        return feature_space(self.dims(), ranges, flatten)
+
+    def _current(self, walk: Walk) -> Tensor:
+        return torch.minimum(walk.frame, walk.last - 1)

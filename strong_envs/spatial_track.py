@@ -1,0 +1,293 @@
+"""`SpatialTrack-v0`: carry a box from frame to frame so that the temporal level sees what the sentence is about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from features.bank import FeatureBank
+from features.records import DataError, nearest
+from strong_envs import boxes
+from strong_envs.spatial_task import CONFIG_NAMES, Critic, SpatialConfig, SpatialTask, Walk, check_box
+from strong_envs.temporal_moment import check_spans, make_task
+from strong_envs.temporal_task import CONFIG_NAMES as TEMPORAL_NAMES
+from strong_envs.temporal_task import TemporalTask
+from strong_envs.vector import IndexVectorEnv
+
+TASK_ARGUMENTS = ("features", "split", "device", "boxes", "box_margin", *TEMPORAL_NAMES)
+
+
+def make_spatial_task(
+    features: str | FeatureBank = "shapes-v0",
+    critic: Critic | str | None = None,
+    temporal: TemporalTask | None = None,
+    **arguments: Any,
+) -> SpatialTask:
+    """The `SpatialTask` behind the environments, from the same arguments."""
+    config = SpatialConfig(**{name: arguments.pop(name) for name in CONFIG_NAMES if name in arguments})
+    for name in arguments:
+        if name not in TASK_ARGUMENTS:
+            valid = sorted({*TASK_ARGUMENTS, *CONFIG_NAMES, "critic", "flatten", "render_mode"})
+            raise DataError(f"unknown argument {name!r} (valid: {valid}){nearest(name, valid)}")
+    task = temporal if temporal is not None else make_task(features, **arguments)
+    if (critic is None or critic == "reference") and config.reward != "box_iou":
+        from strong_envs.reference_critic import find_reference_critic
+
+        critic = find_reference_critic(task)
+    elif isinstance(critic, str):
+        raise DataError(f"critic must be a callable, 'reference' or None, got {critic!r}")
+    return SpatialTask(task, config, critic)
+
+
+class SpatialTrackVectorEnv(IndexVectorEnv):
+    """`SpatialTrack-v0` for many episodes at once; arguments of `SpatialTrackEnv` and of `TemporalMomentVectorEnv`.
+
+    In ``info``: ``box`` (B, 4) corners, ``frame`` (B,), ``window`` (B, 2) seconds, ``invalid_move`` (B,), ``sample``
+    (B,), and where the store has true boxes ``box_iou`` and ``coverage`` (B,).
+    """
+
+    OPTIONS = ("sample", "span", "box", "reset_mask")
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        features: str | FeatureBank = "shapes-v0",
+        *,
+        flatten: bool = False,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        output: str = "numpy",
+        max_episode_steps: int | None = None,
+        **arguments: Any,
+    ) -> None:
+        arguments.pop("render_mode", None)
+        if max_episode_steps is not None:
+            raise DataError("a SpatialTrack episode ends with its window; max_episode_steps does not apply")
+        self.task = make_spatial_task(features, **arguments)
+        bank = self.task.bank
+        super().__init__(
+            num_envs,
+            bank,
+            self.task.observation_space(flatten),
+            spaces.Discrete(self.task.n_actions),
+            flatten,
+            autoreset_mode,
+            output,
+        )
+        self.walk: Walk | None = None
+        self._invalid = self._none
+
+    def _start(self, mask: Tensor, options: dict) -> None:
+        if "span" in options:
+            span = np.broadcast_to(np.asarray(options["span"], np.float64), (self.num_envs, 2))
+            start, end = check_spans(self.task.temporal, self.sample, span)
+        else:
+            from strong_envs.sampling import draw
+
+            parts = (draw(self._keys + salt, self._episode, 1 << 30) for salt in (1, 2))
+            uniform = torch.stack([part.to(torch.float64) / (1 << 30) for part in parts], -1)
+            start, end = self.task.window(self.sample, uniform)
+        box = torch.tensor([self.task.config.initial_box], dtype=torch.float64, device=self.device)
+        if "box" in options:
+            given = np.atleast_2d(np.asarray(options["box"], np.float64))
+            for one in given:
+                check_box(tuple(one), "options['box']")
+            box = torch.as_tensor(given, device=self.device)
+        fresh = self.task.begin(self.sample, start, end, box.expand(self.num_envs, 4))
+        if self.walk is not None:
+            fresh = Walk(*(_merge(mask, new, old) for new, old in zip(fresh, self.walk, strict=True)))
+        self.walk = fresh
+        self._invalid = self._invalid & ~mask
+
+    def _advance(self, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        walk, reward, terminated, valid = self.task.step(self.walk, action)
+        self.walk = walk
+        self._invalid = ~valid & active
+        return reward, terminated, self._none
+
+    def _observe(self, index: Tensor | None = None) -> dict[str, Tensor]:
+        walk = self.walk if index is None else Walk(*(part[index] for part in self.walk))
+        return self.task.observe(walk)
+
+    def _info(self) -> dict[str, Tensor]:
+        walk, bank = self.walk, self.bank
+        corners = boxes.corners(walk.box)
+        info = {
+            "box": corners,
+            "frame": walk.frame,
+            "window": self.task.temporal.to_seconds(walk.sample, walk.start, walk.end),
+            "invalid_move": self._invalid,
+            "sample": self.sample,
+        }
+        if bank.has_boxes:
+            seen = (walk.frame - (walk.tick == 0).to(torch.int64)).clamp(min=walk.first)
+            truth = bank.true_box(walk.sample, torch.minimum(seen, walk.last - 1)).to(torch.float64)
+            info["box_iou"] = boxes.box_iou(corners, truth)
+            info["coverage"] = boxes.coverage(corners, truth)
+        return info
+
+
+class SpatialTrackEnv(gym.Env):
+    """
+    ## Description
+    The temporal level looks at a window of a video; this level carries a tracking box through the window's frames, so
+    that f_o, what lies inside the boxes, shows what the sentence is about (STRONG, ACM MM 2020, section 3.3). Each
+    frame inherits the box of the frame before (Eq. 12).
+
+    ## Action space
+    `Discrete(9)`; a step is 1 / (2 z_s) of the frame, 1/20 by default.
+
+    | action | move |
+    |---|---|
+    | 0 | left |
+    | 1 | right |
+    | 2 | up |
+    | 3 | down |
+    | 4 | bigger |
+    | 5 | smaller |
+    | 6 | taller |
+    | 7 | fatter |
+    | 8 | stop (keep the box in this frame) |
+
+    With `box_moves="symmetric"`, `Discrete(11)`: 9 shorter, 10 thinner. Edges are clipped at the frame's border.
+
+    ## Observation space
+    `Dict` of float32 `Box`es (Eq. 10), or with `flatten=True` their concatenation in this order.
+
+    | key | shape | meaning |
+    |---|---|---|
+    | query | (Dq,) | f_e, the sentence vector |
+    | scene | (D,) | f_s, mean over the window of whole frames |
+    | inside | (D,) | f_o^k, what lies inside the box in the current frame |
+    | around | (5 D,) | with `surroundings`: a box twice as large, and the neighbours left, right, up, down |
+    | box | (4,) | with `surroundings`: centre and size as fractions of the frame |
+
+    Without `surroundings` this is the paper's state: 8,896 numbers with its sizes (4,800 + 2,048 + 2,048).
+
+    ## Rewards
+    Eq. 11: +1 if the temporal critic's value rises when the updated box is inherited from this frame on, -1 if it
+    falls, 0 if it changes by at most `tie_tolerance`. `reward` names what is compared:
+
+    | reward | value compared | needs |
+    |---|---|---|
+    | q_value | max Q, Eq. 11 as printed | a critic |
+    | signed_q | sum over moves of Q times the sign of the move's true change of IoU | a critic, the temporal truth |
+    | q_error | minus the squared error of Q against those signs | a critic, the temporal truth |
+    | box_iou | IoU with the true box (an upper bound, never a result) | true boxes |
+
+    ## Start
+    A sample drawn from the split, the box b0 and a temporal window: `window="initial"` (.25 to .75), `"truth"`,
+    `"random"` or `"whole"`. `reset(options=...)` takes `sample`, `span` (seconds) and `box` (centre and size).
+
+    ## End
+    Terminated after the last frame of the window; never truncated.
+
+    ## Information
+    `box` (corners), `frame`, `window` (seconds), `invalid_move`, `sample`, `qid`, `text`, `path` (boxes so far, as
+    corners), and with true boxes `box_iou` and `coverage`, the share of the true box inside.
+
+    ## Arguments
+    - `features="shapes-v0"`, `split="train"`, `device="cpu"`: as for `TemporalMoment-v0`, whose arguments are taken too
+      and shape what the critic sees.
+    - `critic=None`: a callable from temporal observations to (B, A) Q-values. None or `"reference"` takes the small
+      critic that ships for the default world. `SpatioTemporalCoupling` supplies the live one.
+    - `reward="q_value"`, `tie_tolerance=0.0`, `same_action=False` (both Q-values of one action).
+    - `z_s=10`, `box_moves="paper"`, `actions_per_frame=1`, `initial_box=(.5, .5, .5, .5)`, `window="initial"`.
+    - `surroundings=True`, `flatten=False`, `render_mode=None` | `"rgb_array"` | `"human"`.
+
+    ## Version history
+    - v0: first release.
+    """
+
+    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 10}
+    OPTIONS = ("sample", "span", "box")
+
+    def __init__(
+        self,
+        features: str | FeatureBank = "shapes-v0",
+        *,
+        render_mode: str | None = None,
+        flatten: bool = False,
+        **arguments: Any,
+    ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise DataError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
+        self.render_mode = render_mode
+        # One episode of the vector environment: the box, its sums and the critic are tensors in any case.
+        self._one = SpatialTrackVectorEnv(
+            1, features, flatten=flatten, autoreset_mode=AutoresetMode.DISABLED, **arguments
+        )
+        self.task, self.bank = self._one.task, self._one.bank
+        self.observation_space, self.action_space = self._one.single_observation_space, self._one.single_action_space
+        self._viewer: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        """Start an episode; see "Start" above for the options."""
+        from strong_envs.temporal_task import split_options
+
+        super().reset(seed=seed)
+        options = split_options(options, self.OPTIONS)
+        observation, info = self._one.reset(seed=seed, options=options)
+        self.last_reward = 0.0
+        self.path: list[tuple[int, list[float]]] = []
+        if self.render_mode == "human":
+            self.render()
+        return self._single(observation), self._info(info)
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict]:
+        """Change the box of the current frame."""
+        if not self.action_space.contains(action):
+            raise DataError(f"action must be an integer in [0, {self.action_space.n}), got {action!r}")
+        frame = int(self._one.walk.frame) if self._one.walk is not None else 0
+        observation, reward, terminated, truncated, info = self._one.step(np.array([int(action)]))
+        self.last_reward = float(reward[0])
+        self.path.append((frame, info["box"][0].tolist()))
+        if self.render_mode == "human":
+            self.render()
+        return self._single(observation), self.last_reward, bool(terminated[0]), bool(truncated[0]), self._info(info)
+
+    def render(self) -> np.ndarray | None:
+        """The current frame with the tracked box (and the true one), the query, reward and step."""
+        from strong_envs.viewer import Viewer, spatial_picture
+
+        if self.render_mode is None:
+            gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
+            return None
+        if self._viewer is None:
+            self._viewer = Viewer(self.bank)
+        picture = spatial_picture(self._viewer, self)
+        return self._viewer.show(picture, self.metadata["render_fps"]) if self.render_mode == "human" else picture
+
+    def close(self) -> None:
+        """Close the window, if one is open."""
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+
+    @property
+    def walk(self) -> Walk:
+        """The state of the episode, tensors with a batch of one."""
+        return self._one.walk
+
+    def _single(self, observation: Any) -> Any:
+        if isinstance(observation, dict):
+            return {name: part[0] for name, part in observation.items()}
+        return observation[0]
+
+    def _info(self, info: dict) -> dict[str, Any]:
+        index = int(info["sample"][0])
+        single = {
+            name: part[0].tolist()
+            for name, part in info.items()
+            if name in ("box", "frame", "window", "invalid_move", "sample", "box_iou", "coverage")
+        }
+        return {**single, "qid": self.bank.qids[index], "text": self.bank.texts[index], "path": list(self.path)}
+
+
+def _merge(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(mask.view(-1, *[1] * (new.ndim - 1)), new, old)

@@ -1,0 +1,304 @@
+"""`TemporalMoment-v0`: move the ends of a window until it holds the moment that a sentence describes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+import features as feature_registry
+from features.bank import FeatureBank
+from features.records import DataError, nearest
+from strong_envs.local_features import LocalFeatures
+from strong_envs.sampling import draw, key_from
+from strong_envs.temporal_task import CONFIG_NAMES, TemporalConfig, TemporalTask, flat, split_options
+from strong_envs.vector import IndexVectorEnv
+
+ENV_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "box_margin", "flatten", "render_mode")
+
+
+def make_task(
+    features: str | FeatureBank = "shapes-v0",
+    split: str = "train",
+    device: str | torch.device = "cpu",
+    boxes: str | Tensor = "frame",
+    spp_levels: Sequence[int] = (1,),
+    box_margin: float = 0.0,
+    **config: Any,
+) -> TemporalTask:
+    """The `TemporalTask` behind the environments, from the same arguments."""
+    for name in config:
+        if name not in CONFIG_NAMES:
+            valid = [*ENV_ARGUMENTS, *CONFIG_NAMES]
+            raise DataError(f"unknown argument {name!r} (valid: {sorted(valid)}){nearest(name, valid)}")
+    bank = feature_registry.load(features, split, device)
+    return TemporalTask(bank, LocalFeatures(bank, boxes, spp_levels, margin=box_margin), TemporalConfig(**config))
+
+
+class TemporalMomentEnv(gym.Env):
+    """
+    ## Description
+    A video and a sentence are given; an agent moves the two ends of a window until it holds the moment that the
+    sentence describes (STRONG, ACM MM 2020, section 3.2). Videos are precomputed features; a step never copies one.
+
+    ## Action space
+    `Discrete(7)`; a step is n / (2 z_e) frames, 1/20 of the video by default.
+
+    | action | move |
+    |---|---|
+    | 0 | start forward |
+    | 1 | start backward |
+    | 2 | end forward |
+    | 3 | end backward |
+    | 4 | shift forward |
+    | 5 | shift backward |
+    | 6 | stop |
+
+    With `multi_scale=True`, `Discrete(19)`: actions 7 to 12 repeat 0 to 5 with a quarter of a step, 13 to 18 with a
+    sixteenth.
+
+    ## Observation space
+    `Dict` of float32 `Box`es (Eq. 1), or with `flatten=True` their concatenation in this order.
+
+    | key | shape | meaning |
+    |---|---|---|
+    | query | (Dq,) | f_e, the sentence vector |
+    | location | (2,) | l_t, start and end as fractions of the video |
+    | local | (D,) | f_o, mean over the window of what lies inside the boxes (whole frames by default) |
+    | global | (D,) | f_g, mean over the video (`global_scope="video"`) or the window (`"moment"`) |
+    | context | (4 D,) | with `context`: f_o of the first third, last third, two steps before, two steps after |
+    | time | (1,) | only with `time_in_observation`: t / T |
+
+    Without `context` this is the paper's state: 8,898 numbers with its sizes (4,800 + 2 + 2,048 + 2,048). A mean over
+    the window alone cannot tell on which side of it the event lies; the context can.
+
+    ## Rewards
+    Eq. 5: +1 - φt if the IoU rose, -φt if it did not change, -1 - φt if it fell; t counts from 0. The IoU is signed
+    (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt.
+
+    ## Start
+    A sample drawn from the split with the window [0.25, 0.75] of the video. `reset(options=...)` takes `sample`
+    (index into the split) and `span` (start and end in seconds).
+
+    ## End
+    Terminated by stop (and by an invalid move under `invalid="terminate"`). Truncated after `max_steps` moves.
+
+    ## Information
+    `tiou` (clamped), `span` and `true_span` (seconds), `invalid_move`, `sample`, `qid`, `text`, and `path`, the spans
+    so far in seconds.
+
+    ## Arguments
+    - `features="shapes-v0"`: a registered key, a path of a store, or a `FeatureBank`; `split="train"`; `device="cpu"`.
+    - `boxes="frame"`: where f_o looks: `"frame"`, `"initial"`, `"gaussian"`, `"truth"`, or a tensor of corners.
+      `spp_levels=(1,)`: bins per side of its pyramid; `box_margin=0.0`.
+    - `phi=0.1`, `max_steps=20`, `z_e=10`, `step_scale=1.0`, `multi_scale=False`, `initial_span=(0.25, 0.75)`.
+    - `iou="signed"` | `"clamped"` | `"legacy"`; `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
+    - `global_scope="video"` | `"moment"`; `context=True`; `time_in_observation=False`; `flatten=False`.
+    - `render_mode=None` | `"rgb_array"` | `"human"`.
+
+    ## Version history
+    - v0: first release.
+    """
+
+    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 4}
+    OPTIONS = ("sample", "span")
+
+    def __init__(
+        self,
+        features: str | FeatureBank = "shapes-v0",
+        *,
+        render_mode: str | None = None,
+        flatten: bool = False,
+        **arguments: Any,
+    ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise DataError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
+        self.render_mode, self.flatten = render_mode, flatten
+        self.task = make_task(features, **arguments)
+        self.bank = self.task.bank
+        self.observation_space = self.task.observation_space(flatten)
+        self.action_space = spaces.Discrete(self.task.n_actions)
+        self._key: int | None = None
+        self._episode = -1
+        self._viewer: Any = None
+        self._started = False
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        """Start an episode; see "Start" above for the options."""
+        super().reset(seed=seed)
+        options = split_options(options, self.OPTIONS)
+        if seed is not None or self._key is None:
+            self._key, self._episode = key_from(self.np_random), -1
+        self._episode += 1
+        sample = options.get("sample")
+        if sample is None:
+            sample = int(draw(torch.tensor([self._key]), torch.tensor([self._episode]), len(self.bank)))
+        elif not 0 <= int(sample) < len(self.bank):
+            raise DataError(f"options['sample'] must lie in [0, {len(self.bank)}), got {sample}")
+        self.sample = torch.tensor([int(sample)], device=self.bank.device)
+        self.start, self.end = self.task.initial(self.sample)
+        if "span" in options:
+            span = np.asarray(options["span"], np.float64).reshape(1, 2)
+            self.start, self.end = check_spans(self.task, self.sample, span)
+        self.t = torch.zeros(1, dtype=torch.int64, device=self.bank.device)
+        self.iou = self.task.iou(self.sample, self.start, self.end)
+        self.last_reward, self._invalid, self._started = 0.0, False, True
+        self.path = [self._span()]
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), self._info()
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict]:
+        """Apply one move."""
+        if not self._started:
+            raise gym.error.ResetNeeded("call reset() before step(), and after an episode has ended")
+        if not self.action_space.contains(action):
+            raise DataError(f"action must be an integer in [0, {self.action_space.n}), got {action!r}")
+        move = torch.tensor([int(action)], device=self.bank.device)
+        result = self.task.move(self.sample, self.start, self.end, self.t, self.iou, move)
+        self.start, self.end, self.iou, self.t = result.start, result.end, result.iou, self.t + 1
+        # float32 like the vector environment, so that both give the same number
+        self.last_reward = float(result.reward.to(torch.float32))
+        self._invalid = not bool(result.valid)
+        terminated, truncated = bool(result.terminated), bool(result.truncated)
+        self._started = not (terminated or truncated)
+        self.path.append(self._span())
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), self.last_reward, terminated, truncated, self._info()
+
+    def render(self) -> np.ndarray | None:
+        """The frame under the window's middle, the query, a time bar with both windows, reward and step."""
+        from strong_envs.viewer import Viewer, temporal_picture
+
+        if self.render_mode is None:
+            gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
+            return None
+        if self._viewer is None:
+            self._viewer = Viewer(self.bank)
+        picture = temporal_picture(self._viewer, self)
+        return self._viewer.show(picture, self.metadata["render_fps"]) if self.render_mode == "human" else picture
+
+    def close(self) -> None:
+        """Close the window, if one is open."""
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+
+    def _span(self) -> tuple[float, float]:
+        start, end = self.task.to_seconds(self.sample, self.start, self.end)[0].tolist()
+        return start, end
+
+    def _observation(self) -> Any:
+        parts = self.task.observe(self.sample, self.start, self.end, self.t)
+        if self.flatten:
+            return flat(parts)[0].cpu().numpy()
+        return {name: part[0].cpu().numpy() for name, part in parts.items()}
+
+    def _info(self) -> dict[str, Any]:
+        index = int(self.sample)
+        return {
+            "tiou": float(self.task.iou(self.sample, self.start, self.end, "clamped")),
+            "span": self.path[-1],
+            "true_span": self.bank.queries[index].windows[0],
+            "invalid_move": self._invalid,
+            "sample": index,
+            "qid": self.bank.qids[index],
+            "text": self.bank.texts[index],
+            "path": list(self.path),
+        }
+
+
+class TemporalMomentVectorEnv(IndexVectorEnv):
+    """`TemporalMoment-v0` for many episodes at once: the same functions as `TemporalMomentEnv`, on one device.
+
+    Arguments as there (without ``render_mode``), and ``num_envs``, ``autoreset_mode`` (SAME_STEP by default; NEXT_STEP
+    and DISABLED work), ``output="numpy" | "torch"``. In ``info``: ``tiou`` (B,), ``span`` and ``true_span`` (B, 2)
+    seconds, ``invalid_move`` (B,), ``sample`` (B,); at the end of episodes ``episode`` with ``r``, ``l``, ``t`` and the
+    mask ``_episode``; under SAME_STEP ``final_obs`` and ``final_info``, dense, with their masks.
+    """
+
+    OPTIONS = ("sample", "span", "reset_mask")
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        features: str | FeatureBank = "shapes-v0",
+        *,
+        flatten: bool = False,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        output: str = "numpy",
+        max_episode_steps: int | None = None,
+        **arguments: Any,
+    ) -> None:
+        if max_episode_steps is not None:
+            arguments["max_steps"] = max_episode_steps
+        arguments.pop("render_mode", None)
+        self.task = make_task(features, **arguments)
+        bank = self.task.bank
+        super().__init__(
+            num_envs,
+            bank,
+            self.task.observation_space(flatten),
+            spaces.Discrete(self.task.n_actions),
+            flatten,
+            autoreset_mode,
+            output,
+        )
+        zeros = torch.zeros(num_envs, dtype=torch.float64, device=bank.device)
+        self.start, self.end, self.iou = zeros, zeros, zeros
+        self.t = torch.zeros(num_envs, dtype=torch.int64, device=bank.device)
+        self._invalid = self._none
+
+    def _start(self, mask: Tensor, options: dict) -> None:
+        start, end = self.task.initial(self.sample)
+        if "span" in options:
+            span = np.broadcast_to(np.asarray(options["span"], np.float64), (self.num_envs, 2))
+            start, end = check_spans(self.task, self.sample, span)
+        self.start, self.end = torch.where(mask, start, self.start), torch.where(mask, end, self.end)
+        self.t = torch.where(mask, 0, self.t)
+        self.iou = torch.where(mask, self.task.iou(self.sample, start, end), self.iou)
+        self._invalid = self._invalid & ~mask
+
+    def _advance(self, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        result = self.task.move(self.sample, self.start, self.end, self.t, self.iou, action)
+        self.start, self.end, self.iou = result.start, result.end, result.iou
+        self.t = self.t + 1
+        self._invalid = ~result.valid & active
+        return result.reward, result.terminated, result.truncated
+
+    def _observe(self, index: Tensor | None = None) -> dict[str, Tensor]:
+        state = (self.sample, self.start, self.end, self.t)
+        return self.task.observe(*(state if index is None else (part[index] for part in state)))
+
+    def _info(self) -> dict[str, Tensor]:
+        truth = self.bank.truth[self.sample, 0] * self.bank.duration[self.bank.video[self.sample]][:, None]
+        return {
+            "tiou": self.task.iou(self.sample, self.start, self.end, "clamped"),
+            "span": self.task.to_seconds(self.sample, self.start, self.end),
+            "true_span": truth,
+            "invalid_move": self._invalid,
+            "sample": self.sample,
+        }
+
+
+def check_spans(task: TemporalTask, samples: Tensor, seconds: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Spans in seconds (B, 2) to steps; what is not a window inside its video is refused."""
+    durations = task.bank.duration[task.bank.video[samples]].cpu().numpy()
+    bad = ~((seconds[:, 0] >= 0) & (seconds[:, 0] < seconds[:, 1]) & (seconds[:, 1] <= durations + 1e-9))
+    if bad.any():
+        i = int(bad.argmax())
+        raise DataError(
+            f"options['span'] must satisfy 0 <= start < end <= duration; got {seconds[i].tolist()} s "
+            f"in a video of {durations[i]:g} s"
+        )
+    steps = torch.as_tensor(np.array(seconds), device=task.bank.device) / task.seconds[samples][:, None]
+    return steps[:, 0], steps[:, 1].clamp(max=task.config.total)
+
+

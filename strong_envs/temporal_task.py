@@ -1,0 +1,237 @@
+"""The temporal level as pure functions of indices: state in, state, reward or observation out.
+
+The state of an episode is ``(sample, start, end, t)``. The scalar environment, the vector environment, the adapter for
+Stable-Baselines3 and the agents' replay all call the functions of one `TemporalTask`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from features.bank import FeatureBank
+from features.records import DataError, nearest
+from strong_envs import rewards, spans
+from strong_envs.local_features import LocalFeatures
+
+INVALID = ("refuse", "penalty", "terminate")
+SCOPES = ("video", "moment")
+INITIAL_SPAN = (0.25, 0.75)
+CONTEXT_STEPS = 2
+
+
+@dataclass(frozen=True)
+class TemporalConfig:
+    """Arguments of the temporal level; every gap of the paper is one of them. See `TemporalMomentEnv`."""
+
+    phi: float = rewards.TEMPORAL_PHI
+    max_steps: int = 20
+    z_e: float = 10.0
+    step_scale: float = 1.0
+    multi_scale: bool = False
+    iou: str = "signed"
+    invalid: str = "refuse"
+    global_scope: str = "video"
+    initial_span: tuple[float, float] = INITIAL_SPAN
+    context: bool = True
+    time_in_observation: bool = False
+
+    def __post_init__(self) -> None:
+        for name, valid in (("iou", spans.IOU_KINDS), ("invalid", INVALID), ("global_scope", SCOPES)):
+            value = getattr(self, name)
+            if value not in valid:
+                raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(value, valid)}")
+        if not 0 <= self.phi <= 1:
+            raise DataError(f"phi must lie in [0, 1] (paper, section 3.2), got {self.phi}")
+        if self.max_steps < 1 or int(self.max_steps) != self.max_steps:
+            raise DataError(f"max_steps must be a whole number of at least 1, got {self.max_steps}")
+        if not self.z_e > 0 or not self.step_scale > 0:
+            raise DataError(f"z_e and step_scale must be positive, got {self.z_e} and {self.step_scale}")
+        start, end = self.initial_span
+        if not 0 <= start < end <= 1:
+            raise DataError(f"initial_span must be fractions 0 <= start < end <= 1, got {self.initial_span}")
+
+    @property
+    def total(self) -> float:
+        """Steps in a video."""
+        return 2.0 * self.z_e
+
+
+CONFIG_NAMES = tuple(f.name for f in fields(TemporalConfig))
+
+
+class Transition(NamedTuple):
+    """What one move did: all fields (B,); ``iou`` is of the kind of the reward."""
+
+    start: Tensor
+    end: Tensor
+    iou: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    valid: Tensor
+
+
+class TemporalTask:
+    """A bank, a configuration and the boxes of f_o, with the level's dynamics, rewards and observations.
+
+    Args:
+        bank: features of one split. local: where f_o comes from. config: see `TemporalConfig`.
+    """
+
+    def __init__(self, bank: FeatureBank, local: LocalFeatures, config: TemporalConfig) -> None:
+        self.bank, self.local, self.config = bank, local, config
+        table = spans.move_table(config.step_scale, config.multi_scale)
+        self.table = torch.as_tensor(table, device=bank.device)
+        self.truth = (bank.truth * config.total).clamp(0, config.total)
+        self.n_frames = bank.n_frames[bank.video]
+        self.seconds = bank.duration[bank.video] / config.total
+
+    @property
+    def n_actions(self) -> int:
+        return len(self.table)
+
+    def initial(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """The initial span l0 of each sample, in steps."""
+        start = torch.full(samples.shape, self.config.initial_span[0] * self.config.total, dtype=torch.float64)
+        end = torch.full(samples.shape, self.config.initial_span[1] * self.config.total, dtype=torch.float64)
+        return start.to(self.bank.device), end.to(self.bank.device)
+
+    def iou(self, samples: Tensor, start: Tensor, end: Tensor, kind: str | None = None) -> Tensor:
+        """IoU with the truth, of the kind of the reward unless named: (B,) float64."""
+        return spans.span_iou(start, end, self.truth[samples], kind or self.config.iou)
+
+    def move(
+        self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, iou: Tensor, action: Tensor
+    ) -> Transition:
+        """One step of every episode (Eq. 5). ``t`` (B,) counts from 0, ``iou`` (B,) belongs to the span given."""
+        config = self.config
+        new_start, new_end, valid = spans.move(start, end, action, self.table, config.total)
+        new_iou = self.iou(samples, new_start, new_end)
+        reward = rewards.iou_step_reward(iou, new_iou, t, config.phi)
+        if config.invalid == "penalty":
+            reward = reward - (~valid).to(reward.dtype)
+        terminated = action == spans.STOP
+        if config.invalid == "terminate":
+            terminated = terminated | ~valid
+        truncated = (t + 1 >= config.max_steps) & ~terminated
+        return Transition(new_start, new_end, new_iou, reward, terminated, truncated, valid)
+
+    def move_rewards(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Sign of the change of IoU for every action in every state, (B, A) float32: what Eq. 5 pays before phi."""
+        count, actions = len(samples), self.n_actions
+        wide = [x.repeat_interleave(actions) for x in (samples, start, end)]
+        action = torch.arange(actions, device=self.bank.device).repeat(count)
+        new_start, new_end, _ = spans.move(wide[1], wide[2], action, self.table, self.config.total)
+        change = self.iou(wide[0], new_start, new_end) - self.iou(*wide)
+        return torch.sign(change).to(torch.float32).view(count, actions)
+
+    def windows(self, samples: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames of the span, and with ``context`` of its first third, last third, and two steps before and after it.
+
+        Returns first and last, (B, P) int64 with P = 5 or 1; a window before the video or after it is empty.
+        """
+        n_frames = self.n_frames[samples]
+        first, last = spans.frame_window(start, end, self.config.total, n_frames)
+        if not self.config.context:
+            return first[:, None], last[:, None]
+        third = (last - first + 2) // 3
+        reach = torch.ceil(CONTEXT_STEPS * n_frames / self.config.total).to(torch.int64)
+        firsts = (first, first, last - third, (first - reach).clamp(min=0), last)
+        lasts = (last, first + third, last, first, torch.minimum(last + reach, n_frames))
+        return torch.stack(firsts, -1), torch.stack(lasts, -1)
+
+    def observe(
+        self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, local: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The state of Eq. 1 as float32 tensors, in the paper's order: query, location, local, global.
+
+        With ``context`` follow (B, 4 D), f_o of the first third, the last third, before and after the span; with
+        ``time_in_observation`` (B, 1) t / T. ``local`` (B, P, D) replaces the means of `windows` (the spatial level
+        tries boxes in this way).
+        """
+        first, last = self.windows(samples, start, end)
+        if local is None:
+            local = self.local.means(samples, first, last)
+        total = self.config.total
+        if self.config.global_scope == "video":
+            scene = self.bank.frame_means.mean[self.bank.video[samples]]
+        else:
+            scene = self.bank.frame_means(samples, first[:, 0], last[:, 0])
+        observation = {
+            "query": self.bank.query[samples],
+            "location": torch.stack((start, end), -1).to(torch.float32) / total,
+            "local": local[:, 0],
+            "global": scene,
+        }
+        if self.config.context:
+            observation["context"] = local[:, 1:].flatten(1)
+        if self.config.time_in_observation:
+            observation["time"] = (t[:, None] / self.config.max_steps).to(torch.float32)
+        return observation
+
+    def dims(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parts of an observation, in order."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "query": (self.bank.query_dim,),
+            "location": (2,),
+            "local": (self.local.dim,),
+            "global": (self.bank.frame_dim,),
+        }
+        if self.config.context:
+            shapes["context"] = (4 * self.local.dim,)
+        if self.config.time_in_observation:
+            shapes["time"] = (1,)
+        return shapes
+
+    def observation_space(self, flatten: bool) -> spaces.Space:
+        """The Gymnasium space of `observe`, bounded by what the store holds."""
+        store, local = self.bank.store, self.local.range
+        ranges = {"query": store.range("queries"), "local": local, "global": store.range("frames"), "context": local}
+        return feature_space(self.dims(), ranges, flatten)
+
+    def to_seconds(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Spans in seconds: (B, 2) float64."""
+        return torch.stack((start, end), -1) * self.seconds[samples][:, None]
+
+
+def feature_space(
+    shapes: dict[str, tuple[int, ...]], ranges: dict[str, tuple[float, float]], flatten: bool
+) -> spaces.Space:
+    """The Dict of Boxes for named parts, or one flat Box of their concatenation.
+
+    ``ranges`` bounds the parts that hold features; the others are fractions in [0, 1]. An empty window gives zeros and
+    prefix sums round, so the bounds include 0 and a little slack.
+    """
+    parts = {}
+    for name, shape in shapes.items():
+        low, high = ranges.get(name, (0.0, 1.0))
+        if name in ranges:
+            slack = 1e-3 + 1e-3 * (high - low)
+            low, high = min(low, 0.0) - slack, max(high, 0.0) + slack
+        parts[name] = spaces.Box(low, high, shape, np.float32)
+    if not flatten:
+        return spaces.Dict(parts)
+    low = np.concatenate([part.low.ravel() for part in parts.values()])
+    high = np.concatenate([part.high.ravel() for part in parts.values()])
+    return spaces.Box(low, high, dtype=np.float32)
+
+
+def flat(observation: dict[str, Tensor]) -> Tensor:
+    """Concatenate the parts of an observation: (B, sum of sizes)."""
+    return torch.cat([part.flatten(1) for part in observation.values()], 1)
+
+
+def split_options(options: dict | None, valid: Sequence[str]) -> dict:
+    """Reset options with unknown keys refused."""
+    options = dict(options or {})
+    for key in options:
+        if key not in valid:
+            raise DataError(f"unknown reset option {key!r} (valid: {sorted(valid)}){nearest(key, valid)}")
+    return options

@@ -1,0 +1,204 @@
+"""What both vector environments share: automatic resets, masks, seeds, episode statistics, NumPy or torch output.
+
+The states of all episodes are tensors on one device; a step is a fixed sequence of tensor operations with no transfer
+to the host. Subclasses say how an episode starts, advances, and is observed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from features.bank import FeatureBank
+from features.records import DataError
+from strong_envs.sampling import draw, keys_from_seeds, seeds_of
+from strong_envs.temporal_task import flat
+
+OUTPUTS = ("numpy", "torch")
+
+
+class IndexVectorEnv(gym.vector.VectorEnv):
+    """Base of the vector environments; see `TemporalMomentVectorEnv` and `SpatialTrackVectorEnv`."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.SAME_STEP}
+
+    def __init__(
+        self,
+        num_envs: int,
+        bank: FeatureBank,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        flatten: bool,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        output: str = "numpy",
+    ) -> None:
+        if num_envs < 1:
+            raise DataError(f"num_envs must be at least 1, got {num_envs}")
+        if output not in OUTPUTS:
+            raise DataError(f"output must be one of {OUTPUTS}, got {output!r}")
+        self.num_envs, self.bank, self.device, self.output = num_envs, bank, bank.device, output
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        # A copy for this instance: writing into the class would change every other environment.
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space, self.single_action_space = observation_space, action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+        self.flatten = flatten
+        self._keys: Tensor | None = None
+        everything = torch.ones(num_envs, dtype=torch.bool, device=self.device)
+        self._all, self._none = everything, ~everything
+        self._episode = torch.full((num_envs,), -1, dtype=torch.int64, device=self.device)
+        self._return = torch.zeros(num_envs, dtype=torch.float64, device=self.device)
+        self._length = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self._began = time.perf_counter()
+        self._done = everything.clone()
+        self.sample = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+
+    # What a subclass provides -----------------------------------------------------------------------------------
+
+    OPTIONS: tuple[str, ...] = ("sample", "reset_mask")
+
+    def _start(self, mask: Tensor, options: dict) -> None:
+        """Begin new episodes where ``mask`` (B,) is set, for the samples in ``self.sample``."""
+        raise NotImplementedError
+
+    def _advance(self, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Act where ``active``; returns reward (B,), terminated (B,), truncated (B,)."""
+        raise NotImplementedError
+
+    def _observe(self, index: Tensor | None = None) -> dict[str, Tensor]:
+        """Observations of all environments, or of those in ``index``."""
+        raise NotImplementedError
+
+    def _info(self) -> dict[str, Tensor]:
+        """Named (B, ...) tensors."""
+        raise NotImplementedError
+
+    # The interface of Gymnasium ---------------------------------------------------------------------------------
+
+    def reset(self, *, seed: int | list[int | None] | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        """Start new episodes everywhere, or where ``options["reset_mask"]`` (B,) is set.
+
+        ``options["sample"]`` (an int or (B,) ints) picks the samples. Unknown options are refused.
+        """
+        from strong_envs.temporal_task import split_options
+
+        options = split_options(options, self.OPTIONS)
+        mask = self._mask(options.pop("reset_mask", None))
+        if seed is not None or self._keys is None:
+            fresh = keys_from_seeds(seeds_of(seed, self.num_envs), self.device)
+            self._keys = fresh if self._keys is None else torch.where(mask, fresh, self._keys)
+            self._episode = torch.where(mask, -1, self._episode)
+        self._begin(mask, options)
+        return self._out(self._view(self._observe())), self._out(self._info())
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict]:
+        """One step of every environment; see the class for what happens to finished episodes."""
+        action = self._actions(actions)
+        next_step = self.autoreset_mode == AutoresetMode.NEXT_STEP
+        if self._keys is None:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        if self.autoreset_mode == AutoresetMode.DISABLED and self.device.type == "cpu" and bool(self._done.any()):
+            stopped = self._done.nonzero().flatten().tolist()
+            raise gym.error.ResetNeeded(f"environments {stopped[:8]} have ended; reset them with options['reset_mask']")
+        resetting = self._done if next_step else self._none
+        active = ~resetting
+        reward, terminated, truncated = self._advance(action, active)
+        reward = torch.where(active, reward, 0.0)
+        terminated, truncated = terminated & active, truncated & active
+        done = terminated | truncated
+        self._return = self._return + reward
+        self._length = self._length + active
+        info: dict[str, Any] = {}
+        # On a CPU a look at the flags is free; on a device it would stop the pipeline, so all rows are computed.
+        look = self.device.type != "cpu"
+        if look or bool(done.any()):
+            info["episode"] = {
+                "r": torch.where(done, self._return, 0.0),
+                "l": torch.where(done, self._length, 0),
+                "t": torch.where(done, time.perf_counter() - self._began, 0.0),
+            }
+            info["_episode"] = done
+            if self.autoreset_mode == AutoresetMode.SAME_STEP:
+                info["final_obs"], info["_final_obs"] = self._final(done), done
+                info["final_info"], info["_final_info"] = self._info(), done
+                self._begin(done, {})
+        if next_step and (look or bool(resetting.any())):
+            self._begin(resetting, {})
+        self._done = done
+        info.update(self._info())
+        reward = reward.to(torch.float32)
+        return (
+            self._out(self._view(self._observe())),
+            *(self._out(x) for x in (reward, terminated, truncated)),
+            self._out(info),
+        )
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Nothing is held open."""
+
+    # Details ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, mask: Tensor, options: dict) -> None:
+        self._episode = torch.where(mask, self._episode + 1, self._episode)
+        chosen = options.pop("sample", None)
+        if chosen is None:
+            sample = draw(self._keys, self._episode, len(self.bank))
+        else:
+            sample = torch.as_tensor(chosen, dtype=torch.int64, device=self.device).expand(self.num_envs)
+            if bool(((sample < 0) | (sample >= len(self.bank))).any()):
+                raise DataError(f"options['sample'] must lie in [0, {len(self.bank)}), got {chosen}")
+        self.sample = torch.where(mask, sample, self.sample)
+        self._return = torch.where(mask, 0.0, self._return)
+        self._length = torch.where(mask, 0, self._length)
+        self._done = self._done & ~mask
+        self._start(mask, options)
+
+    def _mask(self, mask: Any) -> Tensor:
+        if mask is None:
+            return self._all
+        mask = torch.as_tensor(mask, device=self.device)
+        if mask.dtype != torch.bool or mask.shape != (self.num_envs,):
+            raise DataError(f"reset_mask must be {self.num_envs} bools, got {mask.dtype} {tuple(mask.shape)}")
+        return mask
+
+    def _actions(self, actions: Any) -> Tensor:
+        on_host = not isinstance(actions, Tensor) or actions.device.type == "cpu"
+        if not isinstance(actions, Tensor):
+            actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,):
+            raise DataError(f"actions must have shape ({self.num_envs},), got {tuple(actions.shape)}")
+        action = torch.as_tensor(actions, device=self.device)
+        if action.is_floating_point():
+            raise DataError(f"actions must be integers in [0, {self.single_action_space.n}), got {action.dtype}")
+        if on_host and bool(((action < 0) | (action >= self.single_action_space.n)).any()):
+            raise DataError(f"actions must lie in [0, {self.single_action_space.n}), got {actions}")
+        return action.to(torch.int64)
+
+    def _final(self, done: Tensor) -> Any:
+        """The last observation of each finished episode as one dense batch; rows outside ``done`` hold zeros."""
+        if self.device.type != "cpu":
+            return self._view(self._observe())
+        index = done.nonzero().flatten()
+        dense = {}
+        for name, part in self._observe(index).items():
+            dense[name] = part.new_zeros((self.num_envs, *part.shape[1:]))
+            dense[name][index] = part
+        return self._view(dense)
+
+    def _view(self, observation: dict[str, Tensor]) -> Any:
+        return flat(observation) if self.flatten else observation
+
+    def _out(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: self._out(part) for name, part in value.items()}
+        if isinstance(value, Tensor) and self.output == "numpy":
+            return value.detach().cpu().numpy()
+        return value
