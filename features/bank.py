@@ -158,11 +158,11 @@ class FeatureBank:
         return torch.einsum("...k,...kc->...c", weights, maps)
 
     def frame_box_features(self, rows: Tensor, corners: Tensor) -> Tensor:
-        """Area mean inside boxes of single frames: packed rows (B,) and corners (B, 4) to (B, C) float32."""
+        """Area mean inside boxes of single frames: packed rows (B,) with corners (B, 4) or (B, P, 4): (B[, P], C)."""
         height, width, _ = self.grid_shape
-        weights = box_weights(corners, height, width)
+        weights = box_weights(corners, height, width).to(torch.float32)
         maps = self.grid[rows].flatten(1, 2).to(torch.float32)
-        return torch.einsum("bk,bkc->bc", weights.to(torch.float32), maps)
+        return torch.bmm(weights, maps) if corners.ndim == 3 else torch.bmm(weights[:, None], maps)[:, 0]
 
     def _read(self, tensor: str) -> Tensor:
         parts = [self.store.tensor(tensor, start, stop) for start, stop in _merge(self._rows)]

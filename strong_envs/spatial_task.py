@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -38,7 +39,7 @@ class SpatialConfig:
     actions_per_frame: int = 1
     initial_box: tuple[float, float, float, float] = boxes.INITIAL_BOX
     window: str = "initial"
-    tie_tolerance: float = 0.0
+    tie_tolerance: float = 1e-5
     same_action: bool = False
     surroundings: bool = True
 
@@ -226,16 +227,22 @@ class SpatialTask:
         (left, right, up, down), and ``box`` (B, 4), centre and size. Without them the agent cannot see where it is nor
         where the object went.
         """
-        rows = self.bank.offsets[self.bank.video[walk.sample]] + self._current(walk)
-        edges = boxes.corners(walk.box).to(torch.float32)
+        return self.observe_index(walk.sample, walk.first, walk.last, walk.frame, walk.box)
+
+    def observe_index(
+        self, sample: Tensor, first: Tensor, last: Tensor, frame: Tensor, box: Tensor
+    ) -> dict[str, Tensor]:
+        """`observe` from what a replay stores: (B,) sample, window and frame, and the boxes (B, 4)."""
+        rows = self.bank.offsets[self.bank.video[sample]] + torch.minimum(frame, last - 1)
+        box = box.to(torch.float32)
         observation = {
-            "query": self.bank.query[walk.sample],
-            "scene": self.bank.frame_means(walk.sample, walk.first, walk.last),
-            "inside": self.bank.frame_box_features(rows, edges),
+            "query": self.bank.query[sample],
+            "scene": self.bank.frame_means(sample, first, last),
+            "inside": self.bank.frame_box_features(rows, boxes.corners(box)),
         }
         if self.config.surroundings:
-            observation["around"] = self.around(rows, walk.box.to(torch.float32))
-            observation["box"] = walk.box.to(torch.float32)
+            observation["around"] = self.around(rows, box)
+            observation["box"] = box
         return observation
 
     def around(self, rows: Tensor, box: Tensor) -> Tensor:
@@ -248,8 +255,7 @@ class SpatialTask:
         # A neighbour outside the frame shrinks to a sliver at its border.
         low, high = (centre - half).clamp(0, 1 - 1e-3), (centre + half).clamp(0, 1)
         edges = torch.cat((low, torch.maximum(high, low + 1e-3)), -1)
-        flat = self.bank.frame_box_features(rows.repeat_interleave(5), edges.flatten(0, 1))
-        return flat.view(len(box), -1)
+        return self.bank.frame_box_features(rows, edges).flatten(1)
 
     def dims(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parts of an observation, in order."""
@@ -268,6 +274,13 @@ class SpatialTask:
         grid = store.range("grid")
         ranges = {"query": store.range("queries"), "scene": store.range("frames"), "inside": grid, "around": grid}
         return feature_space(self.dims(), ranges, flatten)
+
+    def index_space(self) -> spaces.Space:
+        """The Gymnasium space of what a replay stores: sample, window and frame (frames), box (centre and size)."""
+        frames = self.bank.max_frames
+        counts = {name: spaces.Box(0, frames, (), np.int64) for name in ("first", "last", "frame")}
+        sample = spaces.Box(0, len(self.bank) - 1, (), np.int64)
+        return spaces.Dict({"sample": sample, **counts, "box": spaces.Box(0.0, 1.0, (4,), np.float64)})
 
     def _current(self, walk: Walk) -> Tensor:
         return torch.minimum(walk.frame, walk.last - 1)

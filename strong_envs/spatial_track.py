@@ -20,6 +20,7 @@ from strong_envs.temporal_task import CONFIG_NAMES as TEMPORAL_NAMES
 from strong_envs.temporal_task import TemporalTask
 from strong_envs.vector import IndexVectorEnv
 
+INDEX = ("sample", "first", "last", "frame", "box")
 TASK_ARGUMENTS = ("features", "split", "device", "boxes", "box_margin", *TEMPORAL_NAMES)
 
 
@@ -62,6 +63,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         flatten: bool = False,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         output: str = "numpy",
+        observation: str = "features",
         max_episode_steps: int | None = None,
         **arguments: Any,
     ) -> None:
@@ -73,11 +75,12 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         super().__init__(
             num_envs,
             bank,
-            self.task.observation_space(flatten),
+            self.task.index_space() if observation == "index" else self.task.observation_space(flatten),
             spaces.Discrete(self.task.n_actions),
             flatten,
             autoreset_mode,
             output,
+            observation,
         )
         self.walk: Walk | None = None
         self._invalid = self._none
@@ -110,9 +113,11 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         self._invalid = ~valid & active
         return reward, terminated, self._none
 
-    def _observe(self, index: Tensor | None = None) -> dict[str, Tensor]:
-        walk = self.walk if index is None else Walk(*(part[index] for part in self.walk))
-        return self.task.observe(walk)
+    def state(self) -> dict[str, Tensor]:
+        return {name: getattr(self.walk, name) for name in INDEX}
+
+    def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.task.observe_index(**{name: state[name] for name in INDEX})
 
     def _info(self) -> dict[str, Tensor]:
         walk, bank = self.walk, self.bank
@@ -196,7 +201,7 @@ class SpatialTrackEnv(gym.Env):
       and shape what the critic sees.
     - `critic=None`: a callable from temporal observations to (B, A) Q-values. None or `"reference"` takes the small
       critic that ships for the default world. `SpatioTemporalCoupling` supplies the live one.
-    - `reward="q_value"`, `tie_tolerance=0.0`, `same_action=False` (both Q-values of one action).
+    - `reward="q_value"`, `tie_tolerance=1e-5` (Q-values never tie exactly), `same_action=False` (both Q-values of one action).
     - `z_s=10`, `box_moves="paper"`, `actions_per_frame=1`, `initial_box=(.5, .5, .5, .5)`, `window="initial"`.
     - `surroundings=True`, `flatten=False`, `render_mode=None` | `"rgb_array"` | `"human"`.
 

@@ -18,7 +18,7 @@ from features.records import DataError, nearest
 from strong_envs.local_features import LocalFeatures
 from strong_envs.sampling import draw, key_from
 from strong_envs.temporal_task import CONFIG_NAMES, TemporalConfig, TemporalTask, flat, split_options
-from strong_envs.vector import IndexVectorEnv
+from strong_envs.vector import IndexVectorEnv, check_observation
 
 ENV_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "box_margin", "flatten", "render_mode")
 
@@ -78,6 +78,10 @@ class TemporalMomentEnv(gym.Env):
     Without `context` this is the paper's state: 8,898 numbers with its sizes (4,800 + 2 + 2,048 + 2,048). A mean over
     the window alone cannot tell on which side of it the event lies; the context can.
 
+    With `observation="index"` the state itself: `sample` and `t` (int64), `start` and `end` (float64, in steps). A
+    replay that stores indices is thousands of times smaller; `observe_state` of the vector environment rebuilds the
+    features.
+
     ## Rewards
     Eq. 5: +1 - φt if the IoU rose, -φt if it did not change, -1 - φt if it fell; t counts from 0. The IoU is signed
     (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt.
@@ -100,6 +104,7 @@ class TemporalMomentEnv(gym.Env):
     - `phi=0.1`, `max_steps=20`, `z_e=10`, `step_scale=1.0`, `multi_scale=False`, `initial_span=(0.25, 0.75)`.
     - `iou="signed"` | `"clamped"` | `"legacy"`; `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
     - `global_scope="video"` | `"moment"`; `context=True`; `time_in_observation=False`; `flatten=False`.
+    - `observation="features"` | `"index"`.
     - `render_mode=None` | `"rgb_array"` | `"human"`.
 
     ## Version history
@@ -115,14 +120,18 @@ class TemporalMomentEnv(gym.Env):
         *,
         render_mode: str | None = None,
         flatten: bool = False,
+        observation: str = "features",
         **arguments: Any,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise DataError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
         self.render_mode, self.flatten = render_mode, flatten
+        self.observation = check_observation(observation, flatten)
         self.task = make_task(features, **arguments)
         self.bank = self.task.bank
-        self.observation_space = self.task.observation_space(flatten)
+        self.observation_space = (
+            self.task.index_space() if observation == "index" else self.task.observation_space(flatten)
+        )
         self.action_space = spaces.Discrete(self.task.n_actions)
         self._key: int | None = None
         self._episode = -1
@@ -196,6 +205,13 @@ class TemporalMomentEnv(gym.Env):
         return start, end
 
     def _observation(self) -> Any:
+        if self.observation == "index":
+            return {
+                "sample": self.sample[0].cpu().numpy(),
+                "start": self.start[0].cpu().numpy(),
+                "end": self.end[0].cpu().numpy(),
+                "t": self.t[0].cpu().numpy(),
+            }
         parts = self.task.observe(self.sample, self.start, self.end, self.t)
         if self.flatten:
             return flat(parts)[0].cpu().numpy()
@@ -234,6 +250,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         flatten: bool = False,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         output: str = "numpy",
+        observation: str = "features",
         max_episode_steps: int | None = None,
         **arguments: Any,
     ) -> None:
@@ -245,11 +262,12 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         super().__init__(
             num_envs,
             bank,
-            self.task.observation_space(flatten),
+            self.task.index_space() if observation == "index" else self.task.observation_space(flatten),
             spaces.Discrete(self.task.n_actions),
             flatten,
             autoreset_mode,
             output,
+            observation,
         )
         zeros = torch.zeros(num_envs, dtype=torch.float64, device=bank.device)
         self.start, self.end, self.iou = zeros, zeros, zeros
@@ -273,9 +291,11 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self._invalid = ~result.valid & active
         return result.reward, result.terminated, result.truncated
 
-    def _observe(self, index: Tensor | None = None) -> dict[str, Tensor]:
-        state = (self.sample, self.start, self.end, self.t)
-        return self.task.observe(*(state if index is None else (part[index] for part in state)))
+    def state(self) -> dict[str, Tensor]:
+        return {"sample": self.sample, "start": self.start, "end": self.end, "t": self.t}
+
+    def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.task.observe(state["sample"], state["start"], state["end"], state["t"])
 
     def _info(self) -> dict[str, Tensor]:
         truth = self.bank.truth[self.sample, 0] * self.bank.duration[self.bank.video[self.sample]][:, None]

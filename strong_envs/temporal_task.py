@@ -196,6 +196,18 @@ class TemporalTask:
         ranges = {"query": store.range("queries"), "local": local, "global": store.range("frames"), "context": local}
         return feature_space(self.dims(), ranges, flatten)
 
+    def index_space(self) -> spaces.Space:
+        """The Gymnasium space of the state itself: sample, start, end (steps) and t."""
+        total = self.config.total
+        return spaces.Dict(
+            {
+                "sample": spaces.Box(0, len(self.bank) - 1, (), np.int64),
+                "start": spaces.Box(0.0, total, (), np.float64),
+                "end": spaces.Box(0.0, total, (), np.float64),
+                "t": spaces.Box(0, self.config.max_steps, (), np.int64),
+            }
+        )
+
     def to_seconds(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Spans in seconds: (B, 2) float64."""
         return torch.stack((start, end), -1) * self.seconds[samples][:, None]

@@ -22,6 +22,16 @@ from strong_envs.sampling import draw, keys_from_seeds, seeds_of
 from strong_envs.temporal_task import flat
 
 OUTPUTS = ("numpy", "torch")
+OBSERVATIONS = ("features", "index")
+
+
+def check_observation(observation: str, flatten: bool) -> str:
+    """``"features"`` or ``"index"``; an index has no flat form."""
+    if observation not in OBSERVATIONS:
+        raise DataError(f"observation must be one of {OBSERVATIONS}, got {observation!r}")
+    if observation == "index" and flatten:
+        raise DataError("observation='index' has no flat form; drop flatten=True")
+    return observation
 
 
 class IndexVectorEnv(gym.vector.VectorEnv):
@@ -38,6 +48,7 @@ class IndexVectorEnv(gym.vector.VectorEnv):
         flatten: bool,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         output: str = "numpy",
+        observation: str = "features",
     ) -> None:
         if num_envs < 1:
             raise DataError(f"num_envs must be at least 1, got {num_envs}")
@@ -50,7 +61,7 @@ class IndexVectorEnv(gym.vector.VectorEnv):
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
-        self.flatten = flatten
+        self.flatten, self.observation = flatten, check_observation(observation, flatten)
         self._keys: Tensor | None = None
         everything = torch.ones(num_envs, dtype=torch.bool, device=self.device)
         self._all, self._none = everything, ~everything
@@ -73,12 +84,16 @@ class IndexVectorEnv(gym.vector.VectorEnv):
         """Act where ``active``; returns reward (B,), terminated (B,), truncated (B,)."""
         raise NotImplementedError
 
-    def _observe(self, index: Tensor | None = None) -> dict[str, Tensor]:
-        """Observations of all environments, or of those in ``index``."""
-        raise NotImplementedError
-
     def _info(self) -> dict[str, Tensor]:
         """Named (B, ...) tensors."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Tensor]:
+        """The compact state of all episodes, named (B, ...) tensors: what a replay stores."""
+        raise NotImplementedError
+
+    def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Observations, named (B, ...) tensors, of stored states, computed from the bank as it is now."""
         raise NotImplementedError
 
     # The interface of Gymnasium ---------------------------------------------------------------------------------
@@ -97,7 +112,7 @@ class IndexVectorEnv(gym.vector.VectorEnv):
             self._keys = fresh if self._keys is None else torch.where(mask, fresh, self._keys)
             self._episode = torch.where(mask, -1, self._episode)
         self._begin(mask, options)
-        return self._out(self._view(self._observe())), self._out(self._info())
+        return self._out(self._view(self.state())), self._out(self._info())
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict]:
         """One step of every environment; see the class for what happens to finished episodes."""
@@ -111,6 +126,7 @@ class IndexVectorEnv(gym.vector.VectorEnv):
         resetting = self._done if next_step else self._none
         active = ~resetting
         reward, terminated, truncated = self._advance(action, active)
+        self.reached = self.state()
         reward = torch.where(active, reward, 0.0)
         terminated, truncated = terminated & active, truncated & active
         done = terminated | truncated
@@ -136,7 +152,7 @@ class IndexVectorEnv(gym.vector.VectorEnv):
         info.update(self._info())
         reward = reward.to(torch.float32)
         return (
-            self._out(self._view(self._observe())),
+            self._out(self._view(self.state())),
             *(self._out(x) for x in (reward, terminated, truncated)),
             self._out(info),
         )
@@ -185,15 +201,23 @@ class IndexVectorEnv(gym.vector.VectorEnv):
     def _final(self, done: Tensor) -> Any:
         """The last observation of each finished episode as one dense batch; rows outside ``done`` hold zeros."""
         if self.device.type != "cpu":
-            return self._view(self._observe())
+            return self._view(self.state())
         index = done.nonzero().flatten()
+        if self.observation == "index":
+            return {name: part.clone() for name, part in self.state().items()}
         dense = {}
-        for name, part in self._observe(index).items():
+        for name, part in self.observe_state({name: part[index] for name, part in self.state().items()}).items():
             dense[name] = part.new_zeros((self.num_envs, *part.shape[1:]))
             dense[name][index] = part
-        return self._view(dense)
+        return self._arrange(dense)
 
-    def _view(self, observation: dict[str, Tensor]) -> Any:
+    def _view(self, state: dict[str, Tensor]) -> Any:
+        """What the agent is shown in a state."""
+        if self.observation == "index":
+            return {name: part.clone() for name, part in state.items()}
+        return self._arrange(self.observe_state(state))
+
+    def _arrange(self, observation: dict[str, Tensor]) -> Any:
         return flat(observation) if self.flatten else observation
 
     def _out(self, value: Any) -> Any:
