@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ from torch import Tensor
 from features.bank import FeatureBank
 from features.records import DataError, nearest
 from strong_envs import boxes
+from strong_envs.sampling import draw
 from strong_envs.spatial_task import CONFIG_NAMES, Critic, SpatialConfig, SpatialTask, Walk, check_box
 from strong_envs.temporal_moment import check_spans, make_task
 from strong_envs.temporal_task import CONFIG_NAMES as TEMPORAL_NAMES
@@ -83,15 +85,16 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
             observation,
         )
         self.walk: Walk | None = None
+        self.choose_window: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
         self._invalid = self._none
 
     def _start(self, mask: Tensor, options: dict) -> None:
         if "span" in options:
             span = np.broadcast_to(np.asarray(options["span"], np.float64), (self.num_envs, 2))
             start, end = check_spans(self.task.temporal, self.sample, span)
+        elif self.choose_window is not None:
+            start, end = self.choose_window(self.sample)
         else:
-            from strong_envs.sampling import draw
-
             parts = (draw(self._keys + salt, self._episode, 1 << 30) for salt in (1, 2))
             uniform = torch.stack([part.to(torch.float64) / (1 << 30) for part in parts], -1)
             start, end = self.task.window(self.sample, uniform)
@@ -201,7 +204,7 @@ class SpatialTrackEnv(gym.Env):
       and shape what the critic sees.
     - `critic=None`: a callable from temporal observations to (B, A) Q-values. None or `"reference"` takes the small
       critic that ships for the default world. `SpatioTemporalCoupling` supplies the live one.
-    - `reward="q_value"`, `tie_tolerance=1e-5` (Q-values never tie exactly), `same_action=False` (both Q-values of one action).
+    - `reward="q_value"`, `tie_tolerance=1e-5` (Q-values never tie exactly), `same_action=False` (one action for both).
     - `z_s=10`, `box_moves="paper"`, `actions_per_frame=1`, `initial_box=(.5, .5, .5, .5)`, `window="initial"`.
     - `surroundings=True`, `flatten=False`, `render_mode=None` | `"rgb_array"` | `"human"`.
 
@@ -278,6 +281,15 @@ class SpatialTrackEnv(gym.Env):
     def walk(self) -> Walk:
         """The state of the episode, tensors with a batch of one."""
         return self._one.walk
+
+    @property
+    def choose_window(self) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+        """What picks the window of an episode instead of ``window``: samples (B,) to start and end in steps."""
+        return self._one.choose_window
+
+    @choose_window.setter
+    def choose_window(self, choose: Callable[[Tensor], tuple[Tensor, Tensor]] | None) -> None:
+        self._one.choose_window = choose
 
     def _single(self, observation: Any) -> Any:
         if isinstance(observation, dict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -137,6 +137,7 @@ class TemporalMomentEnv(gym.Env):
         self._episode = -1
         self._viewer: Any = None
         self._started = False
+        self.before_episode: Callable[[Tensor], None] | None = None
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         """Start an episode; see "Start" above for the options."""
@@ -151,6 +152,8 @@ class TemporalMomentEnv(gym.Env):
         elif not 0 <= int(sample) < len(self.bank):
             raise DataError(f"options['sample'] must lie in [0, {len(self.bank)}), got {sample}")
         self.sample = torch.tensor([int(sample)], device=self.bank.device)
+        if self.before_episode is not None:
+            self.before_episode(self.sample)
         self.start, self.end = self.task.initial(self.sample)
         if "span" in options:
             span = np.asarray(options["span"], np.float64).reshape(1, 2)
@@ -273,8 +276,11 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self.start, self.end, self.iou = zeros, zeros, zeros
         self.t = torch.zeros(num_envs, dtype=torch.int64, device=bank.device)
         self._invalid = self._none
+        self.before_episode: Callable[[Tensor], None] | None = None
 
     def _start(self, mask: Tensor, options: dict) -> None:
+        if self.before_episode is not None:
+            self.before_episode(self.sample[mask])
         start, end = self.task.initial(self.sample)
         if "span" in options:
             span = np.broadcast_to(np.asarray(options["span"], np.float64), (self.num_envs, 2))

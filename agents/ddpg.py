@@ -1,0 +1,262 @@
+"""Deep deterministic policy gradient as the paper uses it (section 3.2), for either level.
+
+Source: STRONG (ACM MM 2020), Eqs. 6 to 9; Lillicrap et al. 2016 for the algorithm.
+
+``preset="paper"`` is the paper to the letter: learning rate .01, weights from N(0, .1), no entropy, mu in the target.
+``preset="default"`` is what trains here. What deviates, and why:
+
+- *Exploration*: the paper names none. Epsilon-greedy, from 1 down to ``epsilon_end``.
+- *Entropy*: without it the softmax saturates while the critic still learns, and the actor never recovers.
+- *Actor's objective*: the expected value over the actions, sum of pi(a) Q(s, a), where the paper differentiates
+  Q(s, pi). The critic is trained on single actions only and is wrong between them.
+- *Weights*: PyTorch's own initialisation and a learning rate of 1e-3 that decays to zero.
+- *Layers*: 256 and 256 instead of 1024, 512, 300: the default world's states are small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from agents.networks import Actor, Critic, Standardise, gaussian_weights
+from agents.replay import IndexReplay
+from strong_envs.vector import IndexVectorEnv
+
+
+@dataclass(frozen=True)
+class DDPGArgs:
+    """Arguments of `DDPG`; the defaults are ``preset="default"``."""
+
+    steps: int = 200_000
+    """Environment steps to train for."""
+    num_envs: int = 256
+    """Episodes that run side by side."""
+    batch: int = 256
+    """Transitions in one update."""
+    updates: int = 2
+    """Updates per step of all environments."""
+    capacity: int = 100_000
+    """Transitions in the replay."""
+    warmup: int = 4_000
+    """Environment steps before the first update."""
+    lr_actor: float = 1e-3
+    lr_critic: float = 1e-3
+    decay: bool = True
+    """Whether the learning rates fall linearly to zero."""
+    gamma: float = 0.2
+    tau: float = 0.02
+    """Share of the source that enters the targets in each update (Eq. 9)."""
+    entropy: float = 0.1
+    """Weight of the policy's entropy in the actor's objective."""
+    objective: str = "expected"
+    """``"expected"``: sum of pi(a) Q(s, a); ``"softmax"``: Q(s, pi), the gradient through the softmax (Eq. 8)."""
+    target: str = "mu"
+    """``"mu"``: Q'(s', mu'(s')); ``"max"``: the best single action (Eq. 6 as printed)."""
+    epsilon_start: float = 1.0
+    epsilon_end: float = 0.1
+    epsilon_share: float = 0.5
+    """Share of the steps over which epsilon falls."""
+    actor_hidden: tuple[int, ...] = (256, 128)
+    critic_hidden: tuple[int, ...] = (256, 256, 128)
+    weights_std: float = 0.0
+    """Standard deviation of the initial weights; 0 takes PyTorch's own."""
+    seed: int = 0
+
+
+PRESETS = {
+    "default": {},
+    "paper": {
+        "num_envs": 128,
+        "batch": 128,
+        "updates": 1,
+        "lr_actor": 0.01,
+        "lr_critic": 0.01,
+        "decay": False,
+        "gamma": 0.2,
+        "tau": 0.02,
+        "entropy": 0.0,
+        "objective": "softmax",
+        "actor_hidden": (500, 128),
+        "critic_hidden": (1024, 512, 300),
+        "weights_std": 0.1,
+    },
+}
+
+
+def ddpg_args(preset: str = "default", **changes: object) -> DDPGArgs:
+    """The arguments of a preset with some of them changed."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
+    return replace(DDPGArgs(**PRESETS[preset]), **changes)
+
+
+class DDPG(nn.Module):
+    """Actor, critic and their targets for one level.
+
+    Args:
+        shapes: named parts of the observation, as from `TemporalTask.dims` or `SpatialTask.dims`.
+        n_actions: number of actions. args: see `DDPGArgs`. hidden: parts that the agent must not see.
+    """
+
+    def __init__(
+        self, shapes: dict[str, tuple[int, ...]], n_actions: int, args: DDPGArgs, hidden: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__()
+        self.args, self.n_actions = args, n_actions
+        self.generator = torch.Generator().manual_seed(args.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(args.seed)
+            self.inputs = Standardise(shapes, hidden)
+            size = self.inputs.size
+            self.actor = Actor(size, n_actions, args.actor_hidden)
+            self.critic = Critic(size, n_actions, args.critic_hidden)
+            self.target_actor = Actor(size, n_actions, args.actor_hidden)
+            self.target_critic = Critic(size, n_actions, args.critic_hidden)
+        if args.weights_std:
+            gaussian_weights(self.actor, args.weights_std, self.generator)
+            gaussian_weights(self.critic, args.weights_std, self.generator)
+        self.target_actor.load_state_dict(self.actor.state_dict())
+        self.target_critic.load_state_dict(self.critic.state_dict())
+        self.target_actor.requires_grad_(False)
+        self.target_critic.requires_grad_(False)
+        self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), args.lr_actor, fused=True)
+        self.critic_optimiser = torch.optim.Adam(self.critic.parameters(), args.lr_critic, fused=True)
+
+    @torch.no_grad()
+    def act(self, observation: dict[str, Tensor]) -> Tensor:
+        """Greedy actions (B,) int64."""
+        return self.actor.logits(self.inputs(observation)).argmax(-1)
+
+    @torch.no_grad()
+    def q_values(self, observation: dict[str, Tensor]) -> Tensor:
+        """Values of all actions (B, A): the critic that the spatial level is paid by."""
+        return self.critic.all_actions(self.inputs(observation))
+
+    def update(self, batch: dict[str, Tensor], observe: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> dict:
+        """One update of both networks and their targets (Eqs. 6 to 9); returns detached scalars for the log."""
+        args = self.args
+        with torch.no_grad():
+            now = self.inputs(observe(split(batch, "state.")))
+            after = self.inputs(observe(split(batch, "next.")))
+            policy = self.target_actor(after)
+            if args.target == "max":
+                following = self.target_critic.all_actions(after).amax(-1)
+            elif args.objective == "softmax":
+                following = self.target_critic(after, policy)
+            else:
+                following = (policy * self.target_critic.all_actions(after)).sum(-1)
+            y = batch["reward"] + args.gamma * following * (1 - batch["terminated"].to(torch.float32))
+        action = nn.functional.one_hot(batch["action"], self.n_actions).to(torch.float32)
+        value = self.critic(now, action)
+        critic_loss = nn.functional.mse_loss(value, y)
+        self.critic_optimiser.zero_grad(set_to_none=True)
+        critic_loss.backward()
+        self.critic_optimiser.step()
+
+        logits = self.actor.logits(now)
+        pi = logits.softmax(-1)
+        if args.objective == "softmax":
+            objective = self.critic(now, pi)
+        else:
+            with torch.no_grad():
+                values = self.critic.all_actions(now)
+            objective = (pi * values).sum(-1)
+        entropy = -(pi * logits.log_softmax(-1)).sum(-1).mean()
+        actor_loss = -objective.mean() - args.entropy * entropy
+        self.actor_optimiser.zero_grad(set_to_none=True)
+        actor_loss.backward()
+        self.actor_optimiser.step()
+        with torch.no_grad():
+            for target, source in ((self.target_actor, self.actor), (self.target_critic, self.critic)):
+                torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), args.tau)
+        return {"critic_loss": critic_loss.detach(), "q": value.detach().mean(), "entropy": entropy.detach()}
+
+    def set_progress(self, share: float) -> None:
+        """Learning rates for a share in [0, 1] of the training done."""
+        if self.args.decay:
+            for optimiser, rate in (
+                (self.actor_optimiser, self.args.lr_actor),
+                (self.critic_optimiser, self.args.lr_critic),
+            ):
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * max(1 - share, 0.02)
+
+
+def split(batch: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The columns of a batch that start with ``prefix``, without it."""
+    return {name[len(prefix) :]: value for name, value in batch.items() if name.startswith(prefix)}
+
+
+def train(
+    agent: DDPG,
+    env: IndexVectorEnv,
+    *,
+    steps: int | None = None,
+    report: Callable[[int, dict], None] | None = None,
+    every: int = 20,
+) -> DDPG:
+    """Train on a vector environment with index observations and torch output.
+
+    Args:
+        agent: trained in place. env: made with ``output="torch", observation="index"``, SAME_STEP.
+        steps: environment steps (default: the agent's own). report: called with the step and scalars of the log each
+            ``every`` steps of all environments; it may raise `KeyboardInterrupt` to stop.
+    """
+    args = agent.args
+    steps = args.steps if steps is None else steps
+    device = env.device
+    replay = IndexReplay(args.capacity, device)
+    env.reset(seed=args.seed)
+    fitted = bool(agent.inputs.scale.ne(1).any())
+    seen: list[dict[str, Tensor]] = []
+    returns: Tensor | None = None
+    done_steps = 0
+    for iteration in range(-(-steps // env.num_envs)):
+        share = done_steps / steps
+        state = env.state()
+        epsilon = args.epsilon_end + (args.epsilon_start - args.epsilon_end) * max(1 - share / args.epsilon_share, 0)
+        if fitted:
+            action = agent.act(env.observe_state(state))
+        else:
+            action = torch.zeros(env.num_envs, dtype=torch.int64, device=device)
+        dice = torch.rand(2, env.num_envs, generator=agent.generator).to(device)
+        random = (dice[1] * agent.n_actions).to(torch.int64).clamp(max=agent.n_actions - 1)
+        action = torch.where((dice[0] < epsilon) | (not fitted), random, action)
+        _, reward, terminated, _, info = env.step(action)
+        replay.add(
+            **{f"state.{name}": value for name, value in state.items()},
+            **{f"next.{name}": value for name, value in env.reached.items()},
+            action=action.to(torch.uint8),
+            reward=reward,
+            terminated=terminated,
+        )
+        done_steps += env.num_envs
+        if not fitted:
+            seen.append(env.observe_state(state))
+            if done_steps >= min(args.warmup, steps // 2):
+                agent.inputs.fit({name: torch.cat([o[name] for o in seen]) for name in seen[0]})
+                fitted, seen = True, []
+            continue
+        if "episode" in info:
+            ended = info["_episode"].to(torch.float64)
+            mean = (info["episode"]["r"] * ended).sum() / ended.sum().clamp(min=1)
+            returns = mean if returns is None else returns * 0.95 + mean * 0.05
+        agent.set_progress(share)
+        for _ in range(args.updates):
+            batch = replay.sample(args.batch, agent.generator)
+            batch["action"] = batch["action"].to(torch.int64)
+            log = agent.update(batch, env.observe_state)
+        if report is not None and iteration % every == 0:
+            scalars = {name: float(value) for name, value in log.items()}
+            scalars["return"] = float(returns) if returns is not None else float("nan")
+            scalars["epsilon"] = epsilon
+            report(done_steps, scalars)
+    return agent
+
+
+def describe(args: DDPGArgs) -> dict:
+    """JSON-ready arguments."""
+    return asdict(args)
