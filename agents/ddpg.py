@@ -61,6 +61,8 @@ class DDPGArgs:
     """Share of the steps over which epsilon falls."""
     actor_hidden: tuple[int, ...] = (256, 128)
     critic_hidden: tuple[int, ...] = (256, 256, 128)
+    gated: bool = True
+    """Whether the first layers multiply what is seen by what is said; see `GatedLinear`."""
     weights_std: float = 0.0
     """Standard deviation of the initial weights; 0 takes PyTorch's own."""
     seed: int = 0
@@ -81,6 +83,7 @@ PRESETS = {
         "objective": "softmax",
         "actor_hidden": (500, 128),
         "critic_hidden": (1024, 512, 300),
+        "gated": False,
         "weights_std": 0.1,
     },
 }
@@ -110,11 +113,9 @@ class DDPG(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)
             self.inputs = Standardise(shapes, hidden)
-            size = self.inputs.size
-            self.actor = Actor(size, n_actions, args.actor_hidden)
-            self.critic = Critic(size, n_actions, args.critic_hidden)
-            self.target_actor = Actor(size, n_actions, args.actor_hidden)
-            self.target_critic = Critic(size, n_actions, args.critic_hidden)
+            size, query = self.inputs.size, shapes["query"][0] if args.gated else 0
+            self.actor, self.target_actor = (Actor(size, n_actions, args.actor_hidden, query) for _ in range(2))
+            self.critic, self.target_critic = (Critic(size, n_actions, args.critic_hidden, query) for _ in range(2))
         if args.weights_std:
             gaussian_weights(self.actor, args.weights_std, self.generator)
             gaussian_weights(self.critic, args.weights_std, self.generator)

@@ -207,6 +207,7 @@ def write_store(
         for key, value in tensors.items():
             file = staging / f"{key}.safetensors"
             save_file({key: np.ascontiguousarray(value)}, str(file))
+            os.chmod(file, 0o644)  # safetensors writes files that only their owner may read
             sha = _sha256(file)
             digest.update(sha.encode())
             manifest["tensors"][key] = {

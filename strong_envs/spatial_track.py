@@ -72,13 +72,31 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         arguments.pop("render_mode", None)
         if max_episode_steps is not None:
             raise DataError("a SpatialTrack episode ends with its window; max_episode_steps does not apply")
-        self.task = make_spatial_task(features, **arguments)
-        bank = self.task.bank
+        task = make_spatial_task(features, **arguments)
+        self._setup(task, num_envs, flatten, autoreset_mode, output, observation)
+
+    @classmethod
+    def of(cls, task: SpatialTask, num_envs: int) -> SpatialTrackVectorEnv:
+        """An environment over an existing task, with index observations and torch output: what agents train on."""
+        env = cls.__new__(cls)
+        env._setup(task, num_envs, False, AutoresetMode.SAME_STEP, "torch", "index")
+        return env
+
+    def _setup(
+        self,
+        task: SpatialTask,
+        num_envs: int,
+        flatten: bool,
+        autoreset_mode: AutoresetMode | str,
+        output: str,
+        observation: str,
+    ) -> None:
+        self.task = task
         super().__init__(
             num_envs,
-            bank,
-            self.task.index_space() if observation == "index" else self.task.observation_space(flatten),
-            spaces.Discrete(self.task.n_actions),
+            task.bank,
+            task.index_space() if observation == "index" else task.observation_space(flatten),
+            spaces.Discrete(task.n_actions),
             flatten,
             autoreset_mode,
             output,

@@ -260,21 +260,39 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         if max_episode_steps is not None:
             arguments["max_steps"] = max_episode_steps
         arguments.pop("render_mode", None)
-        self.task = make_task(features, **arguments)
-        bank = self.task.bank
+        self._setup(make_task(features, **arguments), num_envs, flatten, autoreset_mode, output, observation)
+
+    @classmethod
+    def of(cls, task: TemporalTask, num_envs: int) -> TemporalMomentVectorEnv:
+        """An environment over an existing task, with index observations and torch output: what agents train on."""
+        env = cls.__new__(cls)
+        env._setup(task, num_envs, False, AutoresetMode.SAME_STEP, "torch", "index")
+        return env
+
+    def _setup(
+        self,
+        task: TemporalTask,
+        num_envs: int,
+        flatten: bool,
+        autoreset_mode: AutoresetMode | str,
+        output: str,
+        observation: str,
+    ) -> None:
+        self.task = task
+        space = task.index_space() if observation == "index" else task.observation_space(flatten)
         super().__init__(
             num_envs,
-            bank,
-            self.task.index_space() if observation == "index" else self.task.observation_space(flatten),
-            spaces.Discrete(self.task.n_actions),
+            task.bank,
+            space,
+            spaces.Discrete(task.n_actions),
             flatten,
             autoreset_mode,
             output,
             observation,
         )
-        zeros = torch.zeros(num_envs, dtype=torch.float64, device=bank.device)
+        zeros = torch.zeros(num_envs, dtype=torch.float64, device=self.device)
         self.start, self.end, self.iou = zeros, zeros, zeros
-        self.t = torch.zeros(num_envs, dtype=torch.int64, device=bank.device)
+        self.t = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._invalid = self._none
         self.before_episode: Callable[[Tensor], None] | None = None
 

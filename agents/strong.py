@@ -1,0 +1,223 @@
+"""STRONG: the temporal and the spatial level, trained in turns (ACM MM 2020, section 3.4), and its simpler relatives.
+
+The order of the paper: the temporal level is trained alone, f_o := f_s (section 4.1.4); then, in turns, the spatial
+level learns to move boxes, paid by the temporal critic (Eq. 11), and the temporal level learns on the boxes it gets.
+
+``boxes`` decides what the temporal level sees, and with it which system this is: ``"tracked"`` is STRONG (STRONG-A, to
+be exact: windows are means, not attention); ``"frame"`` TRL; ``"gaussian"`` TRL+gau; ``"initial"`` the box b0 for all;
+``"truth"`` an upper bound. ``blind=True`` hides everything visual: what language and position alone can do.
+
+Deviations of ``preset="default"`` from the paper:
+
+- *What the critic has seen*: a critic that never saw a cropped frame cannot compare crops. A share ``random_boxes`` of
+  the samples keeps a random box while the temporal level trains.
+- *What pays the spatial level*: ``reward="signed_q"`` instead of Eq. 11's max Q, which is optimism and does not know
+  where the object is; see `strong_envs.rewards.q_score`.
+- *What the spatial level sees*: its surroundings and its own position, and windows of all kinds (``window="random"``).
+- Both levels see `context`; see `TemporalMomentEnv`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.checkpoint import load_weights, save_weights
+from agents.ddpg import DDPG, DDPGArgs, ddpg_args, train
+from features.bank import FeatureBank
+from features.records import DataError
+from strong_envs import boxes as box_ops
+from strong_envs.local_features import SOURCES, LocalFeatures
+from strong_envs.rollout import localise, track
+from strong_envs.spatial_task import SpatialConfig, SpatialTask
+from strong_envs.spatial_track import SpatialTrackVectorEnv
+from strong_envs.temporal_moment import TemporalMomentVectorEnv
+from strong_envs.temporal_task import TemporalConfig, TemporalTask
+
+VISUAL = ("local", "global", "context", "scene", "inside", "around")
+BOXES = (*SOURCES, "tracked")
+
+Report = Callable[[str, int, int, dict[str, float]], None]
+"""Called with the stage, environment steps done and in all, and scalars."""
+
+
+@dataclass(frozen=True)
+class StrongArgs:
+    """Arguments of `Strong`; the defaults are ``preset="default"``."""
+
+    boxes: str = "tracked"
+    """What the temporal level sees: see the module."""
+    blind: bool = False
+    """Hide every visual part of the observation."""
+    rounds: int = 3
+    """Turns of spatial and temporal training after the temporal level was trained alone."""
+    pretrain_steps: int = 200_000
+    spatial_steps: int = 100_000
+    temporal_steps: int = 100_000
+    random_boxes: float = 0.5
+    """Share of the samples with a random box while the temporal level trains in a tracked system."""
+    box_margin: float = 0.0
+    """Added around every box, in fractions of the frame."""
+    temporal: DDPGArgs = field(default_factory=ddpg_args)
+    spatial: DDPGArgs = field(default_factory=lambda: ddpg_args(gamma=0.9, num_envs=128))
+    temporal_env: TemporalConfig = field(default_factory=TemporalConfig)
+    spatial_env: SpatialConfig = field(default_factory=lambda: SpatialConfig(reward="signed_q", window="random"))
+    seed: int = 0
+
+
+def strong_args(preset: str = "default", **changes: Any) -> StrongArgs:
+    """The arguments of a preset with some of them changed; ``seed`` reaches both levels."""
+    if preset == "paper":
+        args = StrongArgs(
+            temporal=ddpg_args("paper"),
+            spatial=ddpg_args("paper"),
+            random_boxes=0.0,
+            temporal_env=TemporalConfig(context=False),
+            spatial_env=SpatialConfig(surroundings=False),
+        )
+    elif preset == "default":
+        args = StrongArgs()
+    else:
+        raise DataError(f"preset must be 'default' or 'paper', got {preset!r}")
+    return replace(args, **changes)
+
+
+class Strong:
+    """Both levels with their training. After `fit`, `predict` localises every query of a bank.
+
+    Args:
+        bank: the training split. args: see `StrongArgs`.
+    """
+
+    def __init__(self, bank: FeatureBank, args: StrongArgs) -> None:
+        if args.boxes not in BOXES:
+            raise DataError(f"boxes must be one of {BOXES}, got {args.boxes!r}")
+        if args.boxes != "frame" and not bank.has_grid:
+            raise DataError(f"boxes={args.boxes!r} needs a spatial grid, which {bank.name!r} lacks; use boxes='frame'")
+        if args.boxes == "truth" and not bank.has_boxes:
+            raise DataError(f"boxes='truth' needs a true box track for every query, which {bank.name!r} lacks")
+        self.args, self.bank = args, bank
+        self.history: list[dict[str, Any]] = []
+        self.task = self._temporal_task(bank, "frame" if args.boxes == "tracked" else args.boxes)
+        hidden = VISUAL if args.blind else ()
+        seeded = replace(args.temporal, seed=args.seed)
+        self.temporal = DDPG(self.task.dims(), self.task.n_actions, seeded, hidden).to(bank.device)
+        self.spatial: DDPG | None = None
+        if args.boxes == "tracked":
+            spatial_task = SpatialTask(self.task, args.spatial_env, self.temporal.q_values)
+            seeded = replace(args.spatial, seed=args.seed + 1)
+            self.spatial = DDPG(spatial_task.dims(), spatial_task.n_actions, seeded).to(bank.device)
+
+    def fit(self, report: Report | None = None, evaluate: Callable[[Strong, str], dict] | None = None) -> Strong:
+        """Train. ``evaluate`` is called after each stage with this system and the stage's name, for the history."""
+        args, start = self.args, time.perf_counter()
+
+        def note(stage: str) -> None:
+            scores = evaluate(self, stage) if evaluate is not None else {}
+            self.history.append({"stage": stage, "seconds": time.perf_counter() - start, **scores})
+
+        tracked = args.boxes == "tracked"
+        if tracked and args.random_boxes:
+            self._give_boxes(None)
+        self._train_temporal("temporal alone" if tracked else "temporal", args.pretrain_steps, report)
+        note("pre-training" if tracked else "training")
+        if tracked:
+            for turn in range(1, args.rounds + 1):
+                self._train_spatial(f"round {turn}, spatial", args.spatial_steps, report)
+                self._give_boxes(self._tracks(self.task))
+                self._train_temporal(f"round {turn}, temporal", args.temporal_steps, report)
+                note(f"round {turn}")
+        return self
+
+    def predict(self, bank: FeatureBank, use_tracker: bool | None = None) -> dict[str, Tensor]:
+        """Localise every query of a bank, greedily.
+
+        Returns ``spans`` (S, 2) seconds, ``length`` (S,) moves, ``path`` (S, T + 1, 2) seconds, and for a tracked
+        system ``boxes``, corners of every frame of each sample, packed (R, 4).
+        """
+        tracked = self.args.boxes == "tracked" if use_tracker is None else use_tracker
+        task = self._temporal_task(bank, "frame" if self.args.boxes == "tracked" else self.args.boxes)
+        out: dict[str, Tensor] = {}
+        if tracked:
+            out["boxes"] = self._tracks(task)
+            task = self._temporal_task(bank, out["boxes"])
+        episodes = localise(task, self.temporal.act)
+        return out | {"spans": episodes.spans, "length": episodes.length, "path": episodes.path}
+
+    def save(self, path: str) -> None:
+        """Write weights and arguments as one safetensors file."""
+        tensors = {f"temporal.{k}": v for k, v in self.temporal.state_dict().items()}
+        if self.spatial is not None:
+            tensors |= {f"spatial.{k}": v for k, v in self.spatial.state_dict().items()}
+        save_weights(path, tensors, {"args": asdict(self.args), "history": self.history})
+
+    @classmethod
+    def load(cls, path: str, bank: FeatureBank) -> Strong:
+        """Read what `save` wrote; ``bank`` gives the device and must have the features it was trained on."""
+        tensors, about = load_weights(path, bank.device)
+        raw = about["args"]
+        nested = (
+            ("temporal", DDPGArgs),
+            ("spatial", DDPGArgs),
+            ("temporal_env", TemporalConfig),
+            ("spatial_env", SpatialConfig),
+        )
+        for name, kind in nested:
+            raw[name] = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw[name].items()})
+        system = cls(bank, StrongArgs(**raw))
+        system.history = about["history"]
+        for name, level in (("temporal.", system.temporal), ("spatial.", system.spatial)):
+            if level is not None:
+                part = {k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}
+                try:
+                    level.load_state_dict(part)
+                except RuntimeError as error:
+                    raise DataError(f"{path!r} was trained on other features than {bank.name!r}: {error}") from None
+        return system
+
+    # Stages -----------------------------------------------------------------------------------------------------
+
+    def _temporal_task(self, bank: FeatureBank, boxes: str | Tensor) -> TemporalTask:
+        margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
+        return TemporalTask(bank, LocalFeatures(bank, boxes, margin=margin), self.args.temporal_env)
+
+    def _train_temporal(self, stage: str, steps: int, report: Report | None) -> None:
+        env = TemporalMomentVectorEnv.of(self.task, self.args.temporal.num_envs)
+        train(self.temporal, env, steps=steps, report=_staged(report, stage, steps))
+
+    def _train_spatial(self, stage: str, steps: int, report: Report | None) -> None:
+        task = SpatialTask(self.task, self.args.spatial_env, self.temporal.q_values)
+        env = SpatialTrackVectorEnv.of(task, self.args.spatial.num_envs)
+        train(self.spatial, env, steps=steps, report=_staged(report, stage, steps))
+
+    def _tracks(self, task: TemporalTask) -> Tensor:
+        spatial = SpatialTask(task, self.args.spatial_env, self.temporal.q_values)
+        return track(spatial, self.spatial.act)
+
+    def _give_boxes(self, tracks: Tensor | None) -> None:
+        """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in."""
+        bank, args = self.bank, self.args
+        lengths = bank.n_frames[bank.video]
+        generator = torch.Generator().manual_seed(args.seed + 1000 + len(self.history))
+        if tracks is None:
+            tracks = torch.tensor([0.0, 0.0, 1.0, 1.0], device=bank.device).expand(int(lengths.sum()), 4)
+        still = random_boxes(len(bank), generator).to(bank.device)
+        pick = (torch.rand(len(bank), generator=generator) < args.random_boxes).to(bank.device)
+        mixed = torch.where(pick[:, None].repeat_interleave(lengths, 0), still.repeat_interleave(lengths, 0), tracks)
+        self.task = self._temporal_task(bank, mixed)
+
+
+def random_boxes(count: int, generator: torch.Generator) -> Tensor:
+    """Corners of random boxes, sides .2 to .7 of the frame: (count, 4) float32."""
+    size = 0.2 + 0.5 * torch.rand(count, 2, generator=generator)
+    centre = size / 2 + (1 - size) * torch.rand(count, 2, generator=generator)
+    return box_ops.corners(torch.cat((centre, size), -1))
+
+
+def _staged(report: Report | None, stage: str, total: int) -> Callable[[int, dict], None] | None:
+    return None if report is None else lambda step, scalars: report(stage, step, total, scalars)
