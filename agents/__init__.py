@@ -1,0 +1,5 @@
+"""Agents: the two levels of STRONG, the systems it is compared with, and the references that keep everyone honest."""
+
+from agents.systems import REGISTRY, Entry, Prediction, System, find, make, names, register, why_not
+
+__all__ = ["REGISTRY", "Entry", "Prediction", "System", "find", "make", "names", "register", "why_not"]

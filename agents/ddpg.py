@@ -7,8 +7,6 @@ Source: STRONG (ACM MM 2020), Eqs. 6 to 9; Lillicrap et al. 2016 for the algorit
 
 - *Exploration*: the paper names none. Epsilon-greedy, from 1 down to ``epsilon_end``.
 - *Entropy*: without it the softmax saturates while the critic still learns, and the actor never recovers.
-- *Actor's objective*: the expected value over the actions, sum of pi(a) Q(s, a), where the paper differentiates
-  Q(s, pi). The critic is trained on single actions only and is wrong between them.
 - *Weights*: PyTorch's own initialisation and a learning rate of 1e-3 that decays to zero.
 - *Layers*: 256 and 256 instead of 1024, 512, 300: the default world's states are small.
 """
@@ -36,7 +34,7 @@ class DDPGArgs:
     """Episodes that run side by side."""
     batch: int = 256
     """Transitions in one update."""
-    updates: int = 2
+    updates: int = 4
     """Updates per step of all environments."""
     capacity: int = 100_000
     """Transitions in the replay."""
@@ -49,9 +47,9 @@ class DDPGArgs:
     gamma: float = 0.2
     tau: float = 0.02
     """Share of the source that enters the targets in each update (Eq. 9)."""
-    entropy: float = 0.1
+    entropy: float = 0.2
     """Weight of the policy's entropy in the actor's objective."""
-    objective: str = "expected"
+    objective: str = "softmax"
     """``"expected"``: sum of pi(a) Q(s, a); ``"softmax"``: Q(s, pi), the gradient through the softmax (Eq. 8)."""
     target: str = "mu"
     """``"mu"``: Q'(s', mu'(s')); ``"max"``: the best single action (Eq. 6 as printed)."""
@@ -60,9 +58,7 @@ class DDPGArgs:
     epsilon_share: float = 0.5
     """Share of the steps over which epsilon falls."""
     actor_hidden: tuple[int, ...] = (256, 128)
-    critic_hidden: tuple[int, ...] = (256, 256, 128)
-    gated: bool = True
-    """Whether the first layers multiply what is seen by what is said; see `GatedLinear`."""
+    critic_hidden: tuple[int, ...] = (256, 128, 64)
     weights_std: float = 0.0
     """Standard deviation of the initial weights; 0 takes PyTorch's own."""
     seed: int = 0
@@ -80,10 +76,8 @@ PRESETS = {
         "gamma": 0.2,
         "tau": 0.02,
         "entropy": 0.0,
-        "objective": "softmax",
         "actor_hidden": (500, 128),
         "critic_hidden": (1024, 512, 300),
-        "gated": False,
         "weights_std": 0.1,
     },
 }
@@ -113,9 +107,9 @@ class DDPG(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)
             self.inputs = Standardise(shapes, hidden)
-            size, query = self.inputs.size, shapes["query"][0] if args.gated else 0
-            self.actor, self.target_actor = (Actor(size, n_actions, args.actor_hidden, query) for _ in range(2))
-            self.critic, self.target_critic = (Critic(size, n_actions, args.critic_hidden, query) for _ in range(2))
+            size = self.inputs.size
+            self.actor, self.target_actor = (Actor(size, n_actions, args.actor_hidden) for _ in range(2))
+            self.critic, self.target_critic = (Critic(size, n_actions, args.critic_hidden) for _ in range(2))
         if args.weights_std:
             gaussian_weights(self.actor, args.weights_std, self.generator)
             gaussian_weights(self.critic, args.weights_std, self.generator)

@@ -39,35 +39,12 @@ class Standardise(nn.Module):
         return ((self._join(observation) - self.shift) * self.scale).clamp(-10, 10) * self.mask
 
 
-class GatedLinear(nn.Module):
-    """A linear layer whose features are also multiplied by the query: W x + (U v) * (V q).
-
-    "Is what I see what the sentence says" is a product. A plain layer must build products out of many kinks; with this
-    one the same agent needs a fraction of the steps. ``query`` is the length of the sentence vector, which comes first.
-    """
-
-    def __init__(self, inputs: int, outputs: int, query: int) -> None:
-        super().__init__()
-        self.query = query
-        self.plain = nn.Linear(inputs, outputs)
-        self.seen = nn.Linear(inputs - query, outputs, bias=False)
-        self.said = nn.Linear(query, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.plain(x) + self.seen(x[:, self.query :]) * self.said(x[:, : self.query])
-
-
-def first_layer(inputs: int, outputs: int, query: int) -> nn.Module:
-    """A `GatedLinear`, or with ``query=0`` the paper's plain layer."""
-    return GatedLinear(inputs, outputs, query) if query else nn.Linear(inputs, outputs)
-
-
 class Actor(nn.Module):
     """Three fully connected layers and a softmax over the actions (paper: 500, 128, |A|)."""
 
-    def __init__(self, inputs: int, actions: int, hidden: Sequence[int] = (500, 128), query: int = 0) -> None:
+    def __init__(self, inputs: int, actions: int, hidden: Sequence[int] = (500, 128)) -> None:
         super().__init__()
-        layers: list[nn.Module] = [first_layer(inputs, hidden[0], query), nn.ReLU()]
+        layers: list[nn.Module] = [nn.Linear(inputs, hidden[0]), nn.ReLU()]
         for a, b in zip(hidden[:-1], hidden[1:], strict=True):
             layers += [nn.Linear(a, b), nn.ReLU()]
         self.body = nn.Sequential(*layers, nn.Linear(hidden[-1], actions))
@@ -82,11 +59,11 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """Four fully connected layers; the action joins at the second (paper: 1024, +action, 512, 300, 1)."""
 
-    def __init__(self, inputs: int, actions: int, hidden: Sequence[int] = (1024, 512, 300), query: int = 0) -> None:
+    def __init__(self, inputs: int, actions: int, hidden: Sequence[int] = (1024, 512, 300)) -> None:
         super().__init__()
         first, *rest = hidden
         self.actions = actions
-        self.first = first_layer(inputs, first, query)
+        self.first = nn.Linear(inputs, first)
         self.second = nn.Linear(first + actions, rest[0])
         self.tail = nn.ModuleList(nn.Linear(a, b) for a, b in zip(rest[:-1], rest[1:], strict=True))
         self.out = nn.Linear(rest[-1], 1)

@@ -103,6 +103,7 @@ class Strong:
             raise DataError(f"boxes='truth' needs a true box track for every query, which {bank.name!r} lacks")
         self.args, self.bank = args, bank
         self.history: list[dict[str, Any]] = []
+        self.turn = 0
         self.task = self._temporal_task(bank, "frame" if args.boxes == "tracked" else args.boxes)
         hidden = VISUAL if args.blind else ()
         seeded = replace(args.temporal, seed=args.seed)
@@ -129,6 +130,7 @@ class Strong:
         if tracked:
             for turn in range(1, args.rounds + 1):
                 self._train_spatial(f"round {turn}, spatial", args.spatial_steps, report)
+                self.turn = turn
                 self._give_boxes(self._tracks(self.task))
                 self._train_temporal(f"round {turn}, temporal", args.temporal_steps, report)
                 note(f"round {turn}")
@@ -154,7 +156,7 @@ class Strong:
         tensors = {f"temporal.{k}": v for k, v in self.temporal.state_dict().items()}
         if self.spatial is not None:
             tensors |= {f"spatial.{k}": v for k, v in self.spatial.state_dict().items()}
-        save_weights(path, tensors, {"args": asdict(self.args), "history": self.history})
+        save_weights(path, tensors, {"args": asdict(self.args), "history": self.history, "turn": self.turn})
 
     @classmethod
     def load(cls, path: str, bank: FeatureBank) -> Strong:
@@ -170,7 +172,7 @@ class Strong:
         for name, kind in nested:
             raw[name] = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw[name].items()})
         system = cls(bank, StrongArgs(**raw))
-        system.history = about["history"]
+        system.history, system.turn = about["history"], about["turn"]
         for name, level in (("temporal.", system.temporal), ("spatial.", system.spatial)):
             if level is not None:
                 part = {k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}

@@ -1,0 +1,115 @@
+"""``shapes-v0``, the default world: rendered videos of coloured shapes, English queries, exact truth in time and space.
+
+No download: everything follows from seeds. A video has 60 frames of 64 x 64 pixels at 10 frames a second. Its objects
+move left, right, up or down, grow, shrink and blink; a query names one object and one of its events. Levels:
+
+- ``easy``: two objects that differ in colour and shape do the same event at different times; one sentence pattern.
+- ``standard``: four objects; others of the same colour, and others of the same shape, do the same event at other times.
+- ``travel``: as standard, with everybody on the move across the frame, so that no box at rest follows an object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from features.records import DataError, nearest
+
+if TYPE_CHECKING:
+    from features.store import FeatureStore
+
+LEVELS = ("easy", "standard", "travel")
+BUILDS = {"small": (40, 12), "full": (2400, 600)}
+WORLD_VERSION = 0
+_PARALLEL_FROM = 200
+_SOURCES = ("scene", "events", "language", "render", "cells", "build")
+
+
+def cache_dir() -> Path:
+    """Where built stores are kept: STRONG_ENVS_CACHE, else ``strong_envs`` in XDG_CACHE_HOME, else in ``~/.cache``."""
+    if own := os.environ.get("STRONG_ENVS_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "strong_envs"
+
+
+def open_store(
+    level: str = "standard",
+    build: str = "small",
+    cache: Path | None = None,
+    progress: bool = True,
+    workers: int | None = None,
+) -> FeatureStore:
+    """The store of a level, built on first use (a second for ``small``, about a minute of two cores for ``full``).
+
+    Args:
+        level: one of `LEVELS`.
+        build: a key of `BUILDS`, whose values are the numbers of train and test videos. The videos of the small build
+            are the first ones of the full build.
+        cache: folder to keep it in; `cache_dir()` by default. The name of the store's folder holds a hash of the
+            world's source, so another release never meets features that it would not make itself.
+        progress: show a progress bar while building.
+        workers: processes that build; by default one for each usable core, and this process alone for small builds.
+            The number changes the time and nothing else.
+
+    Raises:
+        DataError: an unknown level or build, ``workers`` < 1, or a damaged store in the cache.
+    """
+    from features.shapes import build as building
+    from features.store import FeatureStore
+
+    check_level(level)
+    if build not in BUILDS:
+        raise DataError(f"unknown build {build!r}{nearest(build, BUILDS)}; builds are {list(BUILDS)}")
+    if workers is not None and workers < 1:
+        raise DataError(f"workers must be at least 1, got {workers}")
+    train, test = BUILDS[build]
+    infix, suffix = "" if level == "standard" else f"-{level}", "" if build == "small" else f"-{build}"
+    name = f"shapes{infix}-v0{suffix}"
+    path = Path(cache or cache_dir()).expanduser() / f"{name}-{_content_version(level, train, test)}"
+    if not path.exists():
+        if workers is None:
+            workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            workers = workers if train + test >= _PARALLEL_FROM else 1
+        try:
+            return building.build(path, name, level, train, test, workers, progress)
+        except DataError:
+            # Somebody else who built the same store was faster: theirs is as good.
+            if not path.exists():
+                raise
+    try:
+        return FeatureStore.open(path)
+    except DataError as error:
+        raise DataError(f"{error}; delete {str(path)!r} and it will be built again") from None
+
+
+def render(seed: int, level: str) -> np.ndarray:
+    """(60, 64, 64, 3) uint8 RGB: the pixels of a video; ``StoredVideo.extra`` holds its ``seed`` and ``level``."""
+    from features.shapes.render import draw
+    from features.shapes.scene import sample_scene
+
+    check_level(level)
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise DataError(f"seed must be a whole number from 0, got {seed!r}")
+    return draw(sample_scene(int(seed), level))
+
+
+def check_level(level: str) -> None:
+    """Raise DataError for a level that does not exist."""
+    if level not in LEVELS:
+        raise DataError(f"unknown level {level!r}{nearest(level, LEVELS)}; levels are {list(LEVELS)}")
+
+
+def _content_version(level: str, train: int, test: int) -> str:
+    from features import hashed_words
+    from features.store import FORMAT_VERSION
+
+    digest = hashlib.sha256(repr((level, train, test, WORLD_VERSION, FORMAT_VERSION)).encode())
+    here = Path(__file__).parent
+    for source in [*(here / f"{name}.py" for name in _SOURCES), Path(hashed_words.__file__)]:
+        digest.update(source.read_text(encoding="utf-8").encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,225 @@
+"""Every system under one interface: made by name, fitted on a bank, asked for windows.
+
+::
+
+    system = agents.make("trl", train_bank, seed=0).fit()
+    prediction = system.predict(test_bank)          # spans in seconds, one a query
+
+Outsiders register their own with `register`, or name it as ``my_module:MySystem`` wherever a name is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from features.bank import FeatureBank
+from features.records import DataError, nearest
+
+Report = Callable[[str, int, int, dict[str, float]], None]
+"""Called with the stage, steps done and in all, and scalars to show."""
+
+
+@dataclass
+class Prediction:
+    """What a system says about every query of a bank.
+
+    ``spans`` (S, 2) float64 seconds; ``length`` (S,) moves made; ``path`` (S, T + 1, 2) seconds, windows passed;
+    ``boxes`` corners of every frame of each sample, packed (R, 4), where the system tracks.
+    """
+
+    spans: Tensor
+    length: Tensor | None = None
+    path: Tensor | None = None
+    boxes: Tensor | None = None
+
+
+@runtime_checkable
+class System(Protocol):
+    """What `make` returns. ``history`` lists the stages of the training with their held-out scores."""
+
+    history: list[dict[str, Any]]
+
+    def fit(self, report: Report | None = None, evaluate: Callable[[Any, str], dict] | None = None) -> System:
+        """Train on the bank it was made with."""
+
+    def predict(self, bank: FeatureBank) -> Prediction:
+        """One window per query of a bank."""
+
+    def save(self, path: str) -> None:
+        """Write the system to one file."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered system: how to make it and what it needs."""
+
+    name: str
+    factory: Callable[..., System]
+    description: str
+    needs_grid: bool = False
+    needs_boxes: bool = False
+    tracks_boxes: bool = False
+    upper_bound: bool = False
+    """Uses the true boxes: a bound, never a result."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+REGISTRY: dict[str, Entry] = {}
+
+
+def register(entry: Entry) -> Entry:
+    """Add a system; a taken name is refused."""
+    if entry.name in REGISTRY:
+        raise DataError(f"a system named {entry.name!r} exists; registered are {sorted(REGISTRY)}")
+    REGISTRY[entry.name] = entry
+    return entry
+
+
+def names() -> list[str]:
+    """Names of all registered systems."""
+    return list(REGISTRY)
+
+
+def find(name: str) -> Entry:
+    """The entry of a name; ``module:attribute`` imports an outsider's class or function ``(bank, **kwargs)``."""
+    if name in REGISTRY:
+        return REGISTRY[name]
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            factory = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise DataError(f"cannot import the system {name!r}: {error}") from None
+        return Entry(name, factory, (factory.__doc__ or name).strip().splitlines()[0])
+    raise DataError(f"no system is called {name!r} (registered: {sorted(REGISTRY)}){nearest(name, REGISTRY)}")
+
+
+def why_not(name: str, bank: FeatureBank) -> str | None:
+    """Why a bank cannot serve a system, or None: asked before any training starts."""
+    entry = find(name)
+    if entry.needs_grid and not bank.has_grid:
+        return f"{name} needs a spatial grid, which {bank.name!r} does not have; extract it with --grid"
+    if entry.needs_boxes and not bank.has_boxes:
+        return f"{name} needs a true box track for every query, which {bank.name!r} does not have"
+    return None
+
+
+def make(name: str, bank: FeatureBank, **kwargs: Any) -> System:
+    """Make a system for a training bank. ``kwargs`` go to its factory; all take ``seed`` and ``budget`` (a factor)."""
+    reason = why_not(name, bank)
+    if reason:
+        raise DataError(reason)
+    entry = find(name)
+    return entry.factory(bank, **{**entry.defaults, **kwargs})
+
+
+# The systems of this project ----------------------------------------------------------------------------------------
+
+
+class StrongSystem:
+    """`agents.strong.Strong` behind the interface of systems."""
+
+    def __init__(
+        self, bank: FeatureBank, seed: int = 0, budget: float = 1.0, preset: str = "default", **changes: Any
+    ) -> None:
+        from agents.strong import Strong, strong_args
+
+        args = strong_args(preset, seed=seed, **changes)
+        if args.boxes != "tracked":
+            # The same number of steps as a tracked system spends on its temporal level.
+            changes = {"pretrain_steps": args.pretrain_steps + args.rounds * args.temporal_steps}
+            args = replace(args, **changes)
+        scaled = ("pretrain_steps", "spatial_steps", "temporal_steps")
+        args = replace(args, **{name: max(int(getattr(args, name) * budget), 1000) for name in scaled})
+        self.strong = Strong(bank, args)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return self.strong.history
+
+    def fit(
+        self, report: Report | None = None, evaluate: Callable[[Any, str], dict] | None = None
+    ) -> StrongSystem:
+        """Train; ``evaluate`` sees this system after each stage."""
+        wrapped = None if evaluate is None else lambda _, stage: evaluate(self, stage)
+        self.strong.fit(report, wrapped)
+        return self
+
+    def predict(self, bank: FeatureBank) -> Prediction:
+        """Greedy episodes; before the first turn a tracked system looks at whole frames."""
+        return Prediction(**self.strong.predict(bank, None if self.strong.turn else False))
+
+    def save(self, path: str) -> None:
+        """One safetensors file."""
+        self.strong.save(path)
+
+
+for _entry in (
+    Entry(
+        "blind",
+        StrongSystem,
+        "the same agent with every visual input hidden",
+        defaults={"boxes": "frame", "blind": True},
+    ),
+    Entry("trl", StrongSystem, "temporal level alone, whole frames", defaults={"boxes": "frame"}),
+    Entry(
+        "trl+gau",
+        StrongSystem,
+        "temporal level, a fixed centred Gaussian over the frame",
+        needs_grid=True,
+        defaults={"boxes": "gaussian"},
+    ),
+    Entry(
+        "strong-a",
+        StrongSystem,
+        "both levels in turns, windows pooled by means",
+        needs_grid=True,
+        tracks_boxes=True,
+        defaults={"boxes": "tracked"},
+    ),
+    Entry(
+        "true boxes",
+        StrongSystem,
+        "temporal level on the true boxes (upper bound)",
+        needs_grid=True,
+        needs_boxes=True,
+        upper_bound=True,
+        defaults={"boxes": "truth", "box_margin": 0.05},
+    ),
+):
+    register(_entry)
+
+
+def random_policy(task: Any, seed: int = 0) -> Prediction:
+    """Windows where a policy of uniformly random moves ends: a reference row."""
+    from strong_envs.policies import as_policy
+    from strong_envs.rollout import localise
+
+    episodes = localise(task, as_policy("random", task.n_actions, torch.Generator().manual_seed(seed)))
+    return Prediction(episodes.spans, episodes.length, episodes.path)
+
+
+class RandomPolicy:
+    """Uniformly random moves until stop: what the environment gives to an agent that learnt nothing."""
+
+    def __init__(self, bank: FeatureBank, seed: int = 0, budget: float = 1.0) -> None:
+        self.seed, self.history = seed, []
+
+    def fit(self, report: Report | None = None, evaluate: Callable[[Any, str], dict] | None = None) -> RandomPolicy:
+        """Nothing to learn."""
+        return self
+
+    def predict(self, bank: FeatureBank) -> Prediction:
+        """Where the walks end."""
+        from strong_envs.temporal_moment import make_task
+
+        return random_policy(make_task(bank), self.seed)
+
+
+register(Entry("random policy", RandomPolicy, "uniformly random moves until stop"))

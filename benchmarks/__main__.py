@@ -1,0 +1,31 @@
+"""``python -m benchmarks``: train and compare systems; see ``--help`` of each command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from features.records import DataError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns its exit code. Bad input gives one sentence and 2."""
+    from benchmarks import reference_table, run
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Train, evaluate and compare systems.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for module in (run, reference_table):
+        module.add_parser(commands)
+    args = parser.parse_args(arguments)
+    try:
+        return args.run(args)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

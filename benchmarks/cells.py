@@ -1,0 +1,157 @@
+"""One cell of a benchmark: one system, trained with one seed and scored on held-out videos."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.metrics import temporal_iou, v_iou
+from features.records import DataError
+
+Report = Callable[[str, int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained and scored. ``data`` is the content hash of the store: a result never outlives its data."""
+
+    system: str
+    seed: int
+    features: str
+    data: str
+    train: str = "train"
+    test: str = "test"
+    budget: float = 1.0
+    device: str = "cpu"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Names the file of the cell; changes with everything that its numbers depend on, and with nothing else."""
+        from strong_envs import __version__
+
+        about = {k: v for k, v in asdict(self).items() if k not in ("features", "device")} | {"version": __version__}
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
+        slug = "".join(c if c.isalnum() else "-" for c in self.system.lower())
+        return f"{slug}-s{self.seed}-{digest}"
+
+
+def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str, Any]:
+    """Train and score one cell; its agent and its result are written to ``folder`` before this returns."""
+    import torch
+
+    import agents
+    import features
+
+    device = cell.device
+    train_bank = features.load(cell.features, cell.train, device)
+    test_bank = features.load(cell.features, cell.test, device)
+    began = time.perf_counter()
+    system = agents.make(cell.system, train_bank, seed=cell.seed, budget=cell.budget, **cell.options)
+
+    scoring = 0.0
+
+    def evaluate(trained: Any, stage: str) -> dict[str, float]:
+        nonlocal scoring
+        start = time.perf_counter()
+        scores = score(trained.predict(test_bank), test_bank)
+        scoring += time.perf_counter() - start
+        return {name: float(np.mean(values)) for name, values in scores.items()}
+
+    system.fit(report, evaluate)
+    seconds = time.perf_counter() - began - scoring
+    start = time.perf_counter()
+    prediction = system.predict(test_bank)
+    predict_seconds = time.perf_counter() - start
+    scores = score(prediction, test_bank)
+    parameters = sum(p.numel() for p in getattr(system, "parameters", list)())
+    result = {
+        **asdict(cell),
+        "key": cell.key,
+        "seconds": seconds,
+        "seconds_per_query": predict_seconds / len(test_bank),
+        "parameters": parameters,
+        "history": system.history,
+        "threads": torch.get_num_threads(),
+        "queries": test_bank.qids,
+        "spans": np.round(prediction.spans.cpu().numpy(), 4).tolist(),
+        "scores": {name: np.round(values, 6).tolist() for name, values in scores.items()},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(system, "save"):
+        system.save(str(folder / f"{cell.key}.safetensors"))
+    write_json(folder / f"{cell.key}.json", result)
+    return result
+
+
+def score(prediction: Any, bank: Any) -> dict[str, np.ndarray]:
+    """Per-query scores, (S,) float64 each: ``IoU``, ``moves``, and for tracked boxes ``v-IoU`` and ``coverage``."""
+    truth = (bank.truth * bank.duration[bank.video][:, None, None]).cpu().numpy()
+    spans = prediction.spans.cpu().numpy()
+    out = {"IoU": temporal_iou(spans, truth)}
+    if prediction.length is not None:
+        out["moves"] = prediction.length.cpu().numpy().astype(np.float64)
+    if prediction.boxes is not None and bank.has_boxes:
+        out |= _spatial_scores(prediction.boxes.cpu().numpy(), spans, bank)
+    return out
+
+
+def _spatial_scores(boxes: np.ndarray, spans: np.ndarray, bank: Any) -> dict[str, np.ndarray]:
+    """v-IoU of the predicted tube, and the mean share of the true box inside the boxes during the true moment."""
+    import torch
+
+    from benchmarks.metrics import box_coverage
+
+    video = bank.video.cpu()
+    lengths = bank.n_frames.cpu()[video].numpy()
+    seconds = np.repeat(bank.duration.cpu().numpy()[video] / lengths, lengths)
+    frame = np.concatenate([np.arange(n) for n in lengths])
+    middle = (frame + 0.5) * seconds
+    query = np.repeat(np.arange(len(lengths)), lengths)
+    true_spans = (bank.truth[:, 0] * bank.duration[bank.video][:, None]).cpu().numpy()
+    samples = torch.as_tensor(query, device=bank.device)
+    true = bank.true_box(samples, torch.as_tensor(frame, device=bank.device)).cpu().numpy().astype(np.float64)
+    inside_true = (middle >= true_spans[query, 0]) & (middle < true_spans[query, 1])
+    inside_pred = (middle >= spans[query, 0]) & (middle < spans[query, 1])
+    # A tube needs at least one frame even where a span is shorter than a row.
+    for inside, windows in ((inside_true, true_spans), (inside_pred, spans)):
+        inside[_nearest_frames(windows, lengths, bank)] = True
+    covered = np.where(inside_true, box_coverage(boxes, true), np.nan)
+    known = np.bincount(query, ~np.isnan(covered), len(lengths))
+    coverage = np.bincount(query, np.nan_to_num(covered), len(lengths)) / np.maximum(known, 1)
+    tube = np.where(inside_pred[:, None], boxes, np.nan)
+    true_tube = np.where(inside_true[:, None], true, np.nan)
+    return {"v-IoU": v_iou(tube, true_tube, lengths.tolist()), "coverage": coverage}
+
+
+def _nearest_frames(windows: np.ndarray, lengths: np.ndarray, bank: Any) -> np.ndarray:
+    """The packed row at the middle of each window."""
+    duration = bank.duration.cpu().numpy()[bank.video.cpu()]
+    row = np.floor(windows.mean(1) / duration * lengths).astype(np.int64).clip(0, lengths - 1)
+    return np.concatenate([[0], np.cumsum(lengths)[:-1]]) + row
+
+
+def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """The stored result of a cell, or None when it has not finished."""
+    file = folder / f"{cell.key}.json"
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DataError(f"{file} is not a readable result ({error}); delete it to compute the cell again") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    staging = path.with_name(f".{path.name}.part{os.getpid()}")
+    staging.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(staging, path)

@@ -1,0 +1,125 @@
+"""What a number was measured on, and how: two numbers may share a column of a table only if this is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from benchmarks.metrics import COMPARISONS, IOU_KINDS, THRESHOLDS
+from features.records import DataError, nearest
+
+FULL_VIDEO = "full video"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to measure, complete enough to tell whether two results can be compared.
+
+    Attributes:
+        name: what people call it; the only field that may differ within a column.
+        data: name of the data set. train, test: its splits.
+        window: what is searched: ``"full video"``, or the rule that cut a window out of it.
+        iou: ``"clamped"``, ``"signed"`` or ``"legacy"`` (`benchmarks.metrics.temporal_iou`). comparison: of Acc@m.
+        thresholds: the m of Acc@m.
+        steps: moves of an episode, T. z_e: half the number of steps that make a video. None where it does not apply.
+        hashes: content hash of each store or list of queries that was read, by name.
+    """
+
+    name: str
+    data: str
+    train: str = "train"
+    test: str = "test"
+    window: str = FULL_VIDEO
+    iou: str = "clamped"
+    comparison: str = ">="
+    thresholds: tuple[float, ...] = THRESHOLDS
+    steps: int | None = 20
+    z_e: float | None = 10.0
+    hashes: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for what, valid in (("iou", IOU_KINDS), ("comparison", COMPARISONS)):
+            value = getattr(self, what)
+            if value not in valid:
+                raise DataError(f"{what} must be one of {valid}, got {value!r}{nearest(value, valid)}")
+        for what in ("name", "data", "train", "test", "window"):
+            if not isinstance(getattr(self, what), str) or not getattr(self, what):
+                raise DataError(f"a protocol's {what} is a name, got {getattr(self, what)!r}")
+        levels = tuple(float(m) for m in self.thresholds)
+        if any(not 0 <= m <= 1 for m in levels):
+            raise DataError(f"thresholds of IoU lie in [0, 1], got {levels}")
+        object.__setattr__(self, "thresholds", levels)
+        object.__setattr__(self, "z_e", None if self.z_e is None else float(self.z_e))
+        object.__setattr__(self, "hashes", dict(sorted(self.hashes.items())))
+
+    def as_dict(self) -> dict:
+        """A JSON-ready form; `from_dict` reads it."""
+        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "thresholds": list(self.thresholds)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Protocol:
+        """The protocol that `as_dict` wrote; fields that are unknown or missing are named."""
+        if not isinstance(values, Mapping):
+            raise DataError(f"a protocol is an object with named fields, got {type(values).__name__}")
+        known = [f.name for f in fields(cls)]
+        unknown, missing = sorted(set(values) - set(known)), sorted(set(known) - set(values))
+        if unknown or missing:
+            raise DataError(f"this is not a protocol of this release: unknown fields {unknown}, missing {missing}")
+        try:
+            return cls(**values)
+        except (TypeError, AttributeError) as error:
+            raise DataError(f"a field of the protocol has the wrong type: {error}") from None
+
+    def to_json(self) -> str:
+        """The protocol as one JSON object, keys sorted."""
+        return json.dumps(self.as_dict(), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Protocol:
+        """The protocol that `to_json` wrote."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise DataError(f"the protocol is not JSON: {error}") from None
+
+    def __str__(self) -> str:
+        """One line for the foot of a table."""
+        grid = "" if self.steps is None else f", at most {self.steps} moves"
+        grid += "" if self.z_e is None else f" of 1/{2 * self.z_e:g} of the video"
+        hashes = "".join(f", {name} {digest[:12]}" for name, digest in self.hashes.items())
+        rule = f"{self.iou} IoU, Acc with {self.comparison}"
+        return f"{self.name}: {self.data}, {self.train} to {self.test}, {self.window}, {rule}{grid}{hashes}"
+
+
+def differences(a: Protocol, b: Protocol) -> dict[str, tuple[Any, Any]]:
+    """The fields, other than the name, in which two protocols differ, with both values."""
+    pairs = ((f.name, getattr(a, f.name), getattr(b, f.name)) for f in fields(Protocol) if f.name != "name")
+    return {name: (left, right) for name, left, right in pairs if left != right}
+
+
+def same_column(a: Protocol, b: Protocol) -> None:
+    """Refuse to put results of two protocols in one column: `DataError` names every field that differs."""
+    found = differences(a, b)
+    if found:
+        listed = "; ".join(f"{name}: {left!r} against {right!r}" for name, (left, right) in found.items())
+        raise DataError(f"{a.name!r} and {b.name!r} cannot share a column, they differ in {listed}")
+
+
+def content_hashes(source: Any, *splits: str) -> dict[str, str]:
+    """SHA-256 of what was read: of a `FeatureStore` as it stands in its manifest, of `Annotations` one a split.
+
+    The hash of a split covers each query's id, video, sentence and windows, and the videos' durations, in file order.
+    """
+    if hasattr(source, "content_hash"):
+        return {source.name: source.content_hash}
+    hashes = {}
+    for split in splits:
+        rows = [
+            [q.qid, q.video, source.videos[q.video].duration, q.text, [list(w) for w in q.windows]]
+            for q in source.split(split)
+        ]
+        hashes[split] = hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()
+    return hashes

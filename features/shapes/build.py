@@ -1,0 +1,200 @@
+"""Building a store of the shapes world: seeds to features, on all cores, written whole or not at all.
+
+The workers are plain child interpreters that write into one scratch file and print a line of JSON for every video.
+Nothing is pickled, the caller's script needs no ``__main__`` guard, and no process is forked with threads running.
+The features depend on the seed and the level alone: the number of workers changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from features import hashed_words
+from features.records import Query
+from features.shapes.cells import CELLS, CHANNELS, MEAN, SCALE, cell_features
+from features.shapes.events import DURATION, FPS, FRAMES
+from features.shapes.language import describe
+from features.shapes.render import draw
+from features.shapes.scene import LEVELS, sample_scene, stream
+from features.store import FeatureStore, StoredVideo, write_store
+
+# Seeds of test videos start here; train videos count from 0.
+TEST_SEEDS = 1_000_000_000
+TEXT_DIM = 128
+_MAX_OBJECTS = 4
+_STALE_SECONDS = 24 * 3600
+
+
+def video_seeds(train: int, test: int) -> list[tuple[str, int, int]]:
+    """(split, number in the split, seed) of every video; a larger build begins with the videos of a smaller one."""
+    return [("train", i, i) for i in range(train)] + [("test", i, TEST_SEEDS + i) for i in range(test)]
+
+
+def build(path: Path, name: str, level: str, train: int, test: int, workers: int, progress: bool) -> FeatureStore:
+    """Write the store of ``train`` + ``test`` videos to ``path`` and open it.
+
+    With ``workers`` > 1 as many child processes share the work, else this process does it. Raises RuntimeError where a
+    worker fails, and DataError where ``path`` exists. Scratch files lie beside ``path`` and go away in any case.
+    """
+    seeds = video_seeds(train, test)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    scratch = Path(tempfile.mkdtemp(prefix=".shapes-scratch-", dir=path.parent))
+    try:
+        arrays = _arrays(scratch, len(seeds), "w+")
+        if workers > 1 and sys.executable:
+            made = _in_children(scratch, level, train, test, workers)
+        else:
+            made = ((i, _fill(arrays, i, seed, level)) for i, (_, _, seed) in enumerate(seeds))
+        with closing(made), tqdm(total=len(seeds), desc=f"building {name}", unit="video", disable=not progress) as bar:
+            records = {}
+            for row, objects in made:
+                records[row] = objects
+                bar.update()
+        return _write(path, name, level, seeds, records, arrays)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _arrays(folder: Path, videos: int, mode: Any) -> dict[str, np.ndarray]:
+    """Memory-mapped arrays that the workers fill: one row a video."""
+    shapes = {
+        "grid": (np.float16, (videos, FRAMES, CELLS, CELLS, len(CHANNELS))),
+        "frames": (np.float32, (videos, FRAMES, len(CHANNELS))),
+        "boxes": (np.float32, (videos, _MAX_OBJECTS, FRAMES, 4)),
+    }
+    return {k: np.memmap(folder / k, dtype, mode, shape=shape) for k, (dtype, shape) in shapes.items()}
+
+
+def _fill(arrays: dict[str, np.ndarray], row: int, seed: int, level: str) -> list[dict]:
+    """Make one video's features and boxes, and return its objects with their events and sentences."""
+    scene = sample_scene(seed, level)
+    grid = cell_features(draw(scene)).astype(np.float16)
+    arrays["grid"][row] = grid
+    arrays["frames"][row] = grid.astype(np.float32).mean(axis=(1, 2))
+    rng = stream(seed, level, "text")
+    objects = []
+    for i, body in enumerate(scene.bodies):
+        arrays["boxes"][row, i] = body.boxes
+        said = [describe(rng, body.colour, body.shape, act.event, LEVELS[level].plain) for act in body.acts]
+        acts = [{"event": a.event, "window": a.window, "text": t} for a, t in zip(body.acts, said, strict=True)]
+        objects.append({"colour": body.colour, "shape": body.shape, "acts": acts})
+    return objects
+
+
+def _in_children(folder: Path, level: str, train: int, test: int, workers: int) -> Iterator[tuple[int, list[dict]]]:
+    """Start the workers and yield (row, objects) of every video they finish; all are gone once this is closed."""
+    root = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    code = "from features.shapes.build import work; work()"
+    args = [str(folder), level, str(train), str(test), str(workers)]
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def drain(child: subprocess.Popen) -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    children: list[subprocess.Popen] = []
+    try:
+        for i in range(workers):
+            command = [sys.executable, "-c", code, str(i), *args]
+            env = {**os.environ, "PYTHONPATH": paths}
+            children.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env))
+            threading.Thread(target=drain, args=(children[-1],), daemon=True).start()
+        running = workers
+        while running:
+            line = lines.get()
+            if line is None:
+                running -= 1
+            else:
+                row, objects = json.loads(line)
+                yield row, objects
+        codes = [child.wait() for child in children]
+        if any(codes):
+            raise RuntimeError(f"workers ended with exit codes {codes}; what they said is above")
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+
+
+def work() -> None:
+    """What a child process runs: every ``workers``-th video, from the arguments on its command line."""
+    import cv2
+
+    # The parent ends its workers; an interrupt from the keyboard reaches both.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    first, folder, level, train, test, workers = sys.argv[1:]
+    seeds = video_seeds(int(train), int(test))
+    arrays = _arrays(Path(folder), len(seeds), "r+")
+    for row in range(int(first), len(seeds), int(workers)):
+        print(json.dumps((row, _fill(arrays, row, seeds[row][2], level))), flush=True)
+
+
+def _write(
+    path: Path,
+    name: str,
+    level: str,
+    seeds: list[tuple[str, int, int]],
+    records: dict[int, list[dict]],
+    arrays: dict[str, np.ndarray],
+) -> FeatureStore:
+    videos, queries, boxes = [], [], {}
+    for row, (split, number, seed) in enumerate(seeds):
+        video = f"shapes-{level}-{split}-{number:06d}"
+        videos.append(StoredVideo(video, DURATION, FRAMES, extra={"seed": seed, "level": level}))
+        spoken = 0
+        for i, thing in enumerate(records[row]):
+            track = f"{video}/{i}"
+            boxes[track] = np.asarray(arrays["boxes"][row, i])
+            for act in thing["acts"]:
+                extra = {"track": track, "event": act["event"], "colour": thing["colour"], "shape": thing["shape"]}
+                window = tuple(act["window"])
+                queries.append(Query(f"{video}-{spoken}", video, act["text"], (window,), split, extra))
+                spoken += 1
+    return write_store(
+        path,
+        name=name,
+        videos=videos,
+        queries=queries,
+        frames=arrays["frames"].reshape(-1, len(CHANNELS)),
+        query_vectors=hashed_words.encode([q.text for q in queries], TEXT_DIM),
+        grid=arrays["grid"].reshape(-1, CELLS, CELLS, len(CHANNELS)),
+        boxes=boxes,
+        fps=FPS,
+        backbone={
+            "name": "shapes cells",
+            "channels": list(CHANNELS),
+            "mean": MEAN.tolist(),
+            "scale": SCALE.tolist(),
+        },
+        text={"name": "hashed words", "dim": TEXT_DIM},
+        extra={"world": "shapes-v0", "level": level},
+    )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the scratch of builds that were killed a day ago or earlier."""
+    for old in folder.glob(".shapes-scratch-*"):
+        if time.time() - old.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
