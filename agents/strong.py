@@ -169,9 +169,13 @@ class Strong:
             ("temporal_env", TemporalConfig),
             ("spatial_env", SpatialConfig),
         )
-        for name, kind in nested:
-            raw[name] = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw[name].items()})
-        system = cls(bank, StrongArgs(**raw))
+        for name, _ in nested:
+            raw[name] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw[name].items()}
+        try:
+            args = StrongArgs(**{**raw, **{name: kind(**raw[name]) for name, kind in nested}})
+        except TypeError as error:
+            raise DataError(f"{path!r} was saved by another release: {error}") from None
+        system = cls(bank, args)
         system.history, system.turn = about["history"], about["turn"]
         for name, level in (("temporal.", system.temporal), ("spatial.", system.spatial)):
             if level is not None:

@@ -89,7 +89,7 @@ def load(name: str, device: str | torch.device = "cpu", weights: str | Path | No
     Raises:
         DataError: an unknown name, a package that is not installed (with the extra to install), missing weights.
     """
-    device = torch.device(device)
+    device = usable_device(device)
     if name == "colour-cells":
         return Backbone(name, 14, (7, 7), (112, 112), device, colour_cells, {"pooling": "mean of cells"})
     if name == "efficientnet-lite0":
@@ -102,6 +102,18 @@ def load(name: str, device: str | torch.device = "cpu", weights: str | Path | No
         return _dotted(name, device)
     valid = [*NAMES, "torchvision:<network>", "open_clip:<network>", "<module>:<function>"]
     raise DataError(f"unknown backbone {name!r}{nearest(name, NAMES)}; valid are {', '.join(valid)}")
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of a name, tried out; raises `DataError` where torch cannot use it here."""
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"device {str(device)!r} cannot be used with torch {torch.__version__} here: {reason}"
+        ) from None
 
 
 def colour_cells(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -107,7 +107,7 @@ def extract(
             report.kept = len(done.queries)
             return done, report
         if not overwrite:
-            raise DataError(f"{str(target)!r} exists; choose another path, or say overwrite")
+            raise DataError(f"{str(target)!r} exists; choose another path, or overwrite it (--overwrite)")
     encoder = load_text(text, device, text_weights)
     vectors = encoder.encode([q.text for q in queries])
     for query, vector in zip(queries, vectors, strict=True):
@@ -285,7 +285,8 @@ def _extract_all(
             for job, reason in run(part, setup, network, workers, bar.update):
                 if reason is not None:
                     failed[job.video] = reason
-                    bar.write(f"skipped {job.video}: {reason}", file=sys.stderr) if progress else None
+                    if progress:
+                        bar.write(f"skipped {job.video}: {reason}", file=sys.stderr)
     seconds = time.perf_counter() - started
     say(f"extracted {left} rows in {seconds:.1f} s ({left / max(seconds, 1e-9):.1f} rows/s)")
     if setup.pca is not None:

@@ -139,10 +139,13 @@ _STATE: dict = {}
 
 def _start(setup: Setup, threads: int) -> None:
     import multiprocessing
+    import signal
     import threading
 
     import torch
 
+    # Ctrl-C reaches every process of the terminal: a worker ends at once instead of taking up its next video.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A worker whose parent was killed would wait for work for ever.

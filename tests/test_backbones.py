@@ -57,6 +57,14 @@ def test_frames_of_another_kind_are_refused(bad):
         backbones.load("colour-cells")(bad)
 
 
+def test_a_device_that_is_not_there_is_refused():
+    for load, name in ((backbones.load, "colour-cells"), (text.load, "hashed-words")):
+        with pytest.raises(DataError, match="cuda:99"):
+            load(name, device="cuda:99")
+        with pytest.raises(DataError, match="no_such"):
+            load(name, device="no_such")
+
+
 def test_own_function_by_dotted_name(own_module):
     net = backbones.load(f"{own_module}:grid_only")
     assert (net.dim, net.grid) == (3, (2, 4))

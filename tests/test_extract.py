@@ -239,6 +239,15 @@ def test_a_store_is_not_overwritten_unasked(clips, tmp_path):
     assert not second.has("grid") and sorted(p.name for p in tmp_path.iterdir()) == ["s"]
 
 
+def test_a_kill_between_moving_and_tidying_up(clips, tmp_path):
+    store, _ = extract([clips], annotate(DURATIONS), tmp_path / "s", **SMALL)
+    (tmp_path / "s.work").mkdir()
+    (tmp_path / "s.work" / "moving.json").write_text(json.dumps({"content_hash": store.content_hash}))
+    again, report = extract([clips], annotate(DURATIONS), tmp_path / "s", **SMALL)
+    assert again.content_hash == store.content_hash and report.kept == 6
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
 def test_a_second_extraction_into_the_same_store_is_refused(clips, tmp_path):
     pytest.importorskip("fcntl")
     from features.shards import work_folder

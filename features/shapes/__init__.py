@@ -26,7 +26,7 @@ LEVELS = ("easy", "standard", "travel")
 BUILDS = {"small": (40, 12), "full": (2400, 600)}
 WORLD_VERSION = 0
 _PARALLEL_FROM = 200
-_SOURCES = ("scene", "events", "language", "render", "cells", "build")
+_SOURCES = ("scene", "events", "language", "drawing", "cells", "build")
 
 
 def cache_dir() -> Path:
@@ -89,7 +89,7 @@ def open_store(
 
 def render(seed: int, level: str) -> np.ndarray:
     """(60, 64, 64, 3) uint8 RGB: the pixels of a video; ``StoredVideo.extra`` holds its ``seed`` and ``level``."""
-    from features.shapes.render import draw
+    from features.shapes.drawing import draw
     from features.shapes.scene import sample_scene
 
     check_level(level)

@@ -30,7 +30,7 @@ from features.records import Query
 from features.shapes.cells import CELLS, CHANNELS, MEAN, SCALE, cell_features
 from features.shapes.events import DURATION, FPS, FRAMES
 from features.shapes.language import describe
-from features.shapes.render import draw
+from features.shapes.drawing import draw
 from features.shapes.scene import LEVELS, sample_scene, stream
 from features.store import FeatureStore, StoredVideo, write_store
 
