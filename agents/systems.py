@@ -126,11 +126,18 @@ class StrongSystem:
     """`agents.strong.Strong` behind the interface of systems."""
 
     def __init__(
-        self, bank: FeatureBank, seed: int = 0, budget: float = 1.0, preset: str = "default", **changes: Any
+        self,
+        bank: FeatureBank,
+        seed: int = 0,
+        budget: float = 1.0,
+        preset: str = "default",
+        env: Mapping[str, Any] | None = None,
+        **changes: Any,
     ) -> None:
         from agents.strong import Strong, strong_args
 
         args = strong_args(preset, seed=seed, **changes)
+        args = replace(args, temporal_env=replace(args.temporal_env, **(env or {})))
         if args.boxes != "tracked":
             # The same number of steps as a tracked system spends on its temporal level.
             changes = {"pretrain_steps": args.pretrain_steps + args.rounds * args.temporal_steps}
@@ -196,20 +203,13 @@ for _entry in (
     register(_entry)
 
 
-def random_policy(task: Any, seed: int = 0) -> Prediction:
-    """Windows where a policy of uniformly random moves ends: a reference row."""
-    from strong_envs.policies import as_policy
-    from strong_envs.rollout import localise
-
-    episodes = localise(task, as_policy("random", task.n_actions, torch.Generator().manual_seed(seed)))
-    return Prediction(episodes.spans, episodes.length, episodes.path)
-
-
 class RandomPolicy:
     """Uniformly random moves until stop: what the environment gives to an agent that learnt nothing."""
 
-    def __init__(self, bank: FeatureBank, seed: int = 0, budget: float = 1.0) -> None:
-        self.seed, self.history = seed, []
+    def __init__(
+        self, bank: FeatureBank, seed: int = 0, budget: float = 1.0, env: Mapping[str, Any] | None = None
+    ) -> None:
+        self.seed, self.env, self.history = seed, dict(env or {}), []
 
     def fit(self, report: Report | None = None, evaluate: Callable[[Any, str], dict] | None = None) -> RandomPolicy:
         """Nothing to learn."""
@@ -217,9 +217,13 @@ class RandomPolicy:
 
     def predict(self, bank: FeatureBank) -> Prediction:
         """Where the walks end."""
+        from strong_envs.policies import as_policy
+        from strong_envs.rollout import localise
         from strong_envs.temporal_moment import make_task
 
-        return random_policy(make_task(bank), self.seed)
+        task = make_task(bank, **self.env)
+        policy = as_policy("random", task.n_actions, torch.Generator().manual_seed(self.seed))
+        return Prediction(**vars(localise(task, policy)))
 
 
 register(Entry("random policy", RandomPolicy, "uniformly random moves until stop"))

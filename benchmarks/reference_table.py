@@ -34,12 +34,20 @@ class ReferenceScores:
 
 
 def reference_scores(
-    train: QuerySet, test: QuerySet, protocol: Protocol, *, draws: int = DRAWS, seed: int = 0, names: Iterable[str] = ()
+    train: QuerySet,
+    test: QuerySet,
+    protocol: Protocol,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    names: Iterable[str] = (),
+    multi_scale: bool = False,
 ) -> Iterator[tuple[str, ReferenceScores]]:
     """Fit each reference predictor on ``train`` and score it on ``test`` by the rules of a protocol.
 
     Args:
         draws: of the random window. seed: of its first draw. names: of `agents.references.REFERENCES`; () is all.
+        multi_scale: whether the oracle has the finer moves.
     """
     if draws < 1:
         raise DataError(f"draws must be 1 or more, got {draws}")
@@ -50,7 +58,7 @@ def reference_scores(
         if name == "oracle":
             if protocol.steps is None or protocol.z_e is None or protocol.z_e != int(protocol.z_e):
                 raise DataError(f"the oracle needs a whole number of steps, got T={protocol.steps}, z_e={protocol.z_e}")
-            grid = {"steps": protocol.steps, "half_steps": int(protocol.z_e)}
+            grid = {"steps": protocol.steps, "half_steps": int(protocol.z_e), "multi_scale": multi_scale}
         drawn = name == "random_window"
         total: dict[str, np.ndarray] = {}
         for draw in range(draws if drawn else 1):
@@ -72,6 +80,7 @@ def reference_rows(
     protocol: Protocol | None = None,
     names: Iterable[str] = (),
     progress: bool = False,
+    multi_scale: bool = False,
 ) -> list[dict]:
     """Rows for `benchmarks.tables`, one a reference predictor, with intervals over the test videos.
 
@@ -80,13 +89,14 @@ def reference_rows(
         train, test: names of the splits. draws, seed: of the random window.
         protocol: the rules to score by; None is the main protocol (full video, clamped IoU, >=, T = 20, z_e = 10).
         names: predictors; () is all of `agents.references.REFERENCES`. progress: draw a bar on standard error.
+        multi_scale: whether the oracle has the finer moves.
     """
     fitted, scored = QuerySet.of(source, train), QuerySet.of(source, test)
     if protocol is None:
         hashes = content_hashes(source, train, test)
         protocol = Protocol("main", source.name, train=train, test=test, hashes=hashes)
     names = tuple(names) or tuple(REFERENCES)
-    found = reference_scores(fitted, scored, protocol, draws=draws, seed=seed, names=names)
+    found = reference_scores(fitted, scored, protocol, draws=draws, seed=seed, names=names, multi_scale=multi_scale)
     if progress:
         from tqdm import tqdm
 

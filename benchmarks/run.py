@@ -40,11 +40,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="training runs of each system (%(default)s)")
     parser.add_argument("--budget", type=float, default=1.0, help="factor on the training steps (%(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at a time (%(default)s)")
+    parser.add_argument(
+        "--multi-scale", action="store_true", help="finer moves too, for long videos with short moments"
+    )
     parser.add_argument("--device", default="cpu", help="torch device (%(default)s)")
     parser.add_argument("--out", default="results/run", help="folder of the results (%(default)s)")
-    parser.add_argument(
-        "--quick", action="store_true", help="small build, one seed, a tenth of the steps"
-    )
+    parser.add_argument("--quick", action="store_true", help="small build, one seed, a tenth of the steps")
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
     parser.set_defaults(run=main)
 
@@ -76,9 +77,9 @@ def main(args: argparse.Namespace) -> int:
             continue
         for seed in range(args.seeds):
             budget = 1.0 if name in UNTRAINED else args.budget
-            cells.append(
-                Cell(name, seed, args.features, store.content_hash, args.train, args.test, budget, args.device)
-            )
+            options = {"env": {"multi_scale": True}} if args.multi_scale else {}
+            where = (args.features, store.content_hash, args.train, args.test)
+            cells.append(Cell(name, seed, *where, budget, args.device, options))
     outcome = run_matrix(cells, out / "cells", args.jobs)
     result = collect(store, args, cells, outcome)
     result["refused"] = refused
@@ -106,7 +107,8 @@ def collect(store: Any, args: argparse.Namespace, cells: list[Cell], outcome: Ou
     from benchmarks.reference_table import reference_rows
 
     protocol = Protocol("main", store.name, args.train, args.test, hashes=content_hashes(store, args.train, args.test))
-    rows = reference_rows(store, args.train, args.test, draws=50 if args.quick else 200, protocol=protocol)
+    draws = 50 if args.quick else 200
+    rows = reference_rows(store, args.train, args.test, draws, protocol=protocol, multi_scale=args.multi_scale)
     oracle = [row for row in rows if row["reference"] == "oracle"]
     rows = [row for row in rows if row["reference"] != "oracle"]
     curves = {}

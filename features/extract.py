@@ -335,6 +335,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the stored features (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the store if there is one")
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.set_defaults(run=main)
     return parser
 
 

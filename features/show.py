@@ -68,7 +68,13 @@ def draw_strip(
     canvas[top : top + band.shape[0], left : left + AXIS] = band
     _axis(canvas, video.duration, left, axis_y, height - MARGIN)
     for number, query in enumerate(shown):
-        _query_row(canvas, query, video.duration, left, rows_y + number * ROW)
+        y = rows_y + number * ROW
+        _query_row(canvas, query, video.duration, left, y)
+        if from_pixels and "track" in query.extra:
+            canvas[y + 5 : y + ROW - 6, left - 20 : left - 9] = INK
+            canvas[y + 6 : y + ROW - 7, left - 19 : left - 10] = TRACKS[
+                tracks.index(query.extra["track"]) % len(TRACKS)
+            ]
     if more:
         _text(canvas, f"... and {more} more", MARGIN, rows_y + len(shown) * ROW + 15, PALE)
     if not queries:
@@ -186,7 +192,7 @@ def _query_row(canvas: np.ndarray, query: Query, duration: float, left: int, y: 
 
     colour = BARS.get(query.split, OTHER_BAR)
     cv2.line(canvas, (MARGIN, y + ROW - 1), (left + AXIS, y + ROW - 1), (238, 238, 238), 1)
-    _text(canvas, _shorten(query.text, TEXT - 12, 0.48), MARGIN, y + 15, INK, 0.48)
+    _text(canvas, _shorten(query.text, TEXT - 28, 0.48), MARGIN, y + 15, INK, 0.48)
     for start, end in query.windows:
         x1, x2 = (left + round(AXIS * t / duration) for t in (start, end))
         cv2.rectangle(canvas, (x1, y + 4), (max(x2, x1 + 2), y + ROW - 6), colour, -1)
@@ -287,6 +293,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--frames", type=int, default=9, help="frames in the strip (%(default)s)")
     parser.add_argument("--max-queries", type=int, default=80, help="rows of queries (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print what was drawn as JSON")
+    parser.set_defaults(run=main)
     return parser
 
 

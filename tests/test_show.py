@@ -74,6 +74,7 @@ def test_bars_span_their_moments(tmp_path, film):
 def test_boxes_are_drawn_only_where_there_are_some(tmp_path, film):
     image = draw_strip(make(tmp_path, path=film, boxes=True), "v", n_frames=4)
     yellow = (image == TRACKS[0]).all(-1)[:, LEFT:]
+    assert (image[:, :LEFT] == TRACKS[0]).all(-1).any()  # and each query's row says which box is its own
     columns = np.flatnonzero(yellow.any(0)) / AXIS
     assert len(columns) and columns.max() < 0.5  # the second half has none
     assert columns.min() == pytest.approx(0.25 / 4, abs=0.005)
