@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from agents.networks import Actor, Critic, Standardise, gaussian_weights
 from agents.replay import IndexReplay
+from strong_envs import spans
 from strong_envs.vector import IndexVectorEnv
 
 
@@ -53,6 +54,11 @@ class DDPGArgs:
     """``"expected"``: sum of pi(a) Q(s, a); ``"softmax"``: Q(s, pi), the gradient through the softmax (Eq. 8)."""
     target: str = "mu"
     """``"mu"``: Q'(s', mu'(s')); ``"max"``: the best single action (Eq. 6 as printed)."""
+    feedback: str = "taken"
+    """``"taken"``: the critic learns from the reward of the action taken (Eq. 6). ``"all"``: from the rewards of all
+    actions in the state, which training knows as it knows the truth; the value of what follows is then left out."""
+    stop: int = spans.STOP
+    """The action that ends an episode; exploration does not draw it."""
     epsilon_start: float = 1.0
     epsilon_end: float = 0.1
     epsilon_share: float = 0.5
@@ -130,12 +136,30 @@ class DDPG(nn.Module):
         """Values of all actions (B, A): the critic that the spatial level is paid by."""
         return self.critic.all_actions(self.inputs(observation))
 
-    def update(self, batch: dict[str, Tensor], observe: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> dict:
+    def update(self, batch: dict[str, Tensor], env: IndexVectorEnv) -> dict[str, Tensor]:
         """One update of both networks and their targets (Eqs. 6 to 9); returns detached scalars for the log."""
+        state = split(batch, "state.")
+        with torch.no_grad():
+            now = self.inputs(env.observe_state(state))
+        if self.args.feedback == "all":
+            value = self.critic.all_actions(now)
+            critic_loss = nn.functional.mse_loss(value, env.action_rewards(state))
+        else:
+            value, critic_loss = self._bellman(batch, now, env)
+        self.critic_optimiser.zero_grad(set_to_none=True)
+        critic_loss.backward()
+        self.critic_optimiser.step()
+        entropy = self._improve(now)
+        with torch.no_grad():
+            for target, source in ((self.target_actor, self.actor), (self.target_critic, self.critic)):
+                torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), self.args.tau)
+        return {"critic_loss": critic_loss.detach(), "q": value.detach().mean(), "entropy": entropy}
+
+    def _bellman(self, batch: dict[str, Tensor], now: Tensor, env: IndexVectorEnv) -> tuple[Tensor, Tensor]:
+        """Eqs. 6 and 7: values of the actions taken, and their squared error."""
         args = self.args
         with torch.no_grad():
-            now = self.inputs(observe(split(batch, "state.")))
-            after = self.inputs(observe(split(batch, "next.")))
+            after = self.inputs(env.observe_state(split(batch, "next.")))
             policy = self.target_actor(after)
             if args.target == "max":
                 following = self.target_critic.all_actions(after).amax(-1)
@@ -146,28 +170,24 @@ class DDPG(nn.Module):
             y = batch["reward"] + args.gamma * following * (1 - batch["terminated"].to(torch.float32))
         action = nn.functional.one_hot(batch["action"], self.n_actions).to(torch.float32)
         value = self.critic(now, action)
-        critic_loss = nn.functional.mse_loss(value, y)
-        self.critic_optimiser.zero_grad(set_to_none=True)
-        critic_loss.backward()
-        self.critic_optimiser.step()
+        return value, nn.functional.mse_loss(value, y)
 
+    def _improve(self, now: Tensor) -> Tensor:
+        """Eq. 8 with an entropy bonus; returns the entropy."""
         logits = self.actor.logits(now)
         pi = logits.softmax(-1)
-        if args.objective == "softmax":
+        if self.args.objective == "softmax":
             objective = self.critic(now, pi)
         else:
             with torch.no_grad():
                 values = self.critic.all_actions(now)
             objective = (pi * values).sum(-1)
         entropy = -(pi * logits.log_softmax(-1)).sum(-1).mean()
-        actor_loss = -objective.mean() - args.entropy * entropy
+        loss = -objective.mean() - self.args.entropy * entropy
         self.actor_optimiser.zero_grad(set_to_none=True)
-        actor_loss.backward()
+        loss.backward()
         self.actor_optimiser.step()
-        with torch.no_grad():
-            for target, source in ((self.target_actor, self.actor), (self.target_critic, self.critic)):
-                torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), args.tau)
-        return {"critic_loss": critic_loss.detach(), "q": value.detach().mean(), "entropy": entropy.detach()}
+        return entropy.detach()
 
     def set_progress(self, share: float) -> None:
         """Learning rates for a share in [0, 1] of the training done."""
@@ -218,7 +238,8 @@ def train(
         else:
             action = torch.zeros(env.num_envs, dtype=torch.int64, device=device)
         dice = torch.rand(2, env.num_envs, generator=agent.generator).to(device)
-        random = (dice[1] * agent.n_actions).to(torch.int64).clamp(max=agent.n_actions - 1)
+        random = (dice[1] * (agent.n_actions - 1)).to(torch.int64).clamp(max=agent.n_actions - 2)
+        random = random + (random >= args.stop)
         action = torch.where((dice[0] < epsilon) | (not fitted), random, action)
         _, reward, terminated, _, info = env.step(action)
         replay.add(
@@ -243,7 +264,7 @@ def train(
         for _ in range(args.updates):
             batch = replay.sample(args.batch, agent.generator)
             batch["action"] = batch["action"].to(torch.int64)
-            log = agent.update(batch, env.observe_state)
+            log = agent.update(batch, env)
         if report is not None and iteration % every == 0:
             scalars = {name: float(value) for name, value in log.items()}
             scalars["return"] = float(returns) if returns is not None else float("nan")

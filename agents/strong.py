@@ -64,7 +64,7 @@ class StrongArgs:
     box_margin: float = 0.0
     """Added around every box, in fractions of the frame."""
     temporal: DDPGArgs = field(default_factory=ddpg_args)
-    spatial: DDPGArgs = field(default_factory=lambda: ddpg_args(gamma=0.9, num_envs=128))
+    spatial: DDPGArgs = field(default_factory=lambda: ddpg_args(gamma=0.9, num_envs=128, stop=box_ops.STOP))
     temporal_env: TemporalConfig = field(default_factory=TemporalConfig)
     spatial_env: SpatialConfig = field(default_factory=lambda: SpatialConfig(reward="signed_q", window="random"))
     seed: int = 0
@@ -75,7 +75,7 @@ def strong_args(preset: str = "default", **changes: Any) -> StrongArgs:
     if preset == "paper":
         args = StrongArgs(
             temporal=ddpg_args("paper"),
-            spatial=ddpg_args("paper"),
+            spatial=ddpg_args("paper", stop=box_ops.STOP),
             random_boxes=0.0,
             temporal_env=TemporalConfig(context=False),
             spatial_env=SpatialConfig(surroundings=False),

@@ -318,6 +318,11 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     def state(self) -> dict[str, Tensor]:
         return {"sample": self.sample, "start": self.start, "end": self.end, "t": self.t}
 
+    def action_rewards(self, state: dict[str, Tensor]) -> Tensor:
+        """Eq. 5 for every action in stored states, (B, A) float32: training knows the truth, so it knows them all."""
+        signs = self.task.move_rewards(state["sample"], state["start"], state["end"])
+        return signs - self.task.config.phi * state["t"].to(torch.float32)[:, None]
+
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.task.observe(state["sample"], state["start"], state["end"], state["t"])
 

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ import numpy as np
 from tqdm import tqdm
 
 from features import hashed_words
-from features.records import Query
+from features.records import DataError, Query
 from features.shapes.cells import CELLS, CHANNELS, MEAN, SCALE, cell_features
+from features.shapes.drawing import draw
 from features.shapes.events import DURATION, FPS, FRAMES
 from features.shapes.language import describe
-from features.shapes.drawing import draw
 from features.shapes.scene import LEVELS, sample_scene, stream
 from features.store import FeatureStore, StoredVideo, write_store
 
@@ -50,10 +50,11 @@ def build(path: Path, name: str, level: str, train: int, test: int, workers: int
     """Write the store of ``train`` + ``test`` videos to ``path`` and open it.
 
     With ``workers`` > 1 as many child processes share the work, else this process does it. Raises RuntimeError where a
-    worker fails, and DataError where ``path`` exists. Scratch files lie beside ``path`` and go away in any case.
+    worker fails, and DataError where ``path`` exists or its folder cannot hold the store. Scratch files lie beside
+    ``path`` and go away in any case.
     """
     seeds = video_seeds(train, test)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _reserve(path.parent, len(seeds))
     _sweep(path.parent)
     scratch = Path(tempfile.mkdtemp(prefix=".shapes-scratch-", dir=path.parent))
     try:
@@ -100,36 +101,37 @@ def _fill(arrays: dict[str, np.ndarray], row: int, seed: int, level: str) -> lis
 
 def _in_children(folder: Path, level: str, train: int, test: int, workers: int) -> Iterator[tuple[int, list[dict]]]:
     """Start the workers and yield (row, objects) of every video they finish; all are gone once this is closed."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-    code = "from features.shapes.build import work; work()"
+    package = str(Path(__file__).resolve().parents[1])
+    # A bare stand-in for this package: importing the real one loads torch, which a worker has no use for.
+    code = (
+        "import sys, types; sys.modules['features'] = types.ModuleType('features');"
+        "sys.modules['features'].__path__ = [sys.argv.pop(1)];"
+        "from features.shapes.build import work; work()"
+    )
     args = [str(folder), level, str(train), str(test), str(workers)]
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    lines: queue.SimpleQueue[str | subprocess.Popen] = queue.SimpleQueue()
 
     def drain(child: subprocess.Popen) -> None:
-        assert child.stdout is not None
-        for line in child.stdout:
+        for line in child.stdout or ():
             lines.put(line)
-        lines.put(None)
+        lines.put(child)
 
     children: list[subprocess.Popen] = []
     try:
         for i in range(workers):
-            command = [sys.executable, "-c", code, str(i), *args]
-            env = {**os.environ, "PYTHONPATH": paths}
-            children.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env))
+            command = [sys.executable, "-c", code, package, str(i), *args]
+            children.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             threading.Thread(target=drain, args=(children[-1],), daemon=True).start()
         running = workers
         while running:
             line = lines.get()
-            if line is None:
-                running -= 1
-            else:
+            if isinstance(line, str):
                 row, objects = json.loads(line)
                 yield row, objects
-        codes = [child.wait() for child in children]
-        if any(codes):
-            raise RuntimeError(f"workers ended with exit codes {codes}; what they said is above")
+            elif line.wait():
+                raise RuntimeError(f"a worker ended with exit code {line.returncode}; what it said is above")
+            else:
+                running -= 1
     finally:
         for child in children:
             if child.poll() is None:
@@ -147,8 +149,12 @@ def work() -> None:
     first, folder, level, train, test, workers = sys.argv[1:]
     seeds = video_seeds(int(train), int(test))
     arrays = _arrays(Path(folder), len(seeds), "r+")
-    for row in range(int(first), len(seeds), int(workers)):
-        print(json.dumps((row, _fill(arrays, row, seeds[row][2], level))), flush=True)
+    try:
+        for row in range(int(first), len(seeds), int(workers)):
+            print(json.dumps((row, _fill(arrays, row, seeds[row][2], level))), flush=True)
+    except BrokenPipeError:
+        # The parent is gone; a worker has nobody to work for.
+        os._exit(1)
 
 
 def _write(
@@ -194,7 +200,24 @@ def _write(
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the scratch of builds that were killed a day ago or earlier."""
-    for old in folder.glob(".shapes-scratch-*"):
-        if time.time() - old.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
+    """Remove what builds that were killed a day ago or earlier left behind."""
+    for old in folder.glob(".shapes-*"):
+        # Somebody else may be sweeping too.
+        with suppress(FileNotFoundError):
+            if time.time() - old.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _reserve(folder: Path, videos: int) -> None:
+    """Make the folder and see that it can hold the scratch and the store."""
+    needed = 2.5 * videos * FRAMES * CELLS * CELLS * len(CHANNELS) * 2
+    elsewhere = "set STRONG_ENVS_CACHE or pass cache= to keep it elsewhere"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise DataError(f"cannot build the world in {str(folder)!r}: {error}; {elsewhere}") from None
+    if free < needed:
+        raise DataError(
+            f"building takes {needed / 1e6:.0f} MB in {str(folder)!r}, which has {free / 1e6:.0f} MB free; {elsewhere}"
+        )

@@ -33,8 +33,8 @@ def draw(scene: Scene) -> np.ndarray:
     flat = pixels.reshape(-1, 3)
     for body in scene.bodies:
         place, cover = _cover(body)
-        colour = np.array(RGB[body.colour], np.float32) - BACKGROUND
-        flat[place] += (cover[:, None] * colour + 0.5).astype(np.uint8)
+        for channel, level in enumerate(RGB[body.colour]):
+            flat[:, channel][place] += (cover * np.float32(level - BACKGROUND) + np.float32(0.5)).astype(np.uint8)
     return pixels
 
 

@@ -21,7 +21,7 @@ from features.shapes.language import COLOUR_WORDS, SHAPE_WORDS
 SIZE = 64
 COLOURS = tuple(COLOUR_WORDS)
 SHAPES = tuple(SHAPE_WORDS)
-# Half width and half height of each shape at radius 1; the outlines in render.py have exactly these boxes.
+# Half width and half height of each shape at radius 1; the drawing has exactly these boxes.
 EXTENT = {"circle": (1.0, 1.0), "square": (0.9, 0.9), "triangle": (1.2, 1.05), "diamond": (1.2, 1.2)}
 _CANDIDATES = 128
 _FIRST_PARTICLES = 512

@@ -1,0 +1,192 @@
+"""DDPG, its replay and networks, and STRONG in turns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import agents
+import features
+from agents.checkpoint import load_weights, save_weights
+from agents.ddpg import DDPG, ddpg_args, train
+from agents.networks import Actor, Critic, Standardise
+from agents.replay import IndexReplay
+from agents.strong import Strong, strong_args
+from features.records import DataError
+from strong_envs.rollout import localise
+from strong_envs.temporal_moment import TemporalMomentVectorEnv, make_task
+
+SMALL = dict(num_envs=16, batch=32, updates=1, warmup=64, actor_hidden=(32, 16), critic_hidden=(32, 16))
+
+
+def small_strong(boxes: str = "tracked", **changes: object):
+    return strong_args(
+        boxes=boxes,
+        rounds=1,
+        pretrain_steps=400,
+        spatial_steps=400,
+        temporal_steps=400,
+        temporal=ddpg_args(**SMALL),
+        spatial=ddpg_args(**SMALL, stop=8),
+        **changes,
+    )
+
+
+def test_critic_values_all_actions_like_one_by_one():
+    torch.manual_seed(0)
+    critic, x = Critic(11, 7, (16, 8, 4)), torch.randn(5, 11)
+    one_by_one = [critic(x, torch.eye(7)[a].expand(5, 7)) for a in range(7)]
+    assert torch.allclose(critic.all_actions(x), torch.stack(one_by_one, 1), atol=1e-6)
+
+
+def test_gradient_reaches_every_parameter():
+    torch.manual_seed(0)
+    actor, critic, x = Actor(6, 7, (8, 8)), Critic(6, 7, (8, 8, 8)), torch.randn(64, 6)
+    critic(x, actor(x)).sum().backward()
+    for module in (actor, critic):
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_standardised_inputs_and_hidden_parts():
+    shapes = {"query": (3,), "local": (2,)}
+    inputs = Standardise(shapes, hidden=("local",))
+    batch = {"query": torch.randn(500, 3) * 7 + 4, "local": torch.randn(500, 2)}
+    inputs.fit(batch)
+    out = inputs(batch)
+    assert torch.allclose(out[:, :3].mean(0), torch.zeros(3), atol=1e-4)
+    assert torch.allclose(out[:, :3].std(0), torch.ones(3), atol=1e-3)
+    assert out[:, 3:].abs().max() == 0
+
+
+def test_replay_forgets_the_oldest_and_returns_what_was_stored():
+    replay = IndexReplay(10, torch.device("cpu"))
+    for i in range(0, 24, 4):
+        replay.add(a=torch.arange(i, i + 4), b=torch.arange(i, i + 4).to(torch.float64) / 2)
+    assert replay.size == 10
+    drawn = replay.sample(500, torch.Generator().manual_seed(0))
+    assert set(drawn["a"].tolist()) == set(range(14, 24))
+    assert torch.equal(drawn["a"] / 2, drawn["b"])
+
+
+def test_a_transition_is_some_tens_of_bytes(ragged_store):
+    env = TemporalMomentVectorEnv(8, ragged_store, output="torch", observation="index")
+    env.reset(seed=0)
+    state = env.state()
+    env.step(torch.zeros(8, dtype=torch.int64))
+    replay = IndexReplay(1000, torch.device("cpu"))
+    replay.add(
+        **{f"state.{k}": v for k, v in state.items()},
+        **{f"next.{k}": v for k, v in env.reached.items()},
+        action=torch.zeros(8, dtype=torch.uint8),
+        reward=torch.zeros(8),
+        terminated=torch.zeros(8, dtype=torch.bool),
+    )
+    assert replay.nbytes / replay.capacity < 64
+
+
+@pytest.mark.parametrize("feedback", ["taken", "all"])
+def test_ddpg_overfits_ten_samples(feedback):
+    bank = features.load("shapes-v0", "train")
+    task = make_task(bank, boxes="truth")
+    ten = torch.arange(10)
+
+    class TenSamples(TemporalMomentVectorEnv):
+        def _start(self, mask, options):
+            self.sample = self.sample % 10
+            super()._start(mask, options)
+
+    env = TenSamples.of(task, 32)
+    args = ddpg_args(steps=10_000, num_envs=32, batch=64, updates=2, warmup=640, feedback=feedback)
+    agent = train(DDPG(task.dims(), task.n_actions, args), env)
+
+    def miou(policy):
+        spans = localise(task, policy, ten).spans / task.seconds[ten][:, None]
+        return float(task.iou(ten, spans[:, 0], spans[:, 1], "clamped").mean())
+
+    untrained = DDPG(task.dims(), task.n_actions, args)
+    assert miou(agent.act) > max(0.6, miou(untrained.act) + 0.2)
+
+
+def test_action_rewards_are_what_a_step_pays(ragged_store):
+    env = TemporalMomentVectorEnv(32, ragged_store, output="torch", observation="index")
+    env.reset(seed=1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        state = env.state()
+        action = torch.randint(7, (32,), generator=generator)
+        _, reward, *_ = env.step(action)
+        promised = env.action_rewards(state).gather(1, action[:, None])[:, 0]
+        assert torch.allclose(promised, reward, atol=1e-6)
+
+
+def test_training_repeats_bit_for_bit_and_depends_on_the_seed(ragged_store):
+    bank = features.load(ragged_store, "train")
+    weights = []
+    for seed in (0, 0, 1):
+        system = Strong(bank, small_strong("frame", seed=seed)).fit()
+        weights.append(torch.cat([p.flatten() for p in system.temporal.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_strong_moves_boxes_and_survives_saving(ragged_store, tmp_path):
+    bank, test = features.load(ragged_store, "train"), features.load(ragged_store, "test")
+    stages = []
+    system = Strong(bank, small_strong()).fit(lambda stage, done, total, scalars: stages.append(stage))
+    assert [s["stage"] for s in system.history] == ["pre-training", "round 1"]
+    assert {"temporal alone", "round 1, spatial", "round 1, temporal"} <= set(stages)
+    before = system.predict(test)
+    assert before["boxes"].shape == (int(test.n_frames[test.video].sum()), 4)
+    assert (before["boxes"][..., 2:] > before["boxes"][..., :2]).all()
+    assert before["boxes"].min() >= 0 and before["boxes"].max() <= 1
+    system.save(str(tmp_path / "agent.safetensors"))
+    after = Strong.load(str(tmp_path / "agent.safetensors"), bank).predict(test)
+    for name in before:
+        assert torch.equal(before[name], after[name]), name
+
+
+def test_spans_stay_inside_their_videos(ragged_store):
+    bank, test = features.load(ragged_store, "train"), features.load(ragged_store, "test")
+    spans = Strong(bank, small_strong("frame")).fit().predict(test)["spans"]
+    assert (spans[:, 0] >= 0).all() and (spans[:, 0] < spans[:, 1]).all()
+    assert (spans[:, 1] <= test.duration[test.video] + 1e-9).all()
+
+
+def test_paper_preset_has_the_papers_state_and_numbers(ragged_store):
+    args = strong_args("paper")
+    level = args.temporal
+    assert (level.lr_actor, level.gamma, level.tau, level.batch, level.weights_std) == (0.01, 0.2, 0.02, 128, 0.1)
+    assert (level.actor_hidden, level.critic_hidden) == ((500, 128), (1024, 512, 300))
+    assert args.temporal_env.phi == 0.1 and args.temporal_env.z_e == 10 and args.spatial_env.z_s == 10
+    assert not args.temporal_env.context and args.spatial_env.reward == "q_value"
+    bank = features.load(ragged_store, "train")
+    assert list(Strong(bank, replace(args, boxes="frame")).task.dims()) == ["query", "location", "local", "global"]
+
+
+def test_wrong_requests_are_explained(ragged_store, tmp_path):
+    bank = features.load(ragged_store, "train")
+    with pytest.raises(DataError, match="did you mean 'trl'"):
+        agents.make("tlr", bank)
+    with pytest.raises(DataError, match="boxes must be one of"):
+        Strong(bank, small_strong("nowhere"))
+    with pytest.raises(DataError, match="no agent at"):
+        load_weights(tmp_path / "absent.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"not a safetensors file")
+    with pytest.raises(DataError, match="not a saved agent"):
+        load_weights(tmp_path / "broken.safetensors")
+    save_weights(tmp_path / "good.safetensors", {"a": torch.zeros(2)}, {"b": 1})
+    assert load_weights(tmp_path / "good.safetensors")[1] == {"b": 1}
+
+
+def test_a_store_without_grid_is_refused_before_training(tmp_path):
+    from conftest import random_store
+
+    bank = features.load(str(random_store(tmp_path / "flat", [5, 6, 7, 8], grid=False).path), "train")
+    assert agents.why_not("trl", bank) is None
+    for name in ("strong-a", "trl+gau"):
+        assert "grid" in agents.why_not(name, bank)
+        with pytest.raises(DataError, match="grid"):
+            agents.make(name, bank)
