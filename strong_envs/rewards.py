@@ -5,7 +5,8 @@ from __future__ import annotations
 from strong_envs.spans import Array, _xp
 
 TEMPORAL_PHI = 0.1
-SPATIAL_REWARDS = ("q_value", "signed_q", "q_error", "box_iou")
+SPATIAL_REWARDS = ("q_value", "signed_q", "q_error", "gaze", "box_iou")
+FROM_CRITIC = ("q_value", "signed_q", "q_error")
 
 
 def iou_step_reward(before: Array, after: Array, t: Array, phi: float) -> Array:

@@ -88,7 +88,7 @@ def _track(task: SpatialTask, policy: Policy, samples: Tensor) -> Tensor:
     out = []
     for frame in range(int(lengths.max())):
         now = torch.full_like(samples, frame)
-        for _ in range(task.config.actions_per_frame):
+        for _ in range(task.config.actions_per_frame if frame else task.config.first_frame_actions):
             action = policy(task.observe_index(samples, first, lengths, now, box))
             box, _ = box_ops.move(box, action, task.table)
         out.append(box_ops.corners(box).to(torch.float32))

@@ -28,6 +28,9 @@ WINDOWS = ("initial", "truth", "random", "whole")
 Critic = Callable[[dict[str, Tensor]], Tensor]
 """Temporal observations (named tensors, (B, ...)) to the Q-values of the temporal actions (B, A)."""
 
+Gaze = Callable[[Tensor, Tensor], Tensor]
+"""Samples (B,) and frames (B,) to the weights that the temporal level puts on the cells of the frame, (B, h * w)."""
+
 
 @dataclass(frozen=True)
 class SpatialConfig:
@@ -37,6 +40,8 @@ class SpatialConfig:
     z_s: float = 10.0
     box_moves: str = "paper"
     actions_per_frame: int = 1
+    first_frame_actions: int = 1
+    gaze_size: float = 0.3
     initial_box: tuple[float, float, float, float] = boxes.INITIAL_BOX
     window: str = "initial"
     tie_tolerance: float = 1e-5
@@ -55,8 +60,11 @@ class SpatialConfig:
                 raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(value, valid)}")
         if not self.z_s > 0:
             raise DataError(f"z_s must be positive, got {self.z_s}")
-        if self.actions_per_frame < 1:
-            raise DataError(f"actions_per_frame must be at least 1, got {self.actions_per_frame}")
+        for name in ("actions_per_frame", "first_frame_actions"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.gaze_size <= 1:
+            raise DataError(f"gaze_size is a share of the frame in (0, 1], got {self.gaze_size}")
         if self.tie_tolerance < 0:
             raise DataError(f"tie_tolerance must not be negative, got {self.tie_tolerance}")
         check_box(self.initial_box, "initial_box")
@@ -105,16 +113,22 @@ class SpatialTask:
     Args:
         temporal: the temporal level; its configuration shapes what the critic sees.
         config: see `SpatialConfig`.
-        critic: see `Critic`; None is accepted only for ``reward="box_iou"``.
+        critic: see `Critic`; needed by the rewards that compare Q-values.
+        gaze: see `Gaze`; where given, the agent sees it, and ``reward="gaze"`` pays for following it.
     """
 
-    def __init__(self, temporal: TemporalTask, config: SpatialConfig, critic: Critic | None) -> None:
+    def __init__(
+        self, temporal: TemporalTask, config: SpatialConfig, critic: Critic | None, gaze: Gaze | None = None
+    ) -> None:
         self.temporal, self.config, self.critic, self.bank = temporal, config, critic, temporal.bank
         if temporal.local.levels != (1,):
             raise DataError("the spatial level compares box means; build the temporal level with spp_levels=(1,)")
         if config.reward == "box_iou" and not self.bank.has_boxes:
             raise DataError(f"reward='box_iou' needs a true box track for every query; {self.bank.name!r} lacks them")
-        if config.reward != "box_iou" and critic is None:
+        if config.reward == "gaze" and gaze is None:
+            raise DataError("reward='gaze' follows where the temporal level looks: pass gaze=callable(samples, frames)")
+        self.gaze = gaze
+        if config.reward in rewards.FROM_CRITIC and critic is None:
             raise DataError(
                 f"reward={config.reward!r} compares Q-values and there is no critic for {self.bank.name!r}: pass "
                 "critic=callable(observation) -> (B, A) Q-values, or wrap both levels in SpatioTemporalCoupling, "
@@ -160,11 +174,12 @@ class SpatialTask:
             score = with_update
         else:
             # A box is judged by its own frame, so the one before must be looked at again there.
-            without = self.score(walk, walk.box) if config.reward == "box_iou" else walk.score
+            without = walk.score if config.reward in rewards.FROM_CRITIC else self.score(walk, walk.box)
             score = with_update = self.score(walk, box)
         reward = rewards.compare(with_update, without, config.tie_tolerance)
         tick = walk.tick + 1
-        leave = tick >= config.actions_per_frame
+        opening = walk.frame == walk.first
+        leave = tick >= torch.where(opening, config.first_frame_actions, config.actions_per_frame)
         frame = torch.where(leave, walk.frame + 1, walk.frame)
         tick = torch.where(leave, 0, tick)
         rows = self.bank.offsets[self.bank.video[walk.sample]] + walk.frame
@@ -178,14 +193,39 @@ class SpatialTask:
 
     def score(self, walk: Walk, box: Tensor) -> Tensor:
         """What the reward compares, if ``box`` were inherited from the current frame on: (B,) float64."""
-        if self.config.reward == "box_iou":
-            truth = self.bank.true_box(walk.sample, self._current(walk)).to(torch.float64)
-            return boxes.box_iou(boxes.corners(box), truth)
+        if self.config.reward not in rewards.FROM_CRITIC:
+            return self.frame_score(walk.sample, self._current(walk), box)
         q = self.q_values(walk, box)
         known = None
         if self.config.reward != "q_value":
             known = self.temporal.move_rewards(walk.sample, walk.start, walk.end)
         return rewards.q_score(q, known, self.config.reward).to(torch.float64)
+
+    def frame_score(self, sample: Tensor, frame: Tensor, box: Tensor) -> Tensor:
+        """How good boxes are in their frames, by the rewards that look at one frame: (B,) or (B, P) float64.
+
+        ``box`` is (B, 4) or (B, P, 4). ``box_iou`` is the IoU with the true box; ``gaze`` the distance-IoU with the box
+        around the peak of the gaze, which also tells two boxes apart that both miss it.
+        """
+        edges = boxes.corners(box)
+        if self.config.reward == "box_iou":
+            wanted, measure = self.bank.true_box(sample, frame), boxes.box_iou
+        else:
+            height, width, _ = self.bank.grid_shape
+            weights = self.gaze(sample, frame)
+            wanted, measure = gaze_box(weights, height, width, self.config.gaze_size), boxes.distance_iou
+        wanted = wanted.to(torch.float64)
+        return measure(edges, wanted if box.ndim == 2 else wanted[:, None].expand_as(edges))
+
+    def action_rewards(self, sample: Tensor, frame: Tensor, box: Tensor) -> Tensor:
+        """What every action would pay in stored states, (B, A) float32; for the rewards that look at one frame."""
+        count, actions = len(sample), self.n_actions
+        moves = torch.arange(actions, device=box.device).repeat(count)
+        moved, _ = boxes.move(box.to(torch.float64).repeat_interleave(actions, 0), moves, self.table)
+        tried = torch.cat((moved.view(count, actions, 4), box.to(torch.float64)[:, None]), 1)
+        scores = self.frame_score(sample, frame, tried)
+        gain = rewards.compare(scores[:, :-1], scores[:, -1:], self.config.tie_tolerance)
+        return gain.to(torch.float32)
 
     def q_values(self, walk: Walk, box: Tensor) -> Tensor:
         """Q-values (B, A) of the temporal state whose f_o has ``box`` from the current frame on."""
@@ -243,6 +283,8 @@ class SpatialTask:
         if self.config.surroundings:
             observation["around"] = self.around(rows, box)
             observation["box"] = box
+        if self.gaze is not None:
+            observation["gaze"] = self.gaze(sample, torch.minimum(frame, last - 1))
         return observation
 
     def around(self, rows: Tensor, box: Tensor) -> Tensor:
@@ -266,6 +308,9 @@ class SpatialTask:
         }
         if self.config.surroundings:
             shapes |= {"around": (5 * self.channels,), "box": (4,)}
+        if self.gaze is not None:
+            height, width, _ = self.bank.grid_shape
+            shapes["gaze"] = (height * width,)
         return shapes
 
     def observation_space(self, flatten: bool) -> spaces.Space:
@@ -284,3 +329,25 @@ class SpatialTask:
 
     def _current(self, walk: Walk) -> Tensor:
         return torch.minimum(walk.frame, walk.last - 1)
+
+
+def gaze_box(weights: Tensor, height: int, width: int, size: float) -> Tensor:
+    """A box of the given size, a share of the frame, where the gaze rests: (B, h * w) weights to (B, 4) corners.
+
+    The centre is the centre of mass of the 3 x 3 cells around the peak: other objects that draw some of the gaze do
+    not pull the box between them.
+    """
+    maps = weights.view(-1, 1, height, width)
+    mass = torch.nn.functional.avg_pool2d(maps, 3, 1, 1, divisor_override=1).flatten(1)
+    peak = mass.argmax(-1)
+    rows = torch.arange(height, device=weights.device)
+    columns = torch.arange(width, device=weights.device)
+    near_row = (rows - (peak // width)[:, None]).abs() <= 1
+    near_column = (columns - (peak % width)[:, None]).abs() <= 1
+    local = maps[:, 0] * near_row[:, :, None] * near_column[:, None, :]
+    local = local / local.sum((1, 2), keepdim=True).clamp(min=1e-12)
+    y = (local.sum(2) * (rows + 0.5)).sum(1) / height
+    x = (local.sum(1) * (columns + 0.5)).sum(1) / width
+    half = size / 2
+    centre = torch.stack((x, y), -1).clamp(half, 1 - half)
+    return torch.cat((centre - half, centre + half), -1)

@@ -15,8 +15,9 @@ from torch import Tensor
 from features.bank import FeatureBank
 from features.records import DataError, nearest
 from strong_envs import boxes
+from strong_envs.rewards import FROM_CRITIC
 from strong_envs.sampling import draw
-from strong_envs.spatial_task import CONFIG_NAMES, Critic, SpatialConfig, SpatialTask, Walk, check_box
+from strong_envs.spatial_task import CONFIG_NAMES, Critic, Gaze, SpatialConfig, SpatialTask, Walk, check_box
 from strong_envs.temporal_moment import check_spans, make_task
 from strong_envs.temporal_task import CONFIG_NAMES as TEMPORAL_NAMES
 from strong_envs.temporal_task import TemporalTask
@@ -29,6 +30,7 @@ TASK_ARGUMENTS = ("features", "split", "device", "boxes", "box_margin", *TEMPORA
 def make_spatial_task(
     features: str | FeatureBank = "shapes-v0",
     critic: Critic | str | None = None,
+    gaze: Gaze | None = None,
     temporal: TemporalTask | None = None,
     **arguments: Any,
 ) -> SpatialTask:
@@ -36,16 +38,16 @@ def make_spatial_task(
     config = SpatialConfig(**{name: arguments.pop(name) for name in CONFIG_NAMES if name in arguments})
     for name in arguments:
         if name not in TASK_ARGUMENTS:
-            valid = sorted({*TASK_ARGUMENTS, *CONFIG_NAMES, "critic", "flatten", "render_mode"})
+            valid = sorted({*TASK_ARGUMENTS, *CONFIG_NAMES, "critic", "gaze", "flatten", "render_mode"})
             raise DataError(f"unknown argument {name!r} (valid: {valid}){nearest(name, valid)}")
     task = temporal if temporal is not None else make_task(features, **arguments)
-    if (critic is None or critic == "reference") and config.reward != "box_iou":
+    if (critic is None or critic == "reference") and config.reward in FROM_CRITIC:
         from strong_envs.reference_critic import find_reference_critic
 
         critic = find_reference_critic(task)
     elif isinstance(critic, str):
         raise DataError(f"critic must be a callable, 'reference' or None, got {critic!r}")
-    return SpatialTask(task, config, critic)
+    return SpatialTask(task, config, critic, gaze)
 
 
 class SpatialTrackVectorEnv(IndexVectorEnv):
@@ -137,6 +139,11 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
     def state(self) -> dict[str, Tensor]:
         return {name: getattr(self.walk, name) for name in INDEX}
 
+    def action_rewards(self, state: dict[str, Tensor]) -> Tensor:
+        """What every action would pay in stored states, (B, A) float32; see `SpatialTask.action_rewards`."""
+        frame = torch.minimum(state["frame"], state["last"] - 1)
+        return self.task.action_rewards(state["sample"], frame, state["box"])
+
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.task.observe_index(**{name: state[name] for name in INDEX})
 
@@ -192,6 +199,7 @@ class SpatialTrackEnv(gym.Env):
     | inside | (D,) | f_o^k, what lies inside the box in the current frame |
     | around | (5 D,) | with `surroundings`: a box twice as large, and the neighbours left, right, up, down |
     | box | (4,) | with `surroundings`: centre and size as fractions of the frame |
+    | gaze | (h * w,) | only when a `gaze` is given: the weights that the temporal level puts on the frame's cells |
 
     Without `surroundings` this is the paper's state: 8,896 numbers with its sizes (4,800 + 2,048 + 2,048).
 
@@ -204,7 +212,8 @@ class SpatialTrackEnv(gym.Env):
     | q_value | max Q, Eq. 11 as printed | a critic |
     | signed_q | sum over moves of Q times the sign of the move's true change of IoU | a critic, the temporal truth |
     | q_error | minus the squared error of Q against those signs | a critic, the temporal truth |
-    | box_iou | IoU with the true box (an upper bound, never a result) | true boxes |
+    | gaze | distance-IoU with a box of `gaze_size` where the temporal level looks in this frame | `gaze` |
+    | box_iou | IoU with the true box in this frame (an upper bound, never a result) | true boxes |
 
     ## Start
     A sample drawn from the split, the box b0 and a temporal window: `window="initial"` (.25 to .75), `"truth"`,
@@ -222,8 +231,10 @@ class SpatialTrackEnv(gym.Env):
       and shape what the critic sees.
     - `critic=None`: a callable from temporal observations to (B, A) Q-values. None or `"reference"` takes the small
       critic that ships for the default world. `SpatioTemporalCoupling` supplies the live one.
+    - `gaze=None`: a callable from samples (B,) and frames (B,) to weights on the cells (B, h * w); `gaze_size=0.3`.
     - `reward="q_value"`, `tie_tolerance=1e-5` (Q-values never tie exactly), `same_action=False` (one action for both).
-    - `z_s=10`, `box_moves="paper"`, `actions_per_frame=1`, `initial_box=(.5, .5, .5, .5)`, `window="initial"`.
+    - `z_s=10`, `box_moves="paper"`, `actions_per_frame=1`,
+      `first_frame_actions=1`, `initial_box=(.5, .5, .5, .5)`, `window="initial"`.
     - `surroundings=True`, `flatten=False`, `render_mode=None` | `"rgb_array"` | `"human"`.
 
     ## Version history

@@ -1,0 +1,155 @@
+"""Where the temporal level looks: attention over the cells of every frame, trained by the temporal truth alone.
+
+The paper's attentions (Eqs. 2-3 and 13-14) weigh whole frames. This one weighs the cells inside a frame, given the
+query: w = softmax(v . relu((W c) * (A q) + B q)), c a cell with its neighbours, and f_o of a frame is the weighted mean
+of its cells. It is part of a critic, Q of [f_e, l, f_o, f_g, context], that learns what every move would pay in windows
+drawn at random (Eq. 5; training knows the truth in time). Boxes play no part. Yet to value moves right the critic must
+see the object that the sentence names and no other, so its attention comes to rest there.
+
+That makes it the signal between the levels that Eq. 11 wants and does not give: max Q is optimism, while the gaze says
+in every frame where the evidence is. `agents.strong` pays the spatial level for following it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from features.bank import FeatureBank
+from strong_envs.spans import frame_window
+from strong_envs.temporal_task import TemporalTask
+
+
+@dataclass(frozen=True)
+class GazeArgs:
+    """Arguments of `Gaze` and its training."""
+
+    steps: int = 600
+    """Updates in one training; learning rates rise and fall once over them."""
+    queries: int = 48
+    """Queries in an update."""
+    windows: int = 16
+    """Random windows of each query: the gaze is computed once for all of them."""
+    frames: int = 30
+    """Frames looked at of each video, evenly spread; longer stretches are averaged."""
+    lr: float = 6e-3
+    hidden: int = 32
+    value_hidden: int = 256
+
+
+class Gaze(nn.Module):
+    """Attention over cells and the critic that trains it.
+
+    Args:
+        bank: the training split; its features set the scale of the inputs. args: see `GazeArgs`.
+    """
+
+    def __init__(self, bank: FeatureBank, n_actions: int, args: GazeArgs, seed: int = 0) -> None:
+        super().__init__()
+        self.args = args
+        channels, query = bank.grid_shape[2], bank.query_dim
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.cell = nn.Linear(channels, args.hidden)
+            self.gate = nn.Linear(query, args.hidden)
+            self.shift = nn.Linear(query, args.hidden)
+            self.score = nn.Linear(args.hidden, 1)
+            inputs = query + 2 + 6 * channels
+            width = args.value_hidden
+            self.value = nn.Sequential(
+                nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_actions)
+            )
+        sample = bank.grid.flatten(0, 2)
+        sample = sample[:: max(len(sample) // 100_000, 1)].to(torch.float32)
+        self.register_buffer("cell_mean", sample.mean(0))
+        self.register_buffer("cell_scale", 1 / sample.std(0).clamp(min=1e-4))
+        self.register_buffer("query_mean", bank.query.mean(0))
+        self.register_buffer("query_scale", 1 / bank.query.std(0).clamp(min=1e-3))
+
+    def weights(self, bank: FeatureBank, samples: Tensor, frames: Tensor) -> Tensor:
+        """Weights of the cells in single frames: samples (B,) and frames (B,) to (B, h * w), rows sum to 1."""
+        cells = self._cells(bank.grid[bank.offsets[bank.video[samples]] + frames])
+        return self._attend(cells[:, None], self._query(bank, samples))[:, 0]
+
+    def _query(self, bank: FeatureBank, samples: Tensor) -> Tensor:
+        return (bank.query[samples] - self.query_mean) * self.query_scale
+
+    def _cells(self, maps: Tensor) -> Tensor:
+        """Standardised cells averaged with their neighbours: (..., h, w, C) to (..., h * w, C)."""
+        x = ((maps.to(torch.float32) - self.cell_mean) * self.cell_scale).flatten(0, -4)
+        x = nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)
+        return x.flatten(2).transpose(1, 2).reshape(*maps.shape[:-3], -1, maps.shape[-1])
+
+    def _attend(self, cells: Tensor, query: Tensor) -> Tensor:
+        """Cells (B, M, k, C) and queries (B, Dq) to weights (B, M, k)."""
+        gate, shift = self.gate(query)[:, None, None], self.shift(query)[:, None, None]
+        return self.score(torch.relu(self.cell(cells) * gate + shift)).squeeze(-1).softmax(-1)
+
+    def q_values(self, task: TemporalTask, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Values of all moves from windows (B, W) in steps of samples (B,): (B, W, A)."""
+        bank, count = task.bank, self.args.frames
+        videos = bank.video[samples]
+        cells = self._cells(self._spread(bank, videos, count))
+        query = self._query(bank, samples)
+        seen = torch.einsum("bmk,bmkc->bmc", self._attend(cells, query), cells)
+        prefix = torch.cat((seen.new_zeros(len(seen), 1, seen.shape[-1]), seen.cumsum(1)), 1)
+        total = task.config.total
+        flat_start, flat_end = start.flatten(), end.flatten()
+        first, last = frame_window(flat_start, flat_end, total, torch.full_like(flat_start, count))
+        third, reach = (last - first + 2) // 3, max(round(2 * count / total), 1)
+        lows = torch.stack((first, first, last - third, (first - reach).clamp(min=0), last), -1)
+        highs = torch.stack((last, first + third, last, first, (last + reach).clamp(max=count)), -1)
+        shape = (len(samples), -1)
+        row = torch.arange(len(samples), device=bank.device)[:, None]
+        low, high = lows.view(shape), highs.view(shape)
+        means = (prefix[row, high] - prefix[row, low]) / (high - low).clamp(min=1)[..., None]
+        means = means.view(*start.shape, -1)
+        location = torch.stack((start, end), -1).to(torch.float32) / total
+        wide = (seen.mean(1), query)
+        scene, said = (part[:, None].expand(*start.shape, part.shape[-1]) for part in wide)
+        return self.value(torch.cat((said, location, means, scene), -1))
+
+    @staticmethod
+    def _spread(bank: FeatureBank, videos: Tensor, count: int) -> Tensor:
+        """``count`` maps per video, (B, count, h, w, C): means of equal stretches, or frames repeated in short ones."""
+        n = bank.n_frames[videos].to(torch.float64)[:, None]
+        pair = torch.arange(2 * count, device=bank.device)
+        # Two looks into each stretch: averaging halves the noise at little cost.
+        frame = ((pair + 0.5) * n / (2 * count)).floor().to(torch.int64)
+        maps = bank.grid[bank.offsets[videos][:, None] + frame].to(torch.float32)
+        return maps.view(len(videos), count, 2, *maps.shape[2:]).mean(2)
+
+
+def random_windows(shape: tuple[int, int], total: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Windows of whole steps with both ends uniform: start and end, each of ``shape``, float64."""
+    ends = torch.randint(int(total), (2, *shape), generator=generator).to(torch.float64)
+    return torch.minimum(ends[0], ends[1]), torch.maximum(ends[0], ends[1]) + 1
+
+
+def train_gaze(
+    gaze: Gaze,
+    task: TemporalTask,
+    generator: torch.Generator,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+) -> None:
+    """Train in place on all samples of the task's bank."""
+    args, device = gaze.args, task.bank.device
+    optimiser = torch.optim.AdamW(gaze.parameters(), args.lr, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=args.steps)
+    for step in range(args.steps):
+        samples = torch.randint(len(task.bank), (args.queries,), generator=generator).to(device)
+        start, end = random_windows((args.queries, args.windows), task.config.total, generator)
+        start, end = start.to(device), end.to(device)
+        wide = samples.repeat_interleave(args.windows)
+        pays = task.move_rewards(wide, start.flatten(), end.flatten())
+        loss = nn.functional.mse_loss(gaze.q_values(task, samples, start, end).flatten(0, 1), pays)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(gaze.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        if report is not None and step % 10 == 0:
+            report(step, {"return": -float(loss.detach())})
