@@ -143,7 +143,9 @@ class DDPG(nn.Module):
             now = self.inputs(env.observe_state(state))
         if self.args.feedback == "all":
             value = self.critic.all_actions(now)
-            critic_loss = nn.functional.mse_loss(value, env.action_rewards(state))
+            pays = env.action_rewards(state)
+            # Relative to stopping: the penalty phi * t is the same for all actions and t is hidden, so it is noise.
+            critic_loss = nn.functional.mse_loss(value, pays - pays[:, self.args.stop, None])
         else:
             value, critic_loss = self._bellman(batch, now, env)
         self.critic_optimiser.zero_grad(set_to_none=True)

@@ -3,18 +3,23 @@
 The order of the paper: the temporal level is trained alone, f_o := f_s (section 4.1.4); then, in turns, the spatial
 level learns to move boxes, paid by the temporal critic (Eq. 11), and the temporal level learns on the boxes it gets.
 
-``boxes`` decides what the temporal level sees, and with it which system this is: ``"tracked"`` is STRONG (STRONG-A, to
-be exact: windows are means, not attention); ``"frame"`` TRL; ``"gaussian"`` TRL+gau; ``"initial"`` the box b0 for all;
-``"truth"`` an upper bound. ``blind=True`` hides everything visual: what language and position alone can do.
+``boxes`` decides what the temporal level sees, and with it which system this is: ``"tracked"`` is STRONG; ``"frame"``
+TRL; ``"gaussian"`` TRL+gau; ``"initial"`` the box b0 for all; ``"truth"`` an upper bound. ``blind=True`` hides what is
+visual: what language and position alone can do. True boxes are never used in training but by ``"truth"``.
 
 Deviations of ``preset="default"`` from the paper:
 
-- *What the critic has seen*: a critic that never saw a cropped frame cannot compare crops. A share ``random_boxes`` of
-  the samples keeps a random box while the temporal level trains.
-- *What pays the spatial level*: ``reward="signed_q"`` instead of Eq. 11's max Q, which is optimism and does not know
-  where the object is; see `strong_envs.rewards.q_score`.
-- *What the spatial level sees*: its surroundings and its own position, and windows of all kinds (``window="random"``).
-- Both levels see `context`; see `TemporalMomentEnv`.
+- *What pays the spatial level*: ``reward="gaze"`` instead of Eq. 11. Max Q is optimism: it is high where a box suggests
+  that some move will pay, which a distractor doing the right event does as well. Instead the temporal level has a
+  critic with attention over the cells of each frame (`agents.gaze`), trained by the truth in time, and the spatial
+  level is paid for bringing its box to where that critic looks. ``reward="signed_q"`` compares values at moves whose
+  reward is known, Eq. 11's nearest relative that works.
+- *What the critic has seen*, under the rewards that compare Q: a share ``random_boxes`` of the samples keeps a random
+  box while the temporal level trains, for a critic that never saw a cropped frame cannot compare crops.
+- *What the spatial level sees*: its surroundings, its own position and the gaze of its frame.
+- *The first frame* has room for ``first_frame_actions`` moves, so that the box reaches the object before it follows.
+- Both levels learn from the rewards of all actions in a state (``feedback="all"``), see `DDPGArgs`; the temporal level
+  has the context of its window, see `TemporalMomentEnv`.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from torch import Tensor
 
 from agents.checkpoint import load_weights, save_weights
 from agents.ddpg import DDPG, DDPGArgs, ddpg_args, train
+from agents.gaze import Gaze, GazeArgs, train_gaze
 from features.bank import FeatureBank
 from features.records import DataError
 from strong_envs import boxes as box_ops
@@ -39,7 +45,7 @@ from strong_envs.spatial_track import SpatialTrackVectorEnv
 from strong_envs.temporal_moment import TemporalMomentVectorEnv
 from strong_envs.temporal_task import TemporalConfig, TemporalTask
 
-VISUAL = ("local", "global", "context", "scene", "inside", "around")
+VISUAL = ("local", "global", "context")
 BOXES = (*SOURCES, "tracked")
 
 Report = Callable[[str, int, int, dict[str, float]], None]
@@ -56,17 +62,45 @@ class StrongArgs:
     """Hide every visual part of the observation."""
     rounds: int = 3
     """Turns of spatial and temporal training after the temporal level was trained alone."""
-    pretrain_steps: int = 200_000
-    spatial_steps: int = 100_000
-    temporal_steps: int = 100_000
-    random_boxes: float = 0.5
+    pretrain_steps: int = 100_000
+    spatial_steps: int = 40_000
+    temporal_steps: int = 60_000
+    gaze: GazeArgs = field(default_factory=GazeArgs)
+    """Attention of the temporal level, trained at the start of every turn when ``spatial_env.reward`` is "gaze"."""
+    random_boxes: float = 0.0
     """Share of the samples with a random box while the temporal level trains in a tracked system."""
     box_margin: float = 0.0
     """Added around every box, in fractions of the frame."""
-    temporal: DDPGArgs = field(default_factory=ddpg_args)
-    spatial: DDPGArgs = field(default_factory=lambda: ddpg_args(gamma=0.9, num_envs=128, stop=box_ops.STOP))
+    temporal: DDPGArgs = field(
+        default_factory=lambda: ddpg_args(
+            feedback="all",
+            objective="expected",
+            num_envs=1024,
+            batch=512,
+            epsilon_end=0.3,
+            lr_actor=2e-3,
+            lr_critic=2e-3,
+        )
+    )
+    exploring_starts: bool = True
+    """Train the temporal level from windows drawn at random; it is scored from the initial window all the same."""
+    spatial: DDPGArgs = field(
+        default_factory=lambda: ddpg_args(
+            feedback="all",
+            objective="expected",
+            num_envs=128,
+            updates=2,
+            stop=box_ops.STOP,
+            entropy=0.02,
+            epsilon_end=0.3,
+            actor_hidden=(64, 64),
+            critic_hidden=(64, 64),
+        )
+    )
     temporal_env: TemporalConfig = field(default_factory=TemporalConfig)
-    spatial_env: SpatialConfig = field(default_factory=lambda: SpatialConfig(reward="signed_q", window="random"))
+    spatial_env: SpatialConfig = field(
+        default_factory=lambda: SpatialConfig(reward="gaze", window="random", first_frame_actions=16)
+    )
     seed: int = 0
 
 
@@ -76,7 +110,7 @@ def strong_args(preset: str = "default", **changes: Any) -> StrongArgs:
         args = StrongArgs(
             temporal=ddpg_args("paper"),
             spatial=ddpg_args("paper", stop=box_ops.STOP),
-            random_boxes=0.0,
+            exploring_starts=False,
             temporal_env=TemporalConfig(context=False),
             spatial_env=SpatialConfig(surroundings=False),
         )
@@ -109,8 +143,11 @@ class Strong:
         seeded = replace(args.temporal, seed=args.seed)
         self.temporal = DDPG(self.task.dims(), self.task.n_actions, seeded, hidden).to(bank.device)
         self.spatial: DDPG | None = None
+        self.gaze: Gaze | None = None
         if args.boxes == "tracked":
-            spatial_task = SpatialTask(self.task, args.spatial_env, self.temporal.q_values)
+            if args.spatial_env.reward == "gaze":
+                self.gaze = Gaze(bank, self.task.n_actions, args.gaze, args.seed).to(bank.device)
+            spatial_task = self._spatial_task(self.task)
             seeded = replace(args.spatial, seed=args.seed + 1)
             self.spatial = DDPG(spatial_task.dims(), spatial_task.n_actions, seeded).to(bank.device)
 
@@ -129,6 +166,10 @@ class Strong:
         note("pre-training" if tracked else "training")
         if tracked:
             for turn in range(1, args.rounds + 1):
+                if self.gaze is not None:
+                    generator = torch.Generator().manual_seed(args.seed + 100 * turn)
+                    told = _staged(report, f"round {turn}, gaze", args.gaze.steps)
+                    train_gaze(self.gaze, self.task, generator, told)
                 self._train_spatial(f"round {turn}, spatial", args.spatial_steps, report)
                 self.turn = turn
                 self._give_boxes(self._tracks(self.task))
@@ -154,8 +195,9 @@ class Strong:
     def save(self, path: str) -> None:
         """Write weights and arguments as one safetensors file."""
         tensors = {f"temporal.{k}": v for k, v in self.temporal.state_dict().items()}
-        if self.spatial is not None:
-            tensors |= {f"spatial.{k}": v for k, v in self.spatial.state_dict().items()}
+        for name, part in (("spatial", self.spatial), ("gaze", self.gaze)):
+            if part is not None:
+                tensors |= {f"{name}.{k}": v for k, v in part.state_dict().items()}
         save_weights(path, tensors, {"args": asdict(self.args), "history": self.history, "turn": self.turn})
 
     @classmethod
@@ -168,6 +210,7 @@ class Strong:
             ("spatial", DDPGArgs),
             ("temporal_env", TemporalConfig),
             ("spatial_env", SpatialConfig),
+            ("gaze", GazeArgs),
         )
         for name, _ in nested:
             raw[name] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw[name].items()}
@@ -177,7 +220,11 @@ class Strong:
             raise DataError(f"{path!r} was saved by another release: {error}") from None
         system = cls(bank, args)
         system.history, system.turn = about["history"], about["turn"]
-        for name, level in (("temporal.", system.temporal), ("spatial.", system.spatial)):
+        for name, level in (
+            ("temporal.", system.temporal),
+            ("spatial.", system.spatial),
+            ("gaze.", system.gaze),
+        ):
             if level is not None:
                 part = {k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}
                 try:
@@ -192,18 +239,27 @@ class Strong:
         margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
         return TemporalTask(bank, LocalFeatures(bank, boxes, margin=margin), self.args.temporal_env)
 
+    def _spatial_task(self, task: TemporalTask) -> SpatialTask:
+        gaze = self.gaze
+
+        @torch.no_grad()
+        def look(samples: Tensor, frames: Tensor) -> Tensor:
+            return gaze.weights(task.bank, samples, frames)
+
+        return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, None if gaze is None else look)
+
     def _train_temporal(self, stage: str, steps: int, report: Report | None) -> None:
-        env = TemporalMomentVectorEnv.of(self.task, self.args.temporal.num_envs)
+        config = replace(self.task.config, start="random" if self.args.exploring_starts else "initial")
+        task = TemporalTask(self.bank, self.task.local, config)
+        env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
         train(self.temporal, env, steps=steps, report=_staged(report, stage, steps))
 
     def _train_spatial(self, stage: str, steps: int, report: Report | None) -> None:
-        task = SpatialTask(self.task, self.args.spatial_env, self.temporal.q_values)
-        env = SpatialTrackVectorEnv.of(task, self.args.spatial.num_envs)
+        env = SpatialTrackVectorEnv.of(self._spatial_task(self.task), self.args.spatial.num_envs)
         train(self.spatial, env, steps=steps, report=_staged(report, stage, steps))
 
     def _tracks(self, task: TemporalTask) -> Tensor:
-        spatial = SpatialTask(task, self.args.spatial_env, self.temporal.q_values)
-        return track(spatial, self.spatial.act)
+        return track(self._spatial_task(task), self.spatial.act)
 
     def _give_boxes(self, tracks: Tensor | None) -> None:
         """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in."""

