@@ -51,7 +51,8 @@ class DDPGArgs:
     entropy: float = 0.2
     """Weight of the policy's entropy in the actor's objective."""
     objective: str = "softmax"
-    """``"expected"``: sum of pi(a) Q(s, a); ``"softmax"``: Q(s, pi), the gradient through the softmax (Eq. 8)."""
+    """``"softmax"``: Q(s, pi), the gradient through the softmax (Eq. 8); ``"expected"``: sum of pi(a) Q(s, a);
+    ``"distil"``: cross-entropy with softmax(Q / entropy), whose gradient does not vanish where pi is sure."""
     target: str = "mu"
     """``"mu"``: Q'(s', mu'(s')); ``"max"``: the best single action (Eq. 6 as printed)."""
     feedback: str = "taken"
@@ -178,14 +179,17 @@ class DDPG(nn.Module):
         """Eq. 8 with an entropy bonus; returns the entropy."""
         logits = self.actor.logits(now)
         pi = logits.softmax(-1)
+        entropy = -(pi * logits.log_softmax(-1)).sum(-1).mean()
         if self.args.objective == "softmax":
-            objective = self.critic(now, pi)
+            loss = -self.critic(now, pi).mean() - self.args.entropy * entropy
         else:
             with torch.no_grad():
                 values = self.critic.all_actions(now)
-            objective = (pi * values).sum(-1)
-        entropy = -(pi * logits.log_softmax(-1)).sum(-1).mean()
-        loss = -objective.mean() - self.args.entropy * entropy
+            if self.args.objective == "expected":
+                loss = -(pi * values).sum(-1).mean() - self.args.entropy * entropy
+            else:
+                wanted = (values / self.args.entropy).softmax(-1)
+                loss = -(wanted * logits.log_softmax(-1)).sum(-1).mean()
         self.actor_optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.actor_optimiser.step()

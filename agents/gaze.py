@@ -27,16 +27,16 @@ from strong_envs.temporal_task import TemporalTask
 class GazeArgs:
     """Arguments of `Gaze` and its training."""
 
-    steps: int = 600
+    steps: int = 400
     """Updates in one training; learning rates rise and fall once over them."""
-    queries: int = 48
+    queries: int = 32
     """Queries in an update."""
     windows: int = 16
     """Random windows of each query: the gaze is computed once for all of them."""
-    frames: int = 30
+    frames: int = 20
     """Frames looked at of each video, evenly spread; longer stretches are averaged."""
     lr: float = 6e-3
-    hidden: int = 32
+    hidden: int = 64
     value_hidden: int = 256
 
 

@@ -60,11 +60,11 @@ class StrongArgs:
     """What the temporal level sees: see the module."""
     blind: bool = False
     """Hide every visual part of the observation."""
-    rounds: int = 3
+    rounds: int = 2
     """Turns of spatial and temporal training after the temporal level was trained alone."""
-    pretrain_steps: int = 100_000
-    spatial_steps: int = 40_000
-    temporal_steps: int = 60_000
+    pretrain_steps: int = 160_000
+    spatial_steps: int = 20_000
+    temporal_steps: int = 120_000
     gaze: GazeArgs = field(default_factory=GazeArgs)
     """Attention of the temporal level, trained at the start of every turn when ``spatial_env.reward`` is "gaze"."""
     random_boxes: float = 0.0
@@ -74,9 +74,11 @@ class StrongArgs:
     temporal: DDPGArgs = field(
         default_factory=lambda: ddpg_args(
             feedback="all",
-            objective="expected",
+            objective="distil",
+            entropy=0.2,
             num_envs=1024,
             batch=512,
+            capacity=200_000,
             epsilon_end=0.3,
             lr_actor=2e-3,
             lr_critic=2e-3,
@@ -87,11 +89,11 @@ class StrongArgs:
     spatial: DDPGArgs = field(
         default_factory=lambda: ddpg_args(
             feedback="all",
-            objective="expected",
+            objective="distil",
             num_envs=128,
             updates=2,
             stop=box_ops.STOP,
-            entropy=0.02,
+            entropy=0.1,
             epsilon_end=0.3,
             actor_hidden=(64, 64),
             critic_hidden=(64, 64),

@@ -142,6 +142,8 @@ class StrongSystem:
             # The same number of steps as a tracked system spends on its temporal level.
             changes = {"pretrain_steps": args.pretrain_steps + args.rounds * args.temporal_steps}
             args = replace(args, **changes)
+        gaze = replace(args.gaze, steps=max(int(args.gaze.steps * budget), 10))
+        args = replace(args, gaze=gaze)
         scaled = ("pretrain_steps", "spatial_steps", "temporal_steps")
         args = replace(args, **{name: max(int(getattr(args, name) * budget), 1000) for name in scaled})
         self.strong = Strong(bank, args)
@@ -183,9 +185,9 @@ for _entry in (
         defaults={"boxes": "gaussian"},
     ),
     Entry(
-        "strong-a",
+        "strong",
         StrongSystem,
-        "both levels in turns, windows pooled by means",
+        "both levels, trained in turns",
         needs_grid=True,
         tracks_boxes=True,
         defaults={"boxes": "tracked"},

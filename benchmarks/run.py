@@ -20,7 +20,7 @@ from benchmarks.protocols import Protocol, content_hashes
 from benchmarks.statistics import estimates
 from features.records import DataError
 
-SYSTEMS = ("random policy", "blind", "trl", "strong-a", "true boxes")
+SYSTEMS = ("random policy", "blind", "trl", "strong", "true boxes")
 UNTRAINED = ("random policy",)
 
 
@@ -33,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "table.md, a learning curve, a picture and a video of an episode. What is finished is kept: the same command "
         "goes on where it stopped.",
     )
-    parser.add_argument("--features", default="shapes-v0-full", help="a key or the path of a store (%(default)s)")
+    parser.add_argument("--features", default="shapes-v0-medium", help="a key or the path of a store (%(default)s)")
     parser.add_argument("--train", default="train", help="training split (%(default)s)")
     parser.add_argument("--test", default="test", help="held-out split (%(default)s)")
     parser.add_argument("--systems", default=",".join(SYSTEMS), help="comma-separated; module:Class takes yours")
@@ -56,8 +56,8 @@ def main(args: argparse.Namespace) -> int:
     import features
 
     if args.quick:
-        args.seeds, args.budget = 1, min(args.budget, 0.1)
-        args.features = "shapes-v0" if args.features == "shapes-v0-full" else args.features
+        args.seeds, args.budget = 1, min(args.budget, 0.05)
+        args.features = "shapes-v0" if args.features == "shapes-v0-medium" else args.features
         args.out = "results/quick" if args.out == "results/run" else args.out
     if args.seeds < 1 or args.jobs < 1 or not args.budget > 0:
         raise DataError(f"seeds, jobs and budget must be positive, got {args.seeds}, {args.jobs}, {args.budget}")
@@ -184,7 +184,7 @@ def draw(result: dict[str, Any], outcome: Outcome, bank: Any, cells: list[Cell],
     (out / "table.md").write_text(markdown_table(result["rows"]), encoding="utf-8")
     figures.learning_curves(result, out / "curve.png")
     best = [c for c in cells if c.key in outcome.results and c.seed == 0 and c.system not in (*UNTRAINED, "blind")]
-    for name in ("strong-a", "trl"):
+    for name in ("strong", "trl"):
         for cell in best:
             if cell.system == name:
                 weights = out / "cells" / f"{cell.key}.safetensors"

@@ -28,7 +28,7 @@ def _shapes(level: str, build: str) -> Opener:
 
 
 for _level, _infix in (("easy", "-easy"), ("standard", ""), ("travel", "-travel")):
-    for _build, _suffix in (("small", ""), ("full", "-full")):
+    for _build, _suffix in (("small", ""), ("medium", "-medium"), ("full", "-full")):
         _OPENERS[f"shapes{_infix}-v0{_suffix}"] = _shapes(_level, _build)
 
 
@@ -40,7 +40,7 @@ def register(key: str, opener: Opener) -> None:
 
 
 def keys() -> list[str]:
-    """Registered keys, sorted. ``shapes-v0`` is a small build of the default world, ``shapes-v0-full`` the full one."""
+    """Registered keys, sorted. ``shapes-v0`` is a small default world, ``-medium`` and ``-full`` are larger."""
     return sorted(_OPENERS)
 
 

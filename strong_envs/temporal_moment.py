@@ -351,6 +351,9 @@ def check_spans(task: TemporalTask, samples: Tensor, seconds: np.ndarray) -> tup
             f"in a video of {durations[i]:g} s"
         )
     steps = torch.as_tensor(np.array(seconds), device=task.bank.device) / task.seconds[samples][:, None]
+    # Seconds round; a span meant as whole steps must be one, or ties of the IoU would be lost.
+    whole = steps.round()
+    steps = torch.where((steps - whole).abs() < 1e-6, whole, steps)
     return steps[:, 0], steps[:, 1].clamp(max=task.config.total)
 
 

@@ -11,6 +11,7 @@ import agents
 import features
 from agents.checkpoint import load_weights, save_weights
 from agents.ddpg import DDPG, ddpg_args, train
+from agents.gaze import GazeArgs
 from agents.networks import Actor, Critic, Standardise
 from agents.replay import IndexReplay
 from agents.strong import Strong, strong_args
@@ -30,6 +31,7 @@ def small_strong(boxes: str = "tracked", **changes: object):
         temporal_steps=400,
         temporal=ddpg_args(**SMALL),
         spatial=ddpg_args(**SMALL, stop=8),
+        gaze=GazeArgs(steps=5, queries=4, windows=3, frames=6, hidden=8, value_hidden=16),
         **changes,
     )
 
@@ -99,7 +101,7 @@ def test_ddpg_overfits_ten_samples(feedback):
             super()._start(mask, options)
 
     env = TenSamples.of(task, 32)
-    args = ddpg_args(steps=10_000, num_envs=32, batch=64, updates=2, warmup=640, feedback=feedback)
+    args = ddpg_args(steps=20_000, num_envs=32, batch=128, updates=2, warmup=640, feedback=feedback)
     agent = train(DDPG(task.dims(), task.n_actions, args), env)
 
     def miou(policy):
@@ -186,7 +188,7 @@ def test_a_store_without_grid_is_refused_before_training(tmp_path):
 
     bank = features.load(str(random_store(tmp_path / "flat", [5, 6, 7, 8], grid=False).path), "train")
     assert agents.why_not("trl", bank) is None
-    for name in ("strong-a", "trl+gau"):
+    for name in ("strong", "trl+gau"):
         assert "grid" in agents.why_not(name, bank)
         with pytest.raises(DataError, match="grid"):
             agents.make(name, bank)

@@ -99,7 +99,7 @@ def test_an_outsiders_agent_gets_its_row(ragged_store, tmp_path, monkeypatch):
     [
         (["run", "--features", "/no/such/store"], "no store at"),
         (["run", "--features", "shapes-v1"], "did you mean 'shapes-v0'"),
-        (["run", "--features", "shapes-v0", "--systems", "strnog-a"], "did you mean"),
+        (["run", "--features", "shapes-v0", "--systems", "strnog"], "did you mean"),
         (["run", "--features", "shapes-v0", "--seeds", "0"], "must be positive"),
         (["references", "/no/such/file"], "/no/such/file"),
     ],

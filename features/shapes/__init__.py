@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from features.store import FeatureStore
 
 LEVELS = ("easy", "standard", "travel")
-BUILDS = {"small": (40, 12), "full": (2400, 600)}
+BUILDS = {"small": (40, 12), "medium": (800, 200), "full": (2400, 600)}
 WORLD_VERSION = 0
 _PARALLEL_FROM = 200
 _SOURCES = ("scene", "events", "language", "drawing", "cells", "build")
