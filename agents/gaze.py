@@ -27,7 +27,7 @@ from strong_envs.temporal_task import TemporalTask
 class GazeArgs:
     """Arguments of `Gaze` and its training."""
 
-    steps: int = 400
+    steps: int = 800
     """Updates in one training; learning rates rise and fall once over them."""
     queries: int = 32
     """Queries in an update."""

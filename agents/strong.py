@@ -60,11 +60,11 @@ class StrongArgs:
     """What the temporal level sees: see the module."""
     blind: bool = False
     """Hide every visual part of the observation."""
-    rounds: int = 2
+    rounds: int = 1
     """Turns of spatial and temporal training after the temporal level was trained alone."""
     pretrain_steps: int = 80_000
     spatial_steps: int = 20_000
-    temporal_steps: int = 80_000
+    temporal_steps: int = 120_000
     gaze: GazeArgs = field(default_factory=GazeArgs)
     """Attention of the temporal level, trained at the start of every turn when ``spatial_env.reward`` is "gaze"."""
     random_boxes: float = 0.0
