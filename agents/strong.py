@@ -63,7 +63,7 @@ class StrongArgs:
     rounds: int = 1
     """Turns of spatial and temporal training after the temporal level was trained alone."""
     pretrain_steps: int = 80_000
-    spatial_steps: int = 20_000
+    spatial_steps: int = 30_000
     temporal_steps: int = 120_000
     gaze: GazeArgs = field(default_factory=GazeArgs)
     """Attention of the temporal level, trained at the start of every turn when ``spatial_env.reward`` is "gaze"."""
@@ -91,7 +91,7 @@ class StrongArgs:
             feedback="all",
             objective="distil",
             num_envs=128,
-            updates=2,
+            updates=8,
             stop=box_ops.STOP,
             entropy=0.1,
             epsilon_end=0.3,

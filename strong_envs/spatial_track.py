@@ -140,7 +140,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         return {name: getattr(self.walk, name) for name in INDEX}
 
     def action_rewards(self, state: dict[str, Tensor]) -> Tensor:
-        """What every action would pay in stored states, (B, A) float32; see `SpatialTask.action_rewards`."""
+        """What every action is worth in stored states, (B, A) float32; see `SpatialTask.action_rewards`."""
         frame = torch.minimum(state["frame"], state["last"] - 1)
         return self.task.action_rewards(state["sample"], frame, state["box"])
 

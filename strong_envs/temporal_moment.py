@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,16 +15,11 @@ from torch import Tensor
 import features as feature_registry
 from features.bank import FeatureBank
 from features.records import DataError, nearest
-from strong_envs.compiled import available as compiled_available
 from strong_envs.local_features import LocalFeatures
 from strong_envs.sampling import draw, key_from
 from strong_envs.temporal_task import CONFIG_NAMES, TemporalConfig, TemporalTask, flat, split_options
 from strong_envs.vector import IndexVectorEnv, check_observation
 
-if TYPE_CHECKING:
-    from strong_envs.compiled_vector import CompiledSteps
-
-INFOS = ("full", "light")
 ENV_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "box_margin", "flatten", "render_mode")
 
 
@@ -249,11 +244,6 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     and DISABLED work), ``output="numpy" | "torch"``. In ``info``: ``tiou`` (B,), ``span`` and ``true_span`` (B, 2)
     seconds, ``invalid_move`` (B,), ``sample`` (B,); at the end of episodes ``episode`` with ``r``, ``l``, ``t`` and the
     mask ``_episode``; under SAME_STEP ``final_obs`` and ``final_info``, dense, with their masks.
-
-    On a CPU with numba (extra ``fast``) a step is one compiled call; ``STRONG_ENVS_COMPILED=0`` keeps torch.
-    ``copy=False`` lets every compiled step write into the same observation, reward and flags, and only what changed:
-    faster, but what an earlier step returned is overwritten, and you must not write into it. ``info="light"`` leaves
-    ``info`` to the episodes that ended.
     """
 
     OPTIONS = ("sample", "span", "reset_mask")
@@ -268,15 +258,12 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         output: str = "numpy",
         observation: str = "features",
         max_episode_steps: int | None = None,
-        copy: bool = True,
-        info: str = "full",
         **arguments: Any,
     ) -> None:
         if max_episode_steps is not None:
             arguments["max_steps"] = max_episode_steps
         arguments.pop("render_mode", None)
-        task = make_task(features, **arguments)
-        self._setup(task, num_envs, flatten, autoreset_mode, output, observation, copy, info)
+        self._setup(make_task(features, **arguments), num_envs, flatten, autoreset_mode, output, observation)
 
     @classmethod
     def of(cls, task: TemporalTask, num_envs: int) -> TemporalMomentVectorEnv:
@@ -293,12 +280,8 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         autoreset_mode: AutoresetMode | str,
         output: str,
         observation: str,
-        copy: bool = True,
-        info: str = "full",
     ) -> None:
-        if info not in INFOS:
-            raise DataError(f"info must be one of {INFOS}, got {info!r}{nearest(info, INFOS)}")
-        self.task, self.light = task, info == "light"
+        self.task = task
         space = task.index_space() if observation == "index" else task.observation_space(flatten)
         super().__init__(
             num_envs,
@@ -315,32 +298,6 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self.t = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._invalid = self._none
         self.before_episode: Callable[[Tensor], None] | None = None
-        self._reached: dict[str, Tensor] | None = None
-        self._compiled: CompiledSteps | None = None
-        # A subclass may have changed what a step does, which the compiled one would not know.
-        if type(self) is TemporalMomentVectorEnv and self.device.type == "cpu" and compiled_available():
-            from strong_envs.compiled_vector import CompiledSteps
-
-            self._compiled = CompiledSteps(self, copy, self.light)
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict]:
-        """One step of every environment; see `IndexVectorEnv`."""
-        if self._compiled is not None and self.before_episode is None:
-            result = self._compiled.step(self, actions)
-            if result is not None:
-                return result
-        return super().step(actions)
-
-    @property
-    def reached(self) -> dict[str, Tensor]:
-        """The states that the last move led to, before any automatic reset, as `state` gives them."""
-        if self._reached is None and self._compiled is not None:
-            self._reached = self._compiled.reached()
-        return self._reached
-
-    @reached.setter
-    def reached(self, state: dict[str, Tensor]) -> None:
-        self._reached = state
 
     def _start(self, mask: Tensor, options: dict) -> None:
         if self.before_episode is not None:
@@ -362,9 +319,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         return result.reward, result.terminated, result.truncated
 
     def state(self) -> dict[str, Tensor]:
-        state = {"sample": self.sample, "start": self.start, "end": self.end, "t": self.t}
-        # The compiled step works in place, and a state must outlive the step after it.
-        return state if self._compiled is None else {name: part.clone() for name, part in state.items()}
+        return {"sample": self.sample, "start": self.start, "end": self.end, "t": self.t}
 
     def action_rewards(self, state: dict[str, Tensor]) -> Tensor:
         """Eq. 5 for every action in stored states, (B, A) float32: training knows the truth, so it knows them all."""
@@ -372,18 +327,9 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         return signs - self.task.config.phi * state["t"].to(torch.float32)[:, None]
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self._compiled is not None:
-            return self._compiled.observe(state)
         return self.task.observe(state["sample"], state["start"], state["end"], state["t"])
 
-    def _view(self, state: dict[str, Tensor]) -> Any:
-        if self._compiled is not None:
-            return self._compiled.view(tuple(part.numpy() for part in state.values()))
-        return super()._view(state)
-
     def _info(self) -> dict[str, Tensor]:
-        if self.light:
-            return {}
         truth = self.bank.truth[self.sample, 0] * self.bank.duration[self.bank.video[self.sample]][:, None]
         return {
             "tiou": self.task.iou(self.sample, self.start, self.end, "clamped"),

@@ -144,9 +144,7 @@ class IndexVectorEnv(gym.vector.VectorEnv):
             info["_episode"] = done
             if self.autoreset_mode == AutoresetMode.SAME_STEP:
                 info["final_obs"], info["_final_obs"] = self._final(done), done
-                final = self._info()
-                if final:
-                    info["final_info"], info["_final_info"] = final, done
+                info["final_info"], info["_final_info"] = self._info(), done
                 self._begin(done, {})
         if next_step and (look or bool(resetting.any())):
             self._begin(resetting, {})
