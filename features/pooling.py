@@ -121,21 +121,15 @@ def spatial_pyramid(maps: Tensor, corners: Tensor, levels: Sequence[int] = (1, 2
     Returns:
         (B, sum of levels squared, C), coarse to fine, each level row by row.
     """
-    finest = max(levels)
-    nested = all(finest % level == 0 for level in levels)
-    across, down = (
-        axis_overlap(corners[:, axis], corners[:, axis + 2], finest, maps.shape[2 - axis]) for axis in (0, 1)
-    )
-    if not nested:
-        return torch.cat([spatial_pyramid(maps, corners, (level,)) for level in levels], 1)
-    fine = torch.einsum("bih,bhwc,bjw->bijc", down, maps.to(down.dtype), across)
-    # Bins of one level have equal areas, so a coarse bin is the plain mean of the fine bins inside it.
-    out = []
+    count, height, width, _ = maps.shape
+    weights = []
     for level in levels:
-        ratio = finest // level
-        blocks = fine.reshape(len(maps), level, ratio, level, ratio, -1).mean((2, 4))
-        out.append(blocks.flatten(1, 2))
-    return torch.cat(out, 1)
+        across = axis_overlap(corners[:, 0], corners[:, 2], level, width)
+        down = axis_overlap(corners[:, 1], corners[:, 3], level, height)
+        weights.append((down[:, :, None, :, None] * across[:, None, :, None, :]).reshape(count, level**2, -1))
+    # One product with the weights of all bins: several times faster than bin by bin, or axis by axis.
+    every = torch.cat(weights, 1)
+    return torch.bmm(every, maps.flatten(1, 2).to(every.dtype))
 
 
 def integral_maps(maps: Tensor) -> Tensor:

@@ -46,6 +46,9 @@ def keys() -> list[str]:
 
 def open_store(features: str | os.PathLike) -> FeatureStore:
     """Open a store by key or path. A key is tried first; a store is opened once per process."""
+    if not isinstance(features, (str, os.PathLike)):
+        valid = f"a path of a store, a FeatureBank, or a key of {keys()}"
+        raise DataError(f"features must be {valid}; got {features!r}")
     name = os.fspath(features)
     path = str(Path(name).resolve())
     cached = _STORES.get(name) if name in _OPENERS else _STORES.get(path)

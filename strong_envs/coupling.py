@@ -32,6 +32,8 @@ class _Levels:
                 "both levels must share one bank; make them with the same features, split and device "
                 f"(got {self.temporal_task.bank!r} and {self.spatial_task.bank!r})"
             )
+        if self.temporal_task.local.levels != (1,):
+            raise DataError("coupled levels pool boxes by their mean; make the temporal level with spp_levels=(1,)")
         # One temporal task for both: what the critic is shown is what the temporal level sees.
         self.spatial_task.temporal = self.temporal_task
         if critic is not None:

@@ -11,6 +11,7 @@ from features.bank import FeatureBank
 from features.pooling import WindowMeans, ragged_prefix_sums, spatial_pyramid
 from features.records import DataError, nearest
 from strong_envs import boxes as box_ops
+from strong_envs.arguments import check_number, check_whole
 
 SOURCES = ("frame", "initial", "gaussian", "truth")
 GAUSSIAN_SIGMA = 0.25
@@ -48,7 +49,13 @@ class LocalFeatures:
             raise DataError(f"reduce must be 'concat' or 'max', got {reduce!r}")
         if isinstance(source, str) and source not in SOURCES:
             raise DataError(f"boxes must be one of {SOURCES} or a tensor, got {source!r}{nearest(source, SOURCES)}")
-        self.bank, self.levels, self.reduce, self.margin = bank, tuple(levels), reduce, margin
+        if not isinstance(source, (str, Tensor)):
+            raise DataError(f"boxes must be one of {SOURCES} or a tensor, got {type(source).__name__}")
+        if not isinstance(levels, Sequence) or not levels:
+            raise DataError(f"spp_levels must be bins per side, level by level, such as (1, 2, 4); got {levels!r}")
+        self.levels = tuple(check_whole(level, "each of spp_levels") for level in levels)
+        self.margin = check_number(margin, "box_margin", 0, 1)
+        self.bank, self.reduce = bank, reduce
         self.source = source if isinstance(source, str) else "given"
         self.boxes: Tensor | None = None
         lengths = bank.n_frames[bank.video]
@@ -64,7 +71,14 @@ class LocalFeatures:
     @property
     def range(self) -> tuple[float, float]:
         """Bounds of every number in f_o: a mean lies between the smallest and the largest feature."""
-        return self.bank.store.range("frames" if self.source == "frame" else "grid")
+        store = self.bank.store
+        if self.source != "frame":
+            return store.range("grid")
+        low, high = store.range("frames")
+        if self.bank.has_grid and self.dim == self.bank.grid_shape[2]:
+            # Boxes that come later, from a coupling, look into the grid.
+            low, high = min(low, store.range("grid")[0]), max(high, store.range("grid")[1])
+        return low, high
 
     def _track_rows(self) -> Tensor:
         lengths = self.bank.n_frames[self.bank.video]
@@ -100,6 +114,12 @@ class LocalFeatures:
         Only banks whose boxes belong to samples can be changed; ``source="frame"`` becomes one on the first call.
         """
         if self.boxes is None:
+            channels = self.bank.grid_shape[2]
+            if self.dim != channels:
+                raise DataError(
+                    f"f_o changes from whole frames ({self.dim} numbers) to boxes ({channels} numbers a cell), and "
+                    "observations would change their size; make the temporal level with boxes='initial'"
+                )
             whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=self.bank.device)
             self._set_all(whole.expand(len(self.bank), 4))
             self.source = "given"

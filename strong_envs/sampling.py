@@ -11,6 +11,8 @@ import torch
 from gymnasium.utils import seeding
 from torch import Tensor
 
+from features.records import DataError
+
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
@@ -36,7 +38,7 @@ def seeds_of(seed: int | list[int | None] | None, count: int) -> list[int | None
         return [int(seed) + i for i in range(count)]
     seeds = list(seed)
     if len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds for {count} environments")
+        raise DataError(f"seed must be an int or a list of {count} ints, one per environment; got {len(seeds)}")
     return seeds
 
 

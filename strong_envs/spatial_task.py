@@ -21,6 +21,7 @@ from torch import Tensor
 
 from features.records import DataError, nearest
 from strong_envs import boxes, rewards, spans
+from strong_envs.arguments import check_number, check_whole
 from strong_envs.temporal_task import TemporalTask, feature_space
 
 WINDOWS = ("initial", "truth", "random", "whole")
@@ -58,15 +59,13 @@ class SpatialConfig:
             value = getattr(self, name)
             if value not in valid:
                 raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(value, valid)}")
-        if not self.z_s > 0:
-            raise DataError(f"z_s must be positive, got {self.z_s}")
+        check_number(self.z_s, "z_s", above=True)
         for name in ("actions_per_frame", "first_frame_actions"):
-            if getattr(self, name) < 1:
-                raise DataError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.gaze_size <= 1:
-            raise DataError(f"gaze_size is a share of the frame in (0, 1], got {self.gaze_size}")
-        if self.tie_tolerance < 0:
-            raise DataError(f"tie_tolerance must not be negative, got {self.tie_tolerance}")
+            check_whole(getattr(self, name), name)
+        check_number(self.gaze_size, "gaze_size", 0, 1, above=True)
+        check_number(self.tie_tolerance, "tie_tolerance")
+        if self.same_action and self.reward != "q_value":
+            raise DataError(f"same_action compares one action's value under reward='q_value', not {self.reward!r}")
         check_box(self.initial_box, "initial_box")
 
 
@@ -82,7 +81,7 @@ def check_box(box: object, name: str) -> None:
     eps = 1e-6
     inside = x - w / 2 >= -eps and x + w / 2 <= 1 + eps and y - h / 2 >= -eps and y + h / 2 <= 1 + eps
     if not (inside and w > 0 and h > 0):
-        raise DataError(f"{name} (centre x, y, width, height) must lie inside [0, 1], got {tuple(box)}")
+        raise DataError(f"{name} (centre x, y, width, height) must lie inside [0, 1], got {(x, y, w, h)}")
 
 
 class Walk(NamedTuple):
@@ -128,6 +127,9 @@ class SpatialTask:
         if config.reward == "gaze" and gaze is None:
             raise DataError("reward='gaze' follows where the temporal level looks: pass gaze=callable(samples, frames)")
         self.gaze = gaze
+        for name, given in (("critic", critic), ("gaze", gaze)):
+            if given is not None and not callable(given):
+                raise DataError(f"{name} must be callable, got {given!r}")
         if config.reward in rewards.FROM_CRITIC and critic is None:
             raise DataError(
                 f"reward={config.reward!r} compares Q-values and there is no critic for {self.bank.name!r}: pass "
@@ -153,7 +155,7 @@ class SpatialTask:
             zero = torch.zeros(samples.shape, dtype=torch.float64, device=self.bank.device)
             return zero, zero + total
         start = torch.floor(uniform[:, 0] * (total - 1))
-        return start, start + 1 + torch.floor(uniform[:, 1] * (total - start))
+        return start, (start + 1 + torch.floor(uniform[:, 1] * (total - start))).clamp(max=total)
 
     def begin(self, samples: Tensor, start: Tensor, end: Tensor, box: Tensor) -> Walk:
         """The state before the first frame: spans in steps (B,), boxes (B, 4) centre and size."""
@@ -168,6 +170,8 @@ class SpatialTask:
     def step(self, walk: Walk, action: Tensor) -> tuple[Walk, Tensor, Tensor, Tensor]:
         """One action in the current frame: the next state, reward (B,) float64, terminated (B,), valid (B,)."""
         config = self.config
+        # An episode that has ended and waits for its reset stays in its last frame.
+        walk = walk._replace(frame=self._current(walk))
         box, valid = boxes.move(walk.box, action, self.table)
         if config.same_action and config.reward == "q_value":
             with_update, without = self._same_action_values(walk, box)
@@ -237,7 +241,12 @@ class SpatialTask:
         t = torch.zeros_like(walk.first)
         observation = self.temporal.observe(walk.sample, walk.start, walk.end, t, local=self.trial(walk, box))
         with torch.no_grad():
-            return self.critic(observation)
+            q = self.critic(observation)
+        if not isinstance(q, Tensor) or q.shape != (len(walk.sample), self.temporal.n_actions):
+            got = tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__
+            wanted = f"({len(walk.sample)}, {self.temporal.n_actions})"
+            raise DataError(f"the critic must return a tensor of one value per temporal action, {wanted}, got {got}")
+        return q
 
     def _same_action_values(self, walk: Walk, box: Tensor) -> tuple[Tensor, Tensor]:
         """Both Q-values of one action, the best without the update (decision: ``same_action``)."""

@@ -13,17 +13,19 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from features.bank import FeatureBank
-from features.records import DataError, nearest
+from features.records import DataError
 from strong_envs import boxes
+from strong_envs.arguments import check_table, refuse_unknown
 from strong_envs.rewards import FROM_CRITIC
-from strong_envs.sampling import draw
+from strong_envs.sampling import draw, key_from
 from strong_envs.spatial_task import CONFIG_NAMES, Critic, Gaze, SpatialConfig, SpatialTask, Walk, check_box
 from strong_envs.temporal_moment import check_spans, make_task
 from strong_envs.temporal_task import CONFIG_NAMES as TEMPORAL_NAMES
-from strong_envs.temporal_task import TemporalTask
-from strong_envs.vector import IndexVectorEnv
+from strong_envs.temporal_task import TemporalTask, split_options
+from strong_envs.vector import IndexVectorEnv, refuse_render_mode
 
 INDEX = ("sample", "first", "last", "frame", "box")
+ENV_ARGUMENTS = ("critic", "gaze", "flatten", "observation", "render_mode")
 TASK_ARGUMENTS = ("features", "split", "device", "boxes", "box_margin", *TEMPORAL_NAMES)
 
 
@@ -36,10 +38,8 @@ def make_spatial_task(
 ) -> SpatialTask:
     """The `SpatialTask` behind the environments, from the same arguments."""
     config = SpatialConfig(**{name: arguments.pop(name) for name in CONFIG_NAMES if name in arguments})
-    for name in arguments:
-        if name not in TASK_ARGUMENTS:
-            valid = sorted({*TASK_ARGUMENTS, *CONFIG_NAMES, "critic", "gaze", "flatten", "render_mode"})
-            raise DataError(f"unknown argument {name!r} (valid: {valid}){nearest(name, valid)}")
+    unknown = [name for name in arguments if name not in TASK_ARGUMENTS]
+    refuse_unknown(unknown, (*TASK_ARGUMENTS, *CONFIG_NAMES, *ENV_ARGUMENTS))
     task = temporal if temporal is not None else make_task(features, **arguments)
     if (critic is None or critic == "reference") and config.reward in FROM_CRITIC:
         from strong_envs.reference_critic import find_reference_critic
@@ -71,7 +71,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         max_episode_steps: int | None = None,
         **arguments: Any,
     ) -> None:
-        arguments.pop("render_mode", None)
+        refuse_render_mode(arguments)
         if max_episode_steps is not None:
             raise DataError("a SpatialTrack episode ends with its window; max_episode_steps does not apply")
         task = make_spatial_task(features, **arguments)
@@ -108,22 +108,27 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         self.choose_window: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
         self._invalid = self._none
 
+    def _read(self, options: dict, sample: Tensor, mask: Tensor) -> dict:
+        if "span" in options:
+            options["span"] = check_spans(self.task.temporal, sample, options["span"], mask)
+        if "box" in options:
+            given = check_table(options["box"], 4, self.num_envs, "options['box']", "centre x, y, width, height")
+            for one in given[mask.cpu().numpy()]:
+                check_box(one, "options['box']")
+            options["box"] = torch.tensor(given, device=self.device)
+        return options
+
     def _start(self, mask: Tensor, options: dict) -> None:
         if "span" in options:
-            span = np.broadcast_to(np.asarray(options["span"], np.float64), (self.num_envs, 2))
-            start, end = check_spans(self.task.temporal, self.sample, span)
+            start, end = options["span"]
         elif self.choose_window is not None:
             start, end = self.choose_window(self.sample)
         else:
             parts = (draw(self._keys + salt, self._episode, 1 << 30) for salt in (1, 2))
             uniform = torch.stack([part.to(torch.float64) / (1 << 30) for part in parts], -1)
             start, end = self.task.window(self.sample, uniform)
-        box = torch.tensor([self.task.config.initial_box], dtype=torch.float64, device=self.device)
-        if "box" in options:
-            given = np.atleast_2d(np.asarray(options["box"], np.float64))
-            for one in given:
-                check_box(tuple(one), "options['box']")
-            box = torch.as_tensor(given, device=self.device)
+        initial = torch.tensor([self.task.config.initial_box], dtype=torch.float64, device=self.device)
+        box = options.get("box", initial)
         fresh = self.task.begin(self.sample, start, end, box.expand(self.num_envs, 4))
         if self.walk is not None:
             fresh = Walk(*(_merge(mask, new, old) for new, old in zip(fresh, self.walk, strict=True)))
@@ -152,10 +157,10 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         corners = boxes.corners(walk.box)
         info = {
             "box": corners,
-            "frame": walk.frame,
+            "frame": walk.frame.clone(),
             "window": self.task.temporal.to_seconds(walk.sample, walk.start, walk.end),
-            "invalid_move": self._invalid,
-            "sample": self.sample,
+            "invalid_move": self._invalid.clone(),
+            "sample": self.sample.clone(),
         }
         if bank.has_boxes:
             seen = (walk.frame - (walk.tick == 0).to(torch.int64)).clamp(min=walk.first)
@@ -233,9 +238,10 @@ class SpatialTrackEnv(gym.Env):
       critic that ships for the default world. `SpatioTemporalCoupling` supplies the live one.
     - `gaze=None`: a callable from samples (B,) and frames (B,) to weights on the cells (B, h * w); `gaze_size=0.3`.
     - `reward="q_value"`, `tie_tolerance=1e-5` (Q-values never tie exactly), `same_action=False` (one action for both).
-    - `z_s=10`, `box_moves="paper"`, `actions_per_frame=1`,
-      `first_frame_actions=1`, `initial_box=(.5, .5, .5, .5)`, `window="initial"`.
-    - `surroundings=True`, `flatten=False`, `render_mode=None` | `"rgb_array"` | `"human"`.
+    - `z_s=10`, `box_moves="paper"` | `"symmetric"`, `actions_per_frame=1`, `first_frame_actions=1`,
+      `initial_box=(0.5, 0.5, 0.5, 0.5)`, `window="initial"` | `"truth"` | `"random"` | `"whole"`.
+    - `surroundings=True`, `flatten=False`, `observation="features"` | `"index"` (`sample`, `first`, `last`, `frame` and
+      `box`, what a replay stores), `render_mode=None` | `"rgb_array"` | `"human"`.
 
     ## Version history
     - v0: first release.
@@ -255,6 +261,9 @@ class SpatialTrackEnv(gym.Env):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise DataError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
         self.render_mode = render_mode
+        for name in ("num_envs", "autoreset_mode", "output", "max_episode_steps"):
+            if name in arguments:
+                raise DataError(f"{name} belongs to the vector environment, made with gym.make_vec")
         # One episode of the vector environment: the box, its sums and the critic are tensors in any case.
         self._one = SpatialTrackVectorEnv(
             1, features, flatten=flatten, autoreset_mode=AutoresetMode.DISABLED, **arguments
@@ -265,10 +274,10 @@ class SpatialTrackEnv(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         """Start an episode; see "Start" above for the options."""
-        from strong_envs.temporal_task import split_options
-
         super().reset(seed=seed)
         options = split_options(options, self.OPTIONS)
+        if seed is None and self._one._keys is None:
+            self._one._keys = torch.tensor([key_from(self.np_random)], device=self.bank.device)
         observation, info = self._one.reset(seed=seed, options=options)
         self.last_reward = 0.0
         self.path: list[tuple[int, list[float]]] = []
@@ -278,9 +287,11 @@ class SpatialTrackEnv(gym.Env):
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict]:
         """Change the box of the current frame."""
+        if bool(self._one._done[0]):
+            raise gym.error.ResetNeeded("call reset() before step(), and after an episode has ended")
         if not self.action_space.contains(action):
             raise DataError(f"action must be an integer in [0, {self.action_space.n}), got {action!r}")
-        frame = int(self._one.walk.frame) if self._one.walk is not None else 0
+        frame = int(self._one.walk.frame)
         observation, reward, terminated, truncated, info = self._one.step(np.array([int(action)]))
         self.last_reward = float(reward[0])
         self.path.append((frame, info["box"][0].tolist()))
@@ -295,6 +306,8 @@ class SpatialTrackEnv(gym.Env):
         if self.render_mode is None:
             gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
             return None
+        if self.walk is None:
+            raise gym.error.ResetNeeded("call reset() before render()")
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
         picture = spatial_picture(self._viewer, self)
@@ -307,8 +320,8 @@ class SpatialTrackEnv(gym.Env):
             self._viewer = None
 
     @property
-    def walk(self) -> Walk:
-        """The state of the episode, tensors with a batch of one."""
+    def walk(self) -> Walk | None:
+        """The state of the episode, tensors with a batch of one; None before the first reset."""
         return self._one.walk
 
     @property
@@ -322,8 +335,8 @@ class SpatialTrackEnv(gym.Env):
 
     def _single(self, observation: Any) -> Any:
         if isinstance(observation, dict):
-            return {name: part[0] for name, part in observation.items()}
-        return observation[0]
+            return {name: np.array(part[0]) for name, part in observation.items()}
+        return np.array(observation[0])
 
     def _info(self, info: dict) -> dict[str, Any]:
         index = int(info["sample"][0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,12 +15,20 @@ from torch import Tensor
 import features as feature_registry
 from features.bank import FeatureBank
 from features.records import DataError, nearest
+from strong_envs.arguments import check_samples, check_table, refuse_unknown
+from strong_envs.compiled import CLAMPED, HostArrays, available, iou_one, move_one
 from strong_envs.local_features import LocalFeatures
 from strong_envs.sampling import draw, key_from
+from strong_envs.spans import STOP
 from strong_envs.temporal_task import CONFIG_NAMES, TemporalConfig, TemporalTask, flat, split_options
-from strong_envs.vector import IndexVectorEnv, check_observation
+from strong_envs.vector import IndexVectorEnv, check_observation, refuse_render_mode
 
-ENV_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "box_margin", "flatten", "render_mode")
+if TYPE_CHECKING:
+    from strong_envs.compiled_vector import CompiledSteps
+
+INFOS = ("full", "light")
+TASK_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "box_margin")
+ENV_ARGUMENTS = (*TASK_ARGUMENTS, "flatten", "observation", "render_mode")
 
 
 def make_task(
@@ -33,10 +41,8 @@ def make_task(
     **config: Any,
 ) -> TemporalTask:
     """The `TemporalTask` behind the environments, from the same arguments."""
-    for name in config:
-        if name not in CONFIG_NAMES:
-            valid = [*ENV_ARGUMENTS, *CONFIG_NAMES]
-            raise DataError(f"unknown argument {name!r} (valid: {sorted(valid)}){nearest(name, valid)}")
+    unknown = [name for name in config if name not in CONFIG_NAMES]
+    refuse_unknown(unknown, (*ENV_ARGUMENTS, *CONFIG_NAMES))
     bank = feature_registry.load(features, split, device)
     return TemporalTask(bank, LocalFeatures(bank, boxes, spp_levels, margin=box_margin), TemporalConfig(**config))
 
@@ -140,6 +146,8 @@ class TemporalMomentEnv(gym.Env):
         self._viewer: Any = None
         self._started = False
         self.before_episode: Callable[[Tensor], None] | None = None
+        self._host = HostArrays(self.task)
+        self._shifts = self._host.table.tolist()
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         """Start an episode; see "Start" above for the options."""
@@ -147,24 +155,23 @@ class TemporalMomentEnv(gym.Env):
         options = split_options(options, self.OPTIONS)
         if seed is not None or self._key is None:
             self._key, self._episode = key_from(self.np_random), -1
-        self._episode += 1
-        sample = options.get("sample")
-        if sample is None:
-            sample = int(draw(torch.tensor([self._key]), torch.tensor([self._episode]), len(self.bank)))
-        elif not 0 <= int(sample) < len(self.bank):
-            raise DataError(f"options['sample'] must lie in [0, {len(self.bank)}), got {sample}")
-        self.sample = torch.tensor([int(sample)], device=self.bank.device)
+        key, episode = (torch.tensor([x], device=self.bank.device) for x in (self._key, self._episode + 1))
+        if "sample" in options:
+            picked = check_samples(options["sample"], 1, len(self.bank))
+            sample = torch.as_tensor(picked, device=self.bank.device)
+        else:
+            sample = draw(key, episode, len(self.bank))
+        given = check_spans(self.task, sample, options["span"]) if "span" in options else None
+        self.sample, self._episode = sample, self._episode + 1
         if self.before_episode is not None:
             self.before_episode(self.sample)
-        counters = torch.tensor([[self._key], [self._episode]], device=self.bank.device)
-        self.start, self.end = self.task.first_span(self.sample, *counters)
-        if "span" in options:
-            span = np.asarray(options["span"], np.float64).reshape(1, 2)
-            self.start, self.end = check_spans(self.task, self.sample, span)
-        self.t = torch.zeros(1, dtype=torch.int64, device=self.bank.device)
-        self.iou = self.task.iou(self.sample, self.start, self.end)
+        start, end = self.task.first_span(sample, key, episode) if given is None else given
+        self._span, self._index, self._t = (float(start), float(end)), int(sample), 0
+        self._truth = self._host.truth[self._index].tolist()
+        self._second = float(self._host.seconds[self._index])
+        self._iou = iou_one(*self._span, self._truth, self._host.kind)
         self.last_reward, self._invalid, self._started = 0.0, False, True
-        self.path = [self._span()]
+        self.path = [self._seconds()]
         if self.render_mode == "human":
             self.render()
         return self._observation(), self._info()
@@ -175,15 +182,20 @@ class TemporalMomentEnv(gym.Env):
             raise gym.error.ResetNeeded("call reset() before step(), and after an episode has ended")
         if not self.action_space.contains(action):
             raise DataError(f"action must be an integer in [0, {self.action_space.n}), got {action!r}")
-        move = torch.tensor([int(action)], device=self.bank.device)
-        result = self.task.move(self.sample, self.start, self.end, self.t, self.iou, move)
-        self.start, self.end, self.iou, self.t = result.start, result.end, result.iou, self.t + 1
+        action, config = int(action), self.task.config
+        start, end, valid = move_one(*self._span, *self._shifts[action], self._host.total)
+        iou = iou_one(start, end, self._truth, self._host.kind)
+        # Eq. 5, as `TemporalTask.move` computes it for a batch
+        reward = (iou > self._iou) - (iou < self._iou) - float(self._host.phi * np.float32(self._t))
+        if config.invalid == "penalty" and not valid:
+            reward -= 1.0
+        terminated = action == STOP or (config.invalid == "terminate" and not valid)
+        self._span, self._iou, self._t, self._invalid = (start, end), iou, self._t + 1, not valid
+        truncated = self._t >= config.max_steps and not terminated
         # float32 like the vector environment, so that both give the same number
-        self.last_reward = float(result.reward.to(torch.float32))
-        self._invalid = not bool(result.valid)
-        terminated, truncated = bool(result.terminated), bool(result.truncated)
+        self.last_reward = float(np.float32(reward))
         self._started = not (terminated or truncated)
-        self.path.append(self._span())
+        self.path.append(self._seconds())
         if self.render_mode == "human":
             self.render()
         return self._observation(), self.last_reward, terminated, truncated, self._info()
@@ -195,6 +207,8 @@ class TemporalMomentEnv(gym.Env):
         if self.render_mode is None:
             gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
             return None
+        if not hasattr(self, "path"):
+            raise gym.error.ResetNeeded("call reset() before render()")
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
         picture = temporal_picture(self._viewer, self)
@@ -206,27 +220,38 @@ class TemporalMomentEnv(gym.Env):
             self._viewer.close()
             self._viewer = None
 
-    def _span(self) -> tuple[float, float]:
-        start, end = self.task.to_seconds(self.sample, self.start, self.end)[0].tolist()
-        return start, end
+    @property
+    def start(self) -> Tensor:
+        """(1,) float64, in steps."""
+        return torch.tensor([self._span[0]], dtype=torch.float64, device=self.bank.device)
+
+    @property
+    def end(self) -> Tensor:
+        """(1,) float64, in steps."""
+        return torch.tensor([self._span[1]], dtype=torch.float64, device=self.bank.device)
+
+    @property
+    def t(self) -> Tensor:
+        """(1,) int64, the moves made so far."""
+        return torch.tensor([self._t], device=self.bank.device)
+
+    def _seconds(self) -> tuple[float, float]:
+        return self._span[0] * self._second, self._span[1] * self._second
 
     def _observation(self) -> Any:
         if self.observation == "index":
-            return {
-                "sample": self.sample[0].cpu().numpy(),
-                "start": self.start[0].cpu().numpy(),
-                "end": self.end[0].cpu().numpy(),
-                "t": self.t[0].cpu().numpy(),
-            }
-        parts = self.task.observe(self.sample, self.start, self.end, self.t)
-        if self.flatten:
-            return flat(parts)[0].cpu().numpy()
-        return {name: part[0].cpu().numpy() for name, part in parts.items()}
+            state = {"sample": self._index, "start": self._span[0], "end": self._span[1], "t": self._t}
+            return {name: np.asarray(value) for name, value in state.items()}
+        if self._host.on_host:
+            whole = self._host.observe(self._index, *self._span, self._t)
+        else:
+            whole = flat(self.task.observe(self.sample, self.start, self.end, self.t))[0].cpu().numpy()
+        return whole if self.flatten else {name: whole[part] for name, part in self._host.parts.items()}
 
     def _info(self) -> dict[str, Any]:
-        index = int(self.sample)
+        index = self._index
         return {
-            "tiou": float(self.task.iou(self.sample, self.start, self.end, "clamped")),
+            "tiou": iou_one(*self._span, self._truth, CLAMPED),
             "span": self.path[-1],
             "true_span": self.bank.queries[index].windows[0],
             "invalid_move": self._invalid,
@@ -244,6 +269,11 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     and DISABLED work), ``output="numpy" | "torch"``. In ``info``: ``tiou`` (B,), ``span`` and ``true_span`` (B, 2)
     seconds, ``invalid_move`` (B,), ``sample`` (B,); at the end of episodes ``episode`` with ``r``, ``l``, ``t`` and the
     mask ``_episode``; under SAME_STEP ``final_obs`` and ``final_info``, dense, with their masks.
+
+    On a CPU with numba (extra ``fast``) a step is one compiled call; ``STRONG_ENVS_COMPILED=0`` keeps torch.
+    ``copy=False`` lets every compiled step write into the same observation, reward and flags, and only what changed:
+    faster, but what an earlier step returned is overwritten, and you must not write into it. ``info="light"`` leaves
+    ``info`` to the episodes that ended.
     """
 
     OPTIONS = ("sample", "span", "reset_mask")
@@ -258,12 +288,15 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         output: str = "numpy",
         observation: str = "features",
         max_episode_steps: int | None = None,
+        copy: bool = True,
+        info: str = "full",
         **arguments: Any,
     ) -> None:
         if max_episode_steps is not None:
             arguments["max_steps"] = max_episode_steps
-        arguments.pop("render_mode", None)
-        self._setup(make_task(features, **arguments), num_envs, flatten, autoreset_mode, output, observation)
+        refuse_render_mode(arguments)
+        task = make_task(features, **arguments)
+        self._setup(task, num_envs, flatten, autoreset_mode, output, observation, copy, info)
 
     @classmethod
     def of(cls, task: TemporalTask, num_envs: int) -> TemporalMomentVectorEnv:
@@ -280,8 +313,12 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         autoreset_mode: AutoresetMode | str,
         output: str,
         observation: str,
+        copy: bool = True,
+        info: str = "full",
     ) -> None:
-        self.task = task
+        if info not in INFOS:
+            raise DataError(f"info must be one of {INFOS}, got {info!r}{nearest(info, INFOS)}")
+        self.task, self.light = task, info == "light"
         space = task.index_space() if observation == "index" else task.observation_space(flatten)
         super().__init__(
             num_envs,
@@ -298,14 +335,45 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self.t = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._invalid = self._none
         self.before_episode: Callable[[Tensor], None] | None = None
+        self._reached: dict[str, Tensor] | None = None
+        self._compiled: CompiledSteps | None = None
+        # A subclass may have changed what a step does, which the compiled one would not know.
+        if type(self) is TemporalMomentVectorEnv and self.device.type == "cpu" and available():
+            from strong_envs.compiled_vector import CompiledSteps
+
+            self._compiled = CompiledSteps(self, copy, self.light)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict]:
+        """One step of every environment; see `IndexVectorEnv`."""
+        if self._compiled is not None and self.before_episode is None:
+            result = self._compiled.step(self, actions)
+            if result is not None:
+                return result
+        return super().step(actions)
+
+    @property
+    def reached(self) -> dict[str, Tensor]:
+        """The states that the last move led to, before any automatic reset, as `state` gives them."""
+        if self._reached is None and self._compiled is not None:
+            self._reached = self._compiled.reached()
+        return self._reached
+
+    @reached.setter
+    def reached(self, state: dict[str, Tensor]) -> None:
+        self._reached = state
+
+    def _read(self, options: dict, sample: Tensor, mask: Tensor) -> dict:
+        if "span" in options:
+            options["span"] = check_spans(self.task, sample, options["span"], mask)
+        return options
 
     def _start(self, mask: Tensor, options: dict) -> None:
         if self.before_episode is not None:
             self.before_episode(self.sample[mask])
-        start, end = self.task.first_span(self.sample, self._keys, self._episode)
         if "span" in options:
-            span = np.broadcast_to(np.asarray(options["span"], np.float64), (self.num_envs, 2))
-            start, end = check_spans(self.task, self.sample, span)
+            start, end = options["span"]
+        else:
+            start, end = self.task.first_span(self.sample, self._keys, self._episode)
         self.start, self.end = torch.where(mask, start, self.start), torch.where(mask, end, self.end)
         self.t = torch.where(mask, 0, self.t)
         self.iou = torch.where(mask, self.task.iou(self.sample, start, end), self.iou)
@@ -319,7 +387,9 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         return result.reward, result.terminated, result.truncated
 
     def state(self) -> dict[str, Tensor]:
-        return {"sample": self.sample, "start": self.start, "end": self.end, "t": self.t}
+        state = {"sample": self.sample, "start": self.start, "end": self.end, "t": self.t}
+        # The compiled step works in place, and a state must outlive the step after it.
+        return state if self._compiled is None else {name: part.clone() for name, part in state.items()}
 
     def action_rewards(self, state: dict[str, Tensor]) -> Tensor:
         """Eq. 5 for every action in stored states, (B, A) float32: training knows the truth, so it knows them all."""
@@ -327,23 +397,40 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         return signs - self.task.config.phi * state["t"].to(torch.float32)[:, None]
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self._compiled is not None:
+            return self._compiled.observe(state)
         return self.task.observe(state["sample"], state["start"], state["end"], state["t"])
 
+    def _view(self, state: dict[str, Tensor]) -> Any:
+        if self._compiled is not None:
+            return self._compiled.view(tuple(part.numpy() for part in state.values()))
+        return super()._view(state)
+
     def _info(self) -> dict[str, Tensor]:
+        if self.light:
+            return {}
         truth = self.bank.truth[self.sample, 0] * self.bank.duration[self.bank.video[self.sample]][:, None]
         return {
             "tiou": self.task.iou(self.sample, self.start, self.end, "clamped"),
             "span": self.task.to_seconds(self.sample, self.start, self.end),
             "true_span": truth,
-            "invalid_move": self._invalid,
-            "sample": self.sample,
+            "invalid_move": self._invalid.clone(),
+            "sample": self.sample.clone(),
         }
 
 
-def check_spans(task: TemporalTask, samples: Tensor, seconds: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Spans in seconds (B, 2) to steps; what is not a window inside its video is refused."""
+def check_spans(
+    task: TemporalTask, samples: Tensor, span: Any, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Start and end in seconds, one pair or (B, 2), to steps (B,), (B,); refused if no window inside its video.
+
+    Only rows in ``mask`` (B,) are looked at; the others may hold anything.
+    """
+    seconds = check_table(span, 2, len(samples), "options['span']", "start and end in seconds")
     durations = task.bank.duration[task.bank.video[samples]].cpu().numpy()
     bad = ~((seconds[:, 0] >= 0) & (seconds[:, 0] < seconds[:, 1]) & (seconds[:, 1] <= durations + 1e-9))
+    if mask is not None:
+        bad &= mask.cpu().numpy()
     if bad.any():
         i = int(bad.argmax())
         raise DataError(

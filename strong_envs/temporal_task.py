@@ -6,7 +6,8 @@ Stable-Baselines3 and the agents' replay all call the functions of one `Temporal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from features.bank import FeatureBank
 from features.records import DataError, nearest
 from strong_envs import rewards, spans
+from strong_envs.arguments import check_number, check_table, check_whole
 from strong_envs.local_features import LocalFeatures
 from strong_envs.sampling import draw
 
@@ -55,13 +57,11 @@ class TemporalConfig:
             value = getattr(self, name)
             if value not in valid:
                 raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(value, valid)}")
-        if not 0 <= self.phi <= 1:
-            raise DataError(f"phi must lie in [0, 1] (paper, section 3.2), got {self.phi}")
-        if self.max_steps < 1 or int(self.max_steps) != self.max_steps:
-            raise DataError(f"max_steps must be a whole number of at least 1, got {self.max_steps}")
-        if not self.z_e > 0 or not self.step_scale > 0:
-            raise DataError(f"z_e and step_scale must be positive, got {self.z_e} and {self.step_scale}")
-        start, end = self.initial_span
+        check_number(self.phi, "phi", 0, 1)
+        check_whole(self.max_steps, "max_steps")
+        check_number(self.z_e, "z_e", 0.5)
+        check_number(self.step_scale, "step_scale", above=True)
+        start, end = check_table(self.initial_span, 2, 1, "initial_span", "start and end as fractions of the video")[0]
         if not 0 <= start < end <= 1:
             raise DataError(f"initial_span must be fractions 0 <= start < end <= 1, got {self.initial_span}")
 
@@ -245,7 +245,8 @@ def feature_space(
             low, high = min(low, 0.0) - slack, max(high, 0.0) + slack
         parts[name] = spaces.Box(low, high, shape, np.float32)
     if not flatten:
-        return spaces.Dict(parts)
+        # Gymnasium sorts the keys of a plain dict; its wrappers would then flatten in another order than the paper's.
+        return spaces.Dict(OrderedDict(parts))
     low = np.concatenate([part.low.ravel() for part in parts.values()])
     high = np.concatenate([part.high.ravel() for part in parts.values()])
     return spaces.Box(low, high, dtype=np.float32)
@@ -257,9 +258,11 @@ def flat(observation: dict[str, Tensor]) -> Tensor:
 
 
 def split_options(options: dict | None, valid: Sequence[str]) -> dict:
-    """Reset options with unknown keys refused."""
+    """Reset options with unknown keys refused; a value of None counts as not given."""
+    if options is not None and not isinstance(options, Mapping):
+        raise DataError(f"options must be a dict, got {options!r}")
     options = dict(options or {})
     for key in options:
         if key not in valid:
             raise DataError(f"unknown reset option {key!r} (valid: {sorted(valid)}){nearest(key, valid)}")
-    return options
+    return {key: value for key, value in options.items() if value is not None}

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from features.bank import FeatureBank
 from features.records import DataError
+from strong_envs.arguments import check_samples, check_whole
 from strong_envs.sampling import draw, keys_from_seeds, seeds_of
-from strong_envs.temporal_task import flat
+from strong_envs.temporal_task import flat, split_options
 
 OUTPUTS = ("numpy", "torch")
 OBSERVATIONS = ("features", "index")
@@ -34,10 +35,17 @@ def check_observation(observation: str, flatten: bool) -> str:
     return observation
 
 
+def refuse_render_mode(arguments: dict[str, Any]) -> None:
+    """Vector environments have no picture; a ``render_mode`` other than None is refused."""
+    mode = arguments.pop("render_mode", None)
+    if mode is not None:
+        raise DataError(f"a vector environment does not render, got render_mode={mode!r}; for pictures use gym.make")
+
+
 class IndexVectorEnv(gym.vector.VectorEnv):
     """Base of the vector environments; see `TemporalMomentVectorEnv` and `SpatialTrackVectorEnv`."""
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(
         self,
@@ -50,12 +58,15 @@ class IndexVectorEnv(gym.vector.VectorEnv):
         output: str = "numpy",
         observation: str = "features",
     ) -> None:
-        if num_envs < 1:
-            raise DataError(f"num_envs must be at least 1, got {num_envs}")
+        num_envs = check_whole(num_envs, "num_envs")
         if output not in OUTPUTS:
             raise DataError(f"output must be one of {OUTPUTS}, got {output!r}")
         self.num_envs, self.bank, self.device, self.output = num_envs, bank, bank.device, output
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            modes = [mode.value for mode in AutoresetMode]
+            raise DataError(f"autoreset_mode must be one of {modes}, got {autoreset_mode!r}") from None
         # A copy for this instance: writing into the class would change every other environment.
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space, self.single_action_space = observation_space, action_space
@@ -75,6 +86,10 @@ class IndexVectorEnv(gym.vector.VectorEnv):
     # What a subclass provides -----------------------------------------------------------------------------------
 
     OPTIONS: tuple[str, ...] = ("sample", "reset_mask")
+
+    def _read(self, options: dict, sample: Tensor, mask: Tensor) -> dict:
+        """The options of a reset as tensors, for samples (B,); unfit ones are refused."""
+        return options
 
     def _start(self, mask: Tensor, options: dict) -> None:
         """Begin new episodes where ``mask`` (B,) is set, for the samples in ``self.sample``."""
@@ -103,14 +118,19 @@ class IndexVectorEnv(gym.vector.VectorEnv):
 
         ``options["sample"]`` (an int or (B,) ints) picks the samples. Unknown options are refused.
         """
-        from strong_envs.temporal_task import split_options
-
         options = split_options(options, self.OPTIONS)
         mask = self._mask(options.pop("reset_mask", None))
+        if "sample" in options:
+            options["sample"] = check_samples(options["sample"], self.num_envs, len(self.bank))
         if seed is not None or self._keys is None:
-            fresh = keys_from_seeds(seeds_of(seed, self.num_envs), self.device)
-            self._keys = fresh if self._keys is None else torch.where(mask, fresh, self._keys)
-            self._episode = torch.where(mask, -1, self._episode)
+            seeds = seeds_of(seed, self.num_envs)
+            fresh = keys_from_seeds(seeds, self.device)
+            if self._keys is not None:
+                # A None in a list of seeds lets that environment go on as it was.
+                seeded = mask & torch.tensor([one is not None for one in seeds], device=self.device)
+                fresh = torch.where(seeded, fresh, self._keys)
+                self._episode = torch.where(seeded, -1, self._episode)
+            self._keys = fresh
         self._begin(mask, options)
         return self._out(self._view(self.state())), self._out(self._info())
 
@@ -144,7 +164,9 @@ class IndexVectorEnv(gym.vector.VectorEnv):
             info["_episode"] = done
             if self.autoreset_mode == AutoresetMode.SAME_STEP:
                 info["final_obs"], info["_final_obs"] = self._final(done), done
-                info["final_info"], info["_final_info"] = self._info(), done
+                final = self._info()
+                if final:
+                    info["final_info"], info["_final_info"] = final, done
                 self._begin(done, {})
         if next_step and (look or bool(resetting.any())):
             self._begin(resetting, {})
@@ -163,15 +185,15 @@ class IndexVectorEnv(gym.vector.VectorEnv):
     # Details ----------------------------------------------------------------------------------------------------
 
     def _begin(self, mask: Tensor, options: dict) -> None:
-        self._episode = torch.where(mask, self._episode + 1, self._episode)
-        chosen = options.pop("sample", None)
-        if chosen is None:
-            sample = draw(self._keys, self._episode, len(self.bank))
+        episode = torch.where(mask, self._episode + 1, self._episode)
+        if "sample" in options:
+            sample = torch.as_tensor(options["sample"], device=self.device)
         else:
-            sample = torch.as_tensor(chosen, dtype=torch.int64, device=self.device).expand(self.num_envs)
-            if bool(((sample < 0) | (sample >= len(self.bank))).any()):
-                raise DataError(f"options['sample'] must lie in [0, {len(self.bank)}), got {chosen}")
-        self.sample = torch.where(mask, sample, self.sample)
+            sample = draw(self._keys, episode, len(self.bank))
+        sample = torch.where(mask, sample, self.sample)
+        # Options are read before anything changes, so that a refused reset leaves the episodes as they were.
+        options = self._read(options, sample, mask)
+        self._episode, self.sample = episode, sample
         self._return = torch.where(mask, 0.0, self._return)
         self._length = torch.where(mask, 0, self._length)
         self._done = self._done & ~mask
@@ -180,10 +202,12 @@ class IndexVectorEnv(gym.vector.VectorEnv):
     def _mask(self, mask: Any) -> Tensor:
         if mask is None:
             return self._all
-        mask = torch.as_tensor(mask, device=self.device)
-        if mask.dtype != torch.bool or mask.shape != (self.num_envs,):
-            raise DataError(f"reset_mask must be {self.num_envs} bools, got {mask.dtype} {tuple(mask.shape)}")
-        return mask
+        given = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+        if given.dtype != np.bool_ or given.shape != (self.num_envs,):
+            raise DataError(f"reset_mask must be {self.num_envs} bools, got {given.dtype} {given.shape}")
+        if self._keys is None and not given.all():
+            raise DataError("the first reset must start every environment; drop options['reset_mask']")
+        return torch.as_tensor(given, device=self.device)
 
     def _actions(self, actions: Any) -> Tensor:
         on_host = not isinstance(actions, Tensor) or actions.device.type == "cpu"

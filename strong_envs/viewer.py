@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +21,7 @@ from features.records import DataError
 if TYPE_CHECKING:
     from strong_envs.spatial_track import SpatialTrackEnv
     from strong_envs.temporal_moment import TemporalMomentEnv
+    from strong_envs.temporal_one_shot import TemporalOneShotEnv
 
 WIDTH, HEIGHT = 480, 360
 TRUE_COLOUR, CHOSEN_COLOUR = (60, 180, 75), (245, 150, 40)
@@ -104,7 +109,8 @@ class Viewer:
             x = 12 + i * (room + 12) + (room - size[0]) // 2
             y = top + (space - size[1]) // 2
             if shot.true_boxes and self.bank.has_boxes:
-                true = self.bank.true_box(torch.tensor([shot.sample]), torch.tensor([int(row)]))[0].cpu().numpy()
+                at = (torch.tensor([number], device=self.bank.device) for number in (shot.sample, int(row)))
+                true = self.bank.true_box(*at)[0].cpu().numpy()
                 rectangle(view, true, TRUE_COLOUR)
             if i < len(shot.boxes) and shot.boxes[i] is not None:
                 rectangle(view, np.asarray(shot.boxes[i]), CHOSEN_COLOUR)
@@ -138,21 +144,37 @@ class Viewer:
         """Show a picture in a window; a machine without a display gets one clear error."""
         import cv2
 
-        try:
-            self._window = "strong-envs"
-            cv2.imshow(self._window, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-            cv2.waitKey(max(int(1000 / fps), 1))
-        except cv2.error as error:
-            self._window = None
-            raise DataError(f"render_mode='human' needs a display, which OpenCV cannot open here ({error})") from None
+        problem = display_problem()
+        if problem is not None:
+            raise DataError(f"render_mode='human' needs a display: {problem}; use render_mode='rgb_array'")
+        self._window = "strong-envs"
+        cv2.imshow(self._window, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        cv2.waitKey(max(int(1000 / fps), 1))
 
     def close(self) -> None:
         """Close the window."""
         import cv2
 
         if self._window is not None:
-            cv2.destroyWindow(self._window)
+            with contextlib.suppress(cv2.error):  # its user may have closed it already
+                cv2.destroyWindow(self._window)
             self._window = None
+
+
+@lru_cache(maxsize=1)
+def display_problem() -> str | None:
+    """Why no window can be opened here, or None. Found out in a process of its own: OpenCV's Qt aborts on failure."""
+    if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"} & set(os.environ):
+        return "neither DISPLAY nor WAYLAND_DISPLAY is set"
+    probe = "import cv2; cv2.namedWindow('strong-envs'); cv2.waitKey(1); cv2.destroyAllWindows()"
+    try:
+        tried = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"a test window could not be opened ({error})"
+    if tried.returncode:
+        said = [line for line in tried.stderr.splitlines() if line.strip()]
+        return f"OpenCV cannot open a window ({said[0] if said else f'exit status {tried.returncode}'})"
+    return None
 
 
 def temporal_picture(viewer: Viewer, env: TemporalMomentEnv) -> np.ndarray:
@@ -201,6 +223,25 @@ def spatial_picture(viewer: Viewer, env: SpatialTrackEnv) -> np.ndarray:
     return viewer.draw(Shot(sample, [frame], (start, end), [box], cursor=second, footer=footer))
 
 
+def one_shot_picture(viewer: Viewer, env: TemporalOneShotEnv) -> np.ndarray:
+    """What `TemporalOneShotEnv.render` returns: frames of the named window, or of the whole video before the action."""
+    info, bank = env.last_info, env.bank
+    sample = info["sample"]
+    count = int(env.task.n_frames[sample])
+    seconds = float(bank.duration[bank.video[sample]]) / count
+    start, end = info["span"] or (0.0, count * seconds)
+    rows = [min(max(int(second / seconds), 0), count - 1) for second in (start, (start + end) / 2, end - seconds / 2)]
+    return viewer.draw(
+        Shot(
+            sample,
+            rows,
+            info["span"] or (0.0, 0.0),
+            captions=[f"{(row + 0.5) * seconds:.1f} s" for row in rows],
+            footer=f"reward {env.last_reward:.2f}" if info["span"] else "before the answer",
+        )
+    )
+
+
 def wrap(text: str, width: int) -> list[str]:
     """Lines of at most ``width`` characters, cut with an ellipsis after the second."""
     import textwrap
@@ -240,6 +281,9 @@ def write_video(path: str | os.PathLike, pictures: Sequence[np.ndarray], fps: fl
     if not len(pictures):
         raise DataError(f"no pictures to write to {str(target)!r}")
     height, width = pictures[0].shape[:2]
+    sizes = {picture.shape for picture in pictures}
+    if sizes != {(height, width, 3)}:
+        raise DataError(f"a video takes pictures of one size, (height, width, 3); got {sorted(sizes)}")
     staging = target.with_name(f".{target.stem}.part{os.getpid()}.mp4")
     writer = cv2.VideoWriter(str(staging), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():

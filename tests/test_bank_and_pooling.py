@@ -161,3 +161,30 @@ def test_a_key_with_a_typo_gets_the_nearest(tmp_path):
     store = random_store(tmp_path / "own", [4, 5, 6, 7])
     features.register("own-store-for-test", lambda: store)
     assert features.load("own-store-for-test").store is store
+
+
+@pytest.mark.parametrize("tensor", ["frames", "queries", "grid"])
+def test_nan_that_came_into_a_store_behind_our_back_stops_there(tensor, tmp_path):
+    """Headers and manifest are right, the numbers are not."""
+    from safetensors.numpy import save_file
+
+    import strong_envs  # noqa: F401 (registers the ids)
+
+    store = random_store(tmp_path / "spoilt", [3, 4, 5])
+    values = store.tensor(tensor)
+    values[2] = np.nan
+    save_file({tensor: values}, str(store.path / f"{tensor}.safetensors"))
+    import gymnasium as gym
+
+    with pytest.raises(DataError, match="NaN or infinite"):
+        gym.make("SpatialTrack-v0", features=str(store.path), reward="box_iou").reset(seed=0)
+
+
+def test_a_shared_bank_follows_its_store(tmp_path):
+    """A store written anew under the same path is not mistaken for the one that was loaded before."""
+    first = random_store(tmp_path / "own", [4, 5, 6], seed=1)
+    bank = features.load(str(first.path))
+    assert features.load(str(first.path)) is bank
+    shutil.rmtree(first.path)
+    random_store(tmp_path / "own", [4, 5, 6], seed=2)
+    assert not torch.equal(features.load(str(first.path)).frames, bank.frames)

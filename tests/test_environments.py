@@ -33,7 +33,7 @@ LEVELS = {"TemporalMoment-v0": {}, "SpatialTrack-v0": {"critic": critic, "window
 
 
 def test_both_ids_are_registered_with_a_scalar_and_a_vector_environment():
-    assert set(strong_envs.IDS) == {"TemporalMoment-v0", "SpatialTrack-v0"}
+    assert set(strong_envs.IDS) == {"TemporalMoment-v0", "SpatialTrack-v0", "TemporalOneShot-v0"}
     for name in strong_envs.IDS:
         assert gym.spec(name).vector_entry_point
 
@@ -42,7 +42,7 @@ def test_make_works_out_of_the_box_and_shows_pixels():
     for name in strong_envs.IDS:
         env = gym.make(name, render_mode="rgb_array")
         env.reset(seed=0)
-        observation, reward, *_ = env.step(0)
+        observation, reward, *_ = env.step(env.action_space.sample())
         picture = env.render()
         assert env.observation_space.contains(observation)
         assert picture.shape == (360, 480, 3) and picture.dtype == np.uint8 and picture.std() > 10

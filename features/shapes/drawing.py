@@ -1,8 +1,12 @@
-"""Pixels of a scene: anti-aliased shapes at sub-pixel places on a dark background with noise.
+"""Pixels of a scene: anti-aliased shapes at sub-pixel places on a dark background with grey noise.
 
 A pixel is covered by as much of a shape as lies on its inner side: .5 minus the distance to the edge, between 0 and 1.
 Coverage drawn this way keeps its sum while a shape moves by fractions of a pixel, which the polygon fillers of image
 libraries do not, and so growing and shrinking stand out from trembling.
+
+The noise is the same in R, G and B and every colour has the same largest component, so the largest of R, G and B at a
+pixel does not depend on the colours: recoloured objects have bit for bit the same brightness, and all that follows from
+it. With noise of its own in each component, yellow, cyan and magenta would shine brighter by the larger of two draws.
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ RGB = {
     "blue": (35, 35, 205),
     "magenta": (205, 35, 205),
 }
-BACKGROUND = 12
-NOISE = 18
+BACKGROUND = 18
+NOISE = 12
 _TILE = 256
 
 
@@ -71,7 +75,8 @@ def _inside(depth: np.ndarray) -> np.ndarray:
 
 @cache
 def _tile() -> np.ndarray:
-    return np.random.default_rng(0).integers(BACKGROUND, BACKGROUND + NOISE, (_TILE, _TILE, 3), np.uint8)
+    grey = np.random.default_rng(0).integers(BACKGROUND, BACKGROUND + NOISE, (_TILE, _TILE, 1), np.uint8)
+    return grey.repeat(3, axis=2)
 
 
 def _noise(scene: Scene) -> np.ndarray:

@@ -1,0 +1,397 @@
+"""``python -m benchmarks throughput``: what a step costs, against what a user would have without this project."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from benchmarks.figures import COLOURS, save
+from benchmarks.plain_environments import PlainMoment, PlainStates, crop_pyramid
+from features import FeatureBank, Query, StoredVideo, write_store
+from features.pooling import spatial_pyramid
+from strong_envs.temporal_moment import TemporalMomentEnv, TemporalMomentVectorEnv
+
+WORDS, DIM = 4800, 2048
+"""The paper's sizes: Skip-Thought sentences and pooled I3D frames, an observation of 8,898 numbers without context."""
+REPETITIONS = 7
+FIRST_STEP = """
+import json, time
+began = time.perf_counter(); import torch
+torch_done = time.perf_counter(); import gymnasium, strong_envs
+imported = time.perf_counter(); env = gymnasium.make("TemporalMoment-v0")
+made = time.perf_counter(); env.reset(seed=0)
+reset = time.perf_counter(); env.step(0)
+done = time.perf_counter()
+print(json.dumps({"import torch": torch_done - began, "import the rest": imported - torch_done,
+                  "gym.make": made - imported, "reset": reset - made, "step": done - reset, "total": done - began}))
+"""
+
+
+@dataclass
+class Bar:
+    """A ratio that we hold ourselves to: ``ratio`` is the median over repetitions, ``wanted`` the least that will do.
+
+    ``ours`` and ``other`` are what both did a second (medians), in ``unit``; ``wanted`` None only informs.
+    """
+
+    name: str
+    ratio: float
+    ratios: list[float]
+    wanted: float | None
+    ours: float
+    other: float
+    unit: str
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.wanted is None else self.ratio >= self.wanted
+
+
+def bank_of(folder: Path, videos: int, frames: int, dim: int = DIM, words: int = WORDS, seed: int = 0) -> FeatureBank:
+    """A bank of random features, two queries a video."""
+    rng = np.random.default_rng(seed)
+    stored = [StoredVideo(f"v{i}", float(frames), frames) for i in range(videos)]
+    queries = []
+    for i in range(2 * videos):
+        low, high = np.sort(rng.uniform(0, frames, 2))
+        queries.append(Query(f"q{i}", f"v{i // 2}", f"sentence {i}", ((float(low), float(high)),), "train"))
+    store = write_store(
+        folder / f"{videos}-{frames}-{dim}",
+        name="random",
+        videos=stored,
+        queries=queries,
+        frames=rng.standard_normal((videos * frames, dim), np.float32),
+        query_vectors=rng.standard_normal((2 * videos, words), np.float32),
+        backbone={"name": "random"},
+        text={"name": "random"},
+    )
+    return FeatureBank(store, "train")
+
+
+def vector(bank: FeatureBank, count: int, **options: Any) -> TemporalMomentVectorEnv:
+    """The vector environment with the paper's flat state, unless told otherwise."""
+    if options.get("observation") != "index":
+        options = {"context": False, "flatten": True, **options}
+    return TemporalMomentVectorEnv(count, bank, **options)
+
+
+def random_actions(steps: int, count: int) -> np.ndarray:
+    """(steps, count) uniform actions: 1 in 7 episodes stops at each step, so resets are part of every measurement."""
+    return np.random.default_rng(0).integers(0, 7, (steps, count))
+
+
+def timed(step: Callable[[np.ndarray], Any], actions: np.ndarray) -> float:
+    """Seconds for all ``actions``, the result of each step released when the next one comes."""
+    began = time.perf_counter()
+    for action in actions:
+        result = step(action)
+    del result
+    return time.perf_counter() - began
+
+
+def race(
+    ours: Callable[[np.ndarray], Any], others: dict[str, Callable[[np.ndarray], Any]], actions: np.ndarray, reps: int
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Seconds of each contestant in each repetition, taken in turns so that a slow moment hits all of them."""
+    mine: list[float] = []
+    theirs: dict[str, list[float]] = {name: [] for name in others}
+    for step in (ours, *others.values()):
+        timed(step, actions[:2])
+    for _ in range(reps):
+        mine.append(timed(ours, actions))
+        for name, step in others.items():
+            theirs[name].append(timed(step, actions))
+    return mine, theirs
+
+
+def bar(name: str, wanted: float | None, mine: list[float], theirs: list[float], amount: float, unit: str) -> Bar:
+    """Compare seconds of two contestants that both did ``amount`` of work."""
+    ratios = [other / one for one, other in zip(mine, theirs, strict=True)]
+    return Bar(name, median(ratios), ratios, wanted, amount / median(mine), amount / median(theirs), unit)
+
+
+def assert_equal_rollouts(env: TemporalMomentVectorEnv, others: dict[str, Any], actions: np.ndarray) -> None:
+    """Raise unless every environment answers like ``env``: flags and rewards to the bit, observations to 1e-5."""
+    expected = env.reset(seed=0)[0]
+    for name, other in others.items():
+        np.testing.assert_allclose(other.reset(seed=0)[0], expected, atol=1e-5, rtol=1e-5, err_msg=name)
+    for action in actions:
+        observation, *outcome = env.step(action)[:4]
+        for name, other in others.items():
+            got, *theirs = other.step(action)[:4]
+            np.testing.assert_allclose(got, observation, atol=1e-5, rtol=1e-5, err_msg=name)
+            for one, two in zip(outcome, theirs, strict=True):
+                np.testing.assert_array_equal(one, np.asarray(two, one.dtype), err_msg=name)
+
+
+def full_observations(bank: FeatureBank, count: int, steps: int, reps: int) -> list[Bar]:
+    """Bars 1 and 2: the flat observation of ``count`` environments against Gymnasium's SyncVectorEnv."""
+    same = AutoresetMode.SAME_STEP
+    ours, reused = vector(bank, count), vector(bank, count, copy=False, info="light")
+    scalar = [lambda: TemporalMomentEnv(bank, context=False, flatten=True)] * count
+    others = {
+        "our scalar env": SyncVectorEnv(scalar, autoreset_mode=same),
+        "plain NumPy env": SyncVectorEnv([lambda: PlainMoment(bank)] * count, autoreset_mode=same),
+    }
+    assert_equal_rollouts(ours, {**others, "reused": reused}, random_actions(25, count))
+    contestants = {name: env.step for name, env in others.items()}
+    mine, theirs = race(ours.step, {**contestants, "reused": reused.step}, random_actions(steps, count), reps)
+    again, amount, bars = theirs.pop("reused"), steps * count, []
+    for what, wanted, taken in (("full observation", 4, mine), ("reused buffer", 10, again)):
+        for name, seconds in theirs.items():
+            title = f"{what}, {count} envs / SyncVectorEnv, {name}"
+            bars.append(bar(title, wanted, taken, seconds, amount, "steps/s"))
+    return bars
+
+
+def against_gather(bank: FeatureBank, count: int, steps: int, reps: int) -> list[Bar]:
+    """Bar 3: bytes of observations a second, the final ones of ended episodes included, against a plain gather.
+
+    The gathered table is as large as what the environment reads, so that both find as much of it in the caches.
+    """
+    env = vector(bank, count, info="light")
+    env.reset(seed=0)
+    size = env.single_observation_space.shape[0]
+    read = bank.frame_means.prefix.numel() + bank.frame_means.mean.numel() + bank.query.numel()
+    rows = np.random.default_rng(0).standard_normal((-(-read // size), size), np.float32)
+    out = np.empty((count, size), np.float32)
+    picks = iter(np.random.default_rng(1).integers(0, len(rows), (steps * reps + 2, count)))
+    written = []
+
+    def step(action: np.ndarray) -> Any:
+        result = env.step(action)
+        written.append(count + result[4].get("_episode", action[:0]).sum())
+        return result
+
+    def gather(_: np.ndarray) -> np.ndarray:
+        return np.take(rows, next(picks), axis=0, out=out, mode="clip")
+
+    mine, theirs = race(step, {"gather": gather}, random_actions(steps, count), reps)
+    name, amount = f"{count} envs / plain gather", steps * count * size * 4 / 1e9
+    alone = bar(f"same without final observations, {name}", None, mine, theirs["gather"], amount, "GB/s")
+    share = float(np.mean(written[2:])) / count
+    taken = [seconds / share for seconds in mine]
+    return [bar(f"full observation, {name}", 0.7, taken, theirs["gather"], amount, "GB/s"), alone]
+
+
+def states_only(bank: FeatureBank, count: int, wanted: float, steps: int, reps: int) -> list[Bar]:
+    """Bar 4: stepping without features against vectorised NumPy, with ``info="light"`` and with everything."""
+    light, full = vector(bank, count, observation="index", info="light"), vector(bank, count, observation="index")
+    plain = PlainStates(bank, count)
+    expected = light.reset(seed=0)[0]
+    full.reset(seed=0)
+    state = plain.reset(0)
+    for action in random_actions(25, count):
+        for name, part in state.items():
+            np.testing.assert_array_equal(part, expected[name], err_msg=name)
+        expected, *outcome = light.step(action)[:4]
+        state, *theirs = plain.step(action)
+        full.step(action)
+        for one, other in zip(outcome, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+    actions = random_actions(steps, count)
+    mine, others = race(light.step, {"plain": plain.step, "full": full.step}, actions, reps)
+    name, amount = f"{count} envs / vectorised NumPy", steps * count
+    return [
+        bar(f"state only, {name}", wanted, mine, others["plain"], amount, "steps/s"),
+        bar(f"state with full info, {name}", None, others["full"], others["plain"], amount, "steps/s"),
+    ]
+
+
+def pyramid(count: int, channels: int, reps: int) -> Bar:
+    """Bar 6 in eager torch: 1 + 4 + 16 bins of boxes on an 8 x 8 map against cropping and adaptive pooling."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(count, 8, 8, channels, generator=generator)
+    # Sides of 4 or 8 whole cells: there a crop and an area mean must agree.
+    low = torch.randint(0, 5, (count, 2), generator=generator)
+    cells = torch.cat([low, low + 4], 1)
+    expected, got = crop_pyramid(maps, cells), spatial_pyramid(maps, cells / 8)
+    np.testing.assert_allclose(got.numpy(), expected.numpy(), atol=1e-4)
+    actions = random_actions(4, 1)
+    mine, theirs = race(
+        lambda _: spatial_pyramid(maps, cells / 8), {"crop": lambda _: crop_pyramid(maps, cells)}, actions, reps
+    )
+    return bar("spatial pyramid / crop and adaptive pooling", 2, mine, theirs["crop"], len(actions) * count, "boxes/s")
+
+
+def cost(bank: FeatureBank, count: int, seconds: float = 0.15, **options: Any) -> float:
+    """Microseconds of a step of all environments: the median over blocks of steps."""
+    env = vector(bank, count, info="light", **options)
+    env.reset(seed=0)
+    actions = random_actions(8, count)
+    timed(env.step, actions)
+    blocks, began = [], time.perf_counter()
+    while len(blocks) < 3 or time.perf_counter() - began < seconds:
+        blocks.append(timed(env.step, actions) / len(actions))
+    return 1e6 * median(blocks)
+
+
+def growth(folder: Path, bank: FeatureBank, quick: bool) -> dict[str, list[dict[str, float]]]:
+    """How the cost of a step grows with environments, frames of a video, and the feature size."""
+    limit, room = (64, 1 << 28) if quick else (16384, 1 << 31)
+    counts = [4**i for i in range(8) if 4**i <= limit]
+    result: dict[str, list[dict[str, float]]] = {"envs": [], "frames": [], "size": []}
+    for count in counts:
+        row = {"envs": count, "state only": cost(bank, count, observation="index")}
+        # Observations of this and the last step, and those of ended episodes
+        if 4 * count * 4 * (bank.query_dim + 2 + 2 * bank.frame_dim) <= room:
+            row["full observation"] = cost(bank, count)
+            row["reused buffer"] = cost(bank, count, copy=False)
+        result["envs"].append(row)
+    for frames in (10, 100) if quick else (10, 100, 1000, 10_000):
+        short = bank_of(folder, 4, frames, 64 if quick else 512, 64)
+        result["frames"].append({"frames": frames, "full observation": cost(short, 64)})
+    for dim in (16, 64) if quick else (16, 64, 256, 1024, 4096):
+        wide = bank_of(folder, 8, 50, dim, dim)
+        result["size"].append({"size": dim, "full observation": cost(wide, 64, context=True)})
+    return result
+
+
+def first_step(reps: int) -> dict[str, float]:
+    """Seconds from a fresh interpreter to the first step on the default world, medians; the world is cached before."""
+    with gym.make("TemporalMoment-v0") as env:
+        env.reset(seed=0)
+    runs = []
+    for _ in range(reps):
+        done = subprocess.run([sys.executable, "-c", FIRST_STEP], check=True, capture_output=True, text=True)
+        runs.append(json.loads(done.stdout))
+    return {name: median(run[name] for run in runs) for name in runs[0]}
+
+
+def machine() -> dict[str, str]:
+    """What the numbers were taken on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version(), "system": platform.platform(), "cores": str(os.cpu_count())}
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    found["cpu"] = next((x.split(":")[1].strip() for x in lines if "model name" in x), platform.processor())
+    for name in ("strong-envs", "torch", "numpy", "gymnasium", "numba"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    found["compiled path"] = os.environ.get("STRONG_ENVS_COMPILED", "1") + " (STRONG_ENVS_COMPILED)"
+    return found
+
+
+def measure(quick: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Everything in one run on one thread; raises if two implementations do not agree."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    reps = 2 if quick else REPETITIONS
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            bank = bank_of(folder, 4, 20, 32, 64) if quick else bank_of(folder, 64, 60)
+            small, many, most = (4, 8, 16) if quick else (64, 1024, 8192)
+            steps = 4 if quick else 40
+            bars = full_observations(bank, small, steps, reps)
+            say("full observations measured")
+            bars += against_gather(bank, many, max(steps // 4, 2), reps)
+            bars += states_only(bank, small, 5, 25 * steps, reps) + states_only(bank, most, 1.3, steps, reps)
+            bars.append(pyramid(8 if quick else 256, 16 if quick else 512, reps))
+            say("bars measured")
+            curves = growth(folder, bank, quick)
+            say("growth measured")
+        begun = first_step(1 if quick else 3)
+    finally:
+        torch.set_num_threads(threads)
+    rows = [{**asdict(one), "met": one.met} for one in bars]
+    return {"quick": quick, "machine": machine(), "bars": rows, "growth": curves, "first_step": begun}
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """The bars as ratios to what they have to reach, and the three curves of cost."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(2, 2, figsize=(12, 7.6), width_ratios=(1.25, 1), layout="constrained")
+    axes, rows = panels[0][0], [row for row in result["bars"] if row["wanted"] is not None][::-1]
+    shares = [row["ratio"] / row["wanted"] for row in rows]
+    axes.barh(range(len(rows)), shares, color=[COLOURS[0] if row["met"] else COLOURS[1] for row in rows])
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(range(len(rows)), [row["name"].replace(" / ", "\nagainst ") for row in rows], fontsize=7)
+    for i, row in enumerate(rows):
+        axes.text(shares[i], i, f" {row['ratio']:.2f}x of {row['wanted']:g}x", va="center", fontsize=8)
+    axes.set_xlim(0, 1.3 * max(*shares, 1))
+    axes.set_xlabel("measured ratio / required ratio (1: met)")
+    labels = {"envs": "environments", "frames": "frames of a video", "size": "feature size"}
+    for axes, (key, label) in zip((panels[0][1], panels[1][0], panels[1][1]), labels.items(), strict=True):
+        for colour, name in zip(COLOURS, ("full observation", "reused buffer", "state only"), strict=False):
+            points = [(row[key], row[name]) for row in result["growth"][key] if name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel(label if key == "envs" else f"{label} (64 environments)")
+        axes.set_ylabel("microseconds a step")
+        low, high = axes.get_ylim()
+        axes.set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
+        axes.grid(alpha=0.3)
+    panels[0][1].legend(fontsize=8)
+    save(figure, path)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the machine, the bars and the time to the first step."""
+    print(", ".join(f"{name} {value}" for name, value in result["machine"].items()), "\n")
+    print(f"{'what / against what':<58}{'ours':>12}{'theirs':>12} {'unit':<8}{'ratio':>7}  range           required")
+    for row in result["bars"]:
+        digits = 1 if row["unit"] == "GB/s" else 0
+        numbers = "".join(f"{row[key]:>12,.{digits}f}" for key in ("ours", "other"))
+        spread = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
+        required = "" if row["wanted"] is None else f"{row['wanted']:g} {'met' if row['met'] else 'NOT MET'}"
+        print(f"{row['name']:<58}{numbers} {row['unit']:<8}{row['ratio']:>7.2f}  {spread:<16}{required}")
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in result["first_step"].items() if name != "total")
+    total = result["first_step"]["total"]
+    own = total - result["first_step"]["import torch"]
+    print(f"\nfirst step: {total:.2f} s in all ({parts}); {own:.2f} s of it are not the import of torch")
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``throughput`` command to ``python -m benchmarks``."""
+    parser = subparsers.add_parser(
+        "throughput",
+        help="measure what a step costs against SyncVectorEnv, plain NumPy and a plain gather",
+        description="Times the temporal environment in one interleaved run on one thread, after checking that all "
+        "implementations give equal results. Ratios are medians over repetitions.",
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the ratios mean nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--out", type=Path, help="folder for throughput.json and throughput.png")
+    parser.set_defaults(run=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command; returns 0, or 1 where a bar is not met (never with ``--quick``)."""
+    result = measure(args.quick, lambda text: print(text, file=sys.stderr))
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        staging = args.out / f".throughput.part{os.getpid()}.json"
+        staging.write_text(json.dumps(result, indent=1) + "\n")
+        os.replace(staging, args.out / "throughput.json")
+        draw(result, args.out / "throughput.png")
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        show(result)
+    return int(not args.quick and any(row["met"] is False for row in result["bars"]))

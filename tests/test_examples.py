@@ -1,0 +1,50 @@
+"""Every example runs from beginning to end with a few steps; those of absent libraries are skipped."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "examples"
+RUNS = [
+    ("sb3.py", ["--algorithm", "ppo"], "stable_baselines3"),
+    ("sb3.py", ["--algorithm", "a2c", "--env", "SpatialTrack-v0"], "stable_baselines3"),
+    ("sb3.py", ["--algorithm", "dqn"], "stable_baselines3"),
+    ("sb3.py", ["--algorithm", "ddpg"], "stable_baselines3"),
+    ("sb3.py", ["--algorithm", "ddpg", "--env", "TemporalOneShot-v0"], "stable_baselines3"),
+    ("cleanrl_style.py", [], "torch"),
+    ("one_shot_group.py", [], "torch"),
+    ("gymnasium_wrappers.py", [], "gymnasium"),
+    ("torchrl_example.py", [], "torchrl"),
+    ("rllib_example.py", [], "ray"),
+    ("pettingzoo_example.py", [], "pettingzoo"),
+]
+
+
+def test_every_example_is_run_and_short():
+    files = {path.name for path in FOLDER.glob("*.py")}
+    assert files == {name for name, _, _ in RUNS}
+    listed = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name in files:
+        assert len((FOLDER / name).read_text(encoding="utf-8").splitlines()) < 65 and f"`{name}`" in listed
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "options", "library"), RUNS, ids=[f"{n}{''.join(o[1::2])}" for n, o, _ in RUNS])
+def test_example(name, options, library, monkeypatch, capsys):
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    monkeypatch.setattr(sys, "argv", [name, "--steps", "130", *options])
+    threads = torch.get_num_threads()
+    try:
+        runpy.run_path(str(FOLDER / name), run_name="__main__")
+    finally:
+        torch.set_num_threads(threads)
+    out = capsys.readouterr().out
+    assert out.strip() and not re.search(r"\bnan\b", out)
