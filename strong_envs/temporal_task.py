@@ -107,9 +107,11 @@ class TemporalTask:
 
     def initial(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The initial span l0 of each sample, in steps."""
-        start = torch.full(samples.shape, self.config.initial_span[0] * self.config.total, dtype=torch.float64)
-        end = torch.full(samples.shape, self.config.initial_span[1] * self.config.total, dtype=torch.float64)
-        return start.to(self.bank.device), end.to(self.bank.device)
+        start, end = (
+            torch.full(samples.shape, share * self.config.total, dtype=torch.float64, device=self.bank.device)
+            for share in self.config.initial_span
+        )
+        return start, end
 
     def first_span(self, samples: Tensor, keys: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         """The span in which an episode begins: l0, or with ``start="random"`` whole steps drawn from the episode."""
