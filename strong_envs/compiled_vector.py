@@ -30,6 +30,7 @@ _STATE = {
     "_done": ("flags", c.DONE),
     "_invalid": ("flags", c.IS_INVALID),
 }
+_LOOKING = ("now", "was", "ended", "outcome", "invalid", "was_invalid", "shown", "final", "current", "views")
 _OBJECTS = [object()]
 _HELD_HERE_ONLY = sys.getrefcount(_OBJECTS[0])
 
@@ -76,20 +77,33 @@ class CompiledSteps:
         width = count + 24
         self.ints, self.floats = np.zeros((8, width), np.int64), np.zeros((8, width), np.float64)
         self.flags, self.reward = np.zeros((5, width), np.bool_), np.zeros(count, np.float32)
+        self.everywhere = np.ones(count, np.bool_)
+        self.random = task.config.start == "random"
+        self.flat, self.index = env.flatten, env.observation == "index"
+        self.wrap = torch.from_numpy if env.output == "torch" else _same
+        self.parts, self.size = self.host.parts, self.host.size
+        self._look()
+
+    def _look(self) -> None:
+        """Arrays to hand out, and all that looks into the arrays of the state."""
+        count = self.count
         ints, floats, flags = self.ints[:, :count], self.floats[:, :count], self.flags[:, :count]
         self.now = (ints[c.SAMPLE], floats[c.START], floats[c.END], ints[c.T])
         self.was = (ints[c.WAS_SAMPLE], floats[c.WAS_START], floats[c.WAS_END], ints[c.WAS_T])
         self.ended = (floats[c.ENDED_RETURN], ints[c.ENDED_LENGTH], floats[c.ENDED_TIME])
         self.outcome = (flags[c.DONE], flags[c.TERMINATED], flags[c.TRUNCATED])
         self.invalid, self.was_invalid = flags[c.IS_INVALID], flags[c.WAS_INVALID]
-        self.everywhere = np.ones(count, np.bool_)
-        self.random = task.config.start == "random"
-        self.flat, self.index = env.flatten, env.observation == "index"
-        self.wrap = torch.from_numpy if env.output == "torch" else _same
-        self.parts, self.size = self.host.parts, self.host.size
         self.shown, self.final = RecycledArrays(count, self.size), RecycledArrays(count, self.size)
         self.current: tuple[Any, np.ndarray, np.ndarray] | None = None
         self.views = {name: torch.from_numpy(getattr(self, kind)[row, :count]) for name, (kind, row) in _STATE.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copied views would be arrays of their own; they are made anew, and `load` takes the environment's state over.
+        return {name: value for name, value in vars(self).items() if name not in _LOOKING}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._look()
 
     def load(self, env: TemporalMomentVectorEnv) -> None:
         """Take the state of the environment over, after a reset or a step in torch."""
