@@ -30,13 +30,19 @@ class Prediction:
     """What a system says about every query of a bank.
 
     ``spans`` (S, 2) float64 seconds; ``length`` (S,) moves made; ``path`` (S, T + 1, 2) seconds, windows passed;
-    ``boxes`` corners of every frame of each sample, packed (R, 4), where the system tracks.
+    ``boxes`` corners of every frame of each sample, packed (R, 4), where the system tracks. A system that ranks
+    candidates gives them best first in ``ranked`` (S, K, 2) seconds, NaN where a query has fewer than K, with their
+    ``scores`` (S, K), higher is better; ``spans`` is then ``ranked[:, 0]``. ``looked`` (S,) is the share of the video's
+    frames that were looked at.
     """
 
     spans: Tensor
     length: Tensor | None = None
     path: Tensor | None = None
     boxes: Tensor | None = None
+    ranked: Tensor | None = None
+    scores: Tensor | None = None
+    looked: Tensor | None = None
 
 
 @runtime_checkable
@@ -64,6 +70,10 @@ class Entry:
     description: str
     needs_grid: bool = False
     needs_boxes: bool = False
+    needs_objects: bool = False
+    """Needs detector features, the store's tensor ``objects``."""
+    needs_training: bool = True
+    ranks_candidates: bool = False
     tracks_boxes: bool = False
     upper_bound: bool = False
     """Uses the true boxes: a bound, never a result."""
@@ -107,6 +117,8 @@ def why_not(name: str, bank: FeatureBank) -> str | None:
         return f"{name} needs a spatial grid, which {bank.name!r} does not have; extract it with --grid"
     if entry.needs_boxes and not bank.has_boxes:
         return f"{name} needs a true box track for every query, which {bank.name!r} does not have"
+    if entry.needs_objects and not bank.store.has("objects"):
+        return f"{name} needs detector features (the tensor 'objects'), which {bank.name!r} does not have"
     return None
 
 
@@ -228,4 +240,4 @@ class RandomPolicy:
         return Prediction(**vars(localise(task, policy)))
 
 
-register(Entry("random policy", RandomPolicy, "uniformly random moves until stop"))
+register(Entry("random policy", RandomPolicy, "uniformly random moves until stop", needs_training=False))
