@@ -50,4 +50,5 @@ def describe(rng: np.random.Generator, colour: str, shape: str, event: str, plai
     """One sentence about an object and its event, drawn from the grammar; ``plain`` gives the canonical one."""
     options = (TEMPLATES, COLOUR_WORDS[colour], SHAPE_WORDS[shape], EVENT_PHRASES[event])
     template, *words = (o[0] if plain else o[int(rng.integers(len(o)))] for o in options)
-    return template.format(colour=words[0], shape=words[1], event=words[2])
+    sentence = template.format(colour=words[0], shape=words[1], event=words[2])
+    return sentence.replace("a emerald", "an emerald").replace("a azure", "an azure")
