@@ -27,7 +27,7 @@ from strong_envs.temporal_task import TemporalTask
 class GazeArgs:
     """Arguments of `Gaze` and its training."""
 
-    steps: int = 800
+    steps: int = 1_000
     """Updates in one training; learning rates rise and fall once over them."""
     queries: int = 32
     """Queries in an update."""
@@ -36,8 +36,10 @@ class GazeArgs:
     frames: int = 20
     """Frames looked at of each video, evenly spread; longer stretches are averaged."""
     lr: float = 6e-3
-    hidden: int = 64
+    hidden: int = 32
     value_hidden: int = 256
+    size: float = 0.3
+    """Sides of the box around the peak of the gaze, in fractions of the frame."""
 
 
 class Gaze(nn.Module):
@@ -73,6 +75,30 @@ class Gaze(nn.Module):
         """Weights of the cells in single frames: samples (B,) and frames (B,) to (B, h * w), rows sum to 1."""
         cells = self._cells(bank.grid[bank.offsets[bank.video[samples]] + frames])
         return self._attend(cells[:, None], self._query(bank, samples))[:, 0]
+
+    @torch.no_grad()
+    def boxes(self, bank: FeatureBank) -> Tensor:
+        """Where the gaze rests in all frames of all samples: corners, packed sample after sample (R, 4) float32."""
+        lengths = bank.n_frames[bank.video]
+        first = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).tolist()
+        out = torch.empty((first[-1], 4), device=bank.device)
+        height, width, _ = bank.grid_shape
+        order = torch.argsort(bank.video, stable=True)
+        counts = torch.bincount(bank.video, minlength=len(bank.videos)).tolist()
+        offsets = bank.offsets.tolist()
+        for video, samples in enumerate(order.split(counts)):
+            # The samples of a video share its cells; one after the other they stay in the processor's cache.
+            cells = self.cell(self._cells(bank.grid[offsets[video] : offsets[video + 1]]))
+            query = self._query(bank, samples)
+            scores = [
+                self.score(torch.addcmul(shift, cells, gate).relu_())
+                for gate, shift in zip(self.gate(query), self.shift(query), strict=True)
+            ]
+            weights = torch.stack(scores).squeeze(-1).softmax(-1)
+            found = gaze_box(weights.flatten(0, 1), height, width, self.args.size).unflatten(0, weights.shape[:2])
+            for sample, part in zip(samples.tolist(), found, strict=True):
+                out[first[sample] : first[sample + 1]] = part
+        return out
 
     def _query(self, bank: FeatureBank, samples: Tensor) -> Tensor:
         return (bank.query[samples] - self.query_mean) * self.query_scale
@@ -153,3 +179,24 @@ def train_gaze(
         schedule.step()
         if report is not None and step % 10 == 0:
             report(step, {"return": -float(loss.detach())})
+
+def gaze_box(weights: Tensor, height: int, width: int, size: float) -> Tensor:
+    """A box of the given size, a share of the frame, where the gaze rests: (B, h * w) weights to (B, 4) corners.
+
+    The centre is the centre of mass of the 3 x 3 cells around the peak: other objects that draw some of the gaze do
+    not pull the box between them.
+    """
+    maps = weights.view(-1, 1, height, width)
+    mass = torch.nn.functional.avg_pool2d(maps, 3, 1, 1, divisor_override=1).flatten(1)
+    peak = mass.argmax(-1)
+    rows = torch.arange(height, device=weights.device)
+    columns = torch.arange(width, device=weights.device)
+    near_row = (rows - (peak // width)[:, None]).abs() <= 1
+    near_column = (columns - (peak % width)[:, None]).abs() <= 1
+    local = maps[:, 0] * near_row[:, :, None] * near_column[:, None, :]
+    local = local / local.sum((1, 2), keepdim=True).clamp(min=1e-12)
+    y = (local.sum(2) * (rows + 0.5)).sum(1) / height
+    x = (local.sum(1) * (columns + 0.5)).sum(1) / width
+    half = size / 2
+    centre = torch.stack((x, y), -1).clamp(half, 1 - half)
+    return torch.cat((centre - half, centre + half), -1)

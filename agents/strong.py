@@ -16,7 +16,7 @@ Deviations of ``preset="default"`` from the paper:
   reward is known, Eq. 11's nearest relative that works.
 - *What the critic has seen*, under the rewards that compare Q: a share ``random_boxes`` of the samples keeps a random
   box while the temporal level trains, for a critic that never saw a cropped frame cannot compare crops.
-- *What the spatial level sees*: its surroundings, its own position and the gaze of its frame.
+- *What the spatial level sees*: the gaze of its frame, relative to its box.
 - *The first frame* has room for ``first_frame_actions`` moves, so that the box reaches the object before it follows.
 - Both levels learn from the rewards of all actions in a state (``feedback="all"``), see `DDPGArgs`; the temporal level
   has the context of its window, see `TemporalMomentEnv`.
@@ -75,9 +75,10 @@ class StrongArgs:
         default_factory=lambda: ddpg_args(
             feedback="all",
             objective="distil",
-            entropy=0.2,
+            entropy=0.1,
             num_envs=1024,
-            batch=512,
+            batch=256,
+            updates=8,
             capacity=200_000,
             epsilon_end=0.3,
             lr_actor=2e-3,
@@ -92,16 +93,21 @@ class StrongArgs:
             objective="distil",
             num_envs=128,
             updates=8,
+            warmup=2_000,
             stop=box_ops.STOP,
             entropy=0.1,
             epsilon_end=0.3,
+            lr_actor=3e-3,
+            lr_critic=3e-3,
             actor_hidden=(64, 64),
             critic_hidden=(64, 64),
         )
     )
     temporal_env: TemporalConfig = field(default_factory=TemporalConfig)
     spatial_env: SpatialConfig = field(
-        default_factory=lambda: SpatialConfig(reward="gaze", window="random", first_frame_actions=16)
+        default_factory=lambda: SpatialConfig(
+            reward="gaze", window="random", first_frame_actions=16, appearance=False, surroundings=False
+        )
     )
     seed: int = 0
 
@@ -172,9 +178,10 @@ class Strong:
                     generator = torch.Generator().manual_seed(args.seed + 100 * turn)
                     told = _staged(report, f"round {turn}, gaze", args.gaze.steps)
                     train_gaze(self.gaze, self.task, generator, told)
-                self._train_spatial(f"round {turn}, spatial", args.spatial_steps, report)
+                spatial_task = self._spatial_task(self.task)
+                self._train_spatial(f"round {turn}, spatial", spatial_task, args.spatial_steps, report)
                 self.turn = turn
-                self._give_boxes(self._tracks(self.task))
+                self._give_boxes(track(spatial_task, self.spatial.act))
                 self._train_temporal(f"round {turn}, temporal", args.temporal_steps, report)
                 note(f"round {turn}")
         return self
@@ -189,7 +196,7 @@ class Strong:
         task = self._temporal_task(bank, "frame" if self.args.boxes == "tracked" else self.args.boxes)
         out: dict[str, Tensor] = {}
         if tracked:
-            out["boxes"] = self._tracks(task)
+            out["boxes"] = track(self._spatial_task(task), self.spatial.act)
             task = self._temporal_task(bank, out["boxes"])
         episodes = localise(task, self.temporal.act)
         return out | {"spans": episodes.spans, "length": episodes.length, "path": episodes.path}
@@ -242,13 +249,18 @@ class Strong:
         return TemporalTask(bank, LocalFeatures(bank, boxes, margin=margin), self.args.temporal_env)
 
     def _spatial_task(self, task: TemporalTask) -> SpatialTask:
-        gaze = self.gaze
+        if self.gaze is None:
+            return SpatialTask(task, self.args.spatial_env, self.temporal.q_values)
+        gaze, bank, rows = self.gaze, task.bank, task.local.rows
+        looked: Tensor | None = None
 
-        @torch.no_grad()
         def look(samples: Tensor, frames: Tensor) -> Tensor:
-            return gaze.weights(task.bank, samples, frames)
+            nonlocal looked
+            if looked is None:
+                looked = gaze.boxes(bank)
+            return looked[rows[samples] + frames]
 
-        return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, None if gaze is None else look)
+        return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, look)
 
     def _train_temporal(self, stage: str, steps: int, report: Report | None) -> None:
         config = replace(self.task.config, start="random" if self.args.exploring_starts else "initial")
@@ -256,12 +268,9 @@ class Strong:
         env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
         train(self.temporal, env, steps=steps, report=_staged(report, stage, steps))
 
-    def _train_spatial(self, stage: str, steps: int, report: Report | None) -> None:
-        env = SpatialTrackVectorEnv.of(self._spatial_task(self.task), self.args.spatial.num_envs)
+    def _train_spatial(self, stage: str, task: SpatialTask, steps: int, report: Report | None) -> None:
+        env = SpatialTrackVectorEnv.of(task, self.args.spatial.num_envs)
         train(self.spatial, env, steps=steps, report=_staged(report, stage, steps))
-
-    def _tracks(self, task: TemporalTask) -> Tensor:
-        return track(self._spatial_task(task), self.spatial.act)
 
     def _give_boxes(self, tracks: Tensor | None) -> None:
         """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in."""

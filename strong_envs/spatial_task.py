@@ -30,7 +30,7 @@ Critic = Callable[[dict[str, Tensor]], Tensor]
 """Temporal observations (named tensors, (B, ...)) to the Q-values of the temporal actions (B, A)."""
 
 Gaze = Callable[[Tensor, Tensor], Tensor]
-"""Samples (B,) and frames (B,) to the weights that the temporal level puts on the cells of the frame, (B, h * w)."""
+"""Samples (B,) and frames (B,) to the box in which the temporal level looks for its evidence, corners (B, 4)."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class SpatialConfig:
     box_moves: str = "paper"
     actions_per_frame: int = 1
     first_frame_actions: int = 1
-    gaze_size: float = 0.3
     initial_box: tuple[float, float, float, float] = boxes.INITIAL_BOX
     window: str = "initial"
     tie_tolerance: float = 1e-5
     same_action: bool = False
+    appearance: bool = True
     surroundings: bool = True
 
     def __post_init__(self) -> None:
@@ -62,7 +62,6 @@ class SpatialConfig:
         check_number(self.z_s, "z_s", above=True)
         for name in ("actions_per_frame", "first_frame_actions"):
             check_whole(getattr(self, name), name)
-        check_number(self.gaze_size, "gaze_size", 0, 1, above=True)
         check_number(self.tie_tolerance, "tie_tolerance")
         if self.same_action and self.reward != "q_value":
             raise DataError(f"same_action compares one action's value under reward='q_value', not {self.reward!r}")
@@ -126,6 +125,8 @@ class SpatialTask:
             raise DataError(f"reward='box_iou' needs a true box track for every query; {self.bank.name!r} lacks them")
         if config.reward == "gaze" and gaze is None:
             raise DataError("reward='gaze' follows where the temporal level looks: pass gaze=callable(samples, frames)")
+        if not (config.appearance or config.surroundings or gaze is not None):
+            raise DataError("with appearance=False the agent needs surroundings=True or a gaze: it would see nothing")
         self.gaze = gaze
         for name, given in (("critic", critic), ("gaze", gaze)):
             if given is not None and not callable(given):
@@ -209,15 +210,13 @@ class SpatialTask:
         """How good boxes are in their frames, by the rewards that look at one frame: (B,) or (B, P) float64.
 
         ``box`` is (B, 4) or (B, P, 4). ``box_iou`` is the IoU with the true box; ``gaze`` the distance-IoU with the box
-        around the peak of the gaze, which also tells two boxes apart that both miss it.
+        of the gaze, which also tells two boxes apart that both miss it.
         """
         edges = boxes.corners(box)
         if self.config.reward == "box_iou":
             wanted, measure = self.bank.true_box(sample, frame), boxes.box_iou
         else:
-            height, width, _ = self.bank.grid_shape
-            weights = self.gaze(sample, frame)
-            wanted, measure = gaze_box(weights, height, width, self.config.gaze_size), boxes.distance_iou
+            wanted, measure = self.gaze(sample, frame), boxes.distance_iou
         wanted = wanted.to(torch.float64)
         return measure(edges, wanted if box.ndim == 2 else wanted[:, None].expand_as(edges))
 
@@ -275,11 +274,11 @@ class SpatialTask:
         return total / (c - a).clamp(min=1).unsqueeze(-1)
 
     def observe(self, walk: Walk) -> dict[str, Tensor]:
-        """The state of Eq. 10 in the paper's order: query, scene (f_s), box features (f_o^k).
+        """The state of Eq. 10 in the paper's order: query, scene (f_s), box features (f_o^k), with ``appearance``.
 
         With ``surroundings``: ``around`` (B, 5 D), the features of a box twice as large and of the four neighbours
         (left, right, up, down), and ``box`` (B, 4), centre and size. Without them the agent cannot see where it is nor
-        where the object went.
+        where the object went. With a gaze: ``gaze`` (B, 4), its corners minus those of the box.
         """
         return self.observe_index(walk.sample, walk.first, walk.last, walk.frame, walk.box)
 
@@ -289,16 +288,17 @@ class SpatialTask:
         """`observe` from what a replay stores: (B,) sample, window and frame, and the boxes (B, 4)."""
         rows = self.bank.offsets[self.bank.video[sample]] + torch.minimum(frame, last - 1)
         box = box.to(torch.float32)
-        observation = {
-            "query": self.bank.query[sample],
-            "scene": self.bank.frame_means(sample, first, last),
-            "inside": self.bank.frame_box_features(rows, boxes.corners(box)),
-        }
+        observation = {}
+        if self.config.appearance:
+            observation["query"] = self.bank.query[sample]
+            observation["scene"] = self.bank.frame_means(sample, first, last)
+            observation["inside"] = self.bank.frame_box_features(rows, boxes.corners(box))
         if self.config.surroundings:
             observation["around"] = self.around(rows, box)
             observation["box"] = box
         if self.gaze is not None:
-            observation["gaze"] = self.gaze(sample, torch.minimum(frame, last - 1))
+            looked = self.gaze(sample, torch.minimum(frame, last - 1)).to(torch.float32)
+            observation["gaze"] = looked - boxes.corners(box)
         return observation
 
     def around(self, rows: Tensor, box: Tensor) -> Tensor:
@@ -315,16 +315,17 @@ class SpatialTask:
 
     def dims(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parts of an observation, in order."""
-        shapes: dict[str, tuple[int, ...]] = {
-            "query": (self.bank.query_dim,),
-            "scene": (self.bank.frame_dim,),
-            "inside": (self.channels,),
-        }
+        shapes: dict[str, tuple[int, ...]] = {}
+        if self.config.appearance:
+            shapes |= {
+                "query": (self.bank.query_dim,),
+                "scene": (self.bank.frame_dim,),
+                "inside": (self.channels,),
+            }
         if self.config.surroundings:
             shapes |= {"around": (5 * self.channels,), "box": (4,)}
         if self.gaze is not None:
-            height, width, _ = self.bank.grid_shape
-            shapes["gaze"] = (height * width,)
+            shapes["gaze"] = (4,)
         return shapes
 
     def observation_space(self, flatten: bool) -> spaces.Space:
@@ -332,6 +333,7 @@ class SpatialTask:
         store = self.bank.store
         grid = store.range("grid")
         ranges = {"query": store.range("queries"), "scene": store.range("frames"), "inside": grid, "around": grid}
+        ranges["gaze"] = (-1.0, 1.0)
         return feature_space(self.dims(), ranges, flatten)
 
     def index_space(self) -> spaces.Space:
@@ -343,25 +345,3 @@ class SpatialTask:
 
     def _current(self, walk: Walk) -> Tensor:
         return torch.minimum(walk.frame, walk.last - 1)
-
-
-def gaze_box(weights: Tensor, height: int, width: int, size: float) -> Tensor:
-    """A box of the given size, a share of the frame, where the gaze rests: (B, h * w) weights to (B, 4) corners.
-
-    The centre is the centre of mass of the 3 x 3 cells around the peak: other objects that draw some of the gaze do
-    not pull the box between them.
-    """
-    maps = weights.view(-1, 1, height, width)
-    mass = torch.nn.functional.avg_pool2d(maps, 3, 1, 1, divisor_override=1).flatten(1)
-    peak = mass.argmax(-1)
-    rows = torch.arange(height, device=weights.device)
-    columns = torch.arange(width, device=weights.device)
-    near_row = (rows - (peak // width)[:, None]).abs() <= 1
-    near_column = (columns - (peak % width)[:, None]).abs() <= 1
-    local = maps[:, 0] * near_row[:, :, None] * near_column[:, None, :]
-    local = local / local.sum((1, 2), keepdim=True).clamp(min=1e-12)
-    y = (local.sum(2) * (rows + 0.5)).sum(1) / height
-    x = (local.sum(1) * (columns + 0.5)).sum(1) / width
-    half = size / 2
-    centre = torch.stack((x, y), -1).clamp(half, 1 - half)
-    return torch.cat((centre - half, centre + half), -1)

@@ -204,9 +204,9 @@ class SpatialTrackEnv(gym.Env):
     | inside | (D,) | f_o^k, what lies inside the box in the current frame |
     | around | (5 D,) | with `surroundings`: a box twice as large, and the neighbours left, right, up, down |
     | box | (4,) | with `surroundings`: centre and size as fractions of the frame |
-    | gaze | (h * w,) | only when a `gaze` is given: the weights that the temporal level puts on the frame's cells |
+    | gaze | (4,) | only when a `gaze` is given: its corners in this frame minus the corners of the box |
 
-    Without `surroundings` this is the paper's state: 8,896 numbers with its sizes (4,800 + 2,048 + 2,048).
+    The first three are there with `appearance`. Without `surroundings` this is the paper's state: 8,896 numbers with its sizes (4,800 + 2,048 + 2,048).
 
     ## Rewards
     Eq. 11: +1 if the temporal critic's value rises when the updated box is inherited from this frame on, -1 if it
@@ -217,7 +217,7 @@ class SpatialTrackEnv(gym.Env):
     | q_value | max Q, Eq. 11 as printed | a critic |
     | signed_q | sum over moves of Q times the sign of the move's true change of IoU | a critic, the temporal truth |
     | q_error | minus the squared error of Q against those signs | a critic, the temporal truth |
-    | gaze | distance-IoU with a box of `gaze_size` where the temporal level looks in this frame | `gaze` |
+    | gaze | distance-IoU with the box in which the temporal level looks in this frame | `gaze` |
     | box_iou | IoU with the true box in this frame (an upper bound, never a result) | true boxes |
 
     ## Start
@@ -236,12 +236,12 @@ class SpatialTrackEnv(gym.Env):
       and shape what the critic sees.
     - `critic=None`: a callable from temporal observations to (B, A) Q-values. None or `"reference"` takes the small
       critic that ships for the default world. `SpatioTemporalCoupling` supplies the live one.
-    - `gaze=None`: a callable from samples (B,) and frames (B,) to weights on the cells (B, h * w); `gaze_size=0.3`.
+    - `gaze=None`: a callable from samples (B,) and frames (B,) to the corners (B, 4) of where the temporal level looks.
     - `reward="q_value"`, `tie_tolerance=1e-5` (Q-values never tie exactly), `same_action=False` (one action for both).
     - `z_s=10`, `box_moves="paper"` | `"symmetric"`, `actions_per_frame=1`, `first_frame_actions=1`,
       `initial_box=(0.5, 0.5, 0.5, 0.5)`, `window="initial"` | `"truth"` | `"random"` | `"whole"`.
-    - `surroundings=True`, `flatten=False`, `observation="features"` | `"index"` (`sample`, `first`, `last`, `frame` and
-      `box`, what a replay stores), `render_mode=None` | `"rgb_array"` | `"human"`.
+    - `appearance=True`, `surroundings=True`, `flatten=False`, `render_mode=None` | `"rgb_array"` | `"human"`.
+    - `observation="features"` | `"index"` (`sample`, `first`, `last`, `frame` and `box`, what a replay stores).
 
     ## Version history
     - v0: first release.

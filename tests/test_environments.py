@@ -24,9 +24,8 @@ def critic(observation):
 
 
 def gaze(samples, frames):
-    weights = torch.zeros(len(samples), 20)
-    weights[torch.arange(len(samples)), (samples + frames) % 20] = 1.0
-    return weights
+    corner = torch.stack(((samples + frames) % 5, (samples + 2 * frames) % 4), -1) * 0.15
+    return torch.cat((corner, corner + 0.3), -1)
 
 
 LEVELS = {"TemporalMoment-v0": {}, "SpatialTrack-v0": {"critic": critic, "window": "random"}}
