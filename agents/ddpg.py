@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from agents.networks import Actor, Critic, Standardise, gaussian_weights
+from agents.networks import Actor, Critic, HeadsCritic, Standardise, gaussian_weights
 from agents.replay import IndexReplay
 from strong_envs import spans
 from strong_envs.vector import IndexVectorEnv
@@ -62,6 +62,10 @@ class DDPGArgs:
     feedback: str = "taken"
     """``"taken"``: the critic learns from the reward of the action taken (Eq. 6). ``"all"``: from the rewards of all
     actions in the state, which training knows as it knows the truth; the value of what follows is then left out."""
+    states: str = "replay"
+    """What an update learns from. ``"replay"``: transitions of the agent's own episodes. ``"uniform"``: states drawn
+    afresh, sample and window (or box) at random, which a simulator that can begin anywhere allows; needs
+    ``feedback="all"`` and makes no episodes: ``steps`` counts the states drawn."""
     stop: int = spans.STOP
     """The action that ends an episode; exploration does not draw it."""
     epsilon_start: float = 1.0
@@ -69,6 +73,9 @@ class DDPGArgs:
     epsilon_share: float = 0.5
     """Share of the steps over which epsilon falls."""
     actor_hidden: tuple[int, ...] = (256, 128)
+    critic: str = "joined"
+    """``"joined"``: the action enters at the second layer (section 3.2); ``"heads"``: one output for every action, which
+    costs a pass where the other costs one for each action."""
     critic_hidden: tuple[int, ...] = (256, 128, 64)
     weights_std: float = 0.0
     """Standard deviation of the initial weights; 0 takes PyTorch's own."""
@@ -102,6 +109,16 @@ def ddpg_args(preset: str = "default", **changes: object) -> DDPGArgs:
     return replace(DDPGArgs(**PRESETS[preset]), **changes)
 
 
+CRITICS = {"joined": Critic, "heads": HeadsCritic}
+CHOICES = {
+    "objective": ("softmax", "expected", "distil"),
+    "target": ("mu", "max"),
+    "feedback": ("taken", "all"),
+    "critic": tuple(CRITICS),
+    "states": ("replay", "uniform"),
+}
+
+
 class DDPG(nn.Module):
     """Actor, critic and their targets for one level.
 
@@ -114,6 +131,11 @@ class DDPG(nn.Module):
         self, shapes: dict[str, tuple[int, ...]], n_actions: int, args: DDPGArgs, hidden: tuple[str, ...] = ()
     ) -> None:
         super().__init__()
+        for name, valid in CHOICES.items():
+            if getattr(args, name) not in valid:
+                raise ValueError(f"{name} must be one of {valid}, got {getattr(args, name)!r}")
+        if args.states == "uniform" and args.feedback != "all":
+            raise ValueError(f"states='uniform' needs feedback='all', got feedback={args.feedback!r}")
         self.args, self.n_actions = args, n_actions
         self.generator = torch.Generator().manual_seed(args.seed)
         with torch.random.fork_rng(devices=[]):
@@ -121,7 +143,8 @@ class DDPG(nn.Module):
             self.inputs = Standardise(shapes, hidden)
             size = self.inputs.size
             self.actor, self.target_actor = (Actor(size, n_actions, args.actor_hidden) for _ in range(2))
-            self.critic, self.target_critic = (Critic(size, n_actions, args.critic_hidden) for _ in range(2))
+            form = CRITICS[args.critic]
+            self.critic, self.target_critic = (form(size, n_actions, args.critic_hidden) for _ in range(2))
         if args.weights_std:
             gaussian_weights(self.actor, args.weights_std, self.generator)
             gaussian_weights(self.critic, args.weights_std, self.generator)
@@ -238,6 +261,8 @@ def train(
     """
     args = agent.args
     steps = args.steps if steps is None else steps
+    if args.states == "uniform":
+        return _train_uniform(agent, env, steps, report, every)
     device = env.device
     replay = IndexReplay(args.capacity, device)
     env.reset(seed=args.seed)
@@ -287,6 +312,24 @@ def train(
             scalars["return"] = float(returns) if returns is not None else float("nan")
             scalars["epsilon"] = epsilon
             report(done_steps, scalars)
+    return agent
+
+
+def _train_uniform(
+    agent: DDPG, env: IndexVectorEnv, steps: int, report: Callable[[int, dict], None] | None, every: int
+) -> DDPG:
+    """`train` on states drawn afresh; "return" is then the mean reward of the greedy move."""
+    batch = agent.args.batch
+    agent.inputs.fit(env.observe_state(env.task.random_states(max(agent.args.warmup, batch), agent.generator)))
+    count = max(steps // batch, 1)
+    for i in range(count):
+        agent.set_progress(i / count)
+        state = env.task.random_states(batch, agent.generator)
+        log = agent.update({f"state.{name}": value for name, value in state.items()}, env)
+        if report is not None and i % every == 0:
+            scalars = {name: float(value) for name, value in log.items()}
+            pays = env.action_rewards(state).gather(1, agent.act(env.observe_state(state))[:, None])
+            report(i * batch, scalars | {"return": float(pays.mean())})
     return agent
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from features.bank import FeatureBank
 from strong_envs.spans import frame_window
-from strong_envs.temporal_task import TemporalTask
+from strong_envs.temporal_task import TemporalTask, random_windows
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,6 @@ class Gaze(nn.Module):
         frame = ((pair + 0.5) * n / (2 * count)).floor().to(torch.int64)
         maps = bank.grid[bank.offsets[videos][:, None] + frame].to(torch.float32)
         return maps.view(len(videos), count, 2, *maps.shape[2:]).mean(2)
-
-
-def random_windows(shape: tuple[int, int], total: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Windows of whole steps with both ends uniform: start and end, each of ``shape``, float64."""
-    ends = torch.randint(int(total), (2, *shape), generator=generator).to(torch.float64)
-    return torch.minimum(ends[0], ends[1]), torch.maximum(ends[0], ends[1]) + 1
 
 
 def train_gaze(

@@ -88,6 +88,26 @@ class Critic(nn.Module):
         return self.out(h).squeeze(-1)
 
 
+class HeadsCritic(nn.Module):
+    """Values of all actions from one pass, one output each: as `Critic`, at a fraction of its cost."""
+
+    def __init__(self, inputs: int, actions: int, hidden: Sequence[int] = (256, 256)) -> None:
+        super().__init__()
+        sizes = (inputs, *hidden)
+        layers: list[nn.Module] = []
+        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(a, b), nn.ReLU()]
+        self.body = nn.Sequential(*layers, nn.Linear(sizes[-1], actions))
+
+    def forward(self, x: Tensor, action: Tensor) -> Tensor:
+        """Observations (B, n) and action probabilities (B, A) to expected values (B,)."""
+        return (self.body(x) * action).sum(-1)
+
+    def all_actions(self, x: Tensor) -> Tensor:
+        """Values of every single action: (B, n) to (B, A)."""
+        return self.body(x)
+
+
 def gaussian_weights(module: nn.Module, std: float, generator: torch.Generator) -> None:
     """The paper's initialisation: every weight and bias from N(0, std)."""
     with torch.no_grad():

@@ -46,10 +46,8 @@ def main() -> None:
     task = TemporalTask(bank, LocalFeatures(bank, mixed), TemporalConfig())
 
     def draw(count: int) -> tuple[torch.Tensor, ...]:
-        from agents.gaze import random_windows
-
-        start, end = (x[0] for x in random_windows((1, count), task.config.total, generator))
-        return torch.randint(len(bank), (count,), generator=generator), start, end
+        state = task.random_states(count, generator)
+        return state["sample"], state["start"], state["end"]
 
     def observe(samples: torch.Tensor, start: torch.Tensor, end: torch.Tensor) -> dict[str, torch.Tensor]:
         return task.observe(samples, start, end, torch.zeros_like(samples))

@@ -62,9 +62,9 @@ class StrongArgs:
     """Hide every visual part of the observation."""
     rounds: int = 1
     """Turns of spatial and temporal training after the temporal level was trained alone."""
-    pretrain_steps: int = 80_000
-    spatial_steps: int = 30_000
-    temporal_steps: int = 120_000
+    pretrain_steps: int = 120_000
+    spatial_steps: int = 40_000
+    temporal_steps: int = 600_000
     gaze: GazeArgs = field(default_factory=GazeArgs)
     """Attention of the temporal level, trained at the start of every turn when ``spatial_env.reward`` is "gaze"."""
     random_boxes: float = 0.0
@@ -73,9 +73,12 @@ class StrongArgs:
     """Added around every box, in fractions of the frame."""
     temporal: DDPGArgs = field(
         default_factory=lambda: ddpg_args(
+            states="uniform",
             feedback="all",
             objective="distil",
-            entropy=0.1,
+            critic="heads",
+            critic_hidden=(256, 256),
+            entropy=0.05,
             num_envs=1024,
             batch=256,
             updates=8,
@@ -91,9 +94,9 @@ class StrongArgs:
         default_factory=lambda: ddpg_args(
             feedback="all",
             objective="distil",
+            critic="heads",
             num_envs=128,
             updates=8,
-            warmup=2_000,
             stop=box_ops.STOP,
             entropy=0.1,
             epsilon_end=0.3,

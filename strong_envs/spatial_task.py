@@ -144,6 +144,22 @@ class SpatialTask:
     def n_actions(self) -> int:
         return len(self.table)
 
+    def random_states(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """States drawn uniformly, sample, frame and box, in windows of whole videos; sides are at least a tenth."""
+        device = self.bank.device
+        sample = torch.randint(len(self.bank), (count,), generator=generator).to(device)
+        dice = torch.rand(count, 5, generator=generator).to(device, torch.float64)
+        last = self.temporal.n_frames[sample]
+        size = 0.1 + 0.9 * dice[:, :2]
+        box = torch.cat((size / 2 + (1 - size) * dice[:, 2:4], size), -1)
+        return {
+            "sample": sample,
+            "first": torch.zeros_like(sample),
+            "last": last,
+            "frame": (dice[:, 4] * last).to(torch.int64),
+            "box": box,
+        }
+
     def window(self, samples: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """The temporal window of each episode, in steps; ``uniform`` (B, 2) in [0, 1] is used by ``"random"``."""
         total, kind = self.temporal.config.total, self.config.window

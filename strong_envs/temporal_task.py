@@ -121,6 +121,13 @@ class TemporalTask:
         ends = [draw(keys + salt, episodes, count).to(torch.float64) for salt in (3, 4)]
         return torch.minimum(*ends), torch.maximum(*ends) + 1
 
+    def random_states(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """States drawn uniformly, sample and window: what `IndexVectorEnv.observe_state` takes."""
+        device = self.bank.device
+        start, end = (x.to(device) for x in random_windows((count,), self.config.total, generator))
+        sample = torch.randint(len(self.bank), (count,), generator=generator).to(device)
+        return {"sample": sample, "start": start, "end": end, "t": torch.zeros_like(sample)}
+
     def iou(self, samples: Tensor, start: Tensor, end: Tensor, kind: str | None = None) -> Tensor:
         """IoU with the truth, of the kind of the reward unless named: (B,) float64."""
         return spans.span_iou(start, end, self.truth[samples], kind or self.config.iou)
@@ -229,6 +236,12 @@ class TemporalTask:
     def to_seconds(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Spans in seconds: (B, 2) float64."""
         return torch.stack((start, end), -1) * self.seconds[samples][:, None]
+
+
+def random_windows(shape: tuple[int, ...], total: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Windows of whole steps with both ends uniform: start and end, each of ``shape``, float64."""
+    ends = torch.randint(int(total), (2, *shape), generator=generator).to(torch.float64)
+    return torch.minimum(ends[0], ends[1]), torch.maximum(ends[0], ends[1]) + 1
 
 
 def feature_space(
