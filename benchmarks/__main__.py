@@ -10,11 +10,11 @@ from features.records import DataError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code. Bad input gives one sentence and 2."""
-    from benchmarks import compare, converge, episode, paper_tables, reference_table, run, sweep, throughput
+    from benchmarks import compare, converge, episode, paper_tables, reference_table, report, run, sweep, throughput
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Train, evaluate and compare systems.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for module in (run, paper_tables, sweep, converge, compare, episode, reference_table, throughput):
+    for module in (run, paper_tables, sweep, converge, compare, episode, report, reference_table, throughput):
         module.add_parser(commands)
     args = parser.parse_args(arguments)
     try:

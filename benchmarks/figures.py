@@ -16,7 +16,7 @@ import numpy as np
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
 SIZE = (7.0, 4.2)
-SMALL = 7
+SMALL = 8
 """Points of the smallest text."""
 LEVELS = np.round(np.linspace(0, 1, 41), 3)
 OMITTED = ("random_window", "whole")
@@ -185,43 +185,41 @@ def breakdown(
     axes.set_xlabel(f"{KINDS[kind]}, share of the video")
     axes.set_ylabel("mIoU on held-out videos")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=SMALL, ncols=2)
+    axes.legend(frameon=False, fontsize=SMALL, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderpad=0)
     save(figure, path)
 
 
 def heat_maps(
     predicted: Mapping[str, Any], truth: Any, path: Path, bins: int = 20, size: tuple[float, float] | None = None
 ) -> None:
-    """Predicted against true start (above) and length (below), a column a system; what is perfect lies on the diagonal.
+    """Predicted against true start (left) and length (right), a row a system; what is perfect lies on the diagonal.
 
     Args:
         predicted: label to (S, 2), or (R, S, 2) over runs, windows as fractions of the video.
         truth: (S, 2) fractions.
     """
+    import matplotlib
+
+    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    _axes()[0].clear()
-    plt.close("all")
-    true = np.asarray(truth, np.float64)
-    count = len(predicted)
-    figure, panels = plt.subplots(2, count, figsize=size or (1.9 * count + 0.6, 4.2), squeeze=False, sharey="row")
-    for column, (label, windows) in enumerate(predicted.items()):
+    true, count = np.asarray(truth, np.float64), len(predicted)
+    figure, panels = plt.subplots(count, 2, figsize=size or (4.4, 2.3 * count), squeeze=False, layout="constrained")
+    for row, (label, windows) in zip(panels, predicted.items(), strict=True):
         runs = np.asarray(windows, np.float64).reshape(-1, len(true), 2)
-        for row, what in enumerate(("start", "length")):
-            of = (lambda w: w[..., 0]) if what == "start" else (lambda w: w[..., 1] - w[..., 0])
-            x, y = np.broadcast_to(of(true), runs.shape[:2]).ravel(), of(runs).ravel()
-            counts, edges, _ = np.histogram2d(x, y, bins, [[0, 1], [0, 1]])
-            axes = panels[row][column]
+        for axes, what in zip(row, ("start", "length"), strict=True):
+            x, y = (w[..., 0] if what == "start" else w[..., 1] - w[..., 0] for w in (true, runs))
+            counts, _, _ = np.histogram2d(
+                np.broadcast_to(x, y.shape).ravel(), y.ravel(), bins, [[0, 1 + 1e-9], [0, 1 + 1e-9]]
+            )
+            # Square roots: a constant prediction would else make everything beside it invisible.
             axes.imshow(np.sqrt(counts.T), origin="lower", extent=(0, 1, 0, 1), cmap="Blues", aspect="equal")
-            axes.plot([0, 1], [0, 1], color=COLOURS[1], linewidth=0.7, linestyle="--")
+            axes.plot([0, 1], [0, 1], color=COLOURS[1], linewidth=0.8, linestyle="--")
             axes.set_xticks([0, 0.5, 1], ["0", ".5", "1"], fontsize=SMALL)
             axes.set_yticks([0, 0.5, 1], ["0", ".5", "1"], fontsize=SMALL)
-            axes.set_xlabel(f"true {what}", fontsize=SMALL)
-            if column == 0:
-                axes.set_ylabel(f"predicted {what}", fontsize=SMALL)
-            if row == 0:
-                axes.set_title(label, fontsize=8)
-    figure.tight_layout()
+            axes.set_xlabel(f"true {what}", fontsize=SMALL + 1)
+            axes.set_ylabel(f"predicted {what}", fontsize=SMALL + 1)
+        row[0].set_title(label, fontsize=9, loc="left")
     save(figure, path)
 
 

@@ -214,16 +214,17 @@ def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> 
         if name in runs[0]["scores"]:
             metrics[name] = np.array([run["scores"][name] for run in runs])
     measured = estimates(metrics, groups=groups)
+    entry = agents.find(runs[0]["system"])
     plain = {"moves": float(np.mean([run["scores"]["moves"] for run in runs]))} if "moves" in runs[0]["scores"] else {}
+    if entry.needs_training:
+        plain["train s"] = float(np.mean([run["seconds"] for run in runs]))
     return {
         "system": label,
-        "description": agents.find(runs[0]["system"]).description,
+        "description": entry.description,
         "protocol": protocol.as_dict(),
         "seeds": len(runs),
         "queries": iou.shape[1],
-        "metrics": {name: e.mean for name, e in measured.items()}
-        | plain
-        | {"train s": float(np.mean([run["seconds"] for run in runs]))},
+        "metrics": {name: e.mean for name, e in measured.items()} | plain,
         "intervals": {name: [e.low, e.high] for name, e in measured.items()},
         "caveat": measured["mIoU"].caveat,
     }
