@@ -118,7 +118,7 @@ def markdown(result: dict[str, Any]) -> str:
     """The table with the paper's columns beside it, then its claims."""
     from benchmarks.tables import markdown_table
 
-    table = markdown_table(result["rows"], **_columns(result))
+    table = markdown_table(result["rows"], **columns(result))
     return f"{table}\n{claims_markdown(result['claims'])}"
 
 
@@ -133,7 +133,7 @@ def claims_markdown(claims: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _columns(result: dict[str, Any]) -> dict[str, Any]:
+def columns(result: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the table: our metrics, and the paper's numbers of both data sets under their own headings."""
     shown = [row for row in result["rows"] if row["metrics"]]
     metrics = list(dict.fromkeys(name for row in shown for name in row["metrics"]))
@@ -158,7 +158,7 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path, number: in
     from benchmarks.tables import console_table
 
     title = f"Table {number} on {result['protocol']['data']}, {args.test}"
-    table = console_table(result["rows"], title=title, intervals=False, **_columns(result))
+    table = console_table(result["rows"], title=title, intervals=False, **columns(result))
     Console(width=max(rich.get_console().width, 200)).print(table)
     for c in result["claims"]:
         number_text = f", {100 * c['difference']:+.2f} mIoU" if "difference" in c else ""

@@ -91,9 +91,9 @@ def table_of(result: dict[str, Any]) -> dict[str, Any]:
     """The table with its intervals and notes as strings; the paper's columns where the result has them."""
     options: dict[str, Any] = {}
     if "paper" in result:
-        from benchmarks.paper_tables import _columns
+        from benchmarks.paper_tables import columns
 
-        options = _columns(result)
+        options = columns(result)
     laid = table_cells(result["rows"], **options)
     kinds = {row["system"]: "reference" if row.get("reference") else "system" for row in result["rows"]}
     return {
