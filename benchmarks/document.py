@@ -11,7 +11,7 @@ Between two comments of a Markdown file stands what this command puts there, and
     <!-- end -->
 
 ``--check`` writes nothing and fails where a document and its result files differ; a test does the same. Figures are
-``.svg`` files with a digest of what they were drawn from, so that another release of the drawing library is no difference.
+``.svg`` files with a digest of what they were drawn from: another release of the drawing library is no difference.
 """
 
 from __future__ import annotations
