@@ -90,12 +90,12 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
     import rich
     from rich.console import Console
 
-    from benchmarks.tables import console_table
+    from benchmarks.tables import print_table
 
     if args.json:
         print(json.dumps(result))
         return
     if result["rows"]:
         title = f"{result['protocol']['data']}, {args.test}: {result['rows'][0]['queries']:,} queries"
-        Console(width=max(rich.get_console().width, 140)).print(console_table(result["rows"], title=title))
+        print_table(result["rows"], title=title, console=Console(width=max(rich.get_console().width, 140)))
     print(f"{out}: results.json, table.md, curve.png, episode.png, episode.mp4 ({result['wall_seconds']:.0f} s)")

@@ -283,3 +283,58 @@ def test_every_training_command_has_the_same_options(capsys):
         shown = capsys.readouterr().out
         for option in common:
             assert option in shown, (command, option)
+
+
+ENVIRONMENT = """
+import gymnasium as gym
+
+class Coin(gym.Env):
+    observation_space = gym.spaces.Discrete(2)
+    action_space = gym.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 0, {}
+    def step(self, action):
+        return 0, float(action), True, False, {"iou": 0.25}
+
+gym.register("CoinOfATest-v0", Coin)
+"""
+
+
+def test_an_outsiders_environment_is_measured_beside_ours(tmp_path, monkeypatch, capsys):
+    (tmp_path / "coin_of_a_test.py").write_text(ENVIRONMENT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["throughput", "--env", "coin_of_a_test:CoinOfATest-v0", "--quick", "--json"]) == 0
+    theirs, ours = json.loads(capsys.readouterr().out)["rows"]
+    assert theirs["length"] == 1 and theirs["mIoU"] == 0.25 and theirs["steps a second"] > 0
+    assert ours["env"] == "TemporalMoment-v0" and 0 < ours["mIoU"] < 1 and ours["steps a second, 4 envs"] > 0
+    assert main(["throughput", "--env", "NoSuchEnv-v0"]) == 2
+    assert "NoSuchEnv" in capsys.readouterr().err
+
+
+def test_a_kill_in_the_middle_loses_only_the_cell_in_work(ragged_store, tmp_path, capsys):
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+    from pathlib import Path
+
+    root = str(Path(__file__).parents[1])
+    arguments = ["run", "--features", ragged_store, "--systems", "random policy", "--seeds", "3", "--jobs", "1"]
+    arguments += ["--out", str(tmp_path), "--json"]
+    environment = {**os.environ, "PYTHONPATH": root}
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    quiet = subprocess.DEVNULL
+    started = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("cells/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("cells/*.json")}
+    assert 1 <= len(kept) < 3
+    assert main(arguments) == 0
+    assert len(list(tmp_path.glob("cells/*.json"))) == 3
+    assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
+    assert len(json.loads(capsys.readouterr().out)["per_query"]["IoU"]["random policy"]) == 3
