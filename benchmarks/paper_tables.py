@@ -155,11 +155,14 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path, number: in
     import rich
     from rich.console import Console
 
-    from benchmarks.tables import console_table
+    from benchmarks.tables import print_table
 
+    console = Console(width=max(rich.get_console().width, 140))
+    metrics = columns(result)["metrics"]
     title = f"Table {number} on {result['protocol']['data']}, {args.test}"
-    table = console_table(result["rows"], title=title, intervals=False, **columns(result))
-    Console(width=max(rich.get_console().width, 200)).print(table)
+    print_table(result["rows"], metrics, title=title, console=console)
+    for data, printed in result["paper"].items():
+        print_table(printed, title=f"Table {number} as the paper printed it, {data}: another protocol", console=console)
     for c in result["claims"]:
         number_text = f", {100 * c['difference']:+.2f} mIoU" if "difference" in c else ""
         print(f"{c['better']} above {c['worse']} ({c['section']}): {c['verdict']}{number_text}")
