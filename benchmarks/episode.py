@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,14 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
     return result, file.parent / "cells"
 
 
+def foremost(labels: Iterable[str]) -> str:
+    """The system that pictures are of where nobody names one: strong, else trl, else the last."""
+    labels = list(labels)
+    return next((label for wanted in ("strong", "trl") for label in labels if label.lower() == wanted), labels[-1])
+
+
 def cell_file(result: dict[str, Any], cells: Path, system: str | None, seed: int) -> tuple[str, dict[str, Any]]:
-    """The label and the stored result of one cell; without a system, of the last one that was trained in the table.
+    """The label and the stored result of one cell; without a system, of `foremost`.
 
     Raises:
         DataError: a system or a seed that the run does not have, or that did not finish.
@@ -33,7 +40,7 @@ def cell_file(result: dict[str, Any], cells: Path, system: str | None, seed: int
     known = result["cells"]
     if not known:
         raise DataError("this run has no cells")
-    label = system if system is not None else next((n for n in ("strong", "trl") if n in known), list(known)[-1])
+    label = system if system is not None else foremost(known)
     if label not in known:
         raise DataError(f"this run has no system {label!r}{nearest(label, known)}; it has {sorted(known)}")
     if not 0 <= seed < len(known[label]):

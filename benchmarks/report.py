@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import breakdown, figures
 from benchmarks.compare import read_result
-from benchmarks.episode import bank_of, read_folder
+from benchmarks.episode import bank_of, foremost, read_folder
 from benchmarks.predictions import PREDICTION, read_prediction
 from benchmarks.report_episodes import episodes
 from benchmarks.statistics import paired_test
@@ -48,6 +48,8 @@ def page(folder: str | Path, count: int = 12, features: str | None = None) -> st
     if not done:
         raise DataError(f"{str(folder)!r} has no finished cell to report on")
     bank = bank_of(next(iter(done.values()))[0], features)
+    predictions = {label: _stored(cells, runs[0]) for label, runs in done.items()}
+    judge = foremost(done)
     data = {
         "title": f"{result['protocol']['data']}, {result['protocol']['test']}",
         "table": table_of(result),
@@ -61,7 +63,8 @@ def page(folder: str | Path, count: int = 12, features: str | None = None) -> st
         "about": result["about"],
         "queries": queries_of(result, bank),
         "systems": list(done),
-        **episodes(bank, {label: _stored(cells, runs[0]) for label, runs in done.items()}, count, FRAME_BYTES),
+        "judge": judge,
+        **episodes(bank, predictions, judge, count, FRAME_BYTES),
     }
     text = TEMPLATE.read_text(encoding="utf-8")
     # A "<" of a sentence could end the script, two characters of Unicode could break its lines.

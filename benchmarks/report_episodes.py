@@ -24,14 +24,14 @@ QUALITY = 82
 
 
 def episodes(
-    bank: FeatureBank, predictions: Mapping[str, Prediction], count: int, room: int
+    bank: FeatureBank, predictions: Mapping[str, Prediction], judge: str, count: int, room: int
 ) -> dict[str, Any]:
     """What the page's player needs: ``episodes``, how they were chosen, and whether their frames are true pixels.
 
     Args:
-        predictions: of one run each, by label. count: queries. room: bytes that all frames may take in the page.
+        predictions: of one run each, by label. judge: the label whose IoUs choose the queries. count: of queries.
+        room: bytes that all frames may take in the page.
     """
-    judge = list(predictions)[-1]
     picked = choose(bank, predictions[judge], count)
     viewer = Viewer(bank)
     found = [one(bank, viewer, predictions, sample, room // max(len(picked), 1)) for sample in picked]
