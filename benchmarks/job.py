@@ -138,7 +138,8 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
         ]
     main = Cell("", 0, args.features, store.content_hash, args.train, args.test, options={"env": _grid(args)})
     job = Job(args, store, bank, protocol_of(store, main), cells, refused)
-    todo = [cell for found in cells.values() for cell in found]
+    # Two labels may stand for one cell: the same system under the paper's name and its own.
+    todo = list({cell.key: cell for found in cells.values() for cell in found}.values())
     if getattr(args, "engine", "local") == "ray":
         from benchmarks.ray_engine import run_matrix_on_ray
 
@@ -177,7 +178,9 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
     commits = sorted({str(run.get("commit")) for label in job.cells for run in job.runs(label)})
     notes = []
     if len(commits) > 1:
-        notes.append(f"These cells were computed at {len(commits)} commits: {', '.join(c[:12] for c in commits)}.")
+        listed = ", ".join(c[:12] + "+changes" * c.endswith("+changes") for c in commits)
+        notes.append(f"These cells were computed at {len(commits)} commits: {listed}; delete the older if in doubt.")
+        print(notes[-1], file=sys.stderr)
     return {
         "protocol": job.protocol.as_dict(),
         "rows": rows + last,
@@ -232,7 +235,7 @@ def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> 
 
 def finish(job: Job) -> int:
     """Say what is missing; the exit code: 0 when every cell finished, 1 when one failed, 130 after Ctrl-C."""
-    outcome, total = job.outcome, sum(map(len, job.cells.values()))
+    outcome, total = job.outcome, len({cell.key for cells in job.cells.values() for cell in cells})
     if outcome.interrupted:
         print(
             f"interrupted: {len(outcome.results)} cells are kept in {job.args.out}, {total - len(outcome.results)} are "

@@ -186,6 +186,31 @@ def test_absent_systems_keep_their_row_and_say_why(ragged_store, tmp_path, capsy
     capsys.readouterr()
 
 
+def test_a_system_that_the_store_cannot_serve_says_what_it_needs(tmp_path, capsys):
+    from conftest import random_store
+
+    store = str(random_store(tmp_path / "flat", [9, 8, 7, 12], grid=False).path)
+    arguments = ["table2", "--features", store, "--systems", "STRONG,TRL+gau", *TINY, "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    for row in result["rows"][:2]:
+        assert not row["metrics"] and "needs a spatial grid" in row["caveat"]
+    assert set(result["refused"]) == {"STRONG", "TRL+gau"}
+    capsys.readouterr()
+
+
+def test_cells_of_two_commits_are_not_mixed_in_silence(ragged_store, tmp_path, capsys):
+    arguments = ["run", "--features", ragged_store, "--systems", "random policy", "--seeds", "2", "--jobs", "1"]
+    arguments += ["--out", str(tmp_path), "--json"]
+    assert main(arguments) == 0
+    file = next(tmp_path.glob("cells/*.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"commit": "0123456789abcdef"}))
+    capsys.readouterr()
+    assert main(arguments) == 0
+    told = capsys.readouterr()
+    assert "2 commits" in told.err and "0123456789ab" in json.loads(told.out)["notes"][0]
+
+
 def test_claims_are_judged_by_the_interval():
     rng = np.random.default_rng(0)
     base = rng.uniform(0.2, 0.6, 60)
