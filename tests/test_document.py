@@ -97,6 +97,23 @@ def test_a_result_without_its_origin_is_refused(project):
         update(root / "README.md", root, write=False)
 
 
+def test_a_sweep_of_two_protocols_has_two_tables(project):
+    root, result = project
+    points = []
+    for value, row in zip((5.0, 10.0), [r for r in result["rows"] if r["system"] in ("good", "random")], strict=True):
+        protocol = {**row["protocol"], "z_e": value}
+        points.append({**row, "label": f"trl, z_e = {value}", "system": "trl", "value": value, "protocol": protocol})
+    sweep = {"parameter": "z_e", "values": [5.0, 10.0], "points": points, "about": result["about"]}
+    (root / "docs" / "results" / "sweep.json").write_text(json.dumps(sweep))
+    marker = "<!-- {} docs/results/sweep.json {} -->\n<!-- end -->\n"
+    page = root / "docs" / "page.md"
+    page.write_text(marker.format("table", "metrics=mIoU") + marker.format("figure", "kind=sweep file=docs/f/z.svg"))
+    update(page, root, write=True)
+    text = page.read_text()
+    assert text.count("| system |") == 2 and "trl, z_e = 5.0" in text and "](f/z.svg)" in text
+    assert update(page, root, write=False) == []
+
+
 def test_what_only_looks_like_a_marker_is_left_alone(tmp_path):
     text = "<!-- a comment --> text <!-- end -->\n"
     (tmp_path / "README.md").write_text(text)
