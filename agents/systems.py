@@ -148,8 +148,11 @@ class StrongSystem:
     ) -> None:
         from agents.strong import Strong, strong_args
 
+        # Part of a level's or an environment's arguments may be given by name: {"temporal": {"gamma": 0.4}}.
+        parts = {name: changes.pop(name) for name, value in list(changes.items()) if isinstance(value, Mapping)}
         args = strong_args(preset, seed=seed, **changes)
-        args = replace(args, temporal_env=replace(args.temporal_env, **(env or {})))
+        parts["temporal_env"] = {**parts.get("temporal_env", {}), **(env or {})}
+        args = replace(args, **{name: replace(getattr(args, name), **part) for name, part in parts.items()})
         if args.boxes != "tracked":
             # The same number of steps as a tracked system spends on its temporal level.
             changes = {"pretrain_steps": args.pretrain_steps + args.rounds * args.temporal_steps}

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 
 from features.records import DataError
+
+COMMANDS = (
+    "run",
+    "paper_tables",
+    "sweep",
+    "converge",
+    "compare",
+    "episode",
+    "report",
+    "reference_table",
+    "throughput",
+    "document",
+)
+"""Modules of this package, each with one command or more, in the order of ``--help``."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code. Bad input gives one sentence and 2."""
-    from benchmarks import reference_table, run, throughput
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Train, evaluate and compare systems.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for module in (run, reference_table, throughput):
-        module.add_parser(commands)
+    for name in COMMANDS:
+        import_module(f"benchmarks.{name}").add_parser(commands)
     args = parser.parse_args(arguments)
     try:
         return args.run(args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.metrics import temporal_iou, v_iou
+from benchmarks.protocols import Protocol, content_hashes
 from features.records import DataError
 
 Report = Callable[[str, int, int, dict[str, float]], None]
@@ -32,6 +34,8 @@ class Cell:
     budget: float = 1.0
     device: str = "cpu"
     options: dict[str, Any] = field(default_factory=dict)
+    code: str = ""
+    """Hash of the file that defines an outsider's system (`code_hash`): changed code is another cell."""
 
     @property
     def key(self) -> str:
@@ -39,6 +43,8 @@ class Cell:
         from strong_envs import __version__
 
         about = {k: v for k, v in asdict(self).items() if k not in ("features", "device")} | {"version": __version__}
+        if not self.code:
+            del about["code"]
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
         slug = "".join(c if c.isalnum() else "-" for c in self.system.lower())
         return f"{slug}-s{self.seed}-{digest}"
@@ -50,6 +56,8 @@ def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str
 
     import agents
     import features
+    from benchmarks.predictions import PREDICTION, checked, write_prediction
+    from benchmarks.provenance import commit, machine
 
     device = cell.device
     train_bank = features.load(cell.features, cell.train, device)
@@ -58,18 +66,21 @@ def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str
     system = agents.make(cell.system, train_bank, seed=cell.seed, budget=cell.budget, **cell.options)
 
     scoring = 0.0
+    stages: list[tuple[str, Any]] = []
 
     def evaluate(trained: Any, stage: str) -> dict[str, float]:
         nonlocal scoring
         start = time.perf_counter()
-        scores = score(trained.predict(test_bank), test_bank)
+        prediction = checked(trained.predict(test_bank), test_bank, cell.system)
+        scores = score(prediction, test_bank)
+        stages.append((stage, prediction))
         scoring += time.perf_counter() - start
         return {name: float(np.mean(values)) for name, values in scores.items()}
 
     system.fit(report, evaluate)
     seconds = time.perf_counter() - began - scoring
     start = time.perf_counter()
-    prediction = system.predict(test_bank)
+    prediction = checked(system.predict(test_bank), test_bank, cell.system)
     predict_seconds = time.perf_counter() - start
     scores = score(prediction, test_bank)
     parameters = sum(p.numel() for p in getattr(system, "parameters", list)())
@@ -79,17 +90,47 @@ def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str
         "seconds": seconds,
         "seconds_per_query": predict_seconds / len(test_bank),
         "parameters": parameters,
-        "history": system.history,
+        "history": getattr(system, "history", []),
         "threads": torch.get_num_threads(),
+        "protocol": protocol_of(test_bank.store, cell).as_dict(),
+        "commit": commit(),
+        "machine": machine(cell.device),
         "queries": test_bank.qids,
+        "videos": [query.video for query in test_bank.queries],
         "spans": np.round(prediction.spans.cpu().numpy(), 4).tolist(),
         "scores": {name: np.round(values, 6).tolist() for name, values in scores.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(system, "save"):
         system.save(str(folder / f"{cell.key}.safetensors"))
+    write_prediction(folder / f"{cell.key}{PREDICTION}", prediction, stages)
     write_json(folder / f"{cell.key}.json", result)
     return result
+
+
+def protocol_of(store: Any, cell: Cell) -> Protocol:
+    """The protocol that a cell is scored by: full video, with the moves of its environment's options."""
+    env = cell.options.get("env") or {}
+    grid = {"steps": env.get("max_steps", 20), "z_e": env.get("z_e", 10.0)}
+    hashes = content_hashes(store, cell.train, cell.test)
+    return Protocol("main", store.name, cell.train, cell.test, hashes=hashes, **grid)
+
+
+def code_hash(system: str) -> str:
+    """Hash of the file behind ``module:attribute``; empty for this project's systems, which have a version."""
+    import importlib
+    import inspect
+
+    import agents
+
+    if system in agents.REGISTRY or ":" not in system:
+        return ""
+    agents.find(system)
+    try:
+        source = inspect.getsourcefile(importlib.import_module(system.partition(":")[0]))
+        return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:16] if source else ""
+    except (TypeError, OSError):
+        return ""
 
 
 def score(prediction: Any, bank: Any) -> dict[str, np.ndarray]:
@@ -151,7 +192,11 @@ def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
+    """Write JSON whole or not at all, indented, with lists of numbers on one line each."""
     staging = path.with_name(f".{path.name}.part{os.getpid()}")
-    staging.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(value, indent=1))
+    staging.write_text(text + "\n", encoding="utf-8")
     os.replace(staging, path)
+
+
+_NUMBERS = re.compile(r"\[\s+((?:[-+.\deE]+|null),?(?:\s+(?:[-+.\deE]+|null),?)*)\s+\]")

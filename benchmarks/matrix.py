@@ -41,7 +41,7 @@ def run_matrix(cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True
     context = mp.get_context("spawn")
     messages = context.Queue()
     running: dict[str, tuple[Any, Cell]] = {}
-    with _Bars(len(cells), len(outcome.results), show) as bars:
+    with Bars(len(cells), len(outcome.results), show) as bars:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -101,7 +101,7 @@ def _work(cell: Cell, folder: Path, messages: Any) -> None:
         log.write_text(traceback.format_exc(), encoding="utf-8")
 
 
-def _drain(messages: Any, bars: _Bars, outcome: Outcome) -> None:
+def _drain(messages: Any, bars: Bars, outcome: Outcome) -> None:
     deadline = time.monotonic() + 0.2
     while (left := deadline - time.monotonic()) > 0:
         try:
@@ -114,7 +114,7 @@ def _drain(messages: Any, bars: _Bars, outcome: Outcome) -> None:
             outcome.failed[key] = rest[0]
 
 
-class _Bars:
+class Bars:
     """One bar over the matrix with an estimate, one for each cell in work."""
 
     def __init__(self, total: int, done: int, show: bool) -> None:
@@ -140,7 +140,7 @@ class _Bars:
         self.whole = self.progress.add_task("cells", total=total, completed=done, note="")
         self.tasks: dict[str, Any] = {}
 
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> Bars:
         self.progress.start()
         return self
 

@@ -81,6 +81,7 @@ def reference_rows(
     names: Iterable[str] = (),
     progress: bool = False,
     multi_scale: bool = False,
+    keep: dict[str, np.ndarray] | None = None,
 ) -> list[dict]:
     """Rows for `benchmarks.tables`, one a reference predictor, with intervals over the test videos.
 
@@ -90,6 +91,7 @@ def reference_rows(
         protocol: the rules to score by; None is the main protocol (full video, clamped IoU, >=, T = 20, z_e = 10).
         names: predictors; () is all of `agents.references.REFERENCES`. progress: draw a bar on standard error.
         multi_scale: whether the oracle has the finer moves.
+        keep: filled with the IoU of every query, label to (S,), for comparisons with other systems.
     """
     fitted, scored = QuerySet.of(source, train), QuerySet.of(source, test)
     if protocol is None:
@@ -104,6 +106,8 @@ def reference_rows(
     rows = []
     for name, reference in found:
         measured = estimates(reference.scores, groups=scored.videos, deterministic=True)
+        if keep is not None:
+            keep[reference.label] = reference.scores["mIoU"]
         rows.append(
             {
                 "system": reference.label,

@@ -378,11 +378,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the ratios mean nothing")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--out", type=Path, help="folder for throughput.json and throughput.png")
+    parser.add_argument("--env", help="measure this registered environment beside ours instead, acting at random")
     parser.set_defaults(run=main)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0, or 1 where a bar is not met (never with ``--quick``)."""
+    if args.env:
+        from benchmarks import outside_env
+
+        return outside_env.main(args.env, args.json, args.quick)
     result = measure(args.quick, lambda text: print(text, file=sys.stderr))
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)

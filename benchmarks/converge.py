@@ -1,0 +1,56 @@
+"""``python -m benchmarks converge``: held-out mIoU after every iteration, after the paper's Figure 4a."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.cells import write_json
+from benchmarks.job import collect, finish, importable_here, plain_variants, run_job, systems_of
+from benchmarks.parameters import places
+from benchmarks.run import add_arguments, apply_quick
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``converge`` command."""
+    parser = subparsers.add_parser(
+        "converge",
+        help="learning curves over the iterations of the alternating training (Figure 4a)",
+        description="Train systems for several iterations of the alternating training and draw the held-out mIoU "
+        "after each: over iterations (converge.png) and over seconds (seconds.png).",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="iterations of systems in turns (%(default)s)")
+    add_arguments(parser)
+    parser.set_defaults(run=main, systems="strong", out="results/converge")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command; exit codes as of ``run``."""
+    from benchmarks import figures
+
+    apply_quick(args)
+    names = systems_of(args)
+    importable_here()
+    if any("rounds" in places(name) for name in names):
+        args.set = [f"rounds={args.rounds}", *args.set]
+    job = run_job(args, plain_variants(args, names))
+    result, out = collect(job), Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "results.json", result)
+    if result["curves"]:
+        figures.learning_curves(result, out / "converge.png", "stage")
+        figures.learning_curves(result, out / "seconds.png")
+    if args.json:
+        print(json.dumps(result))
+    else:
+        for label, runs in result["curves"].items():
+            for i, stage in enumerate(runs[0]):
+                scores = [run[i]["IoU"] for run in runs if i < len(run) and "IoU" in run[i]]
+                if scores:
+                    spread = f" ({min(scores):.4f} to {max(scores):.4f} over {len(scores)} seeds)"
+                    print(f"{label}: {stage['stage']:<14} mIoU {np.mean(scores):.4f}{spread}")
+        print(f"{out}: results.json, converge.png, seconds.png ({result['wall_seconds']:.0f} s)")
+    return finish(job)

@@ -1,0 +1,254 @@
+"""What every command does that trains: plan cells, run what is not stored yet, gather one result file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cells import Cell, code_hash, protocol_of
+from benchmarks.matrix import Outcome, run_matrix
+from benchmarks.metrics import per_query
+from benchmarks.parameters import check_settings, parse_settings, with_settings
+from benchmarks.protocols import Protocol
+from benchmarks.provenance import about
+from benchmarks.statistics import estimates
+from features.records import DataError
+
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the result: a system with its options, under a label."""
+
+    label: str
+    system: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Job:
+    """A matrix of variants and seeds, and what came of it. ``cells`` holds those of each label, one a seed."""
+
+    args: argparse.Namespace
+    store: Any
+    bank: Any
+    """The test split, on the CPU."""
+    protocol: Protocol
+    cells: dict[str, list[Cell]]
+    refused: dict[str, str]
+    """Why the store cannot serve a label."""
+    outcome: Outcome = field(default_factory=Outcome)
+    seconds: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        """Where the cells are."""
+        return Path(self.args.out) / "cells"
+
+    def runs(self, label: str) -> list[dict[str, Any]]:
+        """The finished cells of a label, in the order of the seeds."""
+        results = self.outcome.results
+        return [results[cell.key] for cell in self.cells.get(label, ()) if cell.key in results]
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say where cells run and what is changed in them; for every command that trains."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting of the agents or their environments, such as phi=0.05 or temporal.gamma=0.4; repeatable",
+    )
+    parser.add_argument("--agent", action="append", default=[], metavar="MODULE:CLASS", help="add your agent too")
+    parser.add_argument("--resume", action="store_true", help="go on where the last run stopped (always done)")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="where cells run (%(default)s)")
+    parser.add_argument("--address", help="address of a Ray cluster (default: start one on this machine)")
+
+
+def systems_of(args: argparse.Namespace) -> list[str]:
+    """Names of ``--systems`` and ``--agent``, each once."""
+    names = [name.strip() for name in args.systems.split(",") if name.strip()]
+    return list(dict.fromkeys([*names, *getattr(args, "agent", [])]))
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """``--set`` and ``--multi-scale`` as settings."""
+    settings = parse_settings(getattr(args, "set", []))
+    if getattr(args, "multi_scale", False):
+        settings["multi_scale"] = True
+    return settings
+
+
+def plain_variants(args: argparse.Namespace, names: Iterable[str]) -> list[Variant]:
+    """One variant a system, with the settings that it has."""
+    names, settings = list(names), settings_of(args)
+    importable_here()
+    check_settings(names, {k: v for k, v in settings.items() if k != "multi_scale"})
+    return [Variant(name, name, with_settings(name, settings)) for name in names]
+
+
+def importable_here() -> None:
+    """Let ``my_module:MyAgent`` be a file of the current directory, in this process and in the workers."""
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
+def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
+    """Check the input, run the cells that are not stored yet, return everything.
+
+    Raises:
+        DataError: numbers that are not positive, a store that cannot be opened, a system that nobody knows.
+    """
+    import agents
+    import features
+
+    if args.seeds < 1 or args.jobs < 1 or not args.budget > 0:
+        raise DataError(f"seeds, jobs and budget must be positive, got {args.seeds}, {args.jobs}, {args.budget}")
+    began = time.perf_counter()
+    importable_here()
+    for variant in variants:
+        agents.find(variant.system)
+    store = features.open_store(args.features)
+    bank = features.load(args.features, args.test)
+    features.load(args.features, args.train)
+    cells: dict[str, list[Cell]] = {}
+    refused: dict[str, str] = {}
+    for variant in variants:
+        reason = agents.why_not(variant.system, bank)
+        if reason:
+            refused[variant.label] = reason
+            print(f"left out: {reason}", file=sys.stderr)
+            continue
+        budget = args.budget if agents.find(variant.system).needs_training else 1.0
+        where = (args.features, store.content_hash, args.train, args.test)
+        code = code_hash(variant.system)
+        cells[variant.label] = [
+            Cell(variant.system, seed, *where, budget, args.device, variant.options, code) for seed in range(args.seeds)
+        ]
+    main = Cell("", 0, args.features, store.content_hash, args.train, args.test, options={"env": _grid(args)})
+    job = Job(args, store, bank, protocol_of(store, main), cells, refused)
+    # Two labels may stand for one cell: the same system under the paper's name and its own.
+    todo = list({cell.key: cell for found in cells.values() for cell in found}.values())
+    if getattr(args, "engine", "local") == "ray":
+        from benchmarks.ray_engine import run_matrix_on_ray
+
+        job.outcome = run_matrix_on_ray(todo, job.folder, args.jobs, address=args.address)
+    else:
+        job.outcome = run_matrix(todo, job.folder, args.jobs)
+    job.seconds = time.perf_counter() - began
+    return job
+
+
+def collect(job: Job, references: bool = True) -> dict[str, Any]:
+    """The result file: protocol, rows, scores per query, curves, failures, and what made them."""
+    from benchmarks.reference_table import reference_rows
+
+    args, scores = job.args, {}
+    rows: list[dict[str, Any]] = []
+    if references:
+        rows = reference_rows(
+            job.store,
+            args.train,
+            args.test,
+            50 if getattr(args, "quick", False) else 200,
+            protocol=job.protocol,
+            multi_scale=bool(settings_of(args).get("multi_scale")),
+            keep=scores,
+        )
+    last = [row for row in rows if row["reference"] == "oracle"]
+    rows = [row for row in rows if row["reference"] != "oracle"]
+    curves = {}
+    for label, cells in job.cells.items():
+        runs = job.runs(label)
+        if runs:
+            rows.append(system_row(label, runs, protocol_of(job.store, cells[0]), job.store))
+            curves[label] = [run["history"] for run in runs]
+            scores[label] = [run["scores"]["IoU"] for run in runs]
+    commits = sorted({str(run.get("commit")) for label in job.cells for run in job.runs(label)})
+    notes = []
+    if len(commits) > 1:
+        listed = ", ".join(c[:12] + "+changes" * c.endswith("+changes") for c in commits)
+        notes.append(f"These cells were computed at {len(commits)} commits: {listed}; delete the older if in doubt.")
+        print(notes[-1], file=sys.stderr)
+    return {
+        "protocol": job.protocol.as_dict(),
+        "rows": rows + last,
+        "curves": curves,
+        "cells": {label: [cell.key for cell in cells] for label, cells in job.cells.items()},
+        "failed": job.outcome.failed,
+        "refused": job.refused,
+        "notes": notes,
+        "per_query": per_query_scores(job.bank, scores),
+        "wall_seconds": job.seconds,
+        "about": about(args) | {"seeds": list(range(args.seeds))},
+    }
+
+
+def per_query_scores(bank: Any, scores: dict[str, Any]) -> dict[str, Any]:
+    """IoU of every query and run, with what comparisons and breakdowns need: videos, true windows as fractions."""
+    return {
+        "queries": bank.qids,
+        "videos": [query.video for query in bank.queries],
+        "truth": np.round(bank.truth[:, 0].cpu().numpy(), 5).tolist(),
+        "IoU": {label: np.round(np.atleast_2d(values), 5).tolist() for label, values in scores.items()},
+    }
+
+
+def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> dict[str, Any]:
+    """One row of the table from the stored cells of a system, one a seed."""
+    import agents
+
+    iou = np.array([run["scores"]["IoU"] for run in runs])
+    video = {q.qid: q.video for q in store.queries}
+    groups = [video[qid] for qid in runs[0]["queries"]]
+    metrics = per_query(iou, protocol.thresholds, protocol.comparison)
+    for name in ("v-IoU", "coverage"):
+        if name in runs[0]["scores"]:
+            metrics[name] = np.array([run["scores"][name] for run in runs])
+    measured = estimates(metrics, groups=groups)
+    entry = agents.find(runs[0]["system"])
+    plain = {"moves": float(np.mean([run["scores"]["moves"] for run in runs]))} if "moves" in runs[0]["scores"] else {}
+    if entry.needs_training:
+        plain["train s"] = float(np.mean([run["seconds"] for run in runs]))
+    return {
+        "system": label,
+        "description": entry.description,
+        "protocol": protocol.as_dict(),
+        "seeds": len(runs),
+        "queries": iou.shape[1],
+        "metrics": {name: e.mean for name, e in measured.items()} | plain,
+        "intervals": {name: [e.low, e.high] for name, e in measured.items()},
+        "caveat": measured["mIoU"].caveat,
+    }
+
+
+def finish(job: Job) -> int:
+    """Say what is missing; the exit code: 0 when every cell finished, 1 when one failed, 130 after Ctrl-C."""
+    outcome, total = job.outcome, len({cell.key for cells in job.cells.values() for cell in cells})
+    if outcome.interrupted:
+        print(
+            f"interrupted: {len(outcome.results)} cells are kept in {job.args.out}, {total - len(outcome.results)} are "
+            "left; run the same command again to go on",
+            file=sys.stderr,
+        )
+        return 130
+    for key, reason in outcome.failed.items():
+        print(f"FAILED {key}: {reason}", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def _grid(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a job that are part of its protocol."""
+    names = {"max_steps": "max_steps", "z_e": "z_e"} | {f"temporal_env.{n}": n for n in ("max_steps", "z_e")}
+    return {names[name]: value for name, value in settings_of(args).items() if name in names}

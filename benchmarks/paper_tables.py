@@ -1,0 +1,169 @@
+"""``python -m benchmarks table1`` and ``table2``: the paper's tables in our protocol, and its claims."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import write_json
+from benchmarks.job import Job, Variant, collect, finish, importable_here, run_job, settings_of
+from benchmarks.paper_numbers import CLAIMS, DATA, TABLES, rows
+from benchmarks.parameters import check_settings, with_settings
+from benchmarks.run import add_arguments, apply_quick
+from benchmarks.statistics import paired_test
+
+SIDE = ("Acc@.5", "Acc@.7", "mIoU")
+"""Columns of the paper's numbers in the printed table; the result file has all of them."""
+TITLES = {1: "STRONG beside the systems it is compared with (Table 1)", 2: "STRONG beside its variants (Table 2)"}
+
+
+def registered(label: str) -> str | None:
+    """The registered name of a system of the paper, whatever its hyphens and capitals; None where there is none."""
+    import agents
+
+    def plain(name: str) -> str:
+        return "".join(c for c in name.lower() if c.isalnum() or c == "+")
+
+    return next((name for name in agents.names() if plain(name) == plain(label)), None)
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``table1`` and ``table2``."""
+    for number, title in TITLES.items():
+        parser = subparsers.add_parser(
+            f"table{number}",
+            help=title,
+            description=f"{title}, in our protocol on --features. A system that is missing, or that the store cannot "
+            "serve, keeps its row and says why. The paper's own numbers stand in columns of their own.",
+        )
+        add_arguments(parser)
+        systems = ",".join(TABLES[number][DATA[0]])
+        parser.set_defaults(run=partial(main, number=number), systems=systems, out=f"results/table{number}")
+
+
+def main(args: argparse.Namespace, number: int) -> int:
+    """Run the command; exit codes as of ``run``."""
+    apply_quick(args)
+    importable_here()
+    labels = [name.strip() for name in args.systems.split(",") if name.strip()]
+    found = {label: registered(label) or (label if ":" in label else None) for label in [*labels, *args.agent]}
+    settings = settings_of(args)
+    known = [name for name in found.values() if name]
+    check_settings(known, settings)
+    variants = [Variant(label, name, with_settings(name, settings)) for label, name in found.items() if name]
+    job = run_job(args, variants)
+    result = collect(job)
+    reasons = {label: "absent: no system of this name in this release" for label, name in found.items() if not name}
+    fill(result, job, list(found), reasons, number)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "results.json", result)
+    draw(result, out)
+    show(result, args, out, number)
+    return finish(job)
+
+
+def fill(result: dict[str, Any], job: Job, labels: list[str], reasons: dict[str, str], number: int) -> None:
+    """Put rows in the paper's order with those that are absent, the paper's numbers, and what became of its claims."""
+    by_system = {row["system"]: row for row in result["rows"]}
+    ordered = []
+    for label in labels:
+        if label in by_system:
+            ordered.append(by_system.pop(label))
+            continue
+        failed = [job.outcome.failed[c.key] for c in job.cells.get(label, ()) if c.key in job.outcome.failed]
+        reason = reasons.get(label) or (f"absent: {job.refused[label]}" if label in job.refused else None)
+        reason = reason or (f"failed: {failed[0]}" if failed else "absent: not finished")
+        ordered.append(
+            {"system": label, "protocol": result["protocol"], "seeds": None, "metrics": {}, "caveat": reason}
+        )
+    result["rows"] = [*ordered, *by_system.values()]
+    result["table"] = number
+    result["paper"] = {data: rows(number, data) for data in DATA}
+    result["claims"] = judge(result, number)
+
+
+def judge(result: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """Each claim of the paper against our numbers: ``holds``, ``contradicted``, ``undecided`` or ``not tested``.
+
+    By mIoU, paired over queries: it holds where the 95 % interval of the difference lies above zero.
+    """
+    scores, found = result["per_query"], []
+    for claim in CLAIMS[number]:
+        entry: dict[str, Any] = {"better": claim.better, "worse": claim.worse, "section": claim.section}
+        if claim.better in scores["IoU"] and claim.worse in scores["IoU"]:
+            test = paired_test(scores["IoU"][claim.better], scores["IoU"][claim.worse], groups=scores["videos"])
+            verdict = "holds" if test.low > 0 else "contradicted" if test.high < 0 else "undecided"
+            entry |= {"verdict": verdict, **test.as_dict()}
+        else:
+            entry["verdict"] = "not tested"
+        found.append(entry)
+    return found
+
+
+def draw(result: dict[str, Any], out: Path) -> None:
+    """table.md, table.png and curve.png."""
+    from benchmarks import figures
+
+    (out / "table.md").write_text(markdown(result), encoding="utf-8")
+    figures.table_figure(result["rows"], out / "table.png")
+    if result["curves"]:
+        figures.learning_curves(result, out / "curve.png")
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table with the paper's columns beside it, then its claims."""
+    from benchmarks.tables import markdown_table
+
+    table = markdown_table(result["rows"], **columns(result))
+    return f"{table}\n{claims_markdown(result['claims'])}"
+
+
+def claims_markdown(claims: list[dict[str, Any]]) -> str:
+    """The claims as a Markdown table."""
+    lines = ["| the paper claims | section | here | difference in mIoU |", "| --- | --- | --- | ---: |"]
+    for c in claims:
+        number = "–"
+        if "difference" in c:
+            number = f"{100 * c['difference']:+.2f} [{100 * c['low']:+.2f}, {100 * c['high']:+.2f}]"
+        lines.append(f"| {c['better']} above {c['worse']} | {c['section']} | {c['verdict']} | {number} |")
+    return "\n".join(lines) + "\n"
+
+
+def columns(result: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the table: our metrics, and the paper's numbers of both data sets under their own headings."""
+    shown = [row for row in result["rows"] if row["metrics"]]
+    metrics = list(dict.fromkeys(name for row in shown for name in row["metrics"]))
+    ours = {row["system"] for row in result["rows"]}
+    beside = {
+        f"paper, {data}": [
+            {**row, "metrics": {m: row["metrics"][m] for m in SIDE}} for row in printed if row["system"] in ours
+        ]
+        for data, printed in result["paper"].items()
+    }
+    return {"metrics": metrics, "beside": {heading: printed for heading, printed in beside.items() if printed}}
+
+
+def show(result: dict[str, Any], args: argparse.Namespace, out: Path, number: int) -> None:
+    """Print the table and the claims, or the result file with ``--json``."""
+    if args.json:
+        print(json.dumps(result))
+        return
+    import rich
+    from rich.console import Console
+
+    from benchmarks.tables import print_table
+
+    console = Console(width=max(rich.get_console().width, 140))
+    metrics = columns(result)["metrics"]
+    title = f"Table {number} on {result['protocol']['data']}, {args.test}"
+    print_table(result["rows"], metrics, title=title, console=console)
+    for data, printed in result["paper"].items():
+        print_table(printed, title=f"Table {number} as the paper printed it, {data}: another protocol", console=console)
+    for c in result["claims"]:
+        number_text = f", {100 * c['difference']:+.2f} mIoU" if "difference" in c else ""
+        print(f"{c['better']} above {c['worse']} ({c['section']}): {c['verdict']}{number_text}")
+    print(f"{out}: results.json, table.md, table.png ({result['wall_seconds']:.0f} s)")
