@@ -27,7 +27,7 @@ VALUES: dict[str, list[Any]] = {
     "multi_scale": [False, True],
 }
 """Where nobody names values. The paper chose gamma = 0.2, phi = 0.1, tau = 0.02 and z_e = 10."""
-BOOTSTRAPS = {"feedback": "taken"}
+BOOTSTRAPS = {"feedback": "taken", "states": "replay"}
 NEEDS: dict[str, dict[str, Any]] = {"gamma": BOOTSTRAPS, "tau": BOOTSTRAPS, "phi": BOOTSTRAPS}
 """What a setting needs to have any effect: a critic that learns from the rewards of all actions, relative to stopping,
 uses neither discount, targets nor penalty. Set for the sweep unless ``--set`` says otherwise, and said in its notes."""
