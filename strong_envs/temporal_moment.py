@@ -16,7 +16,8 @@ import features as feature_registry
 from features.bank import FeatureBank
 from features.records import DataError, nearest
 from strong_envs.arguments import check_samples, check_table, refuse_unknown
-from strong_envs.compiled import CLAMPED, HostArrays, available, iou_one, move_one
+from strong_envs.compiled import CLAMPED, available, iou_one, move_one
+from strong_envs.host_arrays import HostArrays
 from strong_envs.local_features import LocalFeatures
 from strong_envs.sampling import draw, key_from
 from strong_envs.spans import STOP
@@ -186,7 +187,7 @@ class TemporalMomentEnv(gym.Env):
         start, end, valid = move_one(*self._span, *self._shifts[action], self._host.total)
         iou = iou_one(start, end, self._truth, self._host.kind)
         # Eq. 5, as `TemporalTask.move` computes it for a batch
-        reward = (iou > self._iou) - (iou < self._iou) - float(self._host.phi * np.float32(self._t))
+        reward = (iou > self._iou) - (iou < self._iou) - self._host.phi * self._t
         if config.invalid == "penalty" and not valid:
             reward -= 1.0
         terminated = action == STOP or (config.invalid == "terminate" and not valid)
@@ -394,7 +395,8 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     def action_rewards(self, state: dict[str, Tensor]) -> Tensor:
         """Eq. 5 for every action in stored states, (B, A) float32: training knows the truth, so it knows them all."""
         signs = self.task.move_rewards(state["sample"], state["start"], state["end"])
-        return signs - self.task.config.phi * state["t"].to(torch.float32)[:, None]
+        # Rounded once, from float64, like the reward of a step
+        return (signs - self.task.config.phi * state["t"].to(torch.float64)[:, None]).to(torch.float32)
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if self._compiled is not None:

@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from features import DataError
-from strong_envs import compiled
+from strong_envs import compiled, host_arrays
 from strong_envs.temporal_moment import TemporalMomentVectorEnv
 
 pytest.importorskip("numba", reason="the compiled path needs numba (extra 'fast')")
@@ -51,7 +51,10 @@ def same(one, other, name=""):
     if isinstance(one, dict):
         assert list(one) == list(other), name
         for key in one:
-            if (name, key) != ("episode", "t"):
+            if key in ("final_obs", "final_info"):
+                ended = np.asarray(one[f"_{key}"])
+                same(ended_rows(one[key], ended), ended_rows(other[key], ended), key)
+            elif (name, key) != ("episode", "t"):
                 same(one[key], other[key], key)
         return
     assert one.dtype == other.dtype and one.shape == other.shape, name
@@ -60,6 +63,11 @@ def same(one, other, name=""):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5, err_msg=name)
     else:
         np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def ended_rows(part, ended):
+    """The rows of episodes that ended; the others are not specified."""
+    return {key: ended_rows(x, ended) for key, x in part.items()} if isinstance(part, dict) else part[ended]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(f"{k}={v}" for k, v in o.items()) or "default")
@@ -157,6 +165,40 @@ def test_reused_arrays_are_the_same_object(ragged_store):
     fresh = TemporalMomentVectorEnv(4, ragged_store, flatten=True)
     a, b = fresh.reset(seed=0)[0], fresh.step(np.zeros(4, int))[0]
     assert not np.shares_memory(a, b)
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("scope", ["video", "moment"])
+def test_rows_written_past_the_caches_hold_the_same_bits(context, scope, ragged_store, monkeypatch):
+    options = {"flatten": True, "context": context, "global_scope": scope, "start": "random"}
+    plain = TemporalMomentVectorEnv(9, ragged_store, **options)
+    streamed = TemporalMomentVectorEnv(9, ragged_store, **options)
+    rng = np.random.default_rng(0)
+    same(plain.reset(seed=0)[0], streamed.reset(seed=0)[0])
+    for _ in range(25):
+        actions = rng.integers(0, 7, 9)
+        monkeypatch.setattr(host_arrays, "STREAM_BYTES", 1 << 40)
+        expected, *_, told = plain.step(actions)
+        monkeypatch.setattr(host_arrays, "STREAM_BYTES", 0)
+        got, *_, info = streamed.step(actions)
+        np.testing.assert_array_equal(got, expected)
+        if "final_obs" in told:
+            ended = told["_final_obs"]
+            np.testing.assert_array_equal(info["final_obs"][ended], told["final_obs"][ended])
+
+
+def test_long_parts_are_streamed_from_any_address():
+    kernels, rng = compiled.kernels(), np.random.default_rng(0)
+    for at in range(0, 40, 3):
+        for size in (1, 15, 16, 17, 64, 131):
+            source, out, expected = rng.standard_normal(size, np.float32), *np.zeros((2, 200), np.float32)
+            prefix = rng.standard_normal((4, size), np.float32)
+            kernels.copy_into(out, at, source, True)
+            expected[at : at + size] = source
+            np.testing.assert_array_equal(out, expected)
+            kernels.mean_into(out, at, prefix, source, 1, 0, 2, True)
+            kernels.mean_into(expected, at, prefix, source, 1, 0, 2, False)
+            np.testing.assert_array_equal(out, expected)
 
 
 def test_plain_python_and_numba_agree_on_one_episode():
