@@ -55,17 +55,28 @@ def move_one(start, end, shift_start, shift_end, total):
     return start, end, False
 
 
+def ratio_one(start, end, low, high, kind):
+    """`spans.span_iou` with one true window; ``kind`` is an index into `IOU_KINDS`."""
+    inter = (high if high < end else end) - (low if low > start else start)
+    hull = (high if high > end else end) - (low if low < start else start)
+    if kind == CLAMPED:
+        inter = inter if inter > 0.0 else 0.0
+    elif kind == LEGACY:
+        inter = abs(inter)
+    return inter / hull
+
+
 def iou_one(start, end, truth, kind):
-    """`spans.span_iou` of one span; ``truth`` holds K pairs, ``kind`` is an index into `IOU_KINDS`."""
-    best = -math.inf
-    for k in range(len(truth)):
-        low, high = truth[k][0], truth[k][1]
-        inter = min(end, high) - max(start, low)
-        if kind == CLAMPED:
-            inter = max(inter, 0.0)
-        elif kind == LEGACY:
-            inter = abs(inter)
-        best = max(best, inter / (max(end, high) - min(start, low)))
+    """`spans.span_iou` of one span; ``truth`` holds K pairs."""
+    return max([ratio_one(start, end, low, high, kind) for low, high in truth])
+
+
+def overlap_one(start, end, sample, low, high, kind):
+    """`spans.span_iou` of one span with the true windows ``low`` and ``high`` (K, S) of a sample."""
+    best = ratio_one(start, end, low[0, sample], high[0, sample], kind)
+    for k in range(1, len(low)):
+        iou = ratio_one(start, end, low[k, sample], high[k, sample], kind)
+        best = iou if iou > best else best
     return best
 
 
@@ -102,14 +113,7 @@ def overlap_rows(start, end, sample, low, high, kind, best):
     for k in range(len(low)):
         lows, highs = low[k], high[k]
         for i in range(len(sample)):
-            one, two = lows[sample[i]], highs[sample[i]]
-            inter = (two if two < end[i] else end[i]) - (one if one > start[i] else start[i])
-            hull = (two if two > end[i] else end[i]) - (one if one < start[i] else start[i])
-            if kind == CLAMPED:
-                inter = inter if inter > 0.0 else 0.0
-            elif kind == LEGACY:
-                inter = abs(inter)
-            iou = inter / hull
+            iou = ratio_one(start[i], end[i], lows[sample[i]], highs[sample[i]], kind)
             best[i] = iou if k == 0 or iou > best[i] else best[i]
 
 
@@ -220,12 +224,8 @@ def step_all(
                             out_spans[FINAL_TRUE, at, side] = true_seconds[s, side]
                         out_spans[FINAL_SPAN, at, 0] = start[i] * seconds[s]
                         out_spans[FINAL_SPAN, at, 1] = end[i] * seconds[s]
-                        out_floats[FINAL_TIOU, at] = max(new[i], 0.0)
-                        if kind == LEGACY:
-                            overlap_rows(
-                                start[i : i + 1], end[i : i + 1], sample[i : i + 1], low, high, CLAMPED,
-                                out_floats[FINAL_TIOU, at : at + 1],
-                            )  # fmt: skip
+                        clamped = new[i] if kind != LEGACY else overlap_one(start[i], end[i], s, low, high, CLAMPED)
+                        out_floats[FINAL_TIOU, at] = clamped if clamped > 0.0 else 0.0
                 episode = ints[EPISODE, at] + 1
                 ints[EPISODE, at] = episode
                 sample[i] = draw_one(ints[KEY, at], episode, n_samples)
@@ -234,9 +234,7 @@ def step_all(
                     one = draw_one(ints[KEY, at] + 3, episode, int(total))
                     two = draw_one(ints[KEY, at] + 4, episode, int(total))
                     start[i], end[i] = float(min(one, two)), float(max(one, two) + 1)
-                overlap_rows(
-                    start[i : i + 1], end[i : i + 1], sample[i : i + 1], low, high, kind, iou[i : i + 1]
-                )
+                iou[i] = overlap_one(start[i], end[i], sample[i], low, high, kind)
                 t[i], length[i], total_return[i], is_invalid[i] = 0, 0, 0.0, False
         if index:
             out_ints[SHOWN_SAMPLE, a:b], out_ints[SHOWN_T, a:b] = sample, t
@@ -338,7 +336,7 @@ def observe_all(
         stream_end()
 
 
-_FUNCTIONS = (move_one, iou_one, frames_one, draw_one, copy_into, mean_into)
+_FUNCTIONS = (ratio_one, overlap_one, frames_one, draw_one, copy_into, mean_into)
 _FUNCTIONS += (move_rows, overlap_rows, pay_rows, end_rows, pair_rows, step_all, observe_all)
 
 

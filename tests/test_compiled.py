@@ -13,7 +13,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from features import DataError
-from strong_envs import compiled, host_arrays
+from strong_envs import compiled, host_arrays, spans
+from strong_envs.spans import IOU_KINDS
 from strong_envs.temporal_moment import TemporalMomentVectorEnv
 
 pytest.importorskip("numba", reason="the compiled path needs numba (extra 'fast')")
@@ -202,12 +203,17 @@ def test_long_parts_are_streamed_from_any_address():
 
 
 def test_plain_python_and_numba_agree_on_one_episode():
-    names = ("move_one", "iou_one", "frames_one")
-    plain = {f.__name__: f for f in compiled._FUNCTIONS if f.__name__ in names}
     truth = [[2.0, 5.0], [7.5, 9.0]]
-    assert plain["move_one"](0.0, 1.0, -1.0, 0.0, 20.0) == (0.0, 1.0, False)
-    assert plain["iou_one"](3.0, 6.0, truth, compiled.SIGNED) == 0.5
-    assert plain["frames_one"](19.0, 20.0, 20.0, 3) == (2, 3)
+    assert compiled.move_one(0.0, 1.0, -1.0, 0.0, 20.0) == (0.0, 1.0, False)
+    assert compiled.iou_one(3.0, 6.0, truth, compiled.SIGNED) == 0.5
+    assert compiled.frames_one(19.0, 20.0, 20.0, 3) == compiled.kernels().frames_one(19.0, 20.0, 20.0, 3) == (2, 3)
+    low, high = np.array(truth).T[:, :, None].copy()
+    rng = np.random.default_rng(0)
+    for kind in range(3):
+        for start, end in np.sort(rng.integers(0, 21, (50, 2)), -1) + [0, 1.0]:
+            plain = compiled.iou_one(start, end, truth, kind)
+            assert plain == compiled.kernels().overlap_one(start, end, 0, low, high, kind)
+            assert plain == float(spans.span_iou(*np.array([[start], [end]]), np.array([truth]), IOU_KINDS[kind])[0])
 
 
 def test_info_is_one_of_two(ragged_store):
