@@ -14,7 +14,7 @@ from strong_envs.host_arrays import HostArrays
 from strong_envs.recycled import RecycledArrays, RecycledSteps
 
 if TYPE_CHECKING:
-    from strong_envs.temporal_moment import TemporalMomentVectorEnv
+    from strong_envs.temporal_moment_vector import TemporalMomentVectorEnv
 
 _MODES = {"SameStep": c.SAME_STEP, "NextStep": c.NEXT_STEP, "Disabled": c.DISABLED}
 _STATE = {

@@ -19,7 +19,7 @@ from strong_envs.arguments import check_table, refuse_unknown
 from strong_envs.rewards import FROM_CRITIC
 from strong_envs.sampling import draw, key_from
 from strong_envs.spatial_task import CONFIG_NAMES, Critic, Gaze, SpatialConfig, SpatialTask, Walk, check_box
-from strong_envs.temporal_moment import check_spans, make_task
+from strong_envs.temporal_setup import check_spans, make_task
 from strong_envs.temporal_task import CONFIG_NAMES as TEMPORAL_NAMES
 from strong_envs.temporal_task import TemporalTask, split_options
 from strong_envs.vector import IndexVectorEnv, refuse_render_mode

@@ -14,7 +14,7 @@ from torch import Tensor
 from features.bank import FeatureBank
 from features.records import DataError
 from strong_envs.arguments import check_whole
-from strong_envs.temporal_moment import make_task
+from strong_envs.temporal_setup import make_task
 from strong_envs.temporal_task import TemporalTask, feature_space, split_options
 from strong_envs.vector import IndexVectorEnv, check_observation, refuse_render_mode
 

@@ -221,9 +221,12 @@ def test_info_is_one_of_two(ragged_store):
         TemporalMomentVectorEnv(2, ragged_store, info="lihgt")
 
 
-def test_import_and_scalar_environment_do_not_load_numba():
+def test_the_scalar_environment_on_a_built_world_loads_nothing_heavy():
+    gym.make("TemporalMoment-v0").close()  # builds the world where no test has done so
     code = (
-        "import sys, strong_envs, strong_envs.compiled, strong_envs.temporal_moment as t;"
-        "assert not {'numba', 'cv2', 'matplotlib', 'stable_baselines3'} & set(sys.modules)"
+        "import sys, gymnasium, strong_envs, strong_envs.compiled_vector;"
+        "env = gymnasium.make('TemporalMoment-v0'); env.reset(seed=0); env.step(0);"
+        "heavy = {'numba', 'llvmlite', 'cv2', 'matplotlib', 'rich', 'stable_baselines3'} & set(sys.modules);"
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
