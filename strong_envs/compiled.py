@@ -27,8 +27,8 @@ SAME_STEP, NEXT_STEP, DISABLED = range(3)
 GOLDEN, MIX1, MIX2 = sampling._GOLDEN, sampling._MIX1, sampling._MIX2
 
 # Rows of the state of all episodes. ``WAS`` rows hold the state reached by the last move, before an automatic reset.
-SAMPLE, T, LENGTH, EPISODE, KEY, WAS_SAMPLE, WAS_T = range(7)
-START, END, IOU, RETURN, WAS_START, WAS_END, NEW, PAY = range(8)
+SAMPLE, T, WAS_SAMPLE, WAS_T, LENGTH, EPISODE, KEY = range(7)
+START, END, IOU, WAS_START, WAS_END, WAS_IOU, RETURN, PAY = range(8)
 DONE, IS_INVALID, RESETTING = range(3)
 STATE_ROWS = (7, 8, 3)
 
@@ -96,159 +96,151 @@ def draw_one(key, counter, size):
     return ((z >> 16) & ((1 << 47) - 1)) % size
 
 
-def move_rows(action, shift_start, shift_end, start, end, total, new_start, new_end, refused):
-    """`spans.move` of (B,) spans: writes the new ones and which moves were refused."""
-    for i in range(len(action)):
+def move_rows(a, b, action, shift_start, shift_end, start, end, total, new_start, new_end, refused):
+    """`spans.move` of the spans from a to b: writes the new ones and which moves were refused."""
+    for i in range(a, b):
         one, two = start[i] + shift_start[action[i]], end[i] + shift_end[action[i]]
         valid = (one >= 0.0) & (two <= total) & (one < two)
         new_start[i] = one if valid else start[i]
         new_end[i] = two if valid else end[i]
-    for i in range(len(action)):
+    for i in range(a, b):
         one, two = start[i] + shift_start[action[i]], end[i] + shift_end[action[i]]
         refused[i] = not ((one >= 0.0) & (two <= total) & (one < two))
 
 
-def overlap_rows(start, end, sample, low, high, kind, best):
-    """`spans.span_iou` of (B,) spans with true windows ``low`` and ``high`` (K, S): writes (B,)."""
+def overlap_rows(a, b, start, end, sample, low, high, kind, best):
+    """`spans.span_iou` of the spans from a to b with the true windows ``low`` and ``high`` (K, S)."""
     for k in range(len(low)):
         lows, highs = low[k], high[k]
-        for i in range(len(sample)):
+        for i in range(a, b):
             iou = ratio_one(start[i], end[i], lows[sample[i]], highs[sample[i]], kind)
             best[i] = iou if k == 0 or iou > best[i] else best[i]
 
 
-def pay_rows(iou, before, t, phi, pay):
-    """`rewards.iou_step_reward` of (B,) steps: writes (B,) float64."""
-    for i in range(len(iou)):
-        change = iou[i] - before[i]
-        pay[i] = (1.0 if change > 0.0 else 0.0) - (1.0 if change < 0.0 else 0.0) - phi * float(t[i])
-
-
-def end_rows(action, t, refused, ends_refused, max_steps, terminated, truncated, done):
-    """How (B,) steps end: writes three flags."""
-    for i in range(len(action)):
-        terminated[i] = (action[i] == STOP) | (ends_refused & refused[i])
-    for i in range(len(action)):
-        truncated[i] = (t[i] + 1 >= max_steps) & (not terminated[i])
-    for i in range(len(action)):
-        done[i] = terminated[i] | truncated[i]
-
-
-def pair_rows(start, end, sample, seconds, span):
-    """Spans in steps (B,), (B,) as (B, 2) seconds."""
-    for i in range(len(sample)):
-        second = seconds[sample[i]]
-        span[i, 0] = start[i] * second
-        span[i, 1] = end[i] * second
+def copy_rows(a, b, source, target):
+    """``target[:, a:b] = source[:, a:b]``; numba compiles a loop in a tenth of the time that slices take."""
+    for r in range(len(source)):
+        one, two = source[r], target[r]
+        for i in range(a, b):
+            two[i] = one[i]
 
 
 def step_all(
     actions, elapsed, ints, floats, flags, out_ints, out_floats, out_flags, out_spans, reward, shift_start, shift_end,
-    low, high, seconds, true_seconds, first, phi, total, kind, invalid, mode, max_steps, random, full, index,
+    low, high, seconds, true_seconds, first, phi, total, kind, metric, invalid, mode, max_steps, random, full, index,
 ):  # fmt: skip
     """One step of B episodes, automatic resets included: the number that ended, or `BAD_ACTION` or `HAS_ENDED`.
 
     ``ints``, ``floats`` and ``flags`` are the state, the ``out`` arrays and ``reward`` what the step hands out; of the
     ``FINAL`` rows only the entries of ended episodes are written. ``elapsed`` are the seconds to report for those,
-    ``first`` is the initial span (2,), ``random`` draws one; ``full`` fills what ``info`` describes, ``index`` the
-    observation of states. With a negative result nothing has changed.
+    ``first`` is the initial span (2,), ``random`` draws one. The ``kind`` of IoU is paid, ``metric``, the clamped one,
+    told. ``full`` fills what ``info`` describes, ``index`` the observation of states. With a negative result nothing
+    has changed.
 
     The work goes through pieces that fit the first cache, in loops short enough for the compiler to vectorise.
     """
     n_actions, n_samples = len(shift_start), low.shape[1]
+    sample, t, length, episodes, keys = ints[SAMPLE], ints[T], ints[LENGTH], ints[EPISODE], ints[KEY]
+    start, end, iou, total_return = floats[START], floats[END], floats[IOU], floats[RETURN]
+    was_start, was_end, was_iou, pay = floats[WAS_START], floats[WAS_END], floats[WAS_IOU], floats[PAY]
+    done, is_invalid, resetting = flags[DONE], flags[IS_INVALID], flags[RESETTING]
+    terminated, truncated = out_flags[TERMINATED], out_flags[TRUNCATED]
+    returns, times, lengths = out_floats[ENDED_RETURN], out_floats[ENDED_TIME], out_ints[ENDED_LENGTH]
+    tiou, span, true, ends_refused = out_floats[TIOU], out_spans[SPAN], out_spans[TRUE_SPAN], invalid == TERMINATE
     for i in range(len(actions)):
         if actions[i] < 0 or actions[i] >= n_actions:
             return BAD_ACTION
     if mode == DISABLED:
         for i in range(len(actions)):
-            if flags[DONE, i]:
+            if done[i]:
                 return HAS_ENDED
     count = 0
-    for a in range(0, len(actions), PIECE):
-        b = min(a + PIECE, len(actions))
-        action, sample, t, length = actions[a:b], ints[SAMPLE, a:b], ints[T, a:b], ints[LENGTH, a:b]
-        start, end, iou, total_return = floats[START, a:b], floats[END, a:b], floats[IOU, a:b], floats[RETURN, a:b]
-        was_start, was_end, new, pay = floats[WAS_START, a:b], floats[WAS_END, a:b], floats[NEW, a:b], floats[PAY, a:b]
-        done, is_invalid, resetting = flags[DONE, a:b], flags[IS_INVALID, a:b], flags[RESETTING, a:b]
-        terminated, truncated = out_flags[TERMINATED, a:b], out_flags[TRUNCATED, a:b]
-        resetting[:] = done
-        move_rows(action, shift_start, shift_end, start, end, total, was_start, was_end, is_invalid)
-        overlap_rows(was_start, was_end, sample, low, high, kind, new)
-        pay_rows(new, iou, t, phi, pay)
-        if invalid == PENALTY:
-            for i in range(b - a):
-                pay[i] -= 1.0 if is_invalid[i] else 0.0
-        end_rows(action, t, is_invalid, invalid == TERMINATE, max_steps, terminated, truncated, done)
-        ints[WAS_SAMPLE, a:b] = sample
-        for i in range(b - a):
-            t[i] += 1
-        ints[WAS_T, a:b] = t
-        for i in range(b - a):
-            length[i] += 1
+    for low_end in range(0, len(actions), PIECE):
+        # Unsigned, because an index that might be negative is looked at once more, and no such loop is vectorised.
+        a, b = np.uint64(low_end), np.uint64(min(low_end + PIECE, len(actions)))
         if mode == NEXT_STEP:
-            for i in range(b - a):
+            copy_rows(a, b, flags[DONE : DONE + 1], flags[RESETTING:])
+        move_rows(a, b, actions, shift_start, shift_end, start, end, total, was_start, was_end, is_invalid)
+        overlap_rows(a, b, was_start, was_end, sample, low, high, kind, was_iou)
+        for i in range(a, b):
+            change = was_iou[i] - iou[i]
+            pay[i] = (1.0 if change > 0.0 else 0.0) - (1.0 if change < 0.0 else 0.0) - phi * float(t[i])
+        if invalid == PENALTY:
+            for i in range(a, b):
+                pay[i] -= 1.0 if is_invalid[i] else 0.0
+        for i in range(a, b):
+            terminated[i] = (actions[i] == STOP) | (ends_refused & is_invalid[i])
+        for i in range(a, b):
+            truncated[i] = (t[i] + 1 >= max_steps) & (not terminated[i])
+        for i in range(a, b):
+            done[i] = terminated[i] | truncated[i]
+        for i in range(a, b):
+            t[i] += 1
+            length[i] += 1
+        copy_rows(a, b, ints[SAMPLE : SAMPLE + 2], ints[WAS_SAMPLE:])
+        if mode == NEXT_STEP:
+            for i in range(a, b):
                 if resetting[i]:
                     pay[i], length[i] = 0.0, length[i] - 1
                     done[i], terminated[i], truncated[i], is_invalid[i] = False, False, False, False
-        start[:], end[:], iou[:] = was_start, was_end, new
-        for i in range(b - a):
+        copy_rows(a, b, floats[WAS_START : WAS_START + 3], floats[START:])
+        for i in range(a, b):
             total_return[i] += pay[i]
-        for i in range(b - a):
-            reward[a + i] = pay[i]
+        for i in range(a, b):
+            reward[i] = pay[i]
         ended = 0
-        for i in range(b - a):
+        for i in range(a, b):
             ended += done[i]
         count += ended
-        out_flags[ENDED, a:b] = done
-        if ended:
-            for i in range(b - a):
-                out_floats[ENDED_RETURN, a + i] = total_return[i] if done[i] else 0.0
-            for i in range(b - a):
-                out_floats[ENDED_TIME, a + i] = elapsed if done[i] else 0.0
-            for i in range(b - a):
-                out_ints[ENDED_LENGTH, a + i] = length[i] if done[i] else 0
-        else:
-            # The array may be one that an earlier step filled.
-            out_floats[ENDED_RETURN, a:b], out_floats[ENDED_TIME, a:b], out_ints[ENDED_LENGTH, a:b] = 0.0, 0.0, 0
-        if mode != DISABLED and (ended or mode == NEXT_STEP):
-            for i in range(b - a):
+        copy_rows(a, b, flags[DONE : DONE + 1], out_flags[ENDED:])
+        # Also where none ended: the arrays may be ones that an earlier step filled.
+        for i in range(a, b):
+            returns[i] = total_return[i] if done[i] else 0.0
+            times[i] = elapsed if done[i] else 0.0
+        for i in range(a, b):
+            lengths[i] = length[i] if done[i] else 0
+        if mode == NEXT_STEP or (mode == SAME_STEP and ended):
+            for i in range(a, b):
                 if not (done[i] if mode == SAME_STEP else resetting[i]):
                     continue
-                s, at = sample[i], a + i
                 if mode == SAME_STEP:
-                    out_ints[FINAL_SAMPLE, at], out_ints[FINAL_T, at] = s, t[i]
-                    out_floats[FINAL_START, at], out_floats[FINAL_END, at] = start[i], end[i]
+                    s = sample[i]
+                    out_ints[FINAL_SAMPLE, i], out_ints[FINAL_T, i] = s, t[i]
+                    out_floats[FINAL_START, i], out_floats[FINAL_END, i] = start[i], end[i]
                     if full:
-                        out_ints[FINAL_INFO_SAMPLE, at], out_flags[FINAL_INVALID, at] = s, is_invalid[i]
-                        for side in range(2):
-                            out_spans[FINAL_TRUE, at, side] = true_seconds[s, side]
-                        out_spans[FINAL_SPAN, at, 0] = start[i] * seconds[s]
-                        out_spans[FINAL_SPAN, at, 1] = end[i] * seconds[s]
-                        clamped = new[i] if kind != LEGACY else overlap_one(start[i], end[i], s, low, high, CLAMPED)
-                        out_floats[FINAL_TIOU, at] = clamped if clamped > 0.0 else 0.0
-                episode = ints[EPISODE, at] + 1
-                ints[EPISODE, at] = episode
-                sample[i] = draw_one(ints[KEY, at], episode, n_samples)
+                        out_ints[FINAL_INFO_SAMPLE, i], out_flags[FINAL_INVALID, i] = s, is_invalid[i]
+                        out_spans[FINAL_SPAN, i, 0] = start[i] * seconds[s]
+                        out_spans[FINAL_SPAN, i, 1] = end[i] * seconds[s]
+                        out_spans[FINAL_TRUE, i, 0] = true_seconds[s, 0]
+                        out_spans[FINAL_TRUE, i, 1] = true_seconds[s, 1]
+                        told = iou[i]
+                        if kind == LEGACY:
+                            told = overlap_one(start[i], end[i], sample[i], low, high, metric)
+                        out_floats[FINAL_TIOU, i] = told if told > 0.0 else 0.0
+                episodes[i] += 1
+                sample[i] = draw_one(keys[i], episodes[i], n_samples)
                 start[i], end[i] = first[0], first[1]
                 if random:
-                    one = draw_one(ints[KEY, at] + 3, episode, int(total))
-                    two = draw_one(ints[KEY, at] + 4, episode, int(total))
+                    one = draw_one(keys[i] + 3, episodes[i], int(total))
+                    two = draw_one(keys[i] + 4, episodes[i], int(total))
                     start[i], end[i] = float(min(one, two)), float(max(one, two) + 1)
                 iou[i] = overlap_one(start[i], end[i], sample[i], low, high, kind)
                 t[i], length[i], total_return[i], is_invalid[i] = 0, 0, 0.0, False
         if index:
-            out_ints[SHOWN_SAMPLE, a:b], out_ints[SHOWN_T, a:b] = sample, t
-            out_floats[SHOWN_START, a:b], out_floats[SHOWN_END, a:b] = start, end
+            copy_rows(a, b, ints[SAMPLE : SAMPLE + 2], out_ints[SHOWN_SAMPLE:])
+            copy_rows(a, b, floats[START : START + 2], out_floats[SHOWN_START:])
         if full:
-            out_ints[INFO_SAMPLE, a:b], out_flags[INVALID_MOVE, a:b] = sample, is_invalid
-            tiou, true = out_floats[TIOU, a:b], out_spans[TRUE_SPAN, a:b]
+            copy_rows(a, b, ints[SAMPLE : SAMPLE + 1], out_ints[INFO_SAMPLE:])
+            copy_rows(a, b, flags[IS_INVALID : IS_INVALID + 1], out_flags[INVALID_MOVE:])
             if kind == LEGACY:
-                overlap_rows(start, end, sample, low, high, CLAMPED, tiou)
+                overlap_rows(a, b, start, end, sample, low, high, metric, tiou)
             else:
-                for i in range(b - a):
+                for i in range(a, b):
                     tiou[i] = iou[i] if iou[i] > 0.0 else 0.0
-            pair_rows(start, end, sample, seconds, out_spans[SPAN, a:b])
-            for i in range(b - a):
+            for i in range(a, b):
+                second = seconds[sample[i]]
+                span[i, 0], span[i, 1] = start[i] * second, end[i] * second
+            for i in range(a, b):
                 true[i, 0], true[i, 1] = true_seconds[sample[i], 0], true_seconds[sample[i], 1]
     return count
 
@@ -297,6 +289,7 @@ def observe_all(
     ``keep`` what depends on the sample alone is not written again. ``stream`` writes past the caches.
     """
     size, windows = mean.shape[1], 5 if context else 1
+    begin = size - size  # not a literal, for which numba would compile `copy_into` once more
     for i in range(len(sample)):
         if not mask[i]:
             continue
@@ -307,7 +300,7 @@ def observe_all(
         first, last = frames_one(start[i], end[i], total, n)
         third, before, after = (last - first + 2) // 3, max(first - reach[s], 0), min(last + reach[s], n)
         if not same:
-            copy_into(row, 0, query[s], stream)
+            copy_into(row, begin, query[s], stream)
         at = query.shape[1]
         row[at], row[at + 1] = np.float32(start[i]) / np.float32(total), np.float32(end[i]) / np.float32(total)
         at += 2
@@ -337,7 +330,7 @@ def observe_all(
 
 
 _FUNCTIONS = (ratio_one, overlap_one, frames_one, draw_one, copy_into, mean_into)
-_FUNCTIONS += (move_rows, overlap_rows, pay_rows, end_rows, pair_rows, step_all, observe_all)
+_FUNCTIONS += (move_rows, overlap_rows, copy_rows, step_all, observe_all)
 
 
 def available() -> bool:

@@ -99,8 +99,8 @@ class CompiledSteps:
         ended = self.kernels.step_all(
             actions, time.perf_counter() - env._began, self.ints, self.floats, self.flags, out.ints, out.floats,
             out.flags, out.spans, out.reward, host.shift_start, host.shift_end, host.low, host.high, host.seconds,
-            host.true_seconds, host.first, host.phi, host.total, host.kind, host.invalid, self.mode, host.max_steps,
-            self.random, not self.light, self.index,
+            host.true_seconds, host.first, host.phi, host.total, host.kind, c.CLAMPED, host.invalid, self.mode,
+            host.max_steps, self.random, not self.light, self.index,
         )  # fmt: skip
         if ended < 0:
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 
 IDS = {
-    "TemporalMoment-v0": ("temporal_moment:TemporalMomentEnv", "temporal_moment_vector:TemporalMomentVectorEnv"),
+    "TemporalMoment-v0": ("temporal_moment:TemporalMomentEnv", "temporal_moment:TemporalMomentVectorEnv"),
     "SpatialTrack-v0": ("spatial_track:SpatialTrackEnv", "spatial_track:SpatialTrackVectorEnv"),
     "TemporalOneShot-v0": ("temporal_one_shot:TemporalOneShotEnv", "temporal_one_shot:TemporalOneShotVectorEnv"),
 }

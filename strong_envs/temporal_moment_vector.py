@@ -31,10 +31,17 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     seconds, ``invalid_move`` (B,), ``sample`` (B,); at the end of episodes ``episode`` with ``r``, ``l``, ``t`` and the
     mask ``_episode``; under SAME_STEP ``final_obs`` and ``final_info``, dense, with their masks.
 
+    ``final_obs`` and ``final_info`` have a row for every environment; rows outside their masks are not specified (what
+    an earlier episode left there, always finite). On a device, where a look at the flags would stop the pipeline, these
+    and ``episode`` are there in every step.
+
+    ``episode`` has the layout of `gymnasium.wrappers.vector.RecordEpisodeStatistics`, which refuses to add its own
+    statistics beside it: use ours, or give the wrapper a name of its own, ``stats_key="statistics"``.
+
     On a CPU with numba (extra ``fast``) a step is one compiled call; ``STRONG_ENVS_COMPILED=0`` keeps torch.
-    ``copy=False`` lets every compiled step write into the same observation, reward and flags, and only what changed:
-    faster, but what an earlier step returned is overwritten, and you must not write into it. ``info="light"`` leaves
-    ``info`` to the episodes that ended.
+    ``copy=False`` lets every compiled step write into the same arrays, and into observations only what changed: faster,
+    but what an earlier step returned is overwritten, and you must not write into it. ``info="light"`` leaves ``info``
+    to the episodes that ended.
     """
 
     OPTIONS = ("sample", "span", "reset_mask")
