@@ -16,7 +16,7 @@ from features.records import DataError
 from strong_envs.arguments import check_samples
 from strong_envs.compiled import CLAMPED, iou_one, move_one
 from strong_envs.host_arrays import HostArrays
-from strong_envs.sampling import draw, key_from
+from strong_envs.sampling import draw_one, key_from
 from strong_envs.spans import STOP
 from strong_envs.temporal_moment_vector import TemporalMomentVectorEnv
 from strong_envs.temporal_setup import check_spans, make_task
@@ -59,6 +59,9 @@ class TemporalMomentEnv(gym.Env):
     | global | (D,) | f_g, mean over the video (`global_scope="video"`) or the window (`"moment"`) |
     | context | (4 D,) | with `context`: f_o of the first third, last third, two steps before, two steps after |
     | time | (1,) | only with `time_in_observation`: t / T |
+
+    Dq and D are the lengths of the store's sentence and frame vectors. With `boxes` other than `"frame"`, f_o is made
+    of the grid's cells: its D is the length of a cell times the bins of `spp_levels`.
 
     Without `context` this is the paper's state: 8,898 numbers with its sizes (4,800 + 2 + 2,048 + 2,048). A mean over
     the window alone cannot tell on which side of it the event lies; the context can.
@@ -134,18 +137,24 @@ class TemporalMomentEnv(gym.Env):
         options = split_options(options, self.OPTIONS)
         if seed is not None or self._key is None:
             self._key, self._episode = key_from(self.np_random), -1
-        key, episode = (torch.tensor([x], device=self.bank.device) for x in (self._key, self._episode + 1))
+        key, episode, config = self._key, self._episode + 1, self.task.config
         if "sample" in options:
-            picked = check_samples(options["sample"], 1, len(self.bank))
-            sample = torch.as_tensor(picked, device=self.bank.device)
+            index = int(check_samples(options["sample"], 1, len(self.bank))[0])
         else:
-            sample = draw(key, episode, len(self.bank))
-        given = check_spans(self.task, sample, options["span"]) if "span" in options else None
-        self.sample, self._episode = sample, self._episode + 1
+            index = draw_one(key, episode, len(self.bank))
+        sample = torch.tensor([index], device=self.bank.device)
+        if "span" in options:
+            span = tuple(float(end) for end in check_spans(self.task, sample, options["span"]))
+        elif config.start == "random":
+            # `TemporalTask.first_span` for one episode
+            ends = [draw_one(key + salt, episode, int(config.total)) for salt in (3, 4)]
+            span = float(min(ends)), float(max(ends) + 1)
+        else:
+            span = tuple(self._host.first.tolist())
+        self.sample, self._episode = sample, episode
         if self.before_episode is not None:
             self.before_episode(self.sample)
-        start, end = self.task.first_span(sample, key, episode) if given is None else given
-        self._span, self._index, self._t = (float(start), float(end)), int(sample), 0
+        self._span, self._index, self._t = span, index, 0
         self._truth = self._host.truth[self._index].tolist()
         self._second = float(self._host.seconds[self._index])
         self._iou = iou_one(*self._span, self._truth, self._host.kind)

@@ -125,6 +125,9 @@ class TemporalOneShotEnv(gym.Env):
     | query | (Dq,) | f_e, the sentence vector |
     | parts | (parts D,) | f_o of `parts` equal parts of the video, one after the other |
 
+    Dq is the length of the store's sentence vectors, D that of f_o: of a frame's vector, or with `boxes` other than
+    `"frame"` of a cell's, times the bins of `spp_levels`.
+
     With `observation="index"` only `sample` (int64).
 
     ## Rewards

@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 
 import strong_envs
+from strong_envs.rewards import SPATIAL_REWARDS
 from strong_envs.spatial_task import SpatialConfig
 from strong_envs.temporal_setup import make_task
 from strong_envs.temporal_task import TemporalConfig
@@ -99,6 +100,10 @@ def test_the_table_of_actions_is_the_space(name, ragged_store):
     else:
         assert numbers == list(range(env.action_space.shape[0]))
         assert "Box(0, 1, (2,), float32)" in section and env.action_space == spaces.Box(0, 1, (2,), np.float32)
+
+
+def test_the_table_of_spatial_rewards_is_what_can_be_had():
+    assert tuple(reward for reward, _, _ in rows(page("SpatialTrack-v0")["Rewards"], 3)) == SPATIAL_REWARDS
 
 
 @pytest.mark.parametrize("name", strong_envs.IDS)
