@@ -232,11 +232,11 @@ def step_all(
         if full:
             copy_rows(a, b, ints[SAMPLE : SAMPLE + 1], out_ints[INFO_SAMPLE:])
             copy_rows(a, b, flags[IS_INVALID : IS_INVALID + 1], out_flags[INVALID_MOVE:])
+            for i in range(a, b):
+                tiou[i] = iou[i] if iou[i] > 0.0 else 0.0
             if kind == LEGACY:
-                overlap_rows(a, b, start, end, sample, low, high, metric, tiou)
-            else:
                 for i in range(a, b):
-                    tiou[i] = iou[i] if iou[i] > 0.0 else 0.0
+                    tiou[i] = overlap_one(start[i], end[i], sample[i], low, high, metric)
             for i in range(a, b):
                 second = seconds[sample[i]]
                 span[i, 0], span[i, 1] = start[i] * second, end[i] * second
