@@ -247,36 +247,41 @@ def step_all(
 
 def copy_into(out, at, part, stream):
     """``out[at:] = part`` for one part of a row; ``stream`` writes past the caches."""
-    begin, stop = 0, 0
-    if stream:
-        address = np.uintp(out.ctypes.data + 4 * at)
-        begin = min((LANES - (address // 4) % LANES) % LANES, len(part))
-        stop = begin + (len(part) - begin) // LANES * LANES
-        stream_copy(address + np.uintp(4 * begin), np.uintp(part.ctypes.data + 4 * begin), stop - begin)
+    row = out[at : at + len(part)]
+    if not stream:
+        for d in range(len(part)):
+            row[d] = part[d]
+        return
+    # Whole lines are streamed, and what is left on both sides of them is not.
+    address = np.uintp(row.ctypes.data)
+    begin = min((LANES - (address // 4) % LANES) % LANES, len(part))
+    stop = begin + (len(part) - begin) // LANES * LANES
+    stream_copy(address + np.uintp(4 * begin), np.uintp(part.ctypes.data + 4 * begin), stop - begin)
     for d in range(begin):
-        out[at + d] = part[d]
+        row[d] = part[d]
     for d in range(stop, len(part)):
-        out[at + d] = part[d]
+        row[d] = part[d]
 
 
 def mean_into(out, at, prefix, mean, base, first, last, stream):
     """Write the mean of a window, from prefix sums, into ``out[at:]``; an empty window gives zeros."""
-    low, high = prefix[base + first], prefix[base + last]
+    low, high, row = prefix[base + first], prefix[base + last], out[at : at + len(mean)]
     share, weight = np.float32(1.0 / max(last - first, 1)), np.float32(last > first)
-    begin, stop = 0, 0
-    if stream:
-        address = np.uintp(out.ctypes.data + 4 * at)
-        begin = min((LANES - (address // 4) % LANES) % LANES, len(mean))
-        stop = begin + (len(mean) - begin) // LANES * LANES
-        stream_mean(
-            address + np.uintp(4 * begin), np.uintp(high.ctypes.data + 4 * begin),
-            np.uintp(low.ctypes.data + 4 * begin), np.uintp(mean.ctypes.data + 4 * begin), share, weight, stop - begin,
-        )  # fmt: skip
-    part = out[at : at + len(mean)]
+    if not stream:
+        for d in range(len(mean)):
+            row[d] = (high[d] - low[d]) * share + mean[d] * weight
+        return
+    address = np.uintp(row.ctypes.data)
+    begin = min((LANES - (address // 4) % LANES) % LANES, len(mean))
+    stop = begin + (len(mean) - begin) // LANES * LANES
+    stream_mean(
+        address + np.uintp(4 * begin), np.uintp(high.ctypes.data + 4 * begin), np.uintp(low.ctypes.data + 4 * begin),
+        np.uintp(mean.ctypes.data + 4 * begin), share, weight, stop - begin,
+    )  # fmt: skip
     for d in range(begin):
-        part[d] = (high[d] - low[d]) * share + mean[d] * weight
+        row[d] = (high[d] - low[d]) * share + mean[d] * weight
     for d in range(stop, len(mean)):
-        part[d] = (high[d] - low[d]) * share + mean[d] * weight
+        row[d] = (high[d] - low[d]) * share + mean[d] * weight
 
 
 def observe_all(
