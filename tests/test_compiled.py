@@ -159,6 +159,35 @@ def test_what_somebody_holds_is_never_written_again(output, flatten, ragged_stor
         np.testing.assert_array_equal(np.asarray(part), copy)
 
 
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_slices_of_all_that_a_step_returns_are_kept(output, ragged_store):
+    env = TemporalMomentVectorEnv(5, ragged_store, output=output, observation="index")
+    env.reset(seed=0)
+    rng, held = np.random.default_rng(0), []
+
+    def leaves(value):
+        return [x for part in value.values() for x in leaves(part)] if isinstance(value, dict) else [value]
+
+    for step in range(60):
+        observation, *flags, info = env.step(rng.integers(0, 7, 5))
+        if step % 7 == 0 or "episode" in info and step % 5 == 0:
+            kept = leaves({"observation": observation, **dict(enumerate(flags)), "info": info})
+            held += [(part[1:4], np.asarray(part[1:4]).copy()) for part in kept]
+        observation = flags = info = kept = None
+    assert len(held) > 200
+    for part, copy in held:
+        np.testing.assert_array_equal(np.asarray(part), copy)
+
+
+def test_arrays_that_nobody_holds_come_again(ragged_store):
+    env = TemporalMomentVectorEnv(4, ragged_store, observation="index")
+    env.reset(seed=0)
+    seen = {id(env.step(np.zeros(4, int))[1]) for _ in range(10)}
+    assert len(seen) == 1
+    kept = [env.step(np.zeros(4, int)) for _ in range(10)]
+    assert len({id(step[1]) for step in kept}) == 10
+
+
 def test_reused_arrays_are_the_same_object(ragged_store):
     env = TemporalMomentVectorEnv(4, ragged_store, flatten=True, copy=False)
     first, _ = env.reset(seed=0)
