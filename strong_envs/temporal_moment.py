@@ -74,6 +74,9 @@ class TemporalMomentEnv(gym.Env):
     Eq. 5: +1 - φt if the IoU rose, -φt if it did not change, -1 - φt if it fell; t counts from 0. The IoU is signed
     (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt.
 
+    The paper's φ = 0.1 makes a move that improves the IoU pay 0 or less from t = 10 on, and the state does not tell t:
+    `phi=0.0` takes the penalty away, `time_in_observation=True` shows t.
+
     ## Start
     A sample drawn from the split with the window [0.25, 0.75] of the video, or with `start="random"` any window of
     whole steps (exploring starts, for training). `reset(options=...)` takes `sample`
