@@ -16,7 +16,7 @@ from features.bank import FeatureBank
 from strong_envs.sampling import draw, key_from, keys_from_seeds, seeds_of
 
 SHIFTS = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (0, 0)], np.float64)
-TOTAL, STEPS, STOP, PHI = 20.0, 20, 6, np.float32(0.1)
+TOTAL, STEPS, STOP, PHI = 20.0, 20, 6, 0.1
 
 
 class PlainMoment(gym.Env):
@@ -51,7 +51,7 @@ class PlainMoment(gym.Env):
         if start >= 0 and end <= TOTAL and start < end:
             self.start, self.end = start, end
         iou = self._iou(self.start, self.end)
-        reward = float((iou > self.iou) - (iou < self.iou)) - float(PHI * np.float32(self.t))
+        reward = float((iou > self.iou) - (iou < self.iou)) - PHI * self.t
         self.iou, self.t = iou, self.t + 1
         terminated = action == STOP
         return self._observe(), reward, bool(terminated), bool(self.t >= STEPS and not terminated), {}
@@ -96,7 +96,7 @@ class PlainStates:
         valid = (start >= 0) & (end <= TOTAL) & (start < end)
         self.start, self.end = np.where(valid, start, self.start), np.where(valid, end, self.end)
         before, self.iou = self.iou, self._iou()
-        reward = (np.sign(self.iou - before) - PHI * self.t.astype(np.float32)).astype(np.float32)
+        reward = (np.sign(self.iou - before) - PHI * self.t).astype(np.float32)
         self.t = self.t + 1
         terminated = action == STOP
         truncated = (self.t >= STEPS) & ~terminated

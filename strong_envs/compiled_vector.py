@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,11 @@ import torch
 from torch import Tensor
 
 from strong_envs import compiled as c
-from strong_envs.spans import Array
+from strong_envs.host_arrays import HostArrays
+from strong_envs.recycled import RecycledArrays, RecycledSteps
 
 if TYPE_CHECKING:
-    from strong_envs.temporal_moment import TemporalMomentVectorEnv
+    from strong_envs.temporal_moment_vector import TemporalMomentVectorEnv
 
 _MODES = {"SameStep": c.SAME_STEP, "NextStep": c.NEXT_STEP, "Disabled": c.DISABLED}
 _STATE = {
@@ -30,34 +30,8 @@ _STATE = {
     "_done": ("flags", c.DONE),
     "_invalid": ("flags", c.IS_INVALID),
 }
-_LOOKING = ("now", "was", "ended", "outcome", "invalid", "was_invalid", "shown", "final", "current", "views")
-_OBJECTS = [object()]
-_HELD_HERE_ONLY = sys.getrefcount(_OBJECTS[0])
-
-
-class RecycledArrays:
-    """Zeroed (B, size) float32 arrays; one that nobody else holds any more is handed out again.
-
-    Fresh memory costs as much as the observation written into it (the system clears every page), and views, slices
-    and torch tensors of an array all hold it, so what somebody still looks at is never touched.
-    """
-
-    def __init__(self, rows: int, size: int, most: int = 3) -> None:
-        self._shape, self._most = (rows, size), most
-        self._arrays: list[np.ndarray] = []
-        self._helds: list[np.ndarray] = []
-
-    def take(self) -> tuple[np.ndarray, np.ndarray]:
-        """An array, and (B,) int64, the sample that each of its rows last showed (-1: zeros)."""
-        arrays = self._arrays
-        for i in range(len(arrays)):
-            if sys.getrefcount(arrays[i]) == _HELD_HERE_ONLY:
-                return arrays[i], self._helds[i]
-        arrays.append(np.zeros(self._shape, np.float32))
-        self._helds.append(np.full(self._shape[0], -1, np.int64))
-        if len(arrays) > self._most:
-            del arrays[0], self._helds[0]
-        return arrays[-1], self._helds[-1]
+_LOOKING = ("now", "was", "handed", "shown", "final", "current", "views")
+_INDEX = ("sample", "start", "end", "t")
 
 
 class CompiledSteps:
@@ -71,28 +45,28 @@ class CompiledSteps:
         self.kernels = c.kernels()
         count, task = env.num_envs, env.task
         self.copy, self.light, self.count = copy, light, count
-        self.host = c.HostArrays(task)
+        self.host = HostArrays(task)
         self.mode = _MODES[env.autoreset_mode.value]
         # Rows a power of two apart would fight for the same lines of the cache: three lines more keep them apart.
-        width = count + 24
-        self.ints, self.floats = np.zeros((8, width), np.int64), np.zeros((8, width), np.float64)
-        self.flags, self.reward = np.zeros((5, width), np.bool_), np.zeros(count, np.float32)
+        self.width = count + 24
+        kinds = (np.int64, np.float64, np.bool_)
+        self.ints, self.floats, self.flags = (
+            np.zeros((rows, self.width), kind) for rows, kind in zip(c.STATE_ROWS, kinds, strict=True)
+        )
         self.everywhere = np.ones(count, np.bool_)
         self.random = task.config.start == "random"
         self.flat, self.index = env.flatten, env.observation == "index"
-        self.wrap = torch.from_numpy if env.output == "torch" else _same
+        self.torch = env.output == "torch"
         self.parts, self.size = self.host.parts, self.host.size
         self._look()
 
     def _look(self) -> None:
         """Arrays to hand out, and all that looks into the arrays of the state."""
         count = self.count
-        ints, floats, flags = self.ints[:, :count], self.floats[:, :count], self.flags[:, :count]
+        ints, floats = self.ints[:, :count], self.floats[:, :count]
         self.now = (ints[c.SAMPLE], floats[c.START], floats[c.END], ints[c.T])
         self.was = (ints[c.WAS_SAMPLE], floats[c.WAS_START], floats[c.WAS_END], ints[c.WAS_T])
-        self.ended = (floats[c.ENDED_RETURN], ints[c.ENDED_LENGTH], floats[c.ENDED_TIME])
-        self.outcome = (flags[c.DONE], flags[c.TERMINATED], flags[c.TRUNCATED])
-        self.invalid, self.was_invalid = flags[c.IS_INVALID], flags[c.WAS_INVALID]
+        self.handed = RecycledSteps(count, self.width, not self.copy)
         self.shown, self.final = RecycledArrays(count, self.size), RecycledArrays(count, self.size)
         self.current: tuple[Any, np.ndarray, np.ndarray] | None = None
         self.views = {name: torch.from_numpy(getattr(self, kind)[row, :count]) for name, (kind, row) in _STATE.items()}
@@ -121,31 +95,29 @@ class CompiledSteps:
             return None
         actions = np.ascontiguousarray(actions, np.int64)
         self.load(env)
-        host = self.host
-        reward = np.empty(self.count, np.float32) if self.copy else self.reward
+        host, out = self.host, self.handed.take()
         ended = self.kernels.step_all(
-            actions, time.perf_counter() - env._began, self.ints, self.floats, self.flags, reward, host.table,
-            host.truth, host.phi, host.total, host.kind, host.invalid, self.mode, host.max_steps, host.first,
-            self.random,
+            actions, time.perf_counter() - env._began, self.ints, self.floats, self.flags, out.ints, out.floats,
+            out.flags, out.spans, out.reward, host.shift_start, host.shift_end, host.low, host.high, host.seconds,
+            host.true_seconds, host.first, host.phi, host.total, host.kind, c.CLAMPED, host.invalid, self.mode,
+            host.max_steps, self.random, not self.light, self.index,
         )  # fmt: skip
         if ended < 0:
             return None
         env._reached = None
-        wrap = self.wrap
         info: dict[str, Any] = {}
-        done, terminated, truncated = [row.copy() for row in self.outcome] if self.copy else self.outcome
         if ended:
-            returns, lengths, seconds = self.ended
-            info["episode"] = {"r": wrap(returns.copy()), "l": wrap(lengths.copy()), "t": wrap(seconds.copy())}
-            info["_episode"] = which = wrap(done)
+            info["episode"], info["_episode"] = out.episode.copy(), out.ended
             if self.mode == c.SAME_STEP:
-                info["final_obs"], info["_final_obs"] = self._final(done), which
+                info["final_obs"] = out.final_obs.copy() if self.index else self._final(out.ended)
+                info["_final_obs"] = out.ended
                 if not self.light:
-                    info["final_info"] = self._describe(self.was, self.was_invalid)
-                    info["_final_info"] = which
+                    info["final_info"], info["_final_info"] = out.final_info.copy(), out.ended
         if not self.light:
-            info.update(self._describe(self.now, self.invalid))
-        return self.view(self.now), wrap(reward), wrap(terminated), wrap(truncated), info
+            info.update(out.info)
+        observation = out.shown.copy() if self.index else self._show(self.now)
+        result = observation, out.reward, out.terminated, out.truncated, info
+        return tuple(map(_tensors, result)) if self.torch else result
 
     def reached(self) -> dict[str, Tensor]:
         """The states that the last move led to, before any automatic reset."""
@@ -154,7 +126,12 @@ class CompiledSteps:
     def view(self, state: tuple[np.ndarray, ...]) -> Any:
         """What the agent is shown in the current states."""
         if self.index:
-            return self._indices(state)
+            shown: Any = {name: row.copy() for name, row in zip(_INDEX, state, strict=True)}
+        else:
+            shown = self._show(state)
+        return _tensors(shown) if self.torch else shown
+
+    def _show(self, state: tuple[np.ndarray, ...]) -> Any:
         if self.copy:
             out, held = self.shown.take()
             self.host.write(state, self.everywhere, out, held, False)
@@ -178,38 +155,17 @@ class CompiledSteps:
         return {name: whole[:, part] for name, part in self.parts.items()}
 
     def _final(self, done: np.ndarray) -> Any:
-        if self.index:
-            return self._indices(self.was, True)
+        """The last observations of ended episodes; rows outside ``done`` keep what they held."""
         out, held = self.final.take()
         self.host.write(self.was, done, out, held, False)
         return self._arrange(out)
 
-    def _indices(self, state: tuple[np.ndarray, ...], copy: bool = False) -> dict[str, Array]:
-        sample, start, end, t = [row.copy() for row in state] if self.copy or copy else state
-        wrap = self.wrap
-        return {"sample": wrap(sample), "start": wrap(start), "end": wrap(end), "t": wrap(t)}
-
     def _arrange(self, out: np.ndarray) -> Any:
-        return self.wrap(out) if self.flat else {name: self.wrap(out[:, part]) for name, part in self.parts.items()}
-
-    def _describe(self, state: tuple[np.ndarray, ...], invalid: np.ndarray) -> dict[str, Array]:
-        host, wrap, count = self.host, self.wrap, self.count
-        tiou, span, true = np.empty(count), np.empty((count, 2)), np.empty((count, 2))
-        sample, start, end, _ = state
-        self.kernels.describe_all(
-            sample, start, end, host.truth, c.CLAMPED, host.seconds, host.true_seconds, tiou, span, true
-        )
-        return {
-            "tiou": wrap(tiou),
-            "span": wrap(span),
-            "true_span": wrap(true),
-            "invalid_move": wrap(invalid.copy()),
-            "sample": wrap(sample.copy()),
-        }
+        return out if self.flat else {name: out[:, part] for name, part in self.parts.items()}
 
 
-_INDEX = ("sample", "start", "end", "t")
-
-
-def _same(array: np.ndarray) -> np.ndarray:
-    return array
+def _tensors(value: Any) -> Any:
+    """Arrays, also in dicts of dicts, as tensors that share their memory."""
+    if isinstance(value, dict):
+        return {name: _tensors(part) for name, part in value.items()}
+    return torch.from_numpy(value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+
 from strong_envs.spans import Array, _xp
 
 TEMPORAL_PHI = 0.1
@@ -11,7 +14,9 @@ FROM_CRITIC = ("q_value", "signed_q", "q_error")
 
 def iou_step_reward(before: Array, after: Array, t: Array, phi: float) -> Array:
     """Eq. 5: the sign of the change of IoU minus phi * t, with t counted from 0: (B,) float64."""
-    return _xp(before).sign(after - before) - phi * t
+    # A number times whole numbers is float32 in torch and float64 in NumPy; ones of the type of the IoU settle it.
+    steps = t.to(before.dtype) if isinstance(t, torch.Tensor) else np.asarray(t, before.dtype)
+    return _xp(before).sign(after - before) - phi * steps
 
 
 def compare(with_update: Array, without: Array, tolerance: float) -> Array:

@@ -174,11 +174,18 @@ class SpatialTask:
         start = torch.floor(uniform[:, 0] * (total - 1))
         return start, (start + 1 + torch.floor(uniform[:, 1] * (total - start))).clamp(max=total)
 
-    def begin(self, samples: Tensor, start: Tensor, end: Tensor, box: Tensor) -> Walk:
-        """The state before the first frame: spans in steps (B,), boxes (B, 4) centre and size."""
+    def begin(
+        self, samples: Tensor, start: Tensor, end: Tensor, box: Tensor, sums: Tensor | None = None
+    ) -> Walk:
+        """The state before the first frame: spans in steps (B,), boxes (B, 4) centre and size.
+
+        ``sums`` are those of an earlier walk to use again, as they are: only differences between entries that a walk
+        has written itself are ever read.
+        """
         bank = self.bank
         first, last = spans.frame_window(start, end, self.temporal.config.total, self.temporal.n_frames[samples])
-        sums = torch.zeros((len(samples), bank.max_frames + 1, self.channels), device=bank.device)
+        if sums is None:
+            sums = torch.zeros((len(samples), bank.max_frames + 1, self.channels), device=bank.device)
         box = box.to(torch.float64)
         zeros = torch.zeros(len(samples), dtype=torch.float64, device=bank.device)
         walk = Walk(samples, start, end, first, last, first, torch.zeros_like(first), box, box, sums, zeros)

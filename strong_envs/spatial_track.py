@@ -19,7 +19,7 @@ from strong_envs.arguments import check_table, refuse_unknown
 from strong_envs.rewards import FROM_CRITIC
 from strong_envs.sampling import draw, key_from
 from strong_envs.spatial_task import CONFIG_NAMES, Critic, Gaze, SpatialConfig, SpatialTask, Walk, check_box
-from strong_envs.temporal_moment import check_spans, make_task
+from strong_envs.temporal_setup import check_spans, make_task
 from strong_envs.temporal_task import CONFIG_NAMES as TEMPORAL_NAMES
 from strong_envs.temporal_task import TemporalTask, split_options
 from strong_envs.vector import IndexVectorEnv, refuse_render_mode
@@ -129,9 +129,15 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
             start, end = self.task.window(self.sample, uniform)
         initial = torch.tensor([self.task.config.initial_box], dtype=torch.float64, device=self.device)
         box = options.get("box", initial)
-        fresh = self.task.begin(self.sample, start, end, box.expand(self.num_envs, 4))
+        # The sums are the bulk of a walk, and a fresh copy of them at every reset would be most of what a reset costs.
+        kept = None if self.walk is None else self.walk.sums
+        fresh = self.task.begin(self.sample, start, end, box.expand(self.num_envs, 4), kept)
         if self.walk is not None:
-            fresh = Walk(*(_merge(mask, new, old) for new, old in zip(fresh, self.walk, strict=True)))
+            # What begins starts its sums at 0, or rounding would grow from episode to episode.
+            index = torch.arange(self.num_envs, device=self.device)
+            kept[index, fresh.first] = torch.where(mask[:, None], 0.0, kept[index, fresh.first])
+            merged = (new if new is old else _merge(mask, new, old) for new, old in zip(fresh, self.walk, strict=True))
+            fresh = Walk(*merged)
         self.walk = fresh
         self._invalid = self._invalid & ~mask
 
@@ -201,10 +207,12 @@ class SpatialTrackEnv(gym.Env):
     |---|---|---|
     | query | (Dq,) | f_e, the sentence vector |
     | scene | (D,) | f_s, mean over the window of whole frames |
-    | inside | (D,) | f_o^k, what lies inside the box in the current frame |
-    | around | (5 D,) | with `surroundings`: a box twice as large, and the neighbours left, right, up, down |
+    | inside | (C,) | f_o^k, what lies inside the box in the current frame |
+    | around | (5 C,) | with `surroundings`: a box twice as large, and the neighbours left, right, up, down |
     | box | (4,) | with `surroundings`: centre and size as fractions of the frame |
     | gaze | (4,) | only when a `gaze` is given: its corners in this frame minus the corners of the box |
+
+    Dq and D are the lengths of the store's sentence and frame vectors, C that of a cell of its h x w grid.
 
     The first three are there with `appearance`. Without `surroundings` this is the paper's state: 8,896 numbers with its sizes (4,800 + 2,048 + 2,048).
 

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-import features as feature_registry
 from features.bank import FeatureBank
-from features.records import DataError, nearest
-from strong_envs.arguments import check_samples, check_table, refuse_unknown
-from strong_envs.compiled import CLAMPED, HostArrays, available, iou_one, move_one
-from strong_envs.local_features import LocalFeatures
-from strong_envs.sampling import draw, key_from
+from features.records import DataError
+from strong_envs.arguments import check_samples
+from strong_envs.compiled import CLAMPED, iou_one, move_one
+from strong_envs.host_arrays import HostArrays
+from strong_envs.sampling import draw_one, key_from
 from strong_envs.spans import STOP
-from strong_envs.temporal_task import CONFIG_NAMES, TemporalConfig, TemporalTask, flat, split_options
-from strong_envs.vector import IndexVectorEnv, check_observation, refuse_render_mode
+from strong_envs.temporal_moment_vector import TemporalMomentVectorEnv
+from strong_envs.temporal_setup import check_spans, make_task
+from strong_envs.temporal_task import flat, split_options
+from strong_envs.vector import check_observation
 
-if TYPE_CHECKING:
-    from strong_envs.compiled_vector import CompiledSteps
-
-INFOS = ("full", "light")
-TASK_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "box_margin")
-ENV_ARGUMENTS = (*TASK_ARGUMENTS, "flatten", "observation", "render_mode")
-
-
-def make_task(
-    features: str | FeatureBank = "shapes-v0",
-    split: str = "train",
-    device: str | torch.device = "cpu",
-    boxes: str | Tensor = "frame",
-    spp_levels: Sequence[int] = (1,),
-    box_margin: float = 0.0,
-    **config: Any,
-) -> TemporalTask:
-    """The `TemporalTask` behind the environments, from the same arguments."""
-    unknown = [name for name in config if name not in CONFIG_NAMES]
-    refuse_unknown(unknown, (*ENV_ARGUMENTS, *CONFIG_NAMES))
-    bank = feature_registry.load(features, split, device)
-    return TemporalTask(bank, LocalFeatures(bank, boxes, spp_levels, margin=box_margin), TemporalConfig(**config))
+__all__ = ["TemporalMomentEnv", "TemporalMomentVectorEnv", "check_spans", "make_task"]
 
 
 class TemporalMomentEnv(gym.Env):
@@ -81,6 +60,9 @@ class TemporalMomentEnv(gym.Env):
     | context | (4 D,) | with `context`: f_o of the first third, last third, two steps before, two steps after |
     | time | (1,) | only with `time_in_observation`: t / T |
 
+    Dq and D are the lengths of the store's sentence and frame vectors. With `boxes` other than `"frame"`, f_o is made
+    of the grid's cells: its D is the length of a cell times the bins of `spp_levels`.
+
     Without `context` this is the paper's state: 8,898 numbers with its sizes (4,800 + 2 + 2,048 + 2,048). A mean over
     the window alone cannot tell on which side of it the event lies; the context can.
 
@@ -91,6 +73,9 @@ class TemporalMomentEnv(gym.Env):
     ## Rewards
     Eq. 5: +1 - φt if the IoU rose, -φt if it did not change, -1 - φt if it fell; t counts from 0. The IoU is signed
     (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt.
+
+    The paper's φ = 0.1 makes a move that improves the IoU pay 0 or less from t = 10 on, and the state does not tell t:
+    `phi=0.0` takes the penalty away, `time_in_observation=True` shows t.
 
     ## Start
     A sample drawn from the split with the window [0.25, 0.75] of the video, or with `start="random"` any window of
@@ -155,18 +140,24 @@ class TemporalMomentEnv(gym.Env):
         options = split_options(options, self.OPTIONS)
         if seed is not None or self._key is None:
             self._key, self._episode = key_from(self.np_random), -1
-        key, episode = (torch.tensor([x], device=self.bank.device) for x in (self._key, self._episode + 1))
+        key, episode, config = self._key, self._episode + 1, self.task.config
         if "sample" in options:
-            picked = check_samples(options["sample"], 1, len(self.bank))
-            sample = torch.as_tensor(picked, device=self.bank.device)
+            index = int(check_samples(options["sample"], 1, len(self.bank))[0])
         else:
-            sample = draw(key, episode, len(self.bank))
-        given = check_spans(self.task, sample, options["span"]) if "span" in options else None
-        self.sample, self._episode = sample, self._episode + 1
+            index = draw_one(key, episode, len(self.bank))
+        sample = torch.tensor([index], device=self.bank.device)
+        if "span" in options:
+            span = tuple(float(end) for end in check_spans(self.task, sample, options["span"]))
+        elif config.start == "random":
+            # `TemporalTask.first_span` for one episode
+            ends = [draw_one(key + salt, episode, int(config.total)) for salt in (3, 4)]
+            span = float(min(ends)), float(max(ends) + 1)
+        else:
+            span = tuple(self._host.first.tolist())
+        self.sample, self._episode = sample, episode
         if self.before_episode is not None:
             self.before_episode(self.sample)
-        start, end = self.task.first_span(sample, key, episode) if given is None else given
-        self._span, self._index, self._t = (float(start), float(end)), int(sample), 0
+        self._span, self._index, self._t = span, index, 0
         self._truth = self._host.truth[self._index].tolist()
         self._second = float(self._host.seconds[self._index])
         self._iou = iou_one(*self._span, self._truth, self._host.kind)
@@ -186,7 +177,7 @@ class TemporalMomentEnv(gym.Env):
         start, end, valid = move_one(*self._span, *self._shifts[action], self._host.total)
         iou = iou_one(start, end, self._truth, self._host.kind)
         # Eq. 5, as `TemporalTask.move` computes it for a batch
-        reward = (iou > self._iou) - (iou < self._iou) - float(self._host.phi * np.float32(self._t))
+        reward = (iou > self._iou) - (iou < self._iou) - self._host.phi * self._t
         if config.invalid == "penalty" and not valid:
             reward -= 1.0
         terminated = action == STOP or (config.invalid == "terminate" and not valid)
@@ -260,187 +251,3 @@ class TemporalMomentEnv(gym.Env):
             "text": self.bank.texts[index],
             "path": list(self.path),
         }
-
-
-class TemporalMomentVectorEnv(IndexVectorEnv):
-    """`TemporalMoment-v0` for many episodes at once: the same functions as `TemporalMomentEnv`, on one device.
-
-    Arguments as there (without ``render_mode``), and ``num_envs``, ``autoreset_mode`` (SAME_STEP by default; NEXT_STEP
-    and DISABLED work), ``output="numpy" | "torch"``. In ``info``: ``tiou`` (B,), ``span`` and ``true_span`` (B, 2)
-    seconds, ``invalid_move`` (B,), ``sample`` (B,); at the end of episodes ``episode`` with ``r``, ``l``, ``t`` and the
-    mask ``_episode``; under SAME_STEP ``final_obs`` and ``final_info``, dense, with their masks.
-
-    On a CPU with numba (extra ``fast``) a step is one compiled call; ``STRONG_ENVS_COMPILED=0`` keeps torch.
-    ``copy=False`` lets every compiled step write into the same observation, reward and flags, and only what changed:
-    faster, but what an earlier step returned is overwritten, and you must not write into it. ``info="light"`` leaves
-    ``info`` to the episodes that ended.
-    """
-
-    OPTIONS = ("sample", "span", "reset_mask")
-
-    def __init__(
-        self,
-        num_envs: int = 1,
-        features: str | FeatureBank = "shapes-v0",
-        *,
-        flatten: bool = False,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
-        output: str = "numpy",
-        observation: str = "features",
-        max_episode_steps: int | None = None,
-        copy: bool = True,
-        info: str = "full",
-        **arguments: Any,
-    ) -> None:
-        if max_episode_steps is not None:
-            arguments["max_steps"] = max_episode_steps
-        refuse_render_mode(arguments)
-        task = make_task(features, **arguments)
-        self._setup(task, num_envs, flatten, autoreset_mode, output, observation, copy, info)
-
-    @classmethod
-    def of(cls, task: TemporalTask, num_envs: int) -> TemporalMomentVectorEnv:
-        """An environment over an existing task, with index observations and torch output: what agents train on."""
-        env = cls.__new__(cls)
-        env._setup(task, num_envs, False, AutoresetMode.SAME_STEP, "torch", "index")
-        return env
-
-    def _setup(
-        self,
-        task: TemporalTask,
-        num_envs: int,
-        flatten: bool,
-        autoreset_mode: AutoresetMode | str,
-        output: str,
-        observation: str,
-        copy: bool = True,
-        info: str = "full",
-    ) -> None:
-        if info not in INFOS:
-            raise DataError(f"info must be one of {INFOS}, got {info!r}{nearest(info, INFOS)}")
-        self.task, self.light = task, info == "light"
-        space = task.index_space() if observation == "index" else task.observation_space(flatten)
-        super().__init__(
-            num_envs,
-            task.bank,
-            space,
-            spaces.Discrete(task.n_actions),
-            flatten,
-            autoreset_mode,
-            output,
-            observation,
-        )
-        zeros = torch.zeros(num_envs, dtype=torch.float64, device=self.device)
-        self.start, self.end, self.iou = zeros, zeros, zeros
-        self.t = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
-        self._invalid = self._none
-        self.before_episode: Callable[[Tensor], None] | None = None
-        self._reached: dict[str, Tensor] | None = None
-        self._compiled: CompiledSteps | None = None
-        # A subclass may have changed what a step does, which the compiled one would not know.
-        if type(self) is TemporalMomentVectorEnv and self.device.type == "cpu" and available():
-            from strong_envs.compiled_vector import CompiledSteps
-
-            self._compiled = CompiledSteps(self, copy, self.light)
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict]:
-        """One step of every environment; see `IndexVectorEnv`."""
-        if self._compiled is not None and self.before_episode is None:
-            result = self._compiled.step(self, actions)
-            if result is not None:
-                return result
-        return super().step(actions)
-
-    @property
-    def reached(self) -> dict[str, Tensor]:
-        """The states that the last move led to, before any automatic reset, as `state` gives them."""
-        if self._reached is None and self._compiled is not None:
-            self._reached = self._compiled.reached()
-        return self._reached
-
-    @reached.setter
-    def reached(self, state: dict[str, Tensor]) -> None:
-        self._reached = state
-
-    def _read(self, options: dict, sample: Tensor, mask: Tensor) -> dict:
-        if "span" in options:
-            options["span"] = check_spans(self.task, sample, options["span"], mask)
-        return options
-
-    def _start(self, mask: Tensor, options: dict) -> None:
-        if self.before_episode is not None:
-            self.before_episode(self.sample[mask])
-        if "span" in options:
-            start, end = options["span"]
-        else:
-            start, end = self.task.first_span(self.sample, self._keys, self._episode)
-        self.start, self.end = torch.where(mask, start, self.start), torch.where(mask, end, self.end)
-        self.t = torch.where(mask, 0, self.t)
-        self.iou = torch.where(mask, self.task.iou(self.sample, start, end), self.iou)
-        self._invalid = self._invalid & ~mask
-
-    def _advance(self, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        result = self.task.move(self.sample, self.start, self.end, self.t, self.iou, action)
-        self.start, self.end, self.iou = result.start, result.end, result.iou
-        self.t = self.t + 1
-        self._invalid = ~result.valid & active
-        return result.reward, result.terminated, result.truncated
-
-    def state(self) -> dict[str, Tensor]:
-        state = {"sample": self.sample, "start": self.start, "end": self.end, "t": self.t}
-        # The compiled step works in place, and a state must outlive the step after it.
-        return state if self._compiled is None else {name: part.clone() for name, part in state.items()}
-
-    def action_rewards(self, state: dict[str, Tensor]) -> Tensor:
-        """Eq. 5 for every action in stored states, (B, A) float32: training knows the truth, so it knows them all."""
-        signs = self.task.move_rewards(state["sample"], state["start"], state["end"])
-        return signs - self.task.config.phi * state["t"].to(torch.float32)[:, None]
-
-    def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self._compiled is not None:
-            return self._compiled.observe(state)
-        return self.task.observe(state["sample"], state["start"], state["end"], state["t"])
-
-    def _view(self, state: dict[str, Tensor]) -> Any:
-        if self._compiled is not None:
-            return self._compiled.view(tuple(part.numpy() for part in state.values()))
-        return super()._view(state)
-
-    def _info(self) -> dict[str, Tensor]:
-        if self.light:
-            return {}
-        truth = self.bank.truth[self.sample, 0] * self.bank.duration[self.bank.video[self.sample]][:, None]
-        return {
-            "tiou": self.task.iou(self.sample, self.start, self.end, "clamped"),
-            "span": self.task.to_seconds(self.sample, self.start, self.end),
-            "true_span": truth,
-            "invalid_move": self._invalid.clone(),
-            "sample": self.sample.clone(),
-        }
-
-
-def check_spans(
-    task: TemporalTask, samples: Tensor, span: Any, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Start and end in seconds, one pair or (B, 2), to steps (B,), (B,); refused if no window inside its video.
-
-    Only rows in ``mask`` (B,) are looked at; the others may hold anything.
-    """
-    seconds = check_table(span, 2, len(samples), "options['span']", "start and end in seconds")
-    durations = task.bank.duration[task.bank.video[samples]].cpu().numpy()
-    bad = ~((seconds[:, 0] >= 0) & (seconds[:, 0] < seconds[:, 1]) & (seconds[:, 1] <= durations + 1e-9))
-    if mask is not None:
-        bad &= mask.cpu().numpy()
-    if bad.any():
-        i = int(bad.argmax())
-        raise DataError(
-            f"options['span'] must satisfy 0 <= start < end <= duration; got {seconds[i].tolist()} s "
-            f"in a video of {durations[i]:g} s"
-        )
-    steps = torch.as_tensor(np.array(seconds), device=task.bank.device) / task.seconds[samples][:, None]
-    # Seconds round; a span meant as whole steps must be one, or ties of the IoU would be lost.
-    whole = steps.round()
-    steps = torch.where((steps - whole).abs() < 1e-6, whole, steps)
-    return steps[:, 0], steps[:, 1].clamp(max=task.config.total)
-
-

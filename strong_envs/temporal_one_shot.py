@@ -14,7 +14,7 @@ from torch import Tensor
 from features.bank import FeatureBank
 from features.records import DataError
 from strong_envs.arguments import check_whole
-from strong_envs.temporal_moment import make_task
+from strong_envs.temporal_setup import make_task
 from strong_envs.temporal_task import TemporalTask, feature_space, split_options
 from strong_envs.vector import IndexVectorEnv, check_observation, refuse_render_mode
 
@@ -124,6 +124,9 @@ class TemporalOneShotEnv(gym.Env):
     |---|---|---|
     | query | (Dq,) | f_e, the sentence vector |
     | parts | (parts D,) | f_o of `parts` equal parts of the video, one after the other |
+
+    Dq is the length of the store's sentence vectors, D that of f_o: of a frame's vector, or with `boxes` other than
+    `"frame"` of a cell's, times the bins of `spp_levels`.
 
     With `observation="index"` only `sample` (int64).
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 480, 360
 TRUE_COLOUR, CHOSEN_COLOUR = (60, 180, 75), (245, 150, 40)
-INK, FAINT, PAPER = (235, 235, 235), (120, 120, 130), (24, 24, 28)
+INK, FAINT, PAPER = (235, 235, 235), (165, 165, 175), (24, 24, 28)
 _BAR_LEFT, _BAR_RIGHT = 56, WIDTH - 16
 
 
@@ -35,7 +35,7 @@ class Shot:
 
     sample: int
     rows: Sequence[int]
-    chosen: tuple[float, float]
+    chosen: tuple[float, float] | None
     boxes: Sequence[Sequence[float] | None] = ()
     captions: Sequence[str] = ()
     cursor: float | None = None
@@ -88,9 +88,11 @@ class Viewer:
         duration = float(bank.duration[video])
         true = bank.queries[sample].windows
         self._bar(canvas, 274, "true", true, duration, TRUE_COLOUR, shot.cursor)
-        self._bar(canvas, 294, "now", [shot.chosen], duration, CHOSEN_COLOUR, shot.cursor)
-        for x, label in ((_BAR_LEFT, "0"), (_BAR_RIGHT - 40, f"{duration:.1f} s")):
-            put(canvas, label, (x, 326), 0.4, FAINT)
+        chosen = [] if shot.chosen is None else [shot.chosen]
+        self._bar(canvas, 294, "now", chosen, duration, CHOSEN_COLOUR, shot.cursor)
+        put(canvas, "0", (_BAR_LEFT, 326), 0.4, FAINT)
+        label = f"{duration:.1f} s"
+        put(canvas, label, (_BAR_RIGHT - text_width(label, 0.4), 326), 0.4, FAINT)
         put(canvas, shot.footer, (12, 350), 0.45, INK)
         return canvas
 
@@ -235,7 +237,7 @@ def one_shot_picture(viewer: Viewer, env: TemporalOneShotEnv) -> np.ndarray:
         Shot(
             sample,
             rows,
-            info["span"] or (0.0, 0.0),
+            info["span"],
             captions=[f"{(row + 0.5) * seconds:.1f} s" for row in rows],
             footer=f"reward {env.last_reward:.2f}" if info["span"] else "before the answer",
         )
@@ -259,6 +261,13 @@ def put(canvas: np.ndarray, text: str, at: tuple[int, int], scale: float, colour
     import cv2
 
     cv2.putText(canvas, ascii_only(text), at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+
+
+def text_width(text: str, scale: float) -> int:
+    """Pixels that `put` needs for one line."""
+    import cv2
+
+    return cv2.getTextSize(ascii_only(text), cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]
 
 
 def rectangle(view: np.ndarray, corners: np.ndarray, colour: tuple[int, int, int]) -> None:

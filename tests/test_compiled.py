@@ -13,7 +13,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from features import DataError
-from strong_envs import compiled
+from strong_envs import compiled, host_arrays, spans
+from strong_envs.spans import IOU_KINDS
 from strong_envs.temporal_moment import TemporalMomentVectorEnv
 
 pytest.importorskip("numba", reason="the compiled path needs numba (extra 'fast')")
@@ -51,7 +52,10 @@ def same(one, other, name=""):
     if isinstance(one, dict):
         assert list(one) == list(other), name
         for key in one:
-            if (name, key) != ("episode", "t"):
+            if key in ("final_obs", "final_info"):
+                ended = np.asarray(one[f"_{key}"])
+                same(ended_rows(one[key], ended), ended_rows(other[key], ended), key)
+            elif (name, key) != ("episode", "t"):
                 same(one[key], other[key], key)
         return
     assert one.dtype == other.dtype and one.shape == other.shape, name
@@ -60,6 +64,11 @@ def same(one, other, name=""):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5, err_msg=name)
     else:
         np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+def ended_rows(part, ended):
+    """The rows of episodes that ended; the others are not specified."""
+    return {key: ended_rows(x, ended) for key, x in part.items()} if isinstance(part, dict) else part[ended]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(f"{k}={v}" for k, v in o.items()) or "default")
@@ -150,6 +159,35 @@ def test_what_somebody_holds_is_never_written_again(output, flatten, ragged_stor
         np.testing.assert_array_equal(np.asarray(part), copy)
 
 
+@pytest.mark.parametrize("output", ["numpy", "torch"])
+def test_slices_of_all_that_a_step_returns_are_kept(output, ragged_store):
+    env = TemporalMomentVectorEnv(5, ragged_store, output=output, observation="index")
+    env.reset(seed=0)
+    rng, held = np.random.default_rng(0), []
+
+    def leaves(value):
+        return [x for part in value.values() for x in leaves(part)] if isinstance(value, dict) else [value]
+
+    for step in range(60):
+        observation, *flags, info = env.step(rng.integers(0, 7, 5))
+        if step % 7 == 0 or "episode" in info and step % 5 == 0:
+            kept = leaves({"observation": observation, **dict(enumerate(flags)), "info": info})
+            held += [(part[1:4], np.asarray(part[1:4]).copy()) for part in kept]
+        observation = flags = info = kept = None
+    assert len(held) > 200
+    for part, copy in held:
+        np.testing.assert_array_equal(np.asarray(part), copy)
+
+
+def test_arrays_that_nobody_holds_come_again(ragged_store):
+    env = TemporalMomentVectorEnv(4, ragged_store, observation="index")
+    env.reset(seed=0)
+    seen = {id(env.step(np.zeros(4, int))[1]) for _ in range(10)}
+    assert len(seen) == 1
+    kept = [env.step(np.zeros(4, int)) for _ in range(10)]
+    assert len({id(step[1]) for step in kept}) == 10
+
+
 def test_reused_arrays_are_the_same_object(ragged_store):
     env = TemporalMomentVectorEnv(4, ragged_store, flatten=True, copy=False)
     first, _ = env.reset(seed=0)
@@ -159,13 +197,52 @@ def test_reused_arrays_are_the_same_object(ragged_store):
     assert not np.shares_memory(a, b)
 
 
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("scope", ["video", "moment"])
+def test_rows_written_past_the_caches_hold_the_same_bits(context, scope, ragged_store, monkeypatch):
+    options = {"flatten": True, "context": context, "global_scope": scope, "start": "random"}
+    plain = TemporalMomentVectorEnv(9, ragged_store, **options)
+    streamed = TemporalMomentVectorEnv(9, ragged_store, **options)
+    rng = np.random.default_rng(0)
+    same(plain.reset(seed=0)[0], streamed.reset(seed=0)[0])
+    for _ in range(25):
+        actions = rng.integers(0, 7, 9)
+        monkeypatch.setattr(host_arrays, "STREAM_BYTES", 1 << 40)
+        expected, *_, told = plain.step(actions)
+        monkeypatch.setattr(host_arrays, "STREAM_BYTES", 0)
+        got, *_, info = streamed.step(actions)
+        np.testing.assert_array_equal(got, expected)
+        if "final_obs" in told:
+            ended = told["_final_obs"]
+            np.testing.assert_array_equal(info["final_obs"][ended], told["final_obs"][ended])
+
+
+def test_long_parts_are_streamed_from_any_address():
+    kernels, rng = compiled.kernels(), np.random.default_rng(0)
+    for at in range(0, 40, 3):
+        for size in (1, 15, 16, 17, 64, 131):
+            source, out, expected = rng.standard_normal(size, np.float32), *np.zeros((2, 200), np.float32)
+            prefix = rng.standard_normal((4, size), np.float32)
+            kernels.copy_into(out, at, source, True)
+            expected[at : at + size] = source
+            np.testing.assert_array_equal(out, expected)
+            kernels.mean_into(out, at, prefix, source, 1, 0, 2, True)
+            kernels.mean_into(expected, at, prefix, source, 1, 0, 2, False)
+            np.testing.assert_array_equal(out, expected)
+
+
 def test_plain_python_and_numba_agree_on_one_episode():
-    names = ("move_one", "iou_one", "frames_one")
-    plain = {f.__name__: f for f in compiled._FUNCTIONS if f.__name__ in names}
     truth = [[2.0, 5.0], [7.5, 9.0]]
-    assert plain["move_one"](0.0, 1.0, -1.0, 0.0, 20.0) == (0.0, 1.0, False)
-    assert plain["iou_one"](3.0, 6.0, truth, compiled.SIGNED) == 0.5
-    assert plain["frames_one"](19.0, 20.0, 20.0, 3) == (2, 3)
+    assert compiled.move_one(0.0, 1.0, -1.0, 0.0, 20.0) == (0.0, 1.0, False)
+    assert compiled.iou_one(3.0, 6.0, truth, compiled.SIGNED) == 0.5
+    assert compiled.frames_one(19.0, 20.0, 20.0, 3) == compiled.kernels().frames_one(19.0, 20.0, 20.0, 3) == (2, 3)
+    low, high = np.array(truth).T[:, :, None].copy()
+    rng = np.random.default_rng(0)
+    for kind in range(3):
+        for start, end in np.sort(rng.integers(0, 21, (50, 2)), -1) + [0, 1.0]:
+            plain = compiled.iou_one(start, end, truth, kind)
+            assert plain == compiled.kernels().overlap_one(start, end, 0, low, high, kind)
+            assert plain == float(spans.span_iou(*np.array([[start], [end]]), np.array([truth]), IOU_KINDS[kind])[0])
 
 
 def test_info_is_one_of_two(ragged_store):
@@ -173,9 +250,12 @@ def test_info_is_one_of_two(ragged_store):
         TemporalMomentVectorEnv(2, ragged_store, info="lihgt")
 
 
-def test_import_and_scalar_environment_do_not_load_numba():
+def test_the_scalar_environment_on_a_built_world_loads_nothing_heavy():
+    gym.make("TemporalMoment-v0").close()  # builds the world where no test has done so
     code = (
-        "import sys, strong_envs, strong_envs.compiled, strong_envs.temporal_moment as t;"
-        "assert not {'numba', 'cv2', 'matplotlib', 'stable_baselines3'} & set(sys.modules)"
+        "import sys, gymnasium, strong_envs, strong_envs.compiled_vector;"
+        "env = gymnasium.make('TemporalMoment-v0'); env.reset(seed=0); env.step(0);"
+        "heavy = {'numba', 'llvmlite', 'cv2', 'matplotlib', 'rich', 'stable_baselines3'} & set(sys.modules);"
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})

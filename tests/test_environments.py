@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import warnings
 
 import gymnasium as gym
@@ -233,17 +232,6 @@ def test_the_papers_sizes(tmp_path):
     assert observation[4800:4802].tolist() == [0.25, 0.75]
     spatial = gym.make("SpatialTrack-v0", features=path, critic=critic, context=False, surroundings=False, flatten=True)
     assert spatial.observation_space.shape == (8896,)
-
-
-@pytest.mark.parametrize("name", LEVELS)
-def test_the_documentation_agrees_with_the_spaces(name, ragged_store):
-    env = gym.make(name, features=ragged_store, **LEVELS[name]).unwrapped
-    text = type(env).__doc__
-    actions = re.findall(r"^ +\| (\d+) \| (.+?) \|$", text, re.M)
-    assert [int(number) for number, _ in actions] == list(range(env.action_space.n))
-    documented = re.findall(r"^ +\| (\w+) \| \(", text, re.M)
-    optional = {"time", "gaze"}
-    assert {key for key in documented if key not in optional} == set(env.observation_space.spaces)
 
 
 def test_videos_from_one_to_five_thousand_frames(tmp_path):

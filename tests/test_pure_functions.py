@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.pooling import WindowMeans, ragged_prefix_sums
-from strong_envs import boxes, rewards, spans
+from strong_envs import boxes, rewards, sampling, spans
 from strong_envs.sampling import draw, seeds_of
 
 number = st.floats(0, 20)
@@ -63,6 +63,12 @@ def test_the_frames_of_a_window(window, n_frames):
 def test_the_frames_of_the_initial_window(n_frames, expected):
     first, last = spans.frame_window(np.array([5.0]), np.array([15.0]), 20.0, np.array([n_frames]))
     assert (first[0], last[0]) == expected
+
+
+@given(st.integers(0, (1 << 62) + 4), st.integers(0, 1 << 40), st.integers(1, 1 << 40))
+def test_one_draw_and_many_are_the_same_numbers(key, counter, size):
+    many = sampling.draw(torch.tensor([key]), torch.tensor([counter]), size)
+    assert sampling.draw_one(key, counter, size) == int(many[0]) in range(size)
 
 
 def test_the_papers_first_box():

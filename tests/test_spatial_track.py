@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 
 import numpy as np
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 import features
 from features import DataError, Query, StoredVideo, write_store
 from strong_envs import boxes
-from strong_envs.spatial_task import SpatialConfig
 from strong_envs.spatial_track import SpatialTrackEnv
 
 
@@ -133,26 +131,6 @@ def test_the_checker_accepts_index_observations(ragged_store):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env, skip_render_check=True)
-
-
-def test_the_page_names_every_argument_with_its_default():
-    page, defaults = SpatialTrackEnv.__doc__, SpatialConfig()
-    for name in SpatialConfig.__dataclass_fields__:
-        value = getattr(defaults, name)
-        shown = f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
-        assert any(f"`{name}={form}" in page for form in (shown, value, "1e-5")), name
-
-
-def test_named_shapes_of_the_page_are_the_spaces(ragged_store):
-    gaze = lambda samples, frames: torch.tensor([0.1, 0.2, 0.4, 0.5]).expand(len(samples), 4)  # noqa: E731
-    env = SpatialTrackEnv(ragged_store, reward="gaze", gaze=gaze)
-    sizes = {"Dq": env.bank.query_dim, "D": 6, "5 D": 30, "4": 4}
-    table = re.findall(r"^ +\| (\w+) \| \((.+?),\) \|", SpatialTrackEnv.__doc__, re.M)
-    assert [key for key, _ in table] == list(env.observation_space.spaces)
-    for key, size in table:
-        assert env.observation_space[key].shape == (sizes[size],) and env.observation_space[key].dtype == np.float32
-    rewards = re.findall(r"^ +\| (\w+) \| [^|]+\| [^|]+\|$", SpatialTrackEnv.__doc__, re.M)
-    assert {"q_value", "signed_q", "q_error", "gaze", "box_iou"} <= set(rewards)
 
 
 @pytest.mark.parametrize(

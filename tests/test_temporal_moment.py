@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 import features
 from features import DataError
 from strong_envs.temporal_moment import TemporalMomentEnv
-from strong_envs.temporal_task import TemporalConfig
 
 
 def by_hand(span, truths, action, t, *, phi=0.1, total=20, invalid="refuse"):
@@ -108,25 +107,6 @@ def test_the_checker_accepts_index_observations(ragged_store):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env, skip_render_check=True)
-
-
-def test_the_page_names_every_argument_with_its_default():
-    page, defaults = TemporalMomentEnv.__doc__, TemporalConfig()
-    for name in TemporalConfig.__dataclass_fields__:
-        value = getattr(defaults, name)
-        shown = f'"{value}"' if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
-        assert f"`{name}={shown}" in page or f"`{name}={value}" in page, name
-
-
-def test_named_shapes_of_the_page_are_the_spaces(ragged_store):
-    import re
-
-    env = TemporalMomentEnv(ragged_store, time_in_observation=True)
-    sizes = {"Dq": env.bank.query_dim, "D": env.bank.frame_dim, "4 D": 4 * env.bank.frame_dim, "2": 2, "1": 1}
-    table = re.findall(r"^ +\| (\w+) \| \((.+?),\) \|", TemporalMomentEnv.__doc__, re.M)
-    assert [key for key, _ in table] == list(env.observation_space.spaces)
-    for key, size in table:
-        assert env.observation_space[key].shape == (sizes[size],) and env.observation_space[key].dtype == np.float32
 
 
 def test_other_splits_and_other_seeds_give_other_episodes(ragged_store):

@@ -59,7 +59,6 @@ def open_store(
     Raises:
         DataError: an unknown level or build, ``workers`` < 1, or a damaged store in the cache.
     """
-    from features.shapes import build as building
     from features.store import FeatureStore
 
     check_level(level)
@@ -72,6 +71,9 @@ def open_store(
     name = f"shapes{infix}-v0{suffix}"
     path = Path(cache or cache_dir()).expanduser() / f"{name}-{_content_version(level, train, test)}"
     if not path.exists():
+        # Not before: what builds a world imports OpenCV, which takes longer than to open one.
+        from features.shapes import build as building
+
         if workers is None:
             workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             workers = workers if train + test >= _PARALLEL_FROM else 1
