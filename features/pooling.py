@@ -71,6 +71,11 @@ class WindowMeans:
     base: Tensor
     group: Tensor
 
+    @property
+    def dim(self) -> int:
+        """D, the length of a mean."""
+        return self.prefix.shape[-1]
+
     def __call__(self, samples: Tensor, first: Tensor, last: Tensor) -> Tensor:
         """Mean over frames ``[first, last)`` of each sample: (B, D) for (B,) bounds, (B, P, D) for (B, P) bounds.
 

@@ -15,7 +15,7 @@ from features.store import FeatureStore
 Opener = Callable[[], FeatureStore]
 _OPENERS: dict[str, Opener] = {}
 _STORES: dict[str, FeatureStore] = {}
-_BANKS: dict[tuple[str, str | None, str], FeatureBank] = {}
+_BANKS: dict[tuple, FeatureBank] = {}
 
 
 def _shapes(level: str, build: str) -> Opener:
@@ -67,19 +67,24 @@ def open_store(features: str | os.PathLike) -> FeatureStore:
 
 
 def load(
-    features: str | os.PathLike | FeatureBank, split: str | None = "train", device: str | torch.device = "cpu"
+    features: str | os.PathLike | FeatureBank,
+    split: str | None = "train",
+    device: str | torch.device = "cpu",
+    *,
+    memory: str = "device",
+    dtype: str | None = None,
 ) -> FeatureBank:
     """The bank of one split, shared by everybody in this process who asks for the same one.
 
     Args:
         features: a registered key, the path of a store, or a bank (returned as it is).
         split: name of a split; None takes every query.
-        device: where the tensors live.
+        device, memory, dtype: see `FeatureBank`; ``memory="map"`` opens stores larger than the memory.
     """
     if isinstance(features, FeatureBank):
         return features
     store = open_store(features)
-    key = (store.content_hash, split, str(device))
+    key = (store.content_hash, split, str(device), memory, dtype)
     if key not in _BANKS:
-        _BANKS[key] = FeatureBank(store, split, device)
+        _BANKS[key] = FeatureBank(store, split, device, memory=memory, dtype=dtype)
     return _BANKS[key]

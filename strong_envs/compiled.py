@@ -226,7 +226,7 @@ def kernels() -> SimpleNamespace:
 
 
 class HostArrays:
-    """The tables of a `TemporalTask` as NumPy arrays: views where the bank lives on the CPU.
+    """The tables of a `TemporalTask` as NumPy arrays: views where the bank lives in the memory of the CPU.
 
     ``phi`` is float32, because phi times whole numbers is that in torch; ``reach`` (S,) are the frames of the context.
     """
@@ -246,7 +246,7 @@ class HostArrays:
         self.seconds = host(task.seconds)
         self.true_seconds = host(bank.truth[:, 0] * bank.duration[bank.video][:, None])
         self.first = np.array(config.initial_span, np.float64) * self.total
-        self.on_host = bank.device.type == "cpu"
+        self.on_host = bank.device.type == "cpu" and not bank.mapped
         if self.on_host:
             self.query = host(bank.query)
             self.whole = tuple(host(getattr(bank.frame_means, name)) for name in ("prefix", "mean", "base", "group"))
