@@ -2,7 +2,7 @@
 
 from features.bank import FeatureBank
 from features.records import Annotations, DataError, Query, Report, Video
-from features.registry import keys, load, open_store, register
+from features.registry import join, keys, load, open_store, register
 from features.store import FeatureStore, StoredVideo, write_store
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Report",
     "StoredVideo",
     "Video",
+    "join",
     "keys",
     "load",
     "open_store",
