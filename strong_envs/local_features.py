@@ -156,7 +156,7 @@ class LocalFeatures:
             if self.levels == (1,):
                 out.append(self.bank.frame_box_features(part, box))
             else:
-                bins = spatial_pyramid(self.bank.grid[part].to(torch.float32), box.to(torch.float32), self.levels)
+                bins = spatial_pyramid(self.bank.grid, box.to(torch.float32), self.levels, part)
                 out.append(bins.flatten(1) if self.reduce == "concat" else bins.amax(1))
         return torch.cat(out)
 
