@@ -10,11 +10,11 @@ from features.records import DataError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code. Bad input gives one sentence and 2."""
-    from benchmarks import pooling_speed, reference_table, run, throughput
+    from benchmarks import pooling_speed, reference_table, run, scale, throughput
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Train, evaluate and compare systems.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for module in (run, reference_table, throughput, pooling_speed):
+    for module in (run, reference_table, throughput, pooling_speed, scale):
         module.add_parser(commands)
     args = parser.parse_args(arguments)
     try:

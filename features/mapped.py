@@ -14,9 +14,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from features.records import DataError
 from features.tensor_file import block_rows
+
+LONG = 512
+"""Windows of more rows are summed one by one: there a call for each costs little beside its rows."""
 
 
 class MappedRows:
@@ -112,17 +116,45 @@ class MappedRows:
 
         A window must lie in one video, whose rows are neighbours on disk.
         """
-        out = torch.zeros((len(first), *self.shape[1:]))
+        lengths = (last - first).clamp(min=0).cpu()
+        starts = self._places(first.cpu().clamp(max=len(self) - 1))
         step = block_rows(tuple(self.shape), 4)
-        starts = self._places(first.cpu().clamp(max=len(self) - 1)).tolist()
-        for i, (place, length) in enumerate(zip(starts, (last - first).tolist(), strict=True)):
+        if len(lengths) and int(lengths.max()) > min(LONG, step):
+            out = self._long_sums(starts, lengths, step)
+        else:
+            out = torch.empty((len(first), math.prod(self.shape[1:])))
+            ends = lengths.cumsum(0)
+            begin = 0
+            while begin < len(lengths):
+                # As many windows as make one block of rows
+                done = int(ends[begin - 1]) if begin else 0
+                end = max(int(torch.searchsorted(ends, done + step, right=True)), begin + 1)
+                out[begin:end] = self._short_sums(starts[begin:end], lengths[begin:end])
+                begin = end
+            out = out.view(len(first), *self.shape[1:])
+        self._check(out)
+        return out.to(self.device)
+
+    def _short_sums(self, starts: Tensor, lengths: Tensor) -> Tensor:
+        """(W, numbers of a row) float32: all rows of all windows at once, which saves a call for each window."""
+        begins = lengths.cumsum(0) - lengths
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        places = torch.arange(len(owner)) + (starts - begins)[owner]
+        if len(self._parts) == 1 and self._held == torch.float32:
+            return embedding_bag(places, self._parts[0].flatten(1), begins, mode="sum")
+        rows = self._gather(places).flatten(1).to(torch.float32)
+        return embedding_bag(torch.arange(len(rows)), rows, begins, mode="sum")
+
+    def _long_sums(self, starts: Tensor, lengths: Tensor, step: int) -> Tensor:
+        """(W, ...) float32, window by window in blocks: sums of blocks keep what a running sum would round away."""
+        out = torch.zeros((len(starts), *self.shape[1:]))
+        for i, (place, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
             which = int(torch.searchsorted(self._bounds, place, right=True)) - 1
             begin = place - int(self._bounds[which])
             for at in range(begin, begin + length, step):
                 block = self._parts[which][at : min(at + step, begin + length)]
                 out[i] += block.sum(0, dtype=torch.float32)
-        self._check(out)
-        return out.to(self.device)
+        return out
 
     def _places(self, flat: Tensor) -> Tensor:
         if self._rows is None:
@@ -133,7 +165,7 @@ class MappedRows:
 
     def _gather(self, places: Tensor) -> Tensor:
         if len(self._parts) == 1:
-            return self._parts[0][places]
+            return self._parts[0].index_select(0, places)
         out = torch.empty((len(places), *self.shape[1:]), dtype=self._held)
         which = torch.searchsorted(self._bounds, places, right=True) - 1
         for k, part in enumerate(self._parts):

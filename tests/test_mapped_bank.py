@@ -49,7 +49,8 @@ def test_rows_are_indexed_like_a_tensor(parts):
             mapped[0, 1]
 
 
-def test_a_mapped_bank_holds_what_the_bank_in_memory_holds(banks, monkeypatch):
+@pytest.mark.parametrize("block", [4096, 1 << 16, 1 << 26])
+def test_a_mapped_bank_holds_what_the_bank_in_memory_holds(block, banks, monkeypatch):
     here, there = banks
     assert there.mapped and not here.mapped
     for name in ("frames", "grid"):
@@ -62,7 +63,7 @@ def test_a_mapped_bank_holds_what_the_bank_in_memory_holds(banks, monkeypatch):
     count = here.n_frames[here.video[samples]]
     ends = (torch.rand(40, 2, 3, generator=generator) * (count[:, None, None] + 1)).long().sort(1).values
     low, high = ends.unbind(1)
-    monkeypatch.setattr(tensor_file, "BLOCK_BYTES", 4096)  # several blocks a window
+    monkeypatch.setattr(tensor_file, "BLOCK_BYTES", block)  # several blocks a window, or several windows a block
     for first, last in ((low, high), (low[:, 0], high[:, 0])):
         got = there.frame_means(samples, first, last)
         assert torch.allclose(got, here.frame_means(samples, first, last), atol=1e-5)
