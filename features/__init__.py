@@ -1,5 +1,6 @@
 """Features of videos and sentences: readers, extraction, stores on disk, banks on a device, and the default world."""
 
+from features import protocols
 from features.bank import FeatureBank
 from features.records import Annotations, DataError, Query, Report, Video
 from features.registry import join, keys, load, open_store, register
@@ -18,6 +19,7 @@ __all__ = [
     "keys",
     "load",
     "open_store",
+    "protocols",
     "register",
     "write_store",
 ]

@@ -22,7 +22,13 @@ from torch import Tensor
 
 def available() -> bool:
     """Whether numba can be imported and ``STRONG_ENVS_COMPILED`` is not 0."""
-    return os.environ.get("STRONG_ENVS_COMPILED", "1") != "0" and importlib.util.find_spec("numba") is not None
+    return os.environ.get("STRONG_ENVS_COMPILED", "1") != "0" and _installed()
+
+
+@cache
+def _installed() -> bool:
+    # Asked before every call, and a search through the path takes longer than a small pyramid.
+    return importlib.util.find_spec("numba") is not None
 
 
 def fits(*tensors: Tensor) -> bool:

@@ -43,10 +43,11 @@ class MappedRows:
         dtype: torch.dtype | None = None,
         name: str = "a mapped tensor",
     ) -> None:
-        with warnings.catch_warnings():
-            # torch warns that a read-only array becomes a tensor; nothing here writes into it.
-            warnings.filterwarnings("ignore", message=".*not writable.*")
-            self._parts = [torch.from_numpy(np.asarray(one)) for one in maps]
+        self._parts = _views(maps)
+        self._files = [
+            (str(one.filename), str(one.dtype), one.offset, one.shape) if isinstance(one, np.memmap) else None
+            for one in maps
+        ]
         self._rows = None if rows is None else torch.from_numpy(np.asarray(rows, np.int64))
         self._bounds = torch.tensor([0, *np.cumsum([len(part) for part in self._parts])])
         # Stores that were joined may hold float16 and float32.
@@ -59,6 +60,26 @@ class MappedRows:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __deepcopy__(self, memo: dict) -> MappedRows:
+        # It is read-only, and a copy would read the whole file into memory.
+        return self
+
+    def __getstate__(self) -> dict:
+        # Another process maps the same files; the numbers are not sent to it.
+        state = dict(vars(self))
+        if None not in self._files:
+            state["_parts"] = [tuple(part.shape) for part in self._parts]
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        if None not in self._files:
+            try:
+                maps = [np.memmap(file, dtype, "r", at, shape) for file, dtype, at, shape in self._files]
+            except (OSError, ValueError) as error:
+                raise DataError(f"{self.name} was mapped from a file that is gone or has changed: {error}") from None
+            self._parts = [part.view(shape) for part, shape in zip(_views(maps), state["_parts"], strict=True)]
 
     def __repr__(self) -> str:
         return f"MappedRows({self.name!r}, {tuple(self.shape)}, {self.dtype}, device={str(self.device)!r})"
@@ -176,6 +197,13 @@ class MappedRows:
     def _check(self, values: Tensor) -> None:
         if not torch.isfinite(values).all():
             raise DataError(f"{self.name} holds NaN or infinite values; extract it again")
+
+
+def _views(maps: Sequence[np.ndarray]) -> list[Tensor]:
+    with warnings.catch_warnings():
+        # torch warns that a read-only array becomes a tensor; nothing here writes into it.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return [torch.from_numpy(np.asarray(one)) for one in maps]
 
 
 class MappedMeans:

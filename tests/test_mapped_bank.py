@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -163,6 +166,29 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path):
     for look in (lambda: bank.grid[torch.tensor([2, 7])], lambda: bank.grid.window_sums(*torch.tensor([[6], [9]]))):
         with pytest.raises(DataError, match="grid of store 's' holds NaN"):
             look()
+
+
+def test_copies_share_what_is_mapped(ragged_store):
+    bank = features.load(ragged_store, "test", memory="map")
+    env = TemporalMomentVectorEnv(3, bank)
+    env.reset(seed=0)
+    again, sent = copy.deepcopy(env), pickle.dumps(env)
+    assert again.task.local.means.frames is bank.frames
+    outcomes = [one.step(np.zeros(3, int)) for one in (env, again, pickle.loads(sent))]
+    for other in outcomes[1:]:
+        for one, two in zip(outcomes[0][:4], other[:4], strict=True):
+            np.testing.assert_equal(one, two)
+
+
+def test_a_mapped_tensor_is_sent_by_its_path(tmp_path):
+    store = random_store(tmp_path / "s", [40, 60])
+    bank = features.load(str(store.path), memory="map")
+    for rows in (bank.grid, bank.grid.flatten(0, 2), bank.grid.flatten(1, 2)):
+        data = pickle.dumps(rows)
+        assert len(data) < 10_000 < rows.numel() and torch.equal(pickle.loads(data)[5:90:7], rows[5:90:7])
+    (store.path / "grid.safetensors").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="gone or has changed"):
+        pickle.loads(data)
 
 
 def test_objects_reach_the_bank(tmp_path):
