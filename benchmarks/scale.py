@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.throughput import machine
 from features import DataError, FeatureBank, FeatureStore, Query, StoredVideo, write_store
 from features.bank import MEMORY
+from features.memory import free_memory
 from features.shards import need_space, size
 from features.tensor_file import RowBlocks
 
@@ -191,9 +192,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def _fits(rows: int, dim: int, grid: tuple[int, ...] | None, words: int) -> bool:
     """Whether frames, their prefix sums, the grid and its prefix sums go into the memory that is free."""
     needed = 8 * rows * dim + (6 * rows * int(np.prod(grid)) if grid else 0) + 4 * words
-    with open("/proc/meminfo") as handle:
-        free = next(int(line.split()[1]) * 1024 for line in handle if line.startswith("MemAvailable"))
-    return needed < 0.8 * free
+    return needed < 0.8 * free_memory()
 
 
 def show(result: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 
 from features.mapped import MappedMeans, MappedRows
+from features.memory import need_memory
 from features.pooling import WindowMeans, box_weights, ragged_prefix_sums
 from features.records import DataError, nearest
 from features.store import FeatureStore
 from features.tensor_file import block_rows
 
 MEMORY = ("device", "map")
+INSTEAD = "open it with memory='map', which reads the rows asked for, or with dtype='float16', or extract with --pca"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -134,6 +137,8 @@ class FeatureBank:
     def frame_means(self) -> WindowMeans | MappedMeans:
         if self.mapped:
             return MappedMeans(self.frames, self.offsets, self.video)
+        taken = 4 * (len(self.frames) + len(self.videos)) * self.frame_dim
+        need_memory(taken, f"the prefix sums of the frames of {self.name!r}", self.device, INSTEAD)
         prefix, mean = ragged_prefix_sums(self.frames, self.offsets)
         return WindowMeans(prefix, mean, self.offsets[self.video] + self.video, self.video)
 
@@ -170,12 +175,13 @@ class FeatureBank:
 
         A mapped bank has none: they would take twice the room of a float16 grid, in memory. It gives `box_sums` alone.
         """
+        taken = 4 * (sum(v.n_frames for v in self.videos) + len(self.videos)) * math.prod(self.grid_shape)
         if self.mapped:
-            taken = 4 * (int(self.offsets[-1]) + len(self.videos)) * int(np.prod(self.grid_shape))
             raise DataError(
                 f"the prefix sums of {self.name!r} would take {taken / 1e9:.1f} GB of memory, and memory='map' keeps "
                 "its grid on disk: use bank.box_sums, which reads the rows asked for, or memory='device'"
             )
+        need_memory(taken, f"the prefix sums of the grid of {self.name!r}", self.device, INSTEAD)
         return ragged_prefix_sums(self.grid.flatten(1, 2), self.offsets)
 
     @cached_property
@@ -242,6 +248,10 @@ class FeatureBank:
         if self.mapped:
             rows = np.concatenate([self.store.flat_rows(start, stop) for start, stop in _merge(self._rows)])
             return MappedRows(self.store.maps(tensor), rows, self.device, dtype, name)
+        held = dtype or DTYPES.get(self.store.manifest["tensors"][tensor]["dtype"], torch.float64)
+        rows = sum(v.n_frames for v in self.videos)
+        needed = rows * math.prod(self.store.shape(tensor)[1:]) * held.itemsize
+        need_memory(needed, f"the {tensor} of {self.name!r}", self.device, INSTEAD)
         parts = [self.store.tensor(tensor, start, stop) for start, stop in _merge(self._rows)]
         values = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
         if not torch.isfinite(values).all():

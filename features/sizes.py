@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from features.bank import FeatureBank
+from features.memory import free_memory
 from features.records import DataError
 from features.registry import open_store
 from features.shards import size
@@ -79,7 +80,7 @@ def speed(store: FeatureStore, seconds: float = 0.3) -> dict[str, dict[str, floa
     found: dict[str, dict[str, float]] = {}
     for memory in ("device", "map"):
         for tensor in (name for name in PER_ROW if store.has(name)):
-            if memory == "device" and 4 * math.prod(store.shape(tensor)) > _free() / 2:
+            if memory == "device" and 4 * math.prod(store.shape(tensor)) > free_memory() / 2:
                 continue
             generator = torch.Generator().manual_seed(0)
             rows = getattr(FeatureBank(store, memory=memory), tensor)
@@ -89,14 +90,6 @@ def speed(store: FeatureStore, seconds: float = 0.3) -> dict[str, dict[str, floa
                 done += SPEED_ROWS
             found.setdefault(tensor, {})[memory] = done / (time.perf_counter() - began)
     return found
-
-
-def _free() -> float:
-    try:
-        with open("/proc/meminfo") as handle:
-            return next(int(line.split()[1]) * 1024 for line in handle if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 4e9
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:

@@ -168,6 +168,19 @@ def test_nothing_is_read_before_it_is_asked_for(tmp_path):
             look()
 
 
+def test_what_does_not_fit_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    store = random_store(tmp_path / "s", [40, 60])
+    bank = FeatureBank(store)
+    monkeypatch.setattr("features.memory.free_memory", lambda device: 20_000.0)
+    for look in (lambda: bank.grid, lambda: bank.grid_prefix):
+        with pytest.raises(DataError, match="on cpu and 20.0 kB are free: open it with memory='map'"):
+            look()
+    assert FeatureBank(store, memory="map").grid[0].shape == (4, 5, 6)
+    monkeypatch.setattr("features.memory.free_memory", lambda device: 1000.0)
+    with pytest.raises(DataError, match="the frames of 's' would take 2.4 kB"):
+        FeatureBank(store)
+
+
 def test_copies_share_what_is_mapped(ragged_store):
     bank = features.load(ragged_store, "test", memory="map")
     env = TemporalMomentVectorEnv(3, bank)
