@@ -18,6 +18,8 @@ COMMANDS = (
     "report",
     "reference_table",
     "throughput",
+    "pooling_speed",
+    "scale",
     "document",
 )
 """Modules of this package, each with one command or more, in the order of ``--help``."""

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from benchmarks.metrics import COMPARISONS, IOU_KINDS, THRESHOLDS
+from features.protocols import FULL_VIDEO
 from features.records import DataError, nearest
-
-FULL_VIDEO = "full video"
 
 
 @dataclass(frozen=True)

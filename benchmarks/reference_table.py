@@ -14,10 +14,11 @@ import numpy as np
 
 from agents.references import REFERENCES, QuerySet
 from benchmarks.metrics import per_query, temporal_iou
-from benchmarks.protocols import Protocol, content_hashes
+from benchmarks.protocols import FULL_VIDEO, Protocol, content_hashes
 from benchmarks.statistics import estimates
 from benchmarks.tables import print_table
 from features.datasets import READERS, read
+from features.protocols import searched
 from features.records import DataError, nearest
 
 DRAWS = 200
@@ -96,7 +97,8 @@ def reference_rows(
     fitted, scored = QuerySet.of(source, train), QuerySet.of(source, test)
     if protocol is None:
         hashes = content_hashes(source, train, test)
-        protocol = Protocol("main", source.name, train=train, test=test, hashes=hashes)
+        window = searched(source) if hasattr(source, "manifest") else FULL_VIDEO
+        protocol = Protocol("main", source.name, train=train, test=test, window=window, hashes=hashes)
     names = tuple(names) or tuple(REFERENCES)
     found = reference_scores(fitted, scored, protocol, draws=draws, seed=seed, names=names, multi_scale=multi_scale)
     if progress:

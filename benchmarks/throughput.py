@@ -24,7 +24,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from benchmarks.figures import COLOURS, save
 from benchmarks.plain_environments import PlainMoment, PlainStates, crop_pyramid
 from features import FeatureBank, Query, StoredVideo, write_store
-from features.pooling import spatial_pyramid
+from features.pooling import torch_pyramid
 from strong_envs.temporal_moment import TemporalMomentEnv, TemporalMomentVectorEnv
 
 WORDS, DIM = 4800, 2048
@@ -222,11 +222,11 @@ def pyramid(count: int, channels: int, reps: int) -> Bar:
     # Sides of 4 or 8 whole cells: there a crop and an area mean must agree.
     low = torch.randint(0, 5, (count, 2), generator=generator)
     cells = torch.cat([low, low + 4], 1)
-    expected, got = crop_pyramid(maps, cells), spatial_pyramid(maps, cells / 8)
+    expected, got = crop_pyramid(maps, cells), torch_pyramid(maps, cells / 8)
     np.testing.assert_allclose(got.numpy(), expected.numpy(), atol=1e-4)
     actions = random_actions(4, 1)
     mine, theirs = race(
-        lambda _: spatial_pyramid(maps, cells / 8), {"crop": lambda _: crop_pyramid(maps, cells)}, actions, reps
+        lambda _: torch_pyramid(maps, cells / 8), {"crop": lambda _: crop_pyramid(maps, cells)}, actions, reps
     )
     return bar("spatial pyramid / crop and adaptive pooling", 2, mine, theirs["crop"], len(actions) * count, "boxes/s")
 

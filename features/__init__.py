@@ -1,8 +1,9 @@
 """Features of videos and sentences: readers, extraction, stores on disk, banks on a device, and the default world."""
 
+from features import protocols
 from features.bank import FeatureBank
 from features.records import Annotations, DataError, Query, Report, Video
-from features.registry import keys, load, open_store, register
+from features.registry import join, keys, load, open_store, register
 from features.store import FeatureStore, StoredVideo, write_store
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "Report",
     "StoredVideo",
     "Video",
+    "join",
     "keys",
     "load",
     "open_store",
+    "protocols",
     "register",
     "write_store",
 ]

@@ -1,11 +1,11 @@
-"""``python -m features``: extract, import, check and show features."""
+"""``python -m features``: extract, import, check, show and size up features."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from features import check, extract, import_command, show
+from features import check, extract, import_command, show, sizes
 from features.records import DataError
 
 
@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns its exit code. Bad input gives one sentence and 2."""
     parser = argparse.ArgumentParser(prog="python -m features", description="Features of videos and sentences.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for module in (extract, import_command, check, show):
+    for module in (extract, import_command, check, show, sizes):
         module.add_parser(commands)
     args = parser.parse_args(arguments)
     try:

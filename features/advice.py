@@ -21,6 +21,11 @@ ADVICE = {
     "a qid is neither": "Use an integer or printable text as qid.",
     "an id ": "Ids become file names: use printable text without path tricks.",
     "a JSON key is written twice": "JSON keeps only the last of them. If both were meant, give them different keys.",
+    # detector features
+    "objects at another rate": "Taken at the middle of each feature row. Check that both cover the whole video.",
+    "more objects a row": "The first are kept. Put the video with most objects first, or cut them all to one number.",
+    "fewer objects a row": "Filled with zeros. Nothing to do where zeros mean no object.",
+    "the objects of a video": "The video and its queries are left out. Make its array (n, K, C) of finite floats.",
     # videos
     "a video's duration is not": "Give the duration in seconds, above 0 and below ten million.",
     "a video has two durations": "The first is used for every row. Correct the other.",

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from features.mapped import MappedMeans, MappedRows
+from features.memory import need_memory
 from features.pooling import WindowMeans, box_weights, ragged_prefix_sums
-from features.records import DataError
+from features.records import DataError, nearest
 from features.store import FeatureStore
+from features.tensor_file import block_rows
+
+MEMORY = ("device", "map")
+INSTEAD = "open it with memory='map', which reads the rows asked for, or with dtype='float16', or extract with --pca"
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 class FeatureBank:
@@ -18,16 +26,37 @@ class FeatureBank:
 
     A *sample* is a query with its video. Frames of all videos are packed one after the other.
 
+    Args:
+        store: an open store, or stores joined or cut into windows. split: None takes every query.
+        device: where the tensors live, and where rows of mapped ones are brought.
+        memory: ``"device"`` keeps frames, grid and objects on the device; ``"map"`` leaves them on disk, which may be
+            more than the memory holds, and reads the rows that are asked for. Means over windows and boxes are then
+            computed from those rows each time instead of from prefix sums, and the compiled steps are not used.
+        dtype: ``"float16"`` or ``"float32"`` for frames, grid and objects; None keeps frames in float32 and the others
+            as stored. Prefix sums are float32 always.
+
     Attributes:
         n_frames: (V,) int64 feature rows per video; ``duration`` (V,) float64 seconds; ``offsets`` (V + 1,) int64.
         video: (S,) int64, the video of each sample.
         query: (S, Dq) float32 sentence vectors; ``texts`` and ``qids`` lists of length S.
         truth: (S, K, 2) float64, the true windows as fractions of the duration, the last one repeated up to K.
-        frames: (N, D), float32 unless the store holds float16.
-        frame_means: `WindowMeans` of the frames, by sample.
+        frames: (N, D) float32 unless ``dtype`` says otherwise: a tensor, or `MappedRows`.
+        frame_means: `WindowMeans` of the frames, by sample, or `MappedMeans`.
     """
 
-    def __init__(self, store: FeatureStore, split: str | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        split: str | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        memory: str = "device",
+        dtype: str | None = None,
+    ) -> None:
+        for what, value, valid in (("memory", memory, MEMORY), ("dtype", dtype, (None, *DTYPES))):
+            if value not in valid:
+                raise DataError(f"{what} must be one of {valid}, got {value!r}{nearest(value, map(str, valid))}")
+        self.memory, self.dtype = memory, dtype
         picked = [i for i, q in enumerate(store.queries) if split is None or q.split == split]
         if not picked:
             raise DataError(f"store {store.name!r} has no split {split!r}; it has {store.splits}")
@@ -58,9 +87,7 @@ class FeatureBank:
         most = max(len(q.windows) for q in self.queries)
         truth = [[*q.windows, *[q.windows[-1]] * (most - len(q.windows))] for q in self.queries]
         self.truth = put(truth, torch.float64) / self.duration[self.video][:, None, None]
-        self.frames = self._read("frames")
-        if not torch.isfinite(self.frames).all():
-            raise DataError(f"store {store.name!r} holds NaN or infinite values in its frames; extract it again")
+        self.frames = self._tensor("frames")
         if not torch.isfinite(self.query).all():
             raise DataError(f"store {store.name!r} holds NaN or infinite values in its query vectors")
         self.max_frames = max(v.n_frames for v in self.videos)
@@ -75,6 +102,11 @@ class FeatureBank:
     def __repr__(self) -> str:
         size = f"{len(self)} queries, {len(self.videos)} videos"
         return f"FeatureBank({self.name!r}, {size}, device={str(self.device)!r})"
+
+    @property
+    def mapped(self) -> bool:
+        """Whether frames, grid and objects stay on disk."""
+        return self.memory == "map"
 
     @property
     def frame_dim(self) -> int:
@@ -96,23 +128,39 @@ class FeatureBank:
         """Whether every sample has a true box track."""
         return self.store.has("boxes") and all(q.extra.get("track") is not None for q in self.queries)
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether the store holds detector features, which the local-object variant needs."""
+        return self.store.has("objects")
+
     @cached_property
-    def frame_means(self) -> WindowMeans:
+    def frame_means(self) -> WindowMeans | MappedMeans:
+        if self.mapped:
+            return MappedMeans(self.frames, self.offsets, self.video)
+        taken = 4 * (len(self.frames) + len(self.videos)) * self.frame_dim
+        need_memory(taken, f"the prefix sums of the frames of {self.name!r}", self.device, INSTEAD)
         prefix, mean = ragged_prefix_sums(self.frames, self.offsets)
         return WindowMeans(prefix, mean, self.offsets[self.video] + self.video, self.video)
 
     @cached_property
-    def grid(self) -> Tensor:
-        """(N, h, w, C) spatial maps in the store's dtype; read when first used."""
+    def grid(self) -> Tensor | MappedRows:
+        """(N, h, w, C) spatial maps, in the store's dtype unless told otherwise; read when first used."""
         if not self.has_grid:
             raise DataError(
                 f"store {self.store.name!r} has no spatial grid, which boxes need; extract it again with --grid, "
                 "or use the whole frame (boxes='frame')"
             )
-        grid = self._read("grid")
-        if not torch.isfinite(grid).all():
-            raise DataError(f"store {self.store.name!r} holds NaN or infinite values in its grid; extract it again")
-        return grid
+        return self._tensor("grid")
+
+    @cached_property
+    def objects(self) -> Tensor | MappedRows:
+        """(N, K, C) detector features, zeros where a row has fewer than K objects; read when first used."""
+        if not self.has_objects:
+            raise DataError(
+                f"store {self.store.name!r} has no detector features; import them (--objects FOLDER) or extract with "
+                "--objects MODULE:FUNCTION"
+            )
+        return self._tensor("objects")
 
     @property
     def grid_shape(self) -> tuple[int, int, int]:
@@ -123,7 +171,17 @@ class FeatureBank:
 
     @cached_property
     def grid_prefix(self) -> tuple[Tensor, Tensor]:
-        """Prefix sums over time of the maps, (N + V, h*w, C) float32, and the videos' mean maps (V, h*w, C)."""
+        """Prefix sums over time of the maps, (N + V, h*w, C) float32, and the videos' mean maps (V, h*w, C).
+
+        A mapped bank has none: they would take twice the room of a float16 grid, in memory. It gives `box_sums` alone.
+        """
+        taken = 4 * (sum(v.n_frames for v in self.videos) + len(self.videos)) * math.prod(self.grid_shape)
+        if self.mapped:
+            raise DataError(
+                f"the prefix sums of {self.name!r} would take {taken / 1e9:.1f} GB of memory, and memory='map' keeps "
+                "its grid on disk: use bank.box_sums, which reads the rows asked for, or memory='device'"
+            )
+        need_memory(taken, f"the prefix sums of the grid of {self.name!r}", self.device, INSTEAD)
         return ragged_prefix_sums(self.grid.flatten(1, 2), self.offsets)
 
     @cached_property
@@ -147,8 +205,11 @@ class FeatureBank:
     def box_sums(self, videos: Tensor, first: Tensor, last: Tensor, corners: Tensor) -> Tensor:
         """Sum over frames ``[first, last)`` of the area mean inside one box a row: (...,) indices to (..., C).
 
-        ``corners`` (..., 4) are normalised. Constant time in the number of frames.
+        ``corners`` (..., 4) are normalised. Constant time in the number of frames, but for mapped banks, which read
+        them.
         """
+        if self.mapped:
+            return self._mapped_box_sums(videos, first, last, corners)
         prefix, mean = self.grid_prefix
         base = self.offsets[videos] + videos
         length = (last - first).to(torch.float32)[..., None, None]
@@ -164,12 +225,38 @@ class FeatureBank:
         maps = self.grid[rows].flatten(1, 2).to(torch.float32)
         return torch.bmm(weights, maps) if corners.ndim == 3 else torch.bmm(weights[:, None], maps)[:, 0]
 
-    def _read(self, tensor: str) -> Tensor:
+    def _mapped_box_sums(self, videos: Tensor, first: Tensor, last: Tensor, corners: Tensor) -> Tensor:
+        height, width, channels = self.grid_shape
+        weights = box_weights(corners, height, width).to(torch.float32).reshape(-1, 1, height * width)
+        begin = (self.offsets[videos] + first).flatten()
+        end = torch.maximum((self.offsets[videos] + last).flatten(), begin)
+        out = torch.empty((len(begin), channels), device=self.device)
+        # The map of a window is as large as a row of the grid: a few windows at a time bound the memory.
+        step = block_rows((1, height * width, channels), 4)
+        for i in range(0, len(begin), step):
+            maps = self.grid.window_sums(begin[i : i + step], end[i : i + step]).flatten(1, 2)
+            out[i : i + step] = torch.bmm(weights[i : i + step], maps)[:, 0]
+        return out.view(*first.shape, channels)
+
+    def _tensor(self, tensor: str) -> Tensor | MappedRows:
+        """A tensor with one entry a feature row, of this split's videos, in memory or mapped."""
+        dtype = DTYPES.get(self.dtype, torch.float32 if tensor == "frames" else None)
+        largest = max(map(abs, self.store.range(tensor)))
+        if dtype is torch.float16 and largest > torch.finfo(dtype).max:
+            raise DataError(f"{tensor} of {self.store.name!r} reach {largest:.3g}, which float16 cannot hold")
+        name = f"the tensor {tensor} of store {self.store.name!r}"
+        if self.mapped:
+            rows = np.concatenate([self.store.flat_rows(start, stop) for start, stop in _merge(self._rows)])
+            return MappedRows(self.store.maps(tensor), rows, self.device, dtype, name)
+        held = dtype or DTYPES.get(self.store.manifest["tensors"][tensor]["dtype"], torch.float64)
+        rows = sum(v.n_frames for v in self.videos)
+        needed = rows * math.prod(self.store.shape(tensor)[1:]) * held.itemsize
+        need_memory(needed, f"the {tensor} of {self.name!r}", self.device, INSTEAD)
         parts = [self.store.tensor(tensor, start, stop) for start, stop in _merge(self._rows)]
         values = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))
-        if values.dtype == torch.float16 and tensor == "frames":
-            values = values.to(torch.float32)
-        return values.to(self.device)
+        if not torch.isfinite(values).all():
+            raise DataError(f"{name} holds NaN or infinite values; extract it again")
+        return values.to(self.device, dtype or values.dtype)
 
 
 def _merge(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -16,8 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from features.advice import advice
 from features.datasets import READERS, read, read_boxes
 from features.datasets.parsing import read_json
@@ -25,9 +23,9 @@ from features.datasets.sniff import sniff_file
 from features.feature_files import H5_SUFFIXES, FeatureFiles, check_lengths, iter_features
 from features.records import Annotations, DataError, Report
 from features.safe_arrays import npz_keys
-from features.store import FeatureStore, check_finite
+from features.store import FeatureStore
+from features.tensor_file import check_finite
 
-CHUNK_ROWS = 4096
 ORDER = ("dropped", "clipped", "doubtful")
 
 
@@ -190,8 +188,7 @@ def _store(path: Path) -> Item:
     store = FeatureStore.open(path)
     store.verify()
     for name in store.manifest["tensors"]:
-        for start in range(0, store.shape(name)[0], CHUNK_ROWS):
-            check_finite(name, np.asarray(store.tensor(name, start, min(start + CHUNK_ROWS, store.shape(name)[0]))))
+        check_finite(name, store.maps(name)[0])
     facts = {
         "name": store.name,
         "videos": len(store.videos),

@@ -25,6 +25,7 @@ from features.backbones import Backbone
 from features.backbones import load as load_backbone
 from features.extract_video import Setup, run
 from features.merge import merge, moved_before
+from features.objects import Detector
 from features.records import Annotations, DataError, Query, Report
 from features.reduce import PCA
 from features.shards import Job, finished, need_space, read_shard, replace_text, settings_hash, size, work_folder
@@ -48,6 +49,7 @@ def extract(
     fps: float = 2.0,
     batch: int = 32,
     grid: bool = True,
+    objects: str | None = None,
     pca: int | str | os.PathLike | None = None,
     pca_videos: int = PCA_VIDEOS,
     workers: int = 1,
@@ -73,6 +75,8 @@ def extract(
         backbone, text: names, see `features.backbones` and `features.text`; ``weights`` and ``text_weights`` theirs.
         fps: feature rows per second. batch: frames a call of the backbone. workers: processes over videos.
         grid: keep the (h, w, C) map of every row, which the spatial level needs.
+        objects: ``my.module:function`` that gives the features of K objects in each frame, see
+            `features.objects.Detector`; they become the tensor ``objects``.
         pca: channels to reduce to, fitted on at most ``pca_videos`` videos that have a train query; or the path of a
             store whose own reduction is to be used again.
         dtype: of the stored features, ``float16`` or ``float32``.
@@ -98,7 +102,10 @@ def extract(
     network = load_backbone(backbone, device, weights)
     reducer, fit_on, pca_settings = _plan_pca(pca, pca_videos, queries, network)
     jobs = [replace(job, reduce=pca is not None and job.video not in fit_on) for job in jobs]
+    detector = None if objects is None else Detector(objects)
     settings = {"backbone": network.describe(), "fps": fps, "grid": grid, "dtype": dtype, "pca": pca_settings}
+    if detector is not None:
+        settings["objects"] = detector.describe()
     folder = target.with_name(target.name + ".work")
     if target.exists():
         done = moved_before(target, folder)
@@ -120,7 +127,7 @@ def extract(
     _tell_size(jobs, network, settings, needed, need_space(folder, needed), say)
     with work_folder(folder, settings):
         weights = None if weights is None else str(weights)
-        setup = Setup(backbone, weights, str(device), batch, grid, dtype, folder, reducer)
+        setup = Setup(backbone, weights, str(device), batch, grid, dtype, folder, reducer, objects)
         failed, reducer = _extract_all(jobs, setup, network, workers, pca_settings, progress, say)
         kept = [job for job in jobs if job.video not in failed]
         for video, reason in failed.items():
@@ -241,13 +248,14 @@ def _plan_pca(
 def _row_bytes(network: Backbone, settings: dict, reduced: bool) -> int:
     dim = settings["pca"]["dim"] if reduced and settings["pca"] else network.dim
     cells = 1 + (math.prod(network.grid) if settings["grid"] else 0)
-    return dim * cells * np.dtype(settings["dtype"]).itemsize
+    found = settings.get("objects", {"objects": 0, "dim": 0})
+    return (dim * cells + found["objects"] * found["dim"]) * np.dtype(settings["dtype"]).itemsize
 
 
 def _bytes_needed(jobs: list[Job], network: Backbone, settings: dict, folder: Path) -> int:
-    """Most bytes that will still be written at a time: videos to come, the merged arrays, and the store."""
+    """Most bytes that will still be written at a time: videos to come, and the store."""
     shards = sum(j.n_rows * _row_bytes(network, settings, j.reduce) for j in jobs if not finished(folder, j))
-    return shards + 2 * sum(j.n_rows for j in jobs) * _row_bytes(network, settings, True)
+    return shards + sum(j.n_rows for j in jobs) * _row_bytes(network, settings, True)
 
 
 def _tell_size(
@@ -257,9 +265,11 @@ def _tell_size(
     total = rows * _row_bytes(network, settings, True)
     dim = settings["pca"]["dim"] if settings["pca"] else network.dim
     cells = f"({network.grid[0]} x {network.grid[1]} cells + 1)" if settings["grid"] else "1"
+    found = settings.get("objects")
+    more = f" and {found['objects']} objects x {found['dim']}" if found else ""
     say(
-        f"{len(jobs)} videos, {rows} rows of {cells} x {dim} {settings['dtype']}: the store will take {size(total)} "
-        f"({total} bytes); {size(needed)} are needed on the way, {size(free)} are free"
+        f"{len(jobs)} videos, {rows} rows of {cells} x {dim}{more} {settings['dtype']}: the store will take "
+        f"{size(total)} ({total} bytes); {size(needed)} are needed on the way, {size(free)} are free"
     )
 
 
@@ -302,8 +312,7 @@ def _fit_pca(jobs: list[Job], failed: dict[str, str], setup: Setup, pca: dict) -
     def parts() -> Iterable[np.ndarray]:
         for job in jobs:
             if not job.reduce and job.video not in failed:
-                frames, grid, _ = read_shard(setup.folder, job)
-                x = frames if grid is None else grid
+                x = read_shard(setup.folder, job, "grid" if setup.grid else "frames")
                 yield x.reshape(-1, x.shape[-1])
 
     if all(job.reduce or job.video in failed for job in jobs):
@@ -328,6 +337,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--fps", type=float, default=2.0, help="feature rows per second (%(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="frames a call of the backbone (%(default)s)")
     parser.add_argument("--grid", action=argparse.BooleanOptionalAction, default=True, help="keep the frame grid")
+    parser.add_argument("--objects", metavar="MODULE:FUNCTION", help="a detector of yours, see features/objects.py")
     parser.add_argument("--pca", metavar="N|STORE", help="reduce to N channels, or as the given store does")
     parser.add_argument("--pca-videos", type=int, default=PCA_VIDEOS, help="train videos to fit on (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes over videos (%(default)s)")
@@ -347,8 +357,8 @@ def main(args: argparse.Namespace) -> int:
     annotations = datasets.read(args.annotations, format=args.format)
     boxes = None if args.boxes is None else datasets.read_boxes(args.boxes, annotations.report)
     pca = int(args.pca) if args.pca is not None and args.pca.lstrip("-").isdigit() else args.pca
-    names = "backbone text fps batch grid pca_videos workers device dtype weights text_weights overwrite".split()
-    options = {name: getattr(args, name) for name in names}
+    names = "backbone text fps batch grid objects pca_videos workers device dtype weights text_weights overwrite"
+    options = {name: getattr(args, name) for name in names.split()}
     try:
         store, report = extract(args.videos, annotations, args.out, boxes=boxes, pca=pca, **options)
     except KeyboardInterrupt:

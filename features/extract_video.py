@@ -12,6 +12,7 @@ import numpy as np
 from features import backbones
 from features.backbones import Backbone
 from features.frames import Decoder, row_centres
+from features.objects import Detector
 from features.records import DataError
 from features.reduce import PCA
 from features.shards import Job, write_shard
@@ -32,9 +33,12 @@ class Setup:
     dtype: str
     folder: Path
     pca: PCA | None
+    objects: str | None = None
 
 
-def extract_video(job: Job, setup: Setup, backbone: Backbone, on_rows: Callable[[int], object]) -> None:
+def extract_video(
+    job: Job, setup: Setup, backbone: Backbone, on_rows: Callable[[int], object], detector: Detector | None = None
+) -> None:
     """Decode, compute and write one video; ``on_rows`` hears how many rows were added.
 
     Raises:
@@ -44,34 +48,39 @@ def extract_video(job: Job, setup: Setup, backbone: Backbone, on_rows: Callable[
     dim = backbone.dim if reducer is None else reducer.dim
     frames = np.empty((job.n_rows, dim), setup.dtype)
     grid = np.empty((job.n_rows, *backbone.grid, dim), setup.dtype) if setup.grid else None
+    objects = None if detector is None else np.empty((job.n_rows, *detector.shape), setup.dtype)
     decoder = Decoder(job.path)
     facts = {"width": decoder.width, "height": decoder.height, "source_fps": round(decoder.fps, 6)}
-    row, images = 0, []
+    row, images, whole = 0, [], []
     centres = row_centres(job.duration, job.n_rows)
     for number, centre in enumerate(centres):
         image = decoder.at(float(centre))
         if image is not None:
             images.append(backbone.resize(image))
+            if detector is not None:
+                whole.append(image)
         if images and (image is None or len(images) == setup.batch or number == len(centres) - 1):
             cells, pooled = (x.cpu().numpy() for x in backbone(np.stack(images)))
             part = slice(row, row + len(images))
             frames[part] = _narrow(pooled if reducer is None else reducer.apply(pooled), setup.dtype)
             if grid is not None:
                 grid[part] = _narrow(cells if reducer is None else reducer.apply(cells), setup.dtype)
+            if objects is not None:
+                objects[part] = _narrow(detector(whole), setup.dtype, "the detector")
             on_rows(len(images))
-            row, images = row + len(images), []
+            row, images, whole = row + len(images), [], []
         if image is None:
             break
     if row < job.n_rows:
         facts["missing_seconds"] = round(_missing(job, decoder, row), 3)
-        frames[row:] = frames[row - 1]
-        if grid is not None:
-            grid[row:] = grid[row - 1]
+        for rows in (frames, grid, objects):
+            if rows is not None:
+                rows[row:] = rows[row - 1]
         on_rows(job.n_rows - row)
     elif decoder.listed_seconds > 1.02 * job.duration + 1.0:
         facts["unused_seconds"] = round(decoder.listed_seconds - job.duration, 3)
     decoder.close()
-    write_shard(setup.folder, job, frames, grid, facts)
+    write_shard(setup.folder, job, {"frames": frames, "grid": grid, "objects": objects}, facts)
 
 
 def _missing(job: Job, decoder: Decoder, rows: int) -> float:
@@ -81,9 +90,9 @@ def _missing(job: Job, decoder: Decoder, rows: int) -> float:
     return job.duration - decoder.seconds
 
 
-def _narrow(x: np.ndarray, dtype: str) -> np.ndarray:
+def _narrow(x: np.ndarray, dtype: str, source: str = "the backbone") -> np.ndarray:
     if not np.isfinite(x).all():
-        raise DataError("the backbone gave values that are not finite")
+        raise DataError(f"{source} gave values that are not finite")
     largest = float(np.abs(x).max())
     if largest > np.finfo(dtype).max:
         raise DataError(f"features reach {largest:.3g}, which {dtype} cannot hold; use float32")
@@ -95,8 +104,9 @@ def run(
 ) -> Iterator[tuple[Job, str | None]]:
     """Extract videos, in this process or in several; gives each job with None, or with why it failed."""
     if workers == 1 or len(jobs) < 2:
+        detector = None if setup.objects is None or not jobs else Detector(setup.objects)
         for job in jobs:
-            yield job, _attempt(job, setup, backbone, on_rows)
+            yield job, _attempt(job, setup, backbone, on_rows, detector)
         return
     import multiprocessing
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -124,11 +134,13 @@ def run(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _attempt(job: Job, setup: Setup, backbone: Backbone, on_rows: Callable[[int], object]) -> str | None:
+def _attempt(
+    job: Job, setup: Setup, backbone: Backbone, on_rows: Callable[[int], object], detector: Detector | None
+) -> str | None:
     import cv2
 
     try:
-        extract_video(job, setup, backbone, on_rows)
+        extract_video(job, setup, backbone, on_rows, detector)
     except (DataError, cv2.error) as error:
         return " ".join(str(error).split())
     return None
@@ -151,8 +163,11 @@ def _start(setup: Setup, threads: int) -> None:
         # A worker whose parent was killed would wait for work for ever.
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(threads)
-    _STATE.update(setup=setup, backbone=backbones.load(setup.backbone, setup.device, setup.weights))
+    detector = None if setup.objects is None else Detector(setup.objects)
+    _STATE.update(
+        setup=setup, backbone=backbones.load(setup.backbone, setup.device, setup.weights), detector=detector
+    )
 
 
 def _work(job: Job) -> str | None:
-    return _attempt(job, _STATE["setup"], _STATE["backbone"], lambda rows: None)
+    return _attempt(job, _STATE["setup"], _STATE["backbone"], lambda rows: None, _STATE["detector"])

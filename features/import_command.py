@@ -26,6 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", required=True, help="folder of the store to make")
     parser.add_argument("--text", help="a folder of qid*.npz, or a text encoder's name; default: hashed words")
     parser.add_argument("--boxes", help="a boxes.json")
+    parser.add_argument("--objects", help="detector features by video: an h5 file or a folder of arrays (n, K, C)")
     parser.add_argument("--format", choices=sorted(READERS), help="format of the annotations, where it cannot be told")
     parser.add_argument("--key", default="features", help="name of the array in npz files and h5 groups")
     parser.add_argument("--seconds-per-row", type=float, help="seconds one feature row covers; default: inferred")
@@ -55,10 +56,12 @@ def main(args: argparse.Namespace) -> int:
                 features=args.features,
                 text=_text(args.text),
                 boxes=args.boxes,
+                objects=args.objects,
                 key=args.key,
                 seconds_per_row=args.seconds_per_row,
                 overwrite=args.overwrite,
                 progress=sys.stderr.isatty(),
+                say=lambda line: print(line, file=sys.stderr),
             )
             report.merge(annotations.report)
             report.kept = len(store.queries)

@@ -21,7 +21,9 @@ from features.feature_files import (
     load_features,
     load_query_features,
 )
+from features.objects import ObjectFiles
 from features.records import Annotations, DataError, Query, Report
+from features.shards import size
 from features.store import FeatureStore, StoredVideo, write_store
 
 __all__ = [
@@ -43,6 +45,7 @@ def import_store(
     features: Paths,
     text: Encode | str | os.PathLike | None = None,
     boxes: Mapping[str, np.ndarray] | str | os.PathLike | None = None,
+    objects: str | os.PathLike | None = None,
     name: str | None = None,
     key: str = "features",
     normalise: bool | None = None,
@@ -50,6 +53,7 @@ def import_store(
     backbone: dict | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    say: Callable[[str], object] = len,
 ) -> tuple[FeatureStore, Report]:
     """Make a store of annotations and feature files. Videos go through a file, so memory holds one at a time.
 
@@ -60,11 +64,14 @@ def import_store(
             averaged; None hashes words (`features.hashed_words.encode`).
         boxes: a boxes.json or what `read_boxes` returns, track or video id to (source frames, 4) corners; boxes that a
             reader left in ``query.extra`` need no argument. They are sampled at the middle of each feature row.
+        objects: detector features by video id, arrays (n, K, C), see `features.objects.ObjectFiles`; a video without
+            them is dropped.
         name: of the store; None takes the annotations'.
         seconds_per_row: what one feature row covers; None infers it.
         backbone: JSON-ready description of what made the features.
         overwrite: replace an existing store.
         progress: show a bar.
+        say: hears one line with the store's size before it is written.
 
     Returns:
         The opened store and the report; ``kept`` counts queries. No usable query at all raises `DataError`.
@@ -74,8 +81,13 @@ def import_store(
         raise DataError(f"{str(target)!r} exists; choose another path or pass overwrite=True")
     tracks = dict(read_boxes(boxes, report) if isinstance(boxes, (str, os.PathLike)) else boxes or {})
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=target.parent) as packed:
-        videos, width = _pack(annotations, features, key, normalise, packed, report, progress)
+    found = None if objects is None else ObjectFiles(objects)
+    with tempfile.TemporaryFile(dir=target.parent) as packed, tempfile.TemporaryFile(dir=target.parent) as extra:
+        try:
+            videos, width = _pack(annotations, features, key, normalise, packed, found, extra, report, progress)
+        finally:
+            if found is not None:
+                found.close()
         durations = {v.id: v.duration for v in videos.values()}
         step = check_lengths({v.id: v.n_frames for v in videos.values()}, durations, seconds_per_row, report)
         queries = _with_video(annotations.queries, videos, report)
@@ -83,7 +95,11 @@ def import_store(
         queries, rows_of = _box_tracks(queries, videos, annotations, tracks, report)
         if not queries:
             raise DataError(f"no query is left for a store:\n{report}")
-        frames = np.memmap(packed, np.float32, "r", shape=(sum(v.n_frames for v in videos.values()), width))
+        rows = sum(v.n_frames for v in videos.values())
+        frames = np.memmap(packed, np.float32, "r", shape=(rows, width))
+        detected = None if found is None else np.memmap(extra, found.dtype, "r", shape=(rows, *found.shape))
+        total = frames.nbytes + vectors.nbytes + (0 if detected is None else detected.nbytes)
+        say(f"{len(videos)} videos, {rows} rows: the store will take {size(total)} ({total} bytes)")
         report.kept = len(queries)
         store = write_store(
             target,
@@ -92,6 +108,7 @@ def import_store(
             queries=queries,
             frames=frames,
             query_vectors=vectors,
+            objects=detected,
             boxes=rows_of or None,
             fps=None if step is None else 1.0 / step,
             backbone=backbone or {"imported": [Path(p).name for p in list_paths(features)]},
@@ -108,6 +125,8 @@ def _pack(
     key: str,
     normalise: bool | None,
     packed: BinaryIO,
+    objects: ObjectFiles | None,
+    detected: BinaryIO,
     report: Report,
     progress: bool,
 ) -> tuple[dict[str, StoredVideo], int]:
@@ -118,11 +137,18 @@ def _pack(
     rows = iter_features(features, annotations.videos, report, key=key, normalise=normalise)
     for video_id, array in tqdm(rows, "videos", len(annotations.videos), disable=not progress, unit=" videos"):
         video, width = annotations.videos[video_id], array.shape[1]
+        if objects is not None:
+            try:
+                detected.write(objects.read(video_id, len(array), report).data)
+            except DataError as error:
+                report.add("the objects of a video cannot be used", "dropped", str(error))
+                continue
         packed.write(np.ascontiguousarray(array, np.float32).data)
         videos[video_id] = StoredVideo(video_id, video.duration, len(array), video.path)
     if not videos:
         raise DataError(f"none of the {len(annotations.videos)} annotated videos has usable features:\n{report}")
     packed.flush()
+    detected.flush()
     return videos, width
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import numpy as np
 from features.datasets import boxes_at_rows
 from features.records import Annotations, Query, Report
 from features.reduce import PCA
-from features.shards import Job, read_shard, replace_text
+from features.shards import Job, read_shard, replace_text, shard_facts
 from features.store import FeatureStore, StoredVideo, write_store
+from features.tensor_file import RowBlocks
 
 CARRIED_BOXES = ("boxes", "first_box_frame")
 
@@ -33,7 +35,8 @@ def merge(
 ) -> FeatureStore:
     """Write the store from the finished videos of a work folder and move it to ``target``, replacing what is there."""
     report.kept = len(queries)
-    frames, grid, facts = _tensors(folder, jobs, pca)
+    facts = {job.video: shard_facts(folder, job) for job in jobs}
+    tensors = _tensors(folder, jobs, pca, facts[jobs[0].video]["tensors"])
     stored = []
     for job in jobs:
         fact = facts[job.video]
@@ -50,9 +53,8 @@ def merge(
         name=target.name,
         videos=stored,
         queries=queries,
-        frames=frames,
         query_vectors=query_vectors,
-        grid=grid,
+        **tensors,
         boxes=tracks or None,
         fps=settings["fps"],
         backbone=settings["backbone"],
@@ -77,32 +79,24 @@ def moved_before(target: Path, folder: Path) -> FeatureStore | None:
     return store if json.loads(marker.read_text(encoding="utf-8"))["content_hash"] == store.content_hash else None
 
 
-def _tensors(folder: Path, jobs: list[Job], pca: PCA | None) -> tuple[np.ndarray, np.ndarray | None, dict[str, dict]]:
-    """Frames (N, D), grid (N, h, w, C) or None, and the facts of each video, reduced where they were kept whole.
+def _tensors(folder: Path, jobs: list[Job], pca: PCA | None, first: dict) -> dict[str, RowBlocks]:
+    """The tensors of all videos, one video in memory at a time, reduced where they were kept whole.
 
-    The grid is a file in the work folder that is mapped into memory: it may be larger than the memory.
+    ``first`` gives shape and dtype of the first video's tensors.
     """
-    total, row = sum(job.n_rows for job in jobs), 0
-    frames: np.ndarray | None = None
-    grid: np.ndarray | None = None
-    facts = {}
-    for job in jobs:
-        rows, cells, facts[job.video] = read_shard(folder, job)
-        dtype = rows.dtype
-        if pca is not None and not job.reduce:
-            rows = pca.apply(rows).astype(dtype)
-            cells = None if cells is None else pca.apply(cells).astype(dtype)
-        if frames is None:
-            frames = np.empty((total, rows.shape[1]), dtype)
-            if cells is not None:
-                shape = (total, *cells.shape[1:])
-                grid = np.lib.format.open_memmap(folder / "grid.npy", mode="w+", dtype=dtype, shape=shape)
-        frames[row : row + job.n_rows] = rows
-        if grid is not None:
-            grid[row : row + job.n_rows] = cells
-        row += job.n_rows
-    assert frames is not None
-    return frames, grid, facts
+
+    def blocks(tensor: str) -> Iterator[np.ndarray]:
+        for job in jobs:
+            rows = read_shard(folder, job, tensor)
+            if pca is not None and not job.reduce and tensor != "objects":
+                rows = pca.apply(rows).astype(rows.dtype)
+            yield rows
+
+    total, out = sum(job.n_rows for job in jobs), {}
+    for tensor, (shape, dtype) in first.items():
+        width = shape[-1] if pca is None or tensor == "objects" else pca.dim
+        out[tensor] = RowBlocks((total, *shape[1:-1], width), dtype, blocks(tensor))
+    return out
 
 
 def _doubts(job: Job, fact: dict, report: Report) -> None:

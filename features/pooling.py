@@ -8,11 +8,16 @@ which the video's mean was taken away: over thousands of frames that keeps float
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from features import compiled_pooling
+from features.mapped import MappedRows
 
 CHUNK = 1 << 23
 """Elements that a sum over packed rows holds in float64 at a time (64 MiB)."""
@@ -71,6 +76,11 @@ class WindowMeans:
     base: Tensor
     group: Tensor
 
+    @property
+    def dim(self) -> int:
+        """D, the length of a mean."""
+        return self.prefix.shape[-1]
+
     def __call__(self, samples: Tensor, first: Tensor, last: Tensor) -> Tensor:
         """Mean over frames ``[first, last)`` of each sample: (B, D) for (B,) bounds, (B, P, D) for (B, P) bounds.
 
@@ -85,6 +95,107 @@ class WindowMeans:
         if first.ndim == 2:
             centre = centre[:, None]
         return torch.where(length > 0, total / length.clamp(min=1) + centre, 0.0)
+
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""Samples (B,) and rows of the table (B, n) to the scores of those rows (B, n) float32."""
+
+
+@dataclass(frozen=True)
+class AdditiveScore:
+    """Scores v . tanh(key + query) of attention (Eqs. 2 and 13) whose projections were made beforehand.
+
+    They hold for one version of the weights: `of` makes them anew.
+
+    Attributes:
+        keys: (N, H) projected rows, the bias included. queries: (S, H) projected sentences. v: (H,).
+    """
+
+    keys: Tensor
+    queries: Tensor
+    v: Tensor
+
+    @classmethod
+    def of(
+        cls, table: Tensor | MappedRows, query: Tensor, w_row: Tensor, w_query: Tensor, bias: Tensor, v: Tensor
+    ) -> AdditiveScore:
+        """Project a table (N, D) by (D, H) and sentence vectors (S, Dq) by (Dq, H)."""
+        step = max(1, CHUNK // table.shape[1])
+        keys = torch.cat([part.to(w_row.dtype) @ w_row + bias for part in table.split(step)])
+        return cls(keys, query @ w_query, v)
+
+    def __call__(self, samples: Tensor, rows: Tensor) -> Tensor:
+        return torch.tanh(self.keys[rows] + self.queries[samples][:, None]) @ self.v
+
+
+@dataclass(frozen=True)
+class WindowAttention:
+    """Attention over any window of frames with scores that are computed once an episode (Eqs. 2-3 and 13-14).
+
+    A score depends on the sentence and the frame, not on the window: `scores` is called when an episode begins, and a
+    step takes the softmax over the window's scores and sums its rows. The window's largest score is subtracted first,
+    so that no spread of scores overflows, and no prefix sums are used, which lose everything from a spread of 20 on.
+
+    Attributes:
+        table: (N, D) packed rows, a tensor or `MappedRows`.
+        base: (S,) int64, the row of each sample's first frame. length: (S,) int64, its frames.
+        score: see `Score`; differentiable scores give differentiable means.
+    """
+
+    table: Tensor | MappedRows
+    base: Tensor
+    length: Tensor
+    score: Score
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a weighted mean."""
+        return self.table.shape[1]
+
+    @cached_property
+    def longest(self) -> int:
+        """The most frames of any sample."""
+        return int(self.length.max())
+
+    def scores(self, samples: Tensor) -> Tensor:
+        """Scores of all frames of samples (B,): (B, n) with n the most frames of any, -inf past a sample's last."""
+        at = torch.arange(self.longest, device=samples.device)
+        inside = at < self.length[samples][:, None]
+        rows = self.base[samples][:, None] + torch.where(inside, at, 0)
+        return self.score(samples, rows).masked_fill(~inside, float("-inf"))
+
+    def __call__(self, samples: Tensor, first: Tensor, last: Tensor, scores: Tensor) -> Tensor:
+        """Attended means over frames ``[first, last)``: (B, D) for (B,) bounds, (B, P, D) for (B, P) bounds.
+
+        ``scores`` (B, n) are those of `scores` for the same samples. An empty window gives zeros.
+        """
+        owner = torch.arange(len(samples), device=samples.device)
+        if first.ndim == 2:
+            owner = owner[:, None].expand_as(first).flatten()
+        low, high, base = first.flatten(), last.flatten(), self.base[samples][owner]
+        if not isinstance(self.table, MappedRows) and compiled_pooling.fits(self.table, scores):
+            out = compiled_pooling.attention(self.table, base, low, high, owner, scores)
+        else:
+            out = self._gathered(owner, low, high, base, scores)
+        return out.view(*first.shape, self.dim)
+
+    def _gathered(self, owner: Tensor, first: Tensor, last: Tensor, base: Tensor, scores: Tensor) -> Tensor:
+        """Windows padded to n frames: one shape for all steps, so that nothing is waited for on a device."""
+        at = torch.arange(scores.shape[1], device=scores.device)
+        inside = (at >= first[:, None]) & (at < last[:, None])
+        weights = attention_weights(scores[owner], inside)
+        if isinstance(self.table, MappedRows) or self.table.dtype != weights.dtype:
+            # Few rows lie in a window: only those are read or widened.
+            picked, place = (base[:, None] + at)[inside], inside.nonzero()[:, 0]
+            rows = self.table[picked].to(weights.dtype) * weights[inside][:, None]
+            return torch.zeros((len(base), self.dim), device=scores.device).index_add_(0, place, rows)
+        if scores.device.type == "cpu":
+            begin = torch.cat([last.new_zeros(1), (last - first).clamp(min=0).cumsum(0)[:-1]])
+            return embedding_bag(
+                (base[:, None] + at)[inside], self.table, begin, mode="sum", per_sample_weights=weights[inside]
+            )
+        rows = torch.where(inside, base[:, None] + at, base[:, None])
+        return embedding_bag(rows, self.table, mode="sum", per_sample_weights=weights)
 
 
 def axis_overlap(low: Tensor, high: Tensor, bins: int, cells: int) -> Tensor:
@@ -110,17 +221,28 @@ def box_weights(corners: Tensor, height: int, width: int) -> Tensor:
     return (down[..., :, None] * across[..., None, :]).flatten(-2)
 
 
-def spatial_pyramid(maps: Tensor, corners: Tensor, levels: Sequence[int] = (1, 2, 4)) -> Tensor:
+def spatial_pyramid(
+    maps: Tensor | MappedRows, corners: Tensor, levels: Sequence[int] = (1, 2, 4), rows: Tensor | None = None
+) -> Tensor:
     """Spatial pyramid pooling of a box: means of 1, 2x2 and 4x4 equal bins (paper, section 3.3, [1, 4, 16] bins).
 
     Args:
-        maps: (B, h, w, C) spatial features.
+        maps: (B, h, w, C) spatial features; with ``rows`` a whole grid (N, h, w, C).
         corners: (B, 4) normalised x1, y1, x2, y2.
         levels: bins per side of each level.
+        rows: (B,) int64, the map of each box; None takes them in order.
 
     Returns:
-        (B, sum of levels squared, C), coarse to fine, each level row by row.
+        (B, sum of levels squared, C), level by level as given, each row by row.
     """
+    if not isinstance(maps, MappedRows) and compiled_pooling.fits(maps, corners):
+        index = torch.arange(len(maps)) if rows is None else rows
+        return compiled_pooling.pyramid(maps, index, corners, levels)
+    return torch_pyramid(maps if rows is None else maps[rows], corners, levels)
+
+
+def torch_pyramid(maps: Tensor, corners: Tensor, levels: Sequence[int] = (1, 2, 4)) -> Tensor:
+    """`spatial_pyramid` in torch operations alone, for every device and type, with gradients."""
     count, height, width, _ = maps.shape
     weights = []
     for level in levels:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from features.bank import FeatureBank
+from features.joined import join as join_stores
 from features.records import DataError, nearest
 from features.store import FeatureStore
 
 Opener = Callable[[], FeatureStore]
+Source = str | os.PathLike | FeatureStore
+"""A registered key, the path of a store, or an open store."""
 _OPENERS: dict[str, Opener] = {}
 _STORES: dict[str, FeatureStore] = {}
-_BANKS: dict[tuple[str, str | None, str], FeatureBank] = {}
+_BANKS: dict[tuple, FeatureBank] = {}
 
 
 def _shapes(level: str, build: str) -> Opener:
@@ -44,10 +47,17 @@ def keys() -> list[str]:
     return sorted(_OPENERS)
 
 
-def open_store(features: str | os.PathLike) -> FeatureStore:
-    """Open a store by key or path. A key is tried first; a store is opened once per process."""
+def open_store(features: Source | Sequence[Source]) -> FeatureStore:
+    """Open a store by key or path. A key is tried first; a store is opened once per process.
+
+    A list of several is joined, see `features.join`; an open store is returned as it is.
+    """
+    if isinstance(features, FeatureStore):
+        return features
+    if isinstance(features, Sequence) and not isinstance(features, str):
+        return join(*features)
     if not isinstance(features, (str, os.PathLike)):
-        valid = f"a path of a store, a FeatureBank, or a key of {keys()}"
+        valid = f"a path of a store, several in a list, a FeatureBank, or a key of {keys()}"
         raise DataError(f"features must be {valid}; got {features!r}")
     name = os.fspath(features)
     path = str(Path(name).resolve())
@@ -66,20 +76,38 @@ def open_store(features: str | os.PathLike) -> FeatureStore:
     return store
 
 
+def join(*features: Source) -> FeatureStore:
+    """Several stores as one, no tensor copied: keys, paths or open stores of the same kind of features.
+
+    Ids that stand in several become ``"store name/id"``, and ``report`` of the result counts them.
+
+    Raises:
+        DataError: no store, or stores whose dimensions, units, backbone, text encoder or channel reduction differ; the
+            message names the difference.
+    """
+    return join_stores([open_store(one) for one in features])
+
+
 def load(
-    features: str | os.PathLike | FeatureBank, split: str | None = "train", device: str | torch.device = "cpu"
+    features: Source | Sequence[Source] | FeatureBank,
+    split: str | None = "train",
+    device: str | torch.device = "cpu",
+    *,
+    memory: str = "device",
+    dtype: str | None = None,
 ) -> FeatureBank:
     """The bank of one split, shared by everybody in this process who asks for the same one.
 
     Args:
-        features: a registered key, the path of a store, or a bank (returned as it is).
+        features: a registered key, the path of a store, an open store, several of these in a list (joined), or a bank
+            (returned as it is).
         split: name of a split; None takes every query.
-        device: where the tensors live.
+        device, memory, dtype: see `FeatureBank`; ``memory="map"`` opens stores larger than the memory.
     """
     if isinstance(features, FeatureBank):
         return features
     store = open_store(features)
-    key = (store.content_hash, split, str(device))
+    key = (store.content_hash, split, str(device), memory, dtype)
     if key not in _BANKS:
-        _BANKS[key] = FeatureBank(store, split, device)
+        _BANKS[key] = FeatureBank(store, split, device, memory=memory, dtype=dtype)
     return _BANKS[key]

@@ -20,6 +20,7 @@ from typing import IO
 import numpy as np
 
 from features.records import DataError
+from features.tensor_file import DTYPES
 
 
 @dataclass(frozen=True)
@@ -98,14 +99,17 @@ def shard_path(folder: Path, video: str) -> Path:
     return folder / "videos" / f"{readable}-{hashlib.sha256(video.encode()).hexdigest()[:12]}.safetensors"
 
 
-def write_shard(folder: Path, job: Job, frames: np.ndarray, grid: np.ndarray | None, facts: dict) -> None:
-    """Write a finished video: frames (n, D), grid (n, h, w, C) or None, and JSON-ready facts about the file."""
+def write_shard(folder: Path, job: Job, tensors: dict[str, np.ndarray | None], facts: dict) -> None:
+    """Write a finished video: frames (n, D), grid (n, h, w, C), objects (n, K, C), and JSON-ready facts of the file.
+
+    Tensors that are None are left out.
+    """
     from safetensors.numpy import save_file
 
     file = shard_path(folder, job.video)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    tensors = {"frames": frames} if grid is None else {"frames": frames, "grid": grid}
-    save_file(tensors, str(temporary), metadata={"facts": json.dumps({**job.stamp(), **facts})})
+    given = {name: rows for name, rows in tensors.items() if rows is not None}
+    save_file(given, str(temporary), metadata={"facts": json.dumps({**job.stamp(), **facts})})
     os.replace(temporary, file)
 
 
@@ -115,13 +119,23 @@ def finished(folder: Path, job: Job) -> bool:
     return facts is not None and all(facts.get(k) == v for k, v in job.stamp().items())
 
 
-def read_shard(folder: Path, job: Job) -> tuple[np.ndarray, np.ndarray | None, dict]:
-    """Frames, grid (or None) and facts of a finished video."""
-    from safetensors.numpy import load_file
+def read_shard(folder: Path, job: Job, tensor: str) -> np.ndarray:
+    """One tensor of a finished video."""
+    from safetensors import safe_open
 
-    file = shard_path(folder, job.video)
-    tensors = load_file(str(file))
-    return tensors["frames"], tensors.get("grid"), _facts(file) or {}
+    with safe_open(str(shard_path(folder, job.video)), framework="numpy") as handle:
+        return handle.get_tensor(tensor)
+
+
+def shard_facts(folder: Path, job: Job) -> dict:
+    """What was found out about a finished video, its tensors' shapes and types included."""
+    from safetensors import safe_open
+
+    with safe_open(str(shard_path(folder, job.video)), framework="numpy") as handle:
+        facts = json.loads((handle.metadata() or {})["facts"])
+        slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+        facts["tensors"] = {name: (rows.get_shape(), DTYPES[rows.get_dtype()]) for name, rows in slices.items()}
+        return facts
 
 
 def _facts(file: Path) -> dict | None:

@@ -6,6 +6,7 @@ Layout of a store folder::
     frames.safetensors     "frames"  (N, D)        one pooled vector per feature row, videos packed one after the other
     queries.safetensors    "queries" (S, Dq)       one vector per query, in the order of the manifest
     grid.safetensors       "grid"    (N, h, w, C)  the spatial map of every row (optional)
+    objects.safetensors    "objects" (N, K, C)     detector features of K objects in every row (optional)
     boxes.safetensors      "boxes"   (M, 4)        true boxes, tracks packed one after the other (optional)
 
 Feature row ``i`` of a video with ``n`` rows and a duration of ``T`` seconds covers seconds ``[i*T/n, (i+1)*T/n)``.
@@ -27,11 +28,14 @@ from typing import Any
 import numpy as np
 
 from features.records import DataError, Query, nearest
+from features.tensor_file import Rows, map_tensor, read_header, sha256, write_tensor
 
 FORMAT = "strong-envs feature store"
 FORMAT_VERSION = 1
-TENSORS = ("frames", "queries", "grid", "boxes")
-DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64"}
+RANK = {"frames": 2, "queries": 2, "grid": 4, "objects": 3, "boxes": 2}
+TENSORS = tuple(RANK)
+PER_ROW = ("frames", "grid", "objects")
+"""Tensors with one entry for every feature row."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class FeatureStore:
         return self.manifest["content_hash"]
 
     def has(self, tensor: str) -> bool:
-        """Whether the store holds ``"frames"``, ``"queries"``, ``"grid"`` or ``"boxes"``."""
+        """Whether the store holds ``"frames"``, ``"queries"``, ``"grid"``, ``"objects"`` or ``"boxes"``."""
         return tensor in self.manifest["tensors"]
 
     def shape(self, tensor: str) -> tuple[int, ...]:
@@ -121,10 +125,19 @@ class FeatureStore:
         except (SafetensorError, OSError) as error:
             raise DataError(f"{self.path / tensor}.safetensors cannot be read: {error}") from None
 
+    def maps(self, tensor: str) -> list[np.ndarray]:
+        """Read-only memory maps of a tensor; laid end to end they are what `flat_rows` counts in. Nothing is read."""
+        self._require(tensor)
+        return [map_tensor(self.path / f"{tensor}.safetensors", tensor)]
+
+    def flat_rows(self, start: int, stop: int) -> np.ndarray:
+        """Where feature rows ``[start, stop)`` lie in `maps`: int64. Stores that are views of others differ here."""
+        return np.arange(start, stop, dtype=np.int64)
+
     def verify(self) -> None:
         """Read every file and compare its hash with the manifest's; raises `DataError` on the first that differs."""
         for tensor, entry in self.manifest["tensors"].items():
-            digest = _sha256(self.path / f"{tensor}.safetensors")
+            digest = sha256(self.path / f"{tensor}.safetensors")
             if digest != entry["sha256"]:
                 said = entry["sha256"][:12]
                 raise DataError(f"{tensor}.safetensors has hash {digest[:12]}, the manifest says {said}")
@@ -140,9 +153,10 @@ def write_store(
     name: str,
     videos: list[StoredVideo],
     queries: list[Query],
-    frames: np.ndarray,
+    frames: Rows,
     query_vectors: np.ndarray,
-    grid: np.ndarray | None = None,
+    grid: Rows | None = None,
+    objects: Rows | None = None,
     boxes: dict[str, np.ndarray] | None = None,
     fps: float | None = None,
     backbone: dict | None = None,
@@ -152,11 +166,15 @@ def write_store(
 ) -> FeatureStore:
     """Write a store and open it. The folder appears complete or not at all.
 
+    Tensors may be arrays, memory maps, or `features.tensor_file.RowBlocks`, whose blocks are taken one at a time: each
+    is checked, hashed and written in one pass, and never held as a whole.
+
     Args:
         path: folder to create; it must not exist unless ``overwrite``.
         frames: (N, D) float16 or float32, packed in the order of ``videos``.
         query_vectors: (S, Dq) float32, in the order of ``queries``.
         grid: (N, h, w, C) float16 or float32, or None.
+        objects: (N, K, C) float16 or float32 detector features, or None; a row of zeros stands for "no object".
         boxes: track id to (n_frames, 4) float32 normalised corners; ``query.extra["track"]`` names a query's track.
         fps: feature rows per second where all videos share it (None where they differ).
         backbone, text, extra: JSON-ready descriptions of what made the features, the vectors, and anything else.
@@ -164,14 +182,11 @@ def write_store(
     Raises:
         DataError: shapes that do not fit each other, values that are not finite, queries of unknown videos or tracks.
     """
-    from safetensors.numpy import save_file
-
     target = Path(path)
     if target.exists() and not overwrite:
         raise DataError(f"{str(target)!r} exists; choose another path or pass overwrite=True")
-    tensors = {"frames": frames, "queries": query_vectors}
-    if grid is not None:
-        tensors["grid"] = grid
+    tensors: dict[str, Rows] = {"frames": frames, "queries": query_vectors}
+    tensors |= {key: value for key, value in (("grid", grid), ("objects", objects)) if value is not None}
     tracks: dict[str, tuple[int, int]] = {}
     if boxes:
         row = 0
@@ -189,6 +204,7 @@ def write_store(
             "frame": int(frames.shape[1]) if frames.ndim == 2 else None,
             "query": int(query_vectors.shape[1]) if query_vectors.ndim == 2 else None,
             "grid": None if grid is None else [int(x) for x in grid.shape[1:]],
+            "objects": None if objects is None else [int(x) for x in objects.shape[1:]],
         },
         "backbone": backbone or {},
         "text": text or {},
@@ -198,24 +214,13 @@ def write_store(
         "tracks": {k: list(v) for k, v in tracks.items()},
         "tensors": {},
     }
-    for key, value in tensors.items():
-        check_finite(key, value)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         digest = hashlib.sha256()
         for key, value in tensors.items():
-            file = staging / f"{key}.safetensors"
-            save_file({key: np.ascontiguousarray(value)}, str(file))
-            os.chmod(file, 0o644)  # safetensors writes files that only their owner may read
-            sha = _sha256(file)
-            digest.update(sha.encode())
-            manifest["tensors"][key] = {
-                "shape": list(value.shape),
-                "dtype": str(value.dtype),
-                "range": [float(np.nanmin(value)), float(np.nanmax(value))] if value.size else [0.0, 0.0],
-                "sha256": sha,
-            }
+            entry = manifest["tensors"][key] = write_tensor(staging / f"{key}.safetensors", key, value)
+            digest.update(entry["sha256"].encode())
         records = {k: manifest[k] for k in ("videos", "queries", "tracks")}
         digest.update(json.dumps(records, sort_keys=True).encode())
         manifest["content_hash"] = digest.hexdigest()
@@ -229,22 +234,6 @@ def write_store(
     return FeatureStore.open(target)
 
 
-def check_finite(name: str, values: np.ndarray, chunk: int = 65536) -> None:
-    """Refuse NaN and infinities with the number of rows affected; box rows may be NaN as a whole."""
-    bad_rows, first = 0, -1
-    for start in range(0, len(values), chunk):
-        flat = values[start : start + chunk].reshape(min(chunk, len(values) - start), -1)
-        finite = np.isfinite(flat)
-        bad = ~finite.all(1) if name != "boxes" else finite.any(1) & ~finite.all(1)
-        if bad.any():
-            first = start + int(bad.argmax()) if first < 0 else first
-            bad_rows += int(bad.sum())
-    if bad_rows:
-        raise DataError(
-            f"{name} holds NaN or infinite values in {bad_rows} of {len(values)} rows, the first in row {first}"
-        )
-
-
 def check_manifest(folder: Path, manifest: dict) -> None:
     """Check a manifest against the tensors' headers (no tensor is read). Raises `DataError`."""
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -256,22 +245,21 @@ def check_manifest(folder: Path, manifest: dict) -> None:
     if unknown or not {"frames", "queries"} <= set(tensors):
         raise DataError(f"a store holds {TENSORS} (the first two always), the manifest lists {sorted(tensors)}")
     for key, entry in tensors.items():
-        shape, dtype = _header(folder / f"{key}.safetensors", key)
+        shape, dtype = read_header(folder / f"{key}.safetensors", key)
         if list(shape) != list(entry["shape"]) or dtype != entry["dtype"]:
             raise DataError(
                 f"{key}.safetensors holds {dtype} {list(shape)}, the manifest says {entry['dtype']} {entry['shape']}"
             )
         if math.prod(shape) == 0:
             raise DataError(f"{key} is empty: shape {list(shape)}")
-    rank = {"frames": 2, "queries": 2, "grid": 4, "boxes": 2}
     for key, entry in tensors.items():
-        if len(entry["shape"]) != rank[key]:
-            raise DataError(f"{key} must have {rank[key]} dimensions, it has shape {entry['shape']}")
+        if len(entry["shape"]) != RANK[key]:
+            raise DataError(f"{key} must have {RANK[key]} dimensions, it has shape {entry['shape']}")
     videos = {v["id"]: v for v in manifest["videos"]}
     if len(videos) != len(manifest["videos"]):
         raise DataError("the manifest lists a video id twice")
     rows = sum(int(v["n_frames"]) for v in videos.values())
-    for key in ("frames", "grid"):
+    for key in PER_ROW:
         if key in tensors and tensors[key]["shape"][0] != rows:
             raise DataError(f"{key} has {tensors[key]['shape'][0]} rows, the videos add up to {rows}")
     for video in videos.values():
@@ -301,27 +289,6 @@ def _check_query(query: dict, videos: dict, tracks: dict, tensors: dict) -> None
         first, last = tracks[track]
         if last - first != int(video["n_frames"]) or not 0 <= first < last <= tensors["boxes"]["shape"][0]:
             raise DataError(f"track {track!r} has {last - first} boxes, its video {video['n_frames']} rows")
-
-
-def _header(file: Path, key: str) -> tuple[tuple[int, ...], str]:
-    from safetensors import SafetensorError, safe_open
-
-    if not file.is_file():
-        raise DataError(f"the store lacks {file.name}, which its manifest names")
-    try:
-        with safe_open(str(file), framework="numpy") as handle:
-            rows = handle.get_slice(key)
-            return tuple(rows.get_shape()), DTYPES.get(rows.get_dtype(), rows.get_dtype())
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{file} is not a readable safetensors file holding {key!r}: {error}") from None
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _move_into_place(staging: Path, target: Path, overwrite: bool) -> None:

@@ -36,7 +36,7 @@ class HostArrays:
         self.seconds = host(task.seconds)
         self.true_seconds = host(bank.truth[:, 0] * bank.duration[bank.video][:, None])
         self.first = np.array(config.initial_span, np.float64) * self.total
-        self.on_host = bank.device.type == "cpu"
+        self.on_host = bank.device.type == "cpu" and not bank.mapped
         if self.on_host:
             self.query = host(bank.query)
             self.whole = tuple(host(getattr(bank.frame_means, name)) for name in ("prefix", "mean", "base", "group"))

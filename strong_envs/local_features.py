@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,8 @@ SOURCES = ("frame", "initial", "gaussian", "truth")
 GAUSSIAN_SIGMA = 0.25
 """Standard deviation of the fixed Gaussian weighting, as a share of height and width (TRL+gau)."""
 
-ROWS_AT_ONCE = 16384
+NUMBERS_AT_ONCE = 1 << 26
+"""How many numbers of the grid are pooled together (256 MiB in float32)."""
 
 
 class LocalFeatures:
@@ -66,7 +68,7 @@ class LocalFeatures:
             self.means = self._same_everywhere()
         else:
             self._set_all(bank.true_boxes[self._track_rows()] if self.source == "truth" else source)
-        self.dim = self.means.prefix.shape[-1]
+        self.dim = self.means.dim
 
     @property
     def range(self) -> tuple[float, float]:
@@ -145,17 +147,21 @@ class LocalFeatures:
         out = []
         whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
         sign = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            box = corners[start : start + ROWS_AT_ONCE]
+        step = self._rows_at_once()
+        for start in range(0, len(rows), step):
+            box = corners[start : start + step]
             box = torch.where(box.isnan().any(-1, keepdim=True), whole, box)
             box = (box + sign * self.margin).clamp(0, 1)
-            part = rows[start : start + ROWS_AT_ONCE]
+            part = rows[start : start + step]
             if self.levels == (1,):
                 out.append(self.bank.frame_box_features(part, box))
             else:
-                bins = spatial_pyramid(self.bank.grid[part].to(torch.float32), box.to(torch.float32), self.levels)
+                bins = spatial_pyramid(self.bank.grid, box.to(torch.float32), self.levels, part)
                 out.append(bins.flatten(1) if self.reduce == "concat" else bins.amax(1))
         return torch.cat(out)
+
+    def _rows_at_once(self) -> int:
+        return max(1, NUMBERS_AT_ONCE // math.prod(self.bank.grid_shape))
 
     def _same_everywhere(self) -> WindowMeans:
         """One weighting of the frame for all: sums per video serve all of its samples."""
@@ -173,7 +179,7 @@ class LocalFeatures:
             features = torch.cat(
                 [
                     torch.einsum("k,bkc->bc", weights, part.flatten(1, 2).to(torch.float32))
-                    for part in bank.grid.split(ROWS_AT_ONCE)
+                    for part in bank.grid.split(self._rows_at_once())
                 ]
             )
         prefix, mean = ragged_prefix_sums(features, bank.offsets)

@@ -106,7 +106,8 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self._reached: dict[str, Tensor] | None = None
         self._compiled: CompiledSteps | None = None
         # A subclass may have changed what a step does, which the compiled one would not know.
-        if type(self) is TemporalMomentVectorEnv and self.device.type == "cpu" and available():
+        in_memory = self.device.type == "cpu" and not task.bank.mapped
+        if type(self) is TemporalMomentVectorEnv and in_memory and available():
             from strong_envs.compiled_vector import CompiledSteps
 
             self._compiled = CompiledSteps(self, copy, self.light)
