@@ -21,6 +21,9 @@ from agents.systems import Prediction, Report
 from features.bank import FeatureBank
 from features.records import DataError, nearest
 
+PREDICT = 1 << 22
+"""Numbers that a prediction holds at a time for each intermediate result (16 MiB)."""
+
 
 @dataclass(frozen=True)
 class WindowArgs:
@@ -40,8 +43,6 @@ class WindowArgs:
     """Windows in a prediction, best first."""
     nms: float | None = 0.45
     """IoU above which the lower of two windows is dropped (public code of TALL: the m of R@n, IoU=m, minus 0.05)."""
-    predict_batch: int = 128
-    """Queries scored at once in a prediction: it bounds the memory."""
 
 
 class Inputs(nn.Module):
@@ -95,7 +96,7 @@ class WindowSystem:
         args = self.Args(**options)
         if args.scales is None:
             args = replace(args, scales=fit_scales(bank.truth, args.scale_count))
-        for option in ("steps", "batch", "top", "predict_batch"):
+        for option in ("steps", "batch", "top"):
             if getattr(args, option) < 1:
                 raise DataError(f"{option} must be 1 or more, got {getattr(args, option)}")
         if not budget > 0:
@@ -198,7 +199,9 @@ class WindowSystem:
             )
         self.net.eval()
         ranked, scores = [], []
-        for samples in torch.arange(len(bank), device=bank.device).split(self.args.predict_batch):
+        # Three means a window, or three embeddings of some hundred numbers.
+        size = max(PREDICT // (3 * len(self.windows) * max(bank.frame_dim, 128)), 1)
+        for samples in torch.arange(len(bank), device=bank.device).split(size):
             value, windows = self.score(bank, samples)
             best, best_value = rank(windows, value, self.args.top, self.args.nms)
             ranked.append(best)

@@ -11,7 +11,7 @@ import torch
 import agents
 import features
 from agents.acrn import TensorFusion, memory_attention
-from agents.candidates import best_iou, candidate_oracle
+from agents.candidates import best_iou, candidate_oracle, rank
 from agents.ctrl import Fusion, alignment_loss
 from agents.mcn import McnArgs, distance, ranking_loss
 from agents.supervised import WindowSystem
@@ -141,7 +141,7 @@ TEN = {
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_ten_samples_are_learnt_by_heart(name, train):
-    """CTRL and ACRN compare the moments of a batch with each other only, so the ten come from as few videos as can be."""
+    """From few videos: CTRL and ACRN compare the moments of a batch with each other and with nothing else."""
     ten = only(train, range(10))
     options = dict(steps=400, overlap=0.6, scale_count=4) | TEN[name]
     system = agents.make(name, ten, **options)
@@ -201,6 +201,24 @@ def test_training_repeats_depends_on_the_seed_and_survives_saving(name, train, t
     for wrong in set(SYSTEMS) - {name}:
         with pytest.raises(DataError, match=f"holds '{name}'"):
             KINDS[wrong].load(path, test)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_an_update_on_a_device_never_waits_for_it(name, train):
+    from test_no_host_sync_strict import OnlyOn, moved
+
+    system = quick(name, features.FeatureBank(train.store, "train"))
+    samples = system.examples().nonzero()[:8, 0].to("meta")
+    system.bank.frame_means  # noqa: B018  (prefix sums are made once, before training)
+    moved(system.bank, "meta")
+    for key, value in vars(system).items():
+        if isinstance(value, torch.Tensor | torch.nn.Module):
+            setattr(system, key, value.to("meta"))
+    with OnlyOn():
+        system.loss(samples, None).backward()
+        scores, windows = system.score(system.bank, samples)
+        rank(windows, scores, 5)
+    assert scores.shape == (8, len(system.windows)) and windows.shape == (8, len(system.windows), 2)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
