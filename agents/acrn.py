@@ -9,8 +9,8 @@ fused by the products of all pairs of their numbers.
 2. *Fusion*. [v, s, all products of avgpool16(v) and avgpool16(s)], a hidden layer with ReLU, three outputs as in CTRL.
 3. *Loss, training pairs, test*. As CTRL; Adam 1e-4, batch 30.
 
-Known from public code: sizes (1024, 1000), the sums in the attention, the pooling, batch and learning rate. The
-published text alone explains the attention and the tensor fusion, not the pooling.
+Known from public code, second hand: sizes (1024, 1000), the sums in the attention, the pooling, batch and learning
+rate. The code itself was not at hand when this was written.
 
 Deviations:
 
