@@ -19,10 +19,12 @@ import numpy as np
 import torch
 
 from strong_envs import sampling
+from strong_envs.rewards import TEMPORAL_REWARDS
 from strong_envs.spans import IOU_KINDS, STOP
 from strong_envs.temporal_task import CONTEXT_STEPS, INVALID, TemporalTask
 
 SIGNED, CLAMPED, LEGACY = range(len(IOU_KINDS))
+CHANGE, READ = range(len(TEMPORAL_REWARDS))
 REFUSE, PENALTY, TERMINATE = range(len(INVALID))
 SAME_STEP, NEXT_STEP, DISABLED = range(3)
 GOLDEN, MIX1, MIX2 = sampling._GOLDEN, sampling._MIX1, sampling._MIX2
@@ -57,6 +59,16 @@ def iou_one(start, end, truth, kind):
     return best
 
 
+def pay_one(before, after, reward):
+    """`rewards.temporal_reward` of one move before phi * t; ``reward`` is an index into `TEMPORAL_REWARDS`."""
+    change = after - before
+    if reward == READ:
+        if change > 0.0:
+            return 1.0 if before >= 0.0 else -1.0
+        return 0.0 if after >= 0.0 else -1.0
+    return 1.0 if change > 0.0 else -1.0 if change < 0.0 else 0.0
+
+
 def frames_one(start, end, total, n_frames):
     """`spans.frame_window` of one span: first frame (inclusive) and last (exclusive)."""
     first = max(min(math.floor(start * n_frames / total), n_frames - 1), 0)
@@ -75,11 +87,12 @@ def draw_one(key, counter, size):
 
 def step_all(
     actions, elapsed, ints, floats, flags, reward,
-    table, truth, phi, total, kind, invalid, mode, max_steps, first, random,
+    table, truth, phi, total, kind, paid, invalid, mode, max_steps, first, random,
 ):  # fmt: skip
     """One step of B episodes, automatic resets included: the number that ended, or `BAD_ACTION` or `HAS_ENDED`.
 
-    ``elapsed`` are the seconds to report for ended episodes; ``first`` is the initial span (2,), ``random`` draws one.
+    ``elapsed`` are the seconds to report for ended episodes; ``kind`` is an IoU, ``paid`` a reward; ``first`` is
+    the initial span (2,), ``random`` draws one.
     With a negative result nothing has changed.
     """
     for i in range(len(actions)):
@@ -95,9 +108,7 @@ def step_all(
             floats[START, i], floats[END, i], table[action, 0], table[action, 1], total
         )
         iou = iou_one(start, end, truth[sample], kind)
-        change = iou - floats[IOU, i]
-        sign = 1.0 if change > 0.0 else -1.0 if change < 0.0 else 0.0
-        pay = sign - float(phi * np.float32(t))
+        pay = pay_one(floats[IOU, i], iou, paid) - float(phi * np.float32(t))
         if invalid == PENALTY and not valid:
             pay -= 1.0
         terminated = action == STOP or (invalid == TERMINATE and not valid)
@@ -203,7 +214,7 @@ def observe_all(
             row[at] = np.float32(t[i]) / np.float32(max_steps)
 
 
-_FUNCTIONS = (move_one, iou_one, frames_one, draw_one, mean_into)
+_FUNCTIONS = (move_one, iou_one, pay_one, frames_one, draw_one, mean_into)
 _FUNCTIONS += (step_all, describe_all, observe_all)
 def available() -> bool:
     """Whether numba can be imported and ``STRONG_ENVS_COMPILED`` is not 0."""
@@ -238,6 +249,7 @@ class HostArrays:
             return np.ascontiguousarray(tensor.cpu().numpy())
 
         self.task, self.total, self.max_steps = task, float(config.total), int(config.max_steps)
+        self.reward = TEMPORAL_REWARDS.index(config.reward)
         self.kind, self.invalid = IOU_KINDS.index(config.iou), INVALID.index(config.invalid)
         self.moment = config.global_scope == "moment"
         self.phi = np.float32(config.phi)

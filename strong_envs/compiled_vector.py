@@ -125,8 +125,8 @@ class CompiledSteps:
         reward = np.empty(self.count, np.float32) if self.copy else self.reward
         ended = self.kernels.step_all(
             actions, time.perf_counter() - env._began, self.ints, self.floats, self.flags, reward, host.table,
-            host.truth, host.phi, host.total, host.kind, host.invalid, self.mode, host.max_steps, host.first,
-            self.random,
+            host.truth, host.phi, host.total, host.kind, host.reward, host.invalid, self.mode, host.max_steps,
+            host.first, self.random,
         )  # fmt: skip
         if ended < 0:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from strong_envs.spans import Array, _xp
 
 TEMPORAL_PHI = 0.1
+TEMPORAL_REWARDS = ("change", "read")
 SPATIAL_REWARDS = ("q_value", "signed_q", "q_error", "gaze", "box_iou")
 FROM_CRITIC = ("q_value", "signed_q", "q_error")
 
@@ -12,6 +13,23 @@ FROM_CRITIC = ("q_value", "signed_q", "q_error")
 def iou_step_reward(before: Array, after: Array, t: Array, phi: float) -> Array:
     """Eq. 5: the sign of the change of IoU minus phi * t, with t counted from 0: (B,) float64."""
     return _xp(before).sign(after - before) - phi * t
+
+
+def read_step_reward(before: Array, after: Array, t: Array, phi: float) -> Array:
+    """READ (He et al., AAAI 2019), its reward for a move: (B,) float64.
+
+    +1 where the IoU rose from 0 or more, 0 where it did not rise and is 0 or more, -1 for all else, which is windows
+    beside the truth even when they come nearer; minus phi * t, with t counted from 0. The IoU must be signed.
+    """
+    xp = _xp(before)
+    change = xp.sign(after - before)
+    rose = xp.where((change > 0) & (before >= 0), 1.0 + 0.0 * change, -1.0 + 0.0 * change)
+    return xp.where((change <= 0) & (after >= 0), 0.0 * change, rose) - phi * t
+
+
+def temporal_reward(kind: str, before: Array, after: Array, t: Array, phi: float) -> Array:
+    """The reward of `TEMPORAL_REWARDS` named ``kind``: (B,) float64."""
+    return (read_step_reward if kind == "read" else iou_step_reward)(before, after, t, phi)
 
 
 def compare(with_update: Array, without: Array, tolerance: float) -> Array:

@@ -16,7 +16,7 @@ import features as feature_registry
 from features.bank import FeatureBank
 from features.records import DataError, nearest
 from strong_envs.arguments import check_samples, check_table, refuse_unknown
-from strong_envs.compiled import CLAMPED, HostArrays, available, iou_one, move_one
+from strong_envs.compiled import CLAMPED, HostArrays, available, iou_one, move_one, pay_one
 from strong_envs.local_features import LocalFeatures
 from strong_envs.sampling import draw, key_from
 from strong_envs.spans import STOP
@@ -90,7 +90,8 @@ class TemporalMomentEnv(gym.Env):
 
     ## Rewards
     Eq. 5: +1 - φt if the IoU rose, -φt if it did not change, -1 - φt if it fell; t counts from 0. The IoU is signed
-    (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt.
+    (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt. `reward="read"` is the one of READ
+    (AAAI 2019): +1 only if the IoU rose from 0 or more, -1 wherever it is negative.
 
     ## Start
     A sample drawn from the split with the window [0.25, 0.75] of the video, or with `start="random"` any window of
@@ -110,7 +111,8 @@ class TemporalMomentEnv(gym.Env):
       `spp_levels=(1,)`: bins per side of its pyramid; `box_margin=0.0`.
     - `phi=0.1`, `max_steps=20`, `z_e=10`, `step_scale=1.0`, `multi_scale=False`, `initial_span=(0.25, 0.75)`,
       `start="initial"` | `"random"`.
-    - `iou="signed"` | `"clamped"` | `"legacy"`; `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
+    - `iou="signed"` | `"clamped"` | `"legacy"`; `reward="change"` | `"read"`.
+    - `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
     - `global_scope="video"` | `"moment"`; `context=True`; `time_in_observation=False`; `flatten=False`.
     - `observation="features"` | `"index"`.
     - `render_mode=None` | `"rgb_array"` | `"human"`.
@@ -185,8 +187,8 @@ class TemporalMomentEnv(gym.Env):
         action, config = int(action), self.task.config
         start, end, valid = move_one(*self._span, *self._shifts[action], self._host.total)
         iou = iou_one(start, end, self._truth, self._host.kind)
-        # Eq. 5, as `TemporalTask.move` computes it for a batch
-        reward = (iou > self._iou) - (iou < self._iou) - float(self._host.phi * np.float32(self._t))
+        # As `TemporalTask.move` computes it for a batch
+        reward = pay_one(self._iou, iou, self._host.reward) - float(self._host.phi * np.float32(self._t))
         if config.invalid == "penalty" and not valid:
             reward -= 1.0
         terminated = action == STOP or (config.invalid == "terminate" and not valid)
@@ -392,9 +394,8 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         return state if self._compiled is None else {name: part.clone() for name, part in state.items()}
 
     def action_rewards(self, state: dict[str, Tensor]) -> Tensor:
-        """Eq. 5 for every action in stored states, (B, A) float32: training knows the truth, so it knows them all."""
-        signs = self.task.move_rewards(state["sample"], state["start"], state["end"])
-        return signs - self.task.config.phi * state["t"].to(torch.float32)[:, None]
+        """What a step pays for every action in stored states, (B, A) float32: training knows the truth, so all."""
+        return self.task.action_rewards(state["sample"], state["start"], state["end"], state["t"])
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if self._compiled is not None:
