@@ -27,6 +27,11 @@ def read_step_reward(before: Array, after: Array, t: Array, phi: float) -> Array
     return xp.where((change <= 0) & (after >= 0), 0.0 * change, rose) - phi * t
 
 
+def hit_reward(iou: Array, threshold: float) -> Array:
+    """SM-RL (Wang et al., CVPR 2019): +1 where the IoU of a detection is above ``threshold``, else -1: (B,)."""
+    return _xp(iou).where(iou > threshold, 1.0 + 0.0 * iou, -1.0 + 0.0 * iou)
+
+
 def temporal_reward(kind: str, before: Array, after: Array, t: Array, phi: float) -> Array:
     """The reward of `TEMPORAL_REWARDS` named ``kind``: (B,) float64."""
     return (read_step_reward if kind == "read" else iou_step_reward)(before, after, t, phi)
