@@ -121,7 +121,8 @@ class TemporalSystem:
             "history": self.history,
             **self.remember(),
         }
-        save_weights(path, self.network.state_dict(), about)
+        # Copies, because a network may hold one tensor under several names, which a file cannot.
+        save_weights(path, {name: value.clone() for name, value in self.network.state_dict().items()}, about)
 
     @classmethod
     def load(cls, path: str, bank: FeatureBank, boxes: str | Tensor | None = None) -> TemporalSystem:
