@@ -85,7 +85,7 @@ class LibraryAgent(TemporalSystem):
         super().__init__(*args, **kwargs)
 
     def build(self, task: TemporalTask) -> nn.Module:
-        """The policy of a model over a small environment; `train` gives it the one to learn in."""
+        """The policy of a new model over the environments that it will learn in."""
         try:
             import stable_baselines3
         except ImportError:
@@ -170,9 +170,7 @@ class LibraryAgent(TemporalSystem):
 
     def make_env(self, task: TemporalTask, num_envs: int) -> TemporalMomentVectorEnv:
         """Flat observations and NumPy output, as the library wants them."""
-        env = TemporalMomentVectorEnv.__new__(TemporalMomentVectorEnv)
-        env._setup(task, num_envs, True, "SameStep", "numpy", "features", info="light")
-        return env
+        return TemporalMomentVectorEnv.of(task, num_envs, True, "numpy", "features", "light")
 
     def parameters(self) -> list[nn.Parameter]:
         """Trained numbers: target networks are copies."""

@@ -301,10 +301,18 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self._setup(task, num_envs, flatten, autoreset_mode, output, observation, copy, info)
 
     @classmethod
-    def of(cls, task: TemporalTask, num_envs: int) -> TemporalMomentVectorEnv:
-        """An environment over an existing task, with index observations and torch output: what agents train on."""
+    def of(
+        cls,
+        task: TemporalTask,
+        num_envs: int,
+        flatten: bool = False,
+        output: str = "torch",
+        observation: str = "index",
+        info: str = "full",
+    ) -> TemporalMomentVectorEnv:
+        """An environment over an existing task; by default with what our agents train on, indices and torch output."""
         env = cls.__new__(cls)
-        env._setup(task, num_envs, False, AutoresetMode.SAME_STEP, "torch", "index")
+        env._setup(task, num_envs, flatten, AutoresetMode.SAME_STEP, output, observation, info=info)
         return env
 
     def _setup(

@@ -101,9 +101,7 @@ def test_ten_samples_are_learnt_by_heart(name, options):
 
     class Ten(KINDS[name]):
         def make_env(self, task, num_envs):
-            env = TenSamples.__new__(TenSamples)
-            env._setup(task, num_envs, True, "SameStep", "numpy", "features", info="light")
-            return env
+            return TenSamples.of(task, num_envs, True, "numpy", "features", "light")
 
     system = Ten(bank, boxes="truth", box_margin=0.05, hidden=(64, 64), **options).fit()
     task = system.task
