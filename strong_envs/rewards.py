@@ -8,15 +8,41 @@ import torch
 from strong_envs.spans import Array, _xp
 
 TEMPORAL_PHI = 0.1
+TEMPORAL_REWARDS = ("change", "read")
 SPATIAL_REWARDS = ("q_value", "signed_q", "q_error", "gaze", "box_iou")
 FROM_CRITIC = ("q_value", "signed_q", "q_error")
 
 
 def iou_step_reward(before: Array, after: Array, t: Array, phi: float) -> Array:
     """Eq. 5: the sign of the change of IoU minus phi * t, with t counted from 0: (B,) float64."""
+    return _xp(before).sign(after - before) - phi * _steps(t, before)
+
+
+def read_step_reward(before: Array, after: Array, t: Array, phi: float) -> Array:
+    """READ (He et al., AAAI 2019), its reward for a move: (B,) float64.
+
+    +1 where the IoU rose from 0 or more, 0 where it did not rise and is 0 or more, -1 for all else, which is windows
+    beside the truth even when they come nearer; minus phi * t, with t counted from 0. The IoU must be signed.
+    """
+    xp = _xp(before)
+    change = xp.sign(after - before)
+    rose = xp.where((change > 0) & (before >= 0), 1.0 + 0.0 * change, -1.0 + 0.0 * change)
+    return xp.where((change <= 0) & (after >= 0), 0.0 * change, rose) - phi * _steps(t, before)
+
+
+def _steps(t: Array, like: Array) -> Array:
     # A number times whole numbers is float32 in torch and float64 in NumPy; ones of the type of the IoU settle it.
-    steps = t.to(before.dtype) if isinstance(t, torch.Tensor) else np.asarray(t, before.dtype)
-    return _xp(before).sign(after - before) - phi * steps
+    return t.to(like.dtype) if isinstance(t, torch.Tensor) else np.asarray(t, like.dtype)
+
+
+def hit_reward(iou: Array, threshold: float) -> Array:
+    """SM-RL (Wang et al., CVPR 2019): +1 where the IoU of a detection is above ``threshold``, else -1: (B,)."""
+    return _xp(iou).where(iou > threshold, 1.0 + 0.0 * iou, -1.0 + 0.0 * iou)
+
+
+def temporal_reward(kind: str, before: Array, after: Array, t: Array, phi: float) -> Array:
+    """The reward of `TEMPORAL_REWARDS` named ``kind``: (B,) float64."""
+    return (read_step_reward if kind == "read" else iou_step_reward)(before, after, t, phi)
 
 
 def compare(with_update: Array, without: Array, tolerance: float) -> Array:

@@ -72,7 +72,8 @@ class TemporalMomentEnv(gym.Env):
 
     ## Rewards
     Eq. 5: +1 - φt if the IoU rose, -φt if it did not change, -1 - φt if it fell; t counts from 0. The IoU is signed
-    (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt.
+    (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt. `reward="read"` is the one of READ
+    (AAAI 2019): +1 only if the IoU rose from 0 or more, -1 wherever it is negative.
 
     The paper's φ = 0.1 makes a move that improves the IoU pay 0 or less from t = 10 on, and the state does not tell t:
     `phi=0.0` takes the penalty away, `time_in_observation=True` shows t.
@@ -95,7 +96,8 @@ class TemporalMomentEnv(gym.Env):
       `spp_levels=(1,)`: bins per side of its pyramid; `box_margin=0.0`.
     - `phi=0.1`, `max_steps=20`, `z_e=10`, `step_scale=1.0`, `multi_scale=False`, `initial_span=(0.25, 0.75)`,
       `start="initial"` | `"random"`.
-    - `iou="signed"` | `"clamped"` | `"legacy"`; `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
+    - `iou="signed"` | `"clamped"` | `"legacy"`; `reward="change"` | `"read"`.
+    - `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
     - `global_scope="video"` | `"moment"`; `context=True`; `time_in_observation=False`; `flatten=False`.
     - `observation="features"` | `"index"`.
     - `render_mode=None` | `"rgb_array"` | `"human"`.
@@ -176,8 +178,11 @@ class TemporalMomentEnv(gym.Env):
         action, config = int(action), self.task.config
         start, end, valid = move_one(*self._span, *self._shifts[action], self._host.total)
         iou = iou_one(start, end, self._truth, self._host.kind)
-        # Eq. 5, as `TemporalTask.move` computes it for a batch
-        reward = (iou > self._iou) - (iou < self._iou) - self._host.phi * self._t
+        # As `TemporalTask.move` computes it for a batch
+        reward = (iou > self._iou) - (iou < self._iou)
+        if config.reward == "read":
+            reward = 0 if reward <= 0 <= iou else 1 if reward > 0 and self._iou >= 0 else -1
+        reward -= self._host.phi * self._t
         if config.invalid == "penalty" and not valid:
             reward -= 1.0
         terminated = action == STOP or (config.invalid == "terminate" and not valid)

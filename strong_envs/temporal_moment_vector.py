@@ -67,10 +67,18 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self._setup(task, num_envs, flatten, autoreset_mode, output, observation, copy, info)
 
     @classmethod
-    def of(cls, task: TemporalTask, num_envs: int) -> TemporalMomentVectorEnv:
-        """An environment over an existing task, with index observations and torch output: what agents train on."""
+    def of(
+        cls,
+        task: TemporalTask,
+        num_envs: int,
+        flatten: bool = False,
+        output: str = "torch",
+        observation: str = "index",
+        info: str = "full",
+    ) -> TemporalMomentVectorEnv:
+        """An environment over an existing task; by default with what our agents train on, indices and torch output."""
         env = cls.__new__(cls)
-        env._setup(task, num_envs, False, AutoresetMode.SAME_STEP, "torch", "index")
+        env._setup(task, num_envs, flatten, AutoresetMode.SAME_STEP, output, observation, info=info)
         return env
 
     def _setup(
@@ -105,8 +113,8 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self.before_episode: Callable[[Tensor], None] | None = None
         self._reached: dict[str, Tensor] | None = None
         self._compiled: CompiledSteps | None = None
-        # A subclass may have changed what a step does, which the compiled one would not know.
-        in_memory = self.device.type == "cpu" and not task.bank.mapped
+        # A subclass may have changed what a step does, which the compiled one would not know; it pays by Eq. 5 alone.
+        in_memory = self.device.type == "cpu" and not task.bank.mapped and task.config.reward == "change"
         if type(self) is TemporalMomentVectorEnv and in_memory and available():
             from strong_envs.compiled_vector import CompiledSteps
 
@@ -161,10 +169,8 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         return state if self._compiled is None else {name: part.clone() for name, part in state.items()}
 
     def action_rewards(self, state: dict[str, Tensor]) -> Tensor:
-        """Eq. 5 for every action in stored states, (B, A) float32: training knows the truth, so it knows them all."""
-        signs = self.task.move_rewards(state["sample"], state["start"], state["end"])
-        # Rounded once, from float64, like the reward of a step
-        return (signs - self.task.config.phi * state["t"].to(torch.float64)[:, None]).to(torch.float32)
+        """What a step pays for every action in stored states, (B, A) float32: training knows the truth, so all."""
+        return self.task.action_rewards(state["sample"], state["start"], state["end"], state["t"])
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if self._compiled is not None:

@@ -40,6 +40,7 @@ class TemporalConfig:
     step_scale: float = 1.0
     multi_scale: bool = False
     iou: str = "signed"
+    reward: str = "change"
     invalid: str = "refuse"
     global_scope: str = "video"
     initial_span: tuple[float, float] = INITIAL_SPAN
@@ -50,6 +51,7 @@ class TemporalConfig:
     def __post_init__(self) -> None:
         for name, valid in (
             ("iou", spans.IOU_KINDS),
+            ("reward", rewards.TEMPORAL_REWARDS),
             ("invalid", INVALID),
             ("global_scope", SCOPES),
             ("start", STARTS),
@@ -57,6 +59,8 @@ class TemporalConfig:
             value = getattr(self, name)
             if value not in valid:
                 raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(value, valid)}")
+        if self.reward == "read" and self.iou != "signed":
+            raise DataError(f"reward='read' pays by the sign of the IoU and needs iou='signed', got iou={self.iou!r}")
         check_number(self.phi, "phi", 0, 1)
         check_whole(self.max_steps, "max_steps")
         check_number(self.z_e, "z_e", 0.5)
@@ -139,7 +143,7 @@ class TemporalTask:
         config = self.config
         new_start, new_end, valid = spans.move(start, end, action, self.table, config.total)
         new_iou = self.iou(samples, new_start, new_end)
-        reward = rewards.iou_step_reward(iou, new_iou, t, config.phi)
+        reward = rewards.temporal_reward(config.reward, iou, new_iou, t, config.phi)
         if config.invalid == "penalty":
             reward = reward - (~valid).to(reward.dtype)
         terminated = action == spans.STOP
@@ -150,12 +154,21 @@ class TemporalTask:
 
     def move_rewards(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Sign of the change of IoU for every action in every state, (B, A) float32: what Eq. 5 pays before phi."""
-        count, actions = len(samples), self.n_actions
-        wide = [x.repeat_interleave(actions) for x in (samples, start, end)]
-        action = torch.arange(actions, device=self.bank.device).repeat(count)
+        wide, action = self._each_action(samples, start, end)
         new_start, new_end, _ = spans.move(wide[1], wide[2], action, self.table, self.config.total)
         change = self.iou(wide[0], new_start, new_end) - self.iou(*wide)
-        return torch.sign(change).to(torch.float32).view(count, actions)
+        return torch.sign(change).to(torch.float32).view(len(samples), self.n_actions)
+
+    def action_rewards(self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor) -> Tensor:
+        """What `move` pays for every action in every state, (B, A) float32."""
+        wide, action = self._each_action(samples, start, end, t)
+        reward = self.move(*wide, self.iou(*wide[:3]), action).reward
+        return reward.to(torch.float32).view(len(samples), self.n_actions)
+
+    def _each_action(self, *parts: Tensor) -> tuple[list[Tensor], Tensor]:
+        """States (B,) repeated for every action, and those actions: (B * A,) each."""
+        action = torch.arange(self.n_actions, device=self.bank.device).repeat(len(parts[0]))
+        return [x.repeat_interleave(self.n_actions) for x in parts], action
 
     def windows(self, samples: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """Frames of the span, and with ``context`` of its first third, last third, and two steps before and after it.

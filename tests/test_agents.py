@@ -112,8 +112,9 @@ def test_ddpg_overfits_ten_samples(feedback):
     assert miou(agent.act) > max(0.6, miou(untrained.act) + 0.2)
 
 
-def test_action_rewards_are_what_a_step_pays(ragged_store):
-    env = TemporalMomentVectorEnv(32, ragged_store, output="torch", observation="index")
+@pytest.mark.parametrize("options", [{}, {"reward": "read", "start": "random"}, {"invalid": "penalty"}])
+def test_action_rewards_are_what_a_step_pays(options, ragged_store):
+    env = TemporalMomentVectorEnv(32, ragged_store, output="torch", observation="index", **options)
     env.reset(seed=1)
     generator = torch.Generator().manual_seed(0)
     for _ in range(30):

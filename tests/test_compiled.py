@@ -33,6 +33,7 @@ OPTIONS = [
     {"copy": False, "info": "light", "global_scope": "moment"},
     {"copy": False, "flatten": True, "time_in_observation": True},
     {"copy": False, "observation": "index"},
+    {"reward": "read", "step_scale": 2.0, "invalid": "terminate", "start": "random", "max_steps": 10},
 ]
 
 

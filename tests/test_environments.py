@@ -63,6 +63,7 @@ TEMPORAL = [
     {},
     {"iou": "clamped", "phi": 0.0},
     {"iou": "legacy", "invalid": "penalty"},
+    {"reward": "read", "step_scale": 2.0, "phi": 0.001, "start": "random"},
     {"invalid": "terminate", "global_scope": "moment"},
     {"multi_scale": True, "time_in_observation": True, "max_steps": 7},
     {"context": False, "boxes": "truth", "box_margin": 0.1},
@@ -192,6 +193,8 @@ def test_reset_options_and_information(ragged_store):
     [
         ("TemporalMoment-v0", {"pih": 0.1}, "did you mean 'phi'"),
         ("TemporalMoment-v0", {"iou": "giou"}, "iou must be one of"),
+        ("TemporalMoment-v0", {"reward": "raed"}, "reward must be one of .*did you mean 'read'"),
+        ("TemporalMoment-v0", {"reward": "read", "iou": "clamped"}, "needs iou='signed'"),
         ("TemporalMoment-v0", {"phi": 2.0}, "phi must lie in"),
         ("TemporalMoment-v0", {"initial_span": (0.8, 0.2)}, "initial_span"),
         ("TemporalMoment-v0", {"features": "/no/store"}, "no store at"),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strong_envs import boxes, rewards, spans
+from strong_envs import boxes, compiled, rewards, spans
 
 
 def kinds(*arrays):
@@ -109,3 +109,16 @@ def test_box_overlaps_by_hand():
     near, far = torch.tensor([[0.5, 0.0, 0.6, 0.1]]), torch.tensor([[0.9, 0.0, 1.0, 0.1]])
     target = torch.tensor([[0.0, 0.0, 0.1, 0.1]])
     assert boxes.distance_iou(near, target) > boxes.distance_iou(far, target)
+
+
+def test_reward_of_read_by_hand():
+    """From overlap up, from overlap down, stay, from beside the truth into it, nearer but beside it, leaving it."""
+    before = np.array([0.1, 0.4, 0.0, -0.2, -0.5, 0.2])
+    after = np.array([0.3, 0.2, 0.0, 0.1, -0.1, -0.1])
+    expected = np.array([1.0, 0.0, 0.0, -1.0, -1.0, -1.0]) - 0.01 * np.arange(6)
+    paid = rewards.read_step_reward(before, after, np.arange(6), 0.01)
+    np.testing.assert_allclose(paid, expected)
+    tensors = (torch.tensor(before), torch.tensor(after), torch.arange(6))
+    np.testing.assert_allclose(rewards.temporal_reward("read", *tensors, 0.01).numpy(), expected, atol=1e-7)
+    one_by_one = [compiled.pay_one(a, b, compiled.READ) for a, b in zip(before, after, strict=True)]
+    assert one_by_one == [1.0, 0.0, 0.0, -1.0, -1.0, -1.0]
