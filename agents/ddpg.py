@@ -74,8 +74,8 @@ class DDPGArgs:
     """Share of the steps over which epsilon falls."""
     actor_hidden: tuple[int, ...] = (256, 128)
     critic: str = "joined"
-    """``"joined"``: the action enters at the second layer (section 3.2); ``"heads"``: one output for every action, which
-    costs a pass where the other costs one for each action."""
+    """``"joined"``: the action enters at the second layer (section 3.2); ``"heads"``: one output for every action, at
+    the cost of one pass where the other needs one for each action."""
     critic_hidden: tuple[int, ...] = (256, 128, 64)
     weights_std: float = 0.0
     """Standard deviation of the initial weights; 0 takes PyTorch's own."""
@@ -266,7 +266,7 @@ def train(
     device = env.device
     replay = IndexReplay(args.capacity, device)
     env.reset(seed=args.seed)
-    # Taken anew in every training: between the turns of STRONG the boxes change, and the scale of what lies inside them.
+    # Taken anew in every training: between the turns of STRONG the boxes change, and with them the scale of features.
     fitted = False
     seen: list[dict[str, Tensor]] = []
     returns: Tensor | None = None

@@ -214,7 +214,8 @@ class SpatialTrackEnv(gym.Env):
 
     Dq and D are the lengths of the store's sentence and frame vectors, C that of a cell of its h x w grid.
 
-    The first three are there with `appearance`. Without `surroundings` this is the paper's state: 8,896 numbers with its sizes (4,800 + 2,048 + 2,048).
+    The first three are there with `appearance`. Without `surroundings` this is the paper's state: 8,896 numbers with
+    its sizes (4,800 + 2,048 + 2,048).
 
     ## Rewards
     Eq. 11: +1 if the temporal critic's value rises when the updated box is inherited from this frame on, -1 if it

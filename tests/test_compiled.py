@@ -33,7 +33,6 @@ OPTIONS = [
     {"copy": False, "info": "light", "global_scope": "moment"},
     {"copy": False, "flatten": True, "time_in_observation": True},
     {"copy": False, "observation": "index"},
-    {"reward": "read", "step_scale": 2.0, "invalid": "terminate", "start": "random", "max_steps": 10},
 ]
 
 
@@ -260,3 +259,7 @@ def test_the_scalar_environment_on_a_built_world_loads_nothing_heavy():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
+
+
+def test_a_reward_that_the_compiled_step_does_not_know_keeps_torch(ragged_store):
+    assert TemporalMomentVectorEnv(4, ragged_store, reward="read")._compiled is None
