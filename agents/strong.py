@@ -4,8 +4,9 @@ The order of the paper: the temporal level is trained alone, f_o := f_s (section
 level learns to move boxes, paid by the temporal critic (Eq. 11), and the temporal level learns on the boxes it gets.
 
 ``boxes`` decides what the temporal level sees, and with it which system this is: ``"tracked"`` is STRONG; ``"frame"``
-TRL; ``"gaussian"`` TRL+gau; ``"initial"`` the box b0 for all; ``"truth"`` an upper bound. ``blind=True`` hides what is
-visual: what language and position alone can do. True boxes are never used in training but by ``"truth"``.
+TRL; ``"gaussian"`` TRL+gau; ``"initial"`` the box b0 for all; ``"gaze"`` leaves the tracker out and takes in every
+frame the box at which the gaze rests; ``"truth"`` and ``"static"`` are upper bounds. ``blind=True`` hides what is
+visual: what language and position alone can do. True boxes are never used in training but by the bounds.
 
 Deviations of ``preset="default"`` from the paper:
 
@@ -46,7 +47,8 @@ from strong_envs.temporal_moment import TemporalMomentVectorEnv
 from strong_envs.temporal_task import TemporalConfig, TemporalTask
 
 VISUAL = ("local", "global", "context")
-BOXES = (*SOURCES, "tracked")
+BOXES = (*SOURCES, "tracked", "gaze")
+BOUNDS = ("truth", "static")
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called with the stage, environment steps done and in all, and scalars."""
@@ -60,11 +62,11 @@ class StrongArgs:
     """What the temporal level sees: see the module."""
     blind: bool = False
     """Hide every visual part of the observation."""
-    rounds: int = 1
+    rounds: int = 2
     """Turns of spatial and temporal training after the temporal level was trained alone."""
     pretrain_steps: int = 120_000
     spatial_steps: int = 40_000
-    temporal_steps: int = 600_000
+    temporal_steps: int = 400_000
     gaze: GazeArgs = field(default_factory=GazeArgs)
     """Attention of the temporal level, trained at the start of every turn when ``spatial_env.reward`` is "gaze"."""
     random_boxes: float = 0.0
@@ -144,23 +146,28 @@ class Strong:
             raise DataError(f"boxes must be one of {BOXES}, got {args.boxes!r}")
         if args.boxes != "frame" and not bank.has_grid:
             raise DataError(f"boxes={args.boxes!r} needs a spatial grid, which {bank.name!r} lacks; use boxes='frame'")
-        if args.boxes == "truth" and not bank.has_boxes:
-            raise DataError(f"boxes='truth' needs a true box track for every query, which {bank.name!r} lacks")
+        if args.boxes in BOUNDS and not bank.has_boxes:
+            raise DataError(f"boxes={args.boxes!r} needs a true box track for every query, which {bank.name!r} lacks")
         self.args, self.bank = args, bank
         self.history: list[dict[str, Any]] = []
         self.turn = 0
-        self.task = self._temporal_task(bank, "frame" if args.boxes == "tracked" else args.boxes)
+        self.task = self._temporal_task(bank, "frame" if self.takes_turns else args.boxes)
         hidden = VISUAL if args.blind else ()
         seeded = replace(args.temporal, seed=args.seed)
         self.temporal = DDPG(self.task.dims(), self.task.n_actions, seeded, hidden).to(bank.device)
         self.spatial: DDPG | None = None
         self.gaze: Gaze | None = None
+        if args.boxes == "gaze" or (args.boxes == "tracked" and args.spatial_env.reward == "gaze"):
+            self.gaze = Gaze(bank, self.task.n_actions, args.gaze, args.seed).to(bank.device)
         if args.boxes == "tracked":
-            if args.spatial_env.reward == "gaze":
-                self.gaze = Gaze(bank, self.task.n_actions, args.gaze, args.seed).to(bank.device)
             spatial_task = self._spatial_task(self.task)
             seeded = replace(args.spatial, seed=args.seed + 1)
             self.spatial = DDPG(spatial_task.dims(), spatial_task.n_actions, seeded).to(bank.device)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether boxes are learnt, so that training goes in rounds."""
+        return self.args.boxes in ("tracked", "gaze")
 
     def fit(self, report: Report | None = None, evaluate: Callable[[Strong, str], dict] | None = None) -> Strong:
         """Train. ``evaluate`` is called after each stage with this system and the stage's name, for the history."""
@@ -170,21 +177,24 @@ class Strong:
             scores = evaluate(self, stage) if evaluate is not None else {}
             self.history.append({"stage": stage, "seconds": time.perf_counter() - start, **scores})
 
-        tracked = args.boxes == "tracked"
-        if tracked and args.random_boxes:
+        if self.takes_turns and args.random_boxes:
             self._give_boxes(None)
-        self._train_temporal("temporal alone" if tracked else "temporal", args.pretrain_steps, report)
-        note("pre-training" if tracked else "training")
-        if tracked:
+        self._train_temporal("temporal alone" if self.takes_turns else "temporal", args.pretrain_steps, report)
+        note("pre-training" if self.takes_turns else "training")
+        if self.takes_turns:
             for turn in range(1, args.rounds + 1):
                 if self.gaze is not None:
                     generator = torch.Generator().manual_seed(args.seed + 100 * turn)
                     told = _staged(report, f"round {turn}, gaze", args.gaze.steps)
                     train_gaze(self.gaze, self.task, generator, told)
-                spatial_task = self._spatial_task(self.task)
-                self._train_spatial(f"round {turn}, spatial", spatial_task, args.spatial_steps, report)
+                if self.spatial is None:
+                    boxes = self.gaze.boxes(self.bank)
+                else:
+                    spatial_task = self._spatial_task(self.task)
+                    self._train_spatial(f"round {turn}, spatial", spatial_task, args.spatial_steps, report)
+                    boxes = track(spatial_task, self.spatial.act)
                 self.turn = turn
-                self._give_boxes(track(spatial_task, self.spatial.act))
+                self._give_boxes(boxes)
                 self._train_temporal(f"round {turn}, temporal", args.temporal_steps, report)
                 note(f"round {turn}")
         return self
@@ -195,11 +205,13 @@ class Strong:
         Returns ``spans`` (S, 2) seconds, ``length`` (S,) moves, ``path`` (S, T + 1, 2) seconds, and for a tracked
         system ``boxes``, corners of every frame of each sample, packed (R, 4).
         """
-        tracked = self.args.boxes == "tracked" if use_tracker is None else use_tracker
-        task = self._temporal_task(bank, "frame" if self.args.boxes == "tracked" else self.args.boxes)
+        turned = self.takes_turns if use_tracker is None else use_tracker
+        task = self._temporal_task(bank, "frame" if self.takes_turns else self.args.boxes)
         out: dict[str, Tensor] = {}
-        if tracked:
-            out["boxes"] = track(self._spatial_task(task), self.spatial.act)
+        if turned:
+            out["boxes"] = (
+                self.gaze.boxes(bank) if self.spatial is None else track(self._spatial_task(task), self.spatial.act)
+            )
             task = self._temporal_task(bank, out["boxes"])
         episodes = localise(task, self.temporal.act)
         return out | {"spans": episodes.spans, "length": episodes.length, "path": episodes.path}

@@ -153,7 +153,7 @@ class StrongSystem:
         args = strong_args(preset, seed=seed, **changes)
         parts["temporal_env"] = {**parts.get("temporal_env", {}), **(env or {})}
         args = replace(args, **{name: replace(getattr(args, name), **part) for name, part in parts.items()})
-        if args.boxes != "tracked":
+        if args.boxes not in ("tracked", "gaze"):
             # The same number of steps as a tracked system spends on its temporal level.
             changes = {"pretrain_steps": args.pretrain_steps + args.rounds * args.temporal_steps}
             args = replace(args, **changes)
@@ -206,6 +206,23 @@ for _entry in (
         needs_grid=True,
         tracks_boxes=True,
         defaults={"boxes": "tracked"},
+    ),
+    Entry(
+        "gaze boxes",
+        StrongSystem,
+        "STRONG without the tracker: in every frame the box at which the temporal level looks",
+        needs_grid=True,
+        tracks_boxes=True,
+        defaults={"boxes": "gaze"},
+    ),
+    Entry(
+        "static boxes",
+        StrongSystem,
+        "temporal level on one box around the true ones of the moment (upper bound)",
+        needs_grid=True,
+        needs_boxes=True,
+        upper_bound=True,
+        defaults={"boxes": "static"},
     ),
     Entry(
         "true boxes",

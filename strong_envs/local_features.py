@@ -14,7 +14,7 @@ from features.records import DataError, nearest
 from strong_envs import boxes as box_ops
 from strong_envs.arguments import check_number, check_whole
 
-SOURCES = ("frame", "initial", "gaussian", "truth")
+SOURCES = ("frame", "initial", "gaussian", "truth", "static")
 GAUSSIAN_SIGMA = 0.25
 """Standard deviation of the fixed Gaussian weighting, as a share of height and width (TRL+gau)."""
 
@@ -28,8 +28,9 @@ class LocalFeatures:
     Args:
         bank: features of one split.
         source: ``"frame"`` takes the whole frame (f_o := f_s, the paper's TRL); ``"initial"`` the paper's b0 in every
-            frame; ``"gaussian"`` a fixed centred Gaussian; ``"truth"`` the true boxes (an upper bound); or a tensor of
-            corners, one box per frame of each sample, packed sample after sample (R, 4), or one per sample (S, 4).
+            frame; ``"gaussian"`` a fixed centred Gaussian; ``"truth"`` the true boxes and ``"static"`` the box around
+            all true boxes of the true moment (upper bounds); or a tensor of corners, one box per frame of each sample,
+            packed sample after sample (R, 4), or one per sample (S, 4).
         levels: bins per side of the spatial pyramid; (1,) is the box mean, (1, 2, 4) the paper's [1, 4, 16] bins.
         reduce: how the bins of a pyramid become one vector: ``"concat"`` or ``"max"``.
         margin: added on each side of every box, in fractions of the frame.
@@ -67,7 +68,11 @@ class LocalFeatures:
         elif self.source in ("initial", "gaussian"):
             self.means = self._same_everywhere()
         else:
-            self._set_all(bank.true_boxes[self._track_rows()] if self.source == "truth" else source)
+            if self.source == "truth":
+                source = bank.true_boxes[self._track_rows()]
+            elif self.source == "static":
+                source = static_boxes(bank, bank.true_boxes[self._track_rows()], self.rows)
+            self._set_all(source)
         self.dim = self.means.dim
 
     @property
@@ -184,3 +189,27 @@ class LocalFeatures:
             )
         prefix, mean = ragged_prefix_sums(features, bank.offsets)
         return WindowMeans(prefix, mean, bank.offsets[bank.video] + bank.video, bank.video)
+
+
+def static_boxes(bank: FeatureBank, tracks: Tensor, rows: Tensor) -> Tensor:
+    """The smallest box around the true boxes of each true moment (of the video, where the moment has none): (S, 4).
+
+    Args:
+        tracks: (R, 4) corners of the true boxes of every frame of each sample, packed, NaN where there is none.
+        rows: (S + 1,) int64, where each sample begins.
+    """
+    count, device = len(bank), bank.device
+    lengths = rows.diff()
+    owner = torch.repeat_interleave(torch.arange(count, device=device), lengths)
+    middle = (torch.arange(len(tracks), device=device) - rows[owner] + 0.5) / lengths[owner]
+    true = bank.truth[owner, 0]
+    seen = ~tracks.isnan().any(-1)
+    inside = seen & (middle >= true[:, 0]) & (middle < true[:, 1])
+    some = torch.zeros(count, dtype=torch.bool, device=device).index_fill_(0, owner[inside], True)
+    inside = torch.where(some[owner], inside, seen)[:, None]
+    index = owner[:, None].expand(-1, 2)
+    low = torch.ones(count, 2, device=device).scatter_reduce_(0, index, torch.where(inside, tracks[:, :2], 1.0), "amin")
+    high = torch.zeros(count, 2, device=device)
+    high = high.scatter_reduce_(0, index, torch.where(inside, tracks[:, 2:], 0.0), "amax")
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=device)
+    return torch.where((high > low).all(-1, keepdim=True), torch.cat((low, high), -1), whole)
