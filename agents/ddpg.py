@@ -62,6 +62,8 @@ class DDPGArgs:
     feedback: str = "taken"
     """``"taken"``: the critic learns from the reward of the action taken (Eq. 6). ``"all"``: from the rewards of all
     actions in the state, which training knows as it knows the truth; the value of what follows is then left out."""
+    greedy: str = "actor"
+    """Who chooses a greedy action: the ``"actor"``, or the best value of the ``"critic"``, which the actor lags."""
     states: str = "replay"
     """What an update learns from. ``"replay"``: transitions of the agent's own episodes. ``"uniform"``: states drawn
     afresh, sample and window (or box) at random, which a simulator that can begin anywhere allows; needs
@@ -116,6 +118,7 @@ CHOICES = {
     "feedback": ("taken", "all"),
     "critic": tuple(CRITICS),
     "states": ("replay", "uniform"),
+    "greedy": ("actor", "critic"),
 }
 
 
@@ -160,6 +163,8 @@ class DDPG(nn.Module):
     @torch.no_grad()
     def act(self, observation: dict[str, Tensor]) -> Tensor:
         """Greedy actions (B,) int64."""
+        if self.args.greedy == "critic":
+            return self.q_values(observation).argmax(-1)
         return self.actor.logits(self.inputs(observation)).argmax(-1)
 
     @torch.no_grad()

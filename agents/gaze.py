@@ -27,7 +27,7 @@ from strong_envs.temporal_task import TemporalTask, random_windows
 class GazeArgs:
     """Arguments of `Gaze` and its training."""
 
-    steps: int = 700
+    steps: int = 650
     """Updates in one training; learning rates rise and fall once over them."""
     queries: int = 32
     """Queries in an update."""

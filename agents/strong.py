@@ -64,9 +64,9 @@ class StrongArgs:
     """Hide every visual part of the observation."""
     rounds: int = 2
     """Turns of spatial and temporal training after the temporal level was trained alone."""
-    pretrain_steps: int = 120_000
+    pretrain_steps: int = 60_000
     spatial_steps: int = 40_000
-    temporal_steps: int = 400_000
+    temporal_steps: int = 350_000
     gaze: GazeArgs = field(default_factory=GazeArgs)
     """Attention of the temporal level, trained at the start of every turn when ``spatial_env.reward`` is "gaze"."""
     random_boxes: float = 0.0

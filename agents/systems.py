@@ -233,6 +233,15 @@ for _entry in (
         upper_bound=True,
         defaults={"boxes": "truth", "box_margin": 0.05},
     ),
+    Entry(
+        "true boxes, values",
+        StrongSystem,
+        "the same, choosing by the critic's values instead of the actor (upper bound)",
+        needs_grid=True,
+        needs_boxes=True,
+        upper_bound=True,
+        defaults={"boxes": "truth", "box_margin": 0.05, "temporal": {"greedy": "critic"}},
+    ),
 ):
     register(_entry)
 
