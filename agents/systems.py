@@ -234,7 +234,7 @@ for _entry in (
         defaults={"boxes": "truth", "box_margin": 0.05},
     ),
     Entry(
-        "true boxes, values",
+        "critic on true boxes",
         StrongSystem,
         "the same, choosing by the critic's values instead of the actor (upper bound)",
         needs_grid=True,
