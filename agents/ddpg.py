@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from agents.attention import AttentiveInputs
 from agents.networks import Actor, Critic, HeadsCritic, Standardise, gaussian_weights
 from agents.replay import IndexReplay
 from strong_envs import spans
@@ -79,6 +80,10 @@ class DDPGArgs:
     """``"joined"``: the action enters at the second layer (section 3.2); ``"heads"``: one output for every action, at
     the cost of one pass where the other needs one for each action."""
     critic_hidden: tuple[int, ...] = (256, 128, 64)
+    attention_heads: int = 2
+    """Attentions of each kind over the frames of the window, where the observation has frames (`agents.attention`)."""
+    attention_timed: bool = True
+    """Whether they know where a frame lies relative to the window."""
     weights_std: float = 0.0
     """Standard deviation of the initial weights; 0 takes PyTorch's own."""
     seed: int = 0
@@ -97,6 +102,8 @@ PRESETS = {
         "gamma": 0.2,
         "tau": 0.02,
         "entropy": 0.0,
+        "attention_heads": 1,
+        "attention_timed": False,
         "actor_hidden": (500, 128),
         "critic_hidden": (1024, 512, 300),
         "weights_std": 0.1,
@@ -143,7 +150,10 @@ class DDPG(nn.Module):
         self.generator = torch.Generator().manual_seed(args.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)
-            self.inputs = Standardise(shapes, hidden)
+            if "frames" in shapes:
+                self.inputs = AttentiveInputs(shapes, hidden, args.attention_heads, args.attention_timed)
+            else:
+                self.inputs = Standardise(shapes, hidden)
             size = self.inputs.size
             self.actor, self.target_actor = (Actor(size, n_actions, args.actor_hidden) for _ in range(2))
             form = CRITICS[args.critic]
@@ -155,9 +165,11 @@ class DDPG(nn.Module):
         self.target_critic.load_state_dict(self.critic.state_dict())
         self.target_actor.requires_grad_(False)
         self.target_critic.requires_grad_(False)
+        # Attention is the critic's: its weights follow the gradient of the values' error.
+        seen_by_critic = [*self.critic.parameters(), *self.inputs.parameters()]
         self.actor_optimiser, self.critic_optimiser = (
-            torch.optim.AdamW(part.parameters(), rate, weight_decay=args.weight_decay, fused=True)
-            for part, rate in ((self.actor, args.lr_actor), (self.critic, args.lr_critic))
+            torch.optim.AdamW(parameters, rate, weight_decay=args.weight_decay, fused=True)
+            for parameters, rate in ((self.actor.parameters(), args.lr_actor), (seen_by_critic, args.lr_critic))
         )
 
     @torch.no_grad()
@@ -176,7 +188,8 @@ class DDPG(nn.Module):
         """One update of both networks and their targets (Eqs. 6 to 9); returns detached scalars for the log."""
         state = split(batch, "state.")
         with torch.no_grad():
-            now = self.inputs(env.observe_state(state))
+            observation = env.observe_state(state)
+        now = self.inputs(observation)
         if self.args.feedback == "all":
             value = self.critic.all_actions(now)
             pays = env.action_rewards(state)
@@ -187,7 +200,7 @@ class DDPG(nn.Module):
         self.critic_optimiser.zero_grad(set_to_none=True)
         critic_loss.backward()
         self.critic_optimiser.step()
-        entropy = self._improve(now, value.detach() if self.args.feedback == "all" else None)
+        entropy = self._improve(now.detach(), value.detach() if self.args.feedback == "all" else None)
         if self.args.feedback == "taken":
             with torch.no_grad():
                 for target, source in ((self.target_actor, self.actor), (self.target_critic, self.critic)):

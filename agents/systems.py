@@ -202,10 +202,18 @@ for _entry in (
     Entry(
         "strong",
         StrongSystem,
-        "both levels, trained in turns",
+        "both levels, trained in turns, windows averaged",
         needs_grid=True,
         tracks_boxes=True,
         defaults={"boxes": "tracked"},
+    ),
+    Entry(
+        "strong+attention",
+        StrongSystem,
+        "the same with both attentions over frames",
+        needs_grid=True,
+        tracks_boxes=True,
+        defaults={"boxes": "tracked", "attention": True},
     ),
     Entry(
         "gaze boxes",

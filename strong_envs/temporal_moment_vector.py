@@ -115,7 +115,8 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self._compiled: CompiledSteps | None = None
         # A subclass may have changed what a step does, which the compiled one would not know; it pays by Eq. 5 alone.
         in_memory = self.device.type == "cpu" and not task.bank.mapped and task.config.reward == "change"
-        if type(self) is TemporalMomentVectorEnv and in_memory and available():
+        own = type(self) is TemporalMomentVectorEnv and type(task) is TemporalTask
+        if own and in_memory and available():
             from strong_envs.compiled_vector import CompiledSteps
 
             self._compiled = CompiledSteps(self, copy, self.light)
