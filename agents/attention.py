@@ -65,7 +65,9 @@ class AttentiveInputs(nn.Module):
         width: int = 32,
     ) -> None:
         super().__init__()
-        self.base = Standardise({name: shape for name, shape in shapes.items() if name != "frames"}, hidden)
+        # As in the paper, the attended features stand where the means stood; timed ones stand beside them.
+        left_out = ("frames",) if timed else ("frames", "local", "global")
+        self.base = Standardise({name: shape for name, shape in shapes.items() if name not in left_out}, hidden)
         self.count, kinds, dim = shapes["frames"]
         self.heads, self.timed = heads, timed
         self.query = shapes["query"][0]

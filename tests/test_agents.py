@@ -166,7 +166,9 @@ def test_paper_preset_has_the_papers_state_and_numbers(ragged_store):
     assert args.temporal_env.phi == 0.1 and args.temporal_env.z_e == 10 and args.spatial_env.z_s == 10
     assert not args.temporal_env.context and args.spatial_env.reward == "q_value"
     bank = features.load(ragged_store, "train")
-    assert list(Strong(bank, replace(args, boxes="frame")).task.dims()) == ["query", "location", "local", "global"]
+    strong = Strong(bank, replace(args, boxes="frame"))
+    assert list(strong.task.dims()) == ["query", "location", "local", "global", "frames"]
+    assert strong.temporal.inputs.size == bank.query_dim + 2 + 2 * bank.frame_dim
 
 
 def test_wrong_requests_are_explained(ragged_store, tmp_path):
