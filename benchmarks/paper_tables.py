@@ -14,6 +14,7 @@ from benchmarks.paper_numbers import CLAIMS, DATA, TABLES, rows
 from benchmarks.parameters import check_settings, with_settings
 from benchmarks.run import add_arguments, apply_quick
 from benchmarks.statistics import paired_test
+from benchmarks.tables import columns_of
 
 SIDE = ("Acc@.5", "Acc@.7", "mIoU")
 """Columns of the paper's numbers in the printed table; the result file has all of them."""
@@ -135,8 +136,7 @@ def claims_markdown(claims: list[dict[str, Any]]) -> str:
 
 def columns(result: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the table: our metrics, and the paper's numbers of both data sets under their own headings."""
-    shown = [row for row in result["rows"] if row["metrics"]]
-    metrics = list(dict.fromkeys(name for row in shown for name in row["metrics"]))
+    metrics = columns_of(result["rows"])
     ours = {row["system"] for row in result["rows"]}
     beside = {
         f"paper, {data}": [
