@@ -51,6 +51,7 @@ def main(args: argparse.Namespace, number: int) -> int:
     importable_here()
     labels = [name.strip() for name in args.systems.split(",") if name.strip()]
     found = {label: registered(label) or (label if ":" in label else None) for label in [*labels, *args.agent]}
+    notes = stand_ins(found, args)
     settings = settings_of(args)
     known = [name for name in found.values() if name]
     check_settings(known, settings)
@@ -59,12 +60,32 @@ def main(args: argparse.Namespace, number: int) -> int:
     result = collect(job)
     reasons = {label: "absent: no system of this name in this release" for label, name in found.items() if not name}
     fill(result, job, list(found), reasons, number)
+    for row in result["rows"]:
+        if row["system"] in notes:
+            row["note"] = notes[row["system"]]
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "results.json", result)
     draw(result, out)
     show(result, args, out, number)
     return finish(job)
+
+
+def stand_ins(found: dict[str, str | None], args: argparse.Namespace) -> dict[str, str]:
+    """Put the stand-in of a system in ``found`` (label to name) where the store cannot serve it; notes by label."""
+    import agents
+    import features
+    from agents.variants import STAND_INS
+
+    notes = {}
+    for label, name in found.items():
+        if name in STAND_INS:
+            bank = features.load(args.features, args.train)
+            other, reason = STAND_INS[name], agents.why_not(name, bank)
+            if reason and agents.why_not(other, bank) is None:
+                found[label] = other
+                notes[label] = f"{reason}; {other} stands in: {agents.find(other).description}."
+    return notes
 
 
 def fill(result: dict[str, Any], job: Job, labels: list[str], reasons: dict[str, str], number: int) -> None:

@@ -15,6 +15,7 @@ from benchmarks.compare import compare, read_scored
 from benchmarks.parameters import check_settings, parse_settings, parse_values, places, with_setting
 from features.records import DataError
 
+pytestmark = pytest.mark.usefixtures("cells_here")
 TINY = ["--seeds", "1", "--budget", "0.001", "--jobs", "1"]
 
 
@@ -23,6 +24,18 @@ def finished(ragged_store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     finished_run(ragged_store, folder)
     return folder
+
+
+@pytest.fixture
+def cells_here(monkeypatch):
+    """Cells run in this process: workers of their own are tested in test_benchmark_run and by the kill below."""
+    from benchmarks.cells import read_cell, run_cell
+    from benchmarks.matrix import Outcome
+
+    def run_matrix(cells, folder, jobs, show=True):
+        return Outcome({cell.key: read_cell(folder, cell) or run_cell(cell, folder) for cell in cells})
+
+    monkeypatch.setattr("benchmarks.job.run_matrix", run_matrix)
 
 
 # Settings -----------------------------------------------------------------------------------------------------------
