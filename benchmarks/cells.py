@@ -138,7 +138,8 @@ def dynamics_of(system: Any) -> dict[str, Any] | None:
         config = getattr(getattr(getattr(system, "strong", None), "args", None), "temporal_env", None)
     if not isinstance(config, TemporalConfig):
         return None
-    return {ours: getattr(config, theirs) for theirs, ours in DYNAMICS.items()}
+    values = {ours: getattr(config, theirs) for theirs, ours in DYNAMICS.items()}
+    return values | {"initial_span": list(config.initial_span)}
 
 
 def count_parameters(system: Any) -> int | None:

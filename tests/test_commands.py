@@ -187,13 +187,16 @@ def test_the_papers_numbers_are_complete_and_in_the_order_it_prints():
 
 
 def test_absent_systems_keep_their_row_and_say_why(ragged_store, tmp_path, capsys):
-    arguments = ["table2", "--features", ragged_store, "--systems", "TRL,TRL+nothing", *TINY, "--out", str(tmp_path)]
+    systems = "TRL+local,TRL+nothing"
+    arguments = ["table2", "--features", ragged_store, "--systems", systems, *TINY, "--out", str(tmp_path)]
     assert main(arguments) == 0
     result = json.loads((tmp_path / "results.json").read_text())
     by_system = {row["system"]: row for row in result["rows"]}
-    assert by_system["TRL"]["metrics"] and not by_system["TRL+nothing"]["metrics"]
+    assert by_system["TRL+local"]["metrics"] and not by_system["TRL+nothing"]["metrics"]
+    assert by_system["TRL+local"]["note"].startswith("trl+local needs detector features")
     assert "no system of this name" in by_system["TRL+nothing"]["caveat"]
     text = (tmp_path / "table.md").read_text()
+    assert "TRL+local: trl+local needs detector features" in text and "trl+cells stands in" in text
     assert "mIoU (paper, TACoS)" in text and "TRL+nothing: absent" in text and "45.61" in text
     assert {c["verdict"] for c in result["claims"]} == {"not tested"}
     capsys.readouterr()
