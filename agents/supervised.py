@@ -178,8 +178,7 @@ class WindowSystem:
                 optimiser.step()
                 schedule.step()
                 if report is not None and (step % 50 == 0 or step == steps):
-                    value = float(loss.detach())
-                    report("training", step, steps, {"loss": value, "return": -value})
+                    report("training", step, steps, {"loss": float(loss.detach())})
         self.net.eval()
         if not all(bool(parameter.isfinite().all()) for parameter in self.net.parameters()):
             raise DataError(f"the training of {self.name} diverged with lr={self.args.lr:g}; a lower one is needed")

@@ -128,7 +128,16 @@ def make(name: str, bank: FeatureBank, **kwargs: Any) -> System:
     if reason:
         raise DataError(reason)
     entry = find(name)
-    return entry.factory(bank, **{**entry.defaults, **kwargs})
+    return entry.factory(bank, **_merged(entry.defaults, kwargs))
+
+
+def _merged(defaults: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with changes; part of a level's arguments leaves the entry's other parts of that level as they are."""
+    merged = dict(defaults)
+    for name, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = {**merged[name], **value} if both else value
+    return merged
 
 
 # The systems of this project ----------------------------------------------------------------------------------------
@@ -176,8 +185,19 @@ class StrongSystem:
         return self
 
     def predict(self, bank: FeatureBank) -> Prediction:
-        """Greedy episodes; before the first turn a tracked system looks at whole frames."""
-        return Prediction(**self.strong.predict(bank, None if self.strong.turn else False))
+        """Greedy episodes; before the first turn a tracked system looks at whole frames.
+
+        The mean over the whole video (f_g) looks at every frame; hidden visual inputs look at none.
+        """
+        found = self.strong.predict(bank, None if self.strong.turn else False)
+        share = 0.0 if self.strong.args.blind else 1.0
+        found.setdefault("looked", torch.full((len(bank),), share, dtype=torch.float64, device=bank.device))
+        return Prediction(**found)
+
+    def parameters(self) -> list[Tensor]:
+        """Trained numbers of both levels and the gaze: target networks are copies."""
+        parts = (part for part in (self.strong.temporal, self.strong.spatial, self.strong.gaze) if part is not None)
+        return [p for part in parts for name, p in part.named_parameters() if "target" not in name]
 
     def save(self, path: str) -> None:
         """One safetensors file."""

@@ -14,11 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.metrics import temporal_iou, v_iou
-from benchmarks.protocols import Protocol, content_hashes
+from benchmarks.metrics import box_coverage, box_iou, temporal_iou, v_iou
+from benchmarks.protocols import DYNAMICS, Protocol, content_hashes
+from features.protocols import searched
 from features.records import DataError
+from strong_envs.temporal_task import TemporalConfig
 
 Report = Callable[[str, int, int, dict[str, float]], None]
+
+RECALL_AT = (1, 5)
+"""The n of R@n: how many of its candidates a system may be judged by."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +88,13 @@ def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str
     prediction = checked(system.predict(test_bank), test_bank, cell.system)
     predict_seconds = time.perf_counter() - start
     scores = score(prediction, test_bank)
-    parameters = sum(p.numel() for p in getattr(system, "parameters", list)())
     result = {
         **asdict(cell),
         "key": cell.key,
         "seconds": seconds,
         "seconds_per_query": predict_seconds / len(test_bank),
-        "parameters": parameters,
+        "parameters": count_parameters(system),
+        "dynamics": dynamics_of(system),
         "history": getattr(system, "history", []),
         "threads": torch.get_num_threads(),
         "protocol": protocol_of(test_bank.store, cell).as_dict(),
@@ -100,6 +105,8 @@ def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str
         "spans": np.round(prediction.spans.cpu().numpy(), 4).tolist(),
         "scores": {name: np.round(values, 6).tolist() for name, values in scores.items()},
     }
+    if agents.find(cell.system).ranks_candidates and hasattr(system, "oracle"):
+        result["candidate_oracle"] = np.round(system.oracle(test_bank).cpu().numpy(), 6).tolist()
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(system, "save"):
         system.save(str(folder / f"{cell.key}.safetensors"))
@@ -108,12 +115,37 @@ def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str
     return result
 
 
-def protocol_of(store: Any, cell: Cell) -> Protocol:
-    """The protocol that a cell is scored by: full video, with the moves of its environment's options."""
-    env = cell.options.get("env") or {}
-    grid = {"steps": env.get("max_steps", 20), "z_e": env.get("z_e", 10.0)}
+def protocol_of(store: Any, cell: Cell, comparison: str = ">=") -> Protocol:
+    """The protocol that a cell is scored by: what its store searches, with the moves of its environment's options.
+
+    A system whose published moves differ from the default ones (READ) keeps them under any protocol, as part of what it
+    is; `dynamics_of` is stored with its result and its row says so.
+    """
+    env = {**(cell.options.get("temporal_env") or {}), **(cell.options.get("env") or {})}
+    grid = {DYNAMICS[name]: value for name, value in env.items() if name in DYNAMICS}
     hashes = content_hashes(store, cell.train, cell.test)
-    return Protocol("main", store.name, cell.train, cell.test, hashes=hashes, **grid)
+    window = searched(store)
+    return Protocol(
+        "main", store.name, cell.train, cell.test, window=window, comparison=comparison, hashes=hashes, **grid
+    )
+
+
+def dynamics_of(system: Any) -> dict[str, Any] | None:
+    """The moves that a system really makes, by their names in `Protocol`; None for one that makes none or hides them.
+    """
+    config = getattr(system, "config", None)
+    if config is None:
+        config = getattr(getattr(getattr(system, "strong", None), "args", None), "temporal_env", None)
+    if not isinstance(config, TemporalConfig):
+        return None
+    values = {ours: getattr(config, theirs) for theirs, ours in DYNAMICS.items()}
+    return values | {"initial_span": list(config.initial_span)}
+
+
+def count_parameters(system: Any) -> int | None:
+    """Trained numbers of a system with a method ``parameters``; None where nobody knows."""
+    found = getattr(system, "parameters", None)
+    return sum(p.numel() for p in found()) if callable(found) else None
 
 
 def code_hash(system: str) -> str:
@@ -134,10 +166,20 @@ def code_hash(system: str) -> str:
 
 
 def score(prediction: Any, bank: Any) -> dict[str, np.ndarray]:
-    """Per-query scores, (S,) float64 each: ``IoU``, ``moves``, and for tracked boxes ``v-IoU`` and ``coverage``."""
+    """Per-query scores, (S,) float64 each, of whatever a prediction has.
+
+    ``IoU``; ``IoU@n`` for the n of `RECALL_AT`, the best IoU among the first n candidates, so that R@n IoU=m is the
+    share of queries where it reaches m; ``looked``, the share of frames looked at; ``moves``; and for tracked boxes
+    ``v-IoU``, ``box IoU`` and ``coverage``.
+    """
     truth = (bank.truth * bank.duration[bank.video][:, None, None]).cpu().numpy()
     spans = prediction.spans.cpu().numpy()
     out = {"IoU": temporal_iou(spans, truth)}
+    if prediction.ranked is not None:
+        each = temporal_iou(prediction.ranked.cpu().numpy(), truth)
+        out |= {f"IoU@{n}": np.fmax.reduce(each[:, :n], axis=1) for n in RECALL_AT}
+    if prediction.looked is not None:
+        out["looked"] = prediction.looked.cpu().numpy().astype(np.float64)
     if prediction.length is not None:
         out["moves"] = prediction.length.cpu().numpy().astype(np.float64)
     if prediction.boxes is not None and bank.has_boxes:
@@ -146,10 +188,8 @@ def score(prediction: Any, bank: Any) -> dict[str, np.ndarray]:
 
 
 def _spatial_scores(boxes: np.ndarray, spans: np.ndarray, bank: Any) -> dict[str, np.ndarray]:
-    """v-IoU of the predicted tube, and the mean share of the true box inside the boxes during the true moment."""
+    """v-IoU of the predicted tube; IoU of the boxes and share of the true box inside, means over the true moment."""
     import torch
-
-    from benchmarks.metrics import box_coverage
 
     video = bank.video.cpu()
     lengths = bank.n_frames.cpu()[video].numpy()
@@ -165,12 +205,19 @@ def _spatial_scores(boxes: np.ndarray, spans: np.ndarray, bank: Any) -> dict[str
     # A tube needs at least one frame even where a span is shorter than a row.
     for inside, windows in ((inside_true, true_spans), (inside_pred, spans)):
         inside[_nearest_frames(windows, lengths, bank)] = True
-    covered = np.where(inside_true, box_coverage(boxes, true), np.nan)
-    known = np.bincount(query, ~np.isnan(covered), len(lengths))
-    coverage = np.bincount(query, np.nan_to_num(covered), len(lengths)) / np.maximum(known, 1)
+
+    def over_moment(values: np.ndarray) -> np.ndarray:
+        known = inside_true & ~np.isnan(values)
+        total = np.bincount(query, np.where(known, values, 0.0), len(lengths))
+        return total / np.maximum(np.bincount(query, known, len(lengths)), 1)
+
     tube = np.where(inside_pred[:, None], boxes, np.nan)
     true_tube = np.where(inside_true[:, None], true, np.nan)
-    return {"v-IoU": v_iou(tube, true_tube, lengths.tolist()), "coverage": coverage}
+    return {
+        "v-IoU": v_iou(tube, true_tube, lengths.tolist()),
+        "box IoU": over_moment(box_iou(boxes, true)),
+        "coverage": over_moment(box_coverage(boxes, true)),
+    }
 
 
 def _nearest_frames(windows: np.ndarray, lengths: np.ndarray, bank: Any) -> np.ndarray:

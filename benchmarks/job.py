@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import Cell, code_hash, protocol_of
+from benchmarks.cells import RECALL_AT, Cell, code_hash, protocol_of
 from benchmarks.matrix import Outcome, run_matrix
-from benchmarks.metrics import per_query
-from benchmarks.parameters import check_settings, parse_settings, with_settings
-from benchmarks.protocols import Protocol
+from benchmarks.metrics import COMPARISONS, hits, per_query, recall_name
+from benchmarks.parameters import check_settings, parse_settings, places, with_settings
+from benchmarks.protocols import DYNAMICS, Protocol
 from benchmarks.provenance import about
 from benchmarks.statistics import estimates
 from features.records import DataError
@@ -59,6 +59,13 @@ class Job:
         results = self.outcome.results
         return [results[cell.key] for cell in self.cells.get(label, ()) if cell.key in results]
 
+    def protocol_for(self, label: str) -> Protocol:
+        """The protocol of a label's cells; that of the job where a system takes no options of the environment."""
+        cell = self.cells[label][0]
+        if not any(name.startswith("temporal_env.") for name in places(cell.system)):
+            return self.protocol
+        return protocol_of(self.store, cell, self.protocol.comparison)
+
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say where cells run and what is changed in them; for every command that trains."""
@@ -68,6 +75,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         help="change a setting of the agents or their environments, such as phi=0.05 or temporal.gamma=0.4; repeatable",
+    )
+    parser.add_argument(
+        "--comparison", choices=COMPARISONS, default=">=", help="what a hit of Acc@m and R@n is (default: %(default)s)"
     )
     parser.add_argument("--agent", action="append", default=[], metavar="MODULE:CLASS", help="add your agent too")
     parser.add_argument("--resume", action="store_true", help="go on where the last run stopped (always done)")
@@ -137,7 +147,7 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
             Cell(variant.system, seed, *where, budget, args.device, variant.options, code) for seed in range(args.seeds)
         ]
     main = Cell("", 0, args.features, store.content_hash, args.train, args.test, options={"env": _grid(args)})
-    job = Job(args, store, bank, protocol_of(store, main), cells, refused)
+    job = Job(args, store, bank, protocol_of(store, main, getattr(args, "comparison", ">=")), cells, refused)
     # Two labels may stand for one cell: the same system under the paper's name and its own.
     todo = list({cell.key: cell for found in cells.values() for cell in found}.values())
     if getattr(args, "engine", "local") == "ray":
@@ -163,16 +173,15 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
             args.test,
             50 if getattr(args, "quick", False) else 200,
             protocol=job.protocol,
-            multi_scale=bool(settings_of(args).get("multi_scale")),
             keep=scores,
         )
     last = [row for row in rows if row["reference"] == "oracle"]
     rows = [row for row in rows if row["reference"] != "oracle"]
     curves = {}
-    for label, cells in job.cells.items():
+    for label in job.cells:
         runs = job.runs(label)
         if runs:
-            rows.append(system_row(label, runs, protocol_of(job.store, cells[0]), job.store))
+            rows.append(system_row(label, runs, job.protocol_for(label), job.store))
             curves[label] = [run["history"] for run in runs]
             scores[label] = [run["scores"]["IoU"] for run in runs]
     commits = sorted({str(run.get("commit")) for label in job.cells for run in job.runs(label)})
@@ -213,14 +222,23 @@ def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> 
     video = {q.qid: q.video for q in store.queries}
     groups = [video[qid] for qid in runs[0]["queries"]]
     metrics = per_query(iou, protocol.thresholds, protocol.comparison)
-    for name in ("v-IoU", "coverage"):
-        if name in runs[0]["scores"]:
-            metrics[name] = np.array([run["scores"][name] for run in runs])
+    # A score counts only where every run has it: cells of older code may lack one.
+    known = set.intersection(*(set(run["scores"]) for run in runs))
+    scores = {name: np.array([run["scores"][name] for run in runs]) for name in known}
+    for n in RECALL_AT:
+        if f"IoU@{n}" in known:
+            for m in protocol.thresholds:
+                metrics[recall_name(n, m)] = hits(scores[f"IoU@{n}"], m, protocol.comparison).astype(np.float64)
+    metrics |= {name: scores[name] for name in ("v-IoU", "box IoU", "coverage") if name in known}
+    if "looked" in known:
+        metrics["frames"] = scores["looked"]
     measured = estimates(metrics, groups=groups)
     entry = agents.find(runs[0]["system"])
-    plain = {"moves": float(np.mean([run["scores"]["moves"] for run in runs]))} if "moves" in runs[0]["scores"] else {}
+    plain = {"moves": float(scores["moves"].mean())} if "moves" in known else {}
     if entry.needs_training:
         plain["train s"] = float(np.mean([run["seconds"] for run in runs]))
+    if all(run.get("parameters") for run in runs):
+        plain["params"] = float(np.mean([run["parameters"] for run in runs]))
     return {
         "system": label,
         "description": entry.description,
@@ -230,7 +248,35 @@ def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> 
         "metrics": {name: e.mean for name, e in measured.items()} | plain,
         "intervals": {name: [e.low, e.high] for name, e in measured.items()},
         "caveat": measured["mIoU"].caveat,
+        **candidate_bound(runs, iou),
+        **own_moves(runs, protocol),
     }
+
+
+def candidate_bound(runs: list[dict], iou: np.ndarray) -> dict[str, Any]:
+    """What a system's candidates could reach at best, for its row: the mean and a note; nothing for other systems.
+
+    Args:
+        iou: (R, S) of the runs. A prediction above its own bound is said: then candidates or bound are wrong.
+    """
+    if not all("candidate_oracle" in run for run in runs):
+        return {}
+    bound = np.array([run["candidate_oracle"] for run in runs])
+    note = f"its candidates reach a mIoU of {100 * bound.mean():.2f} at best"
+    above = int((iou > bound + 1e-5).sum())
+    if above:
+        note += f", yet {above} of {iou.size} predictions lie above that bound: one of the two is wrong"
+    return {"candidate_oracle": float(bound.mean()), "note": f"{note}."}
+
+
+def own_moves(runs: list[dict], protocol: Protocol) -> dict[str, Any]:
+    """A note for the row of a system whose published moves differ from the protocol's; nothing for other systems."""
+    rules, dynamics = protocol.as_dict(), runs[0].get("dynamics") or {}
+    other = {name: value for name, value in dynamics.items() if value != rules[name]}
+    if not other:
+        return {}
+    listed = ", ".join(f"{name}={value}" for name, value in other.items())
+    return {"note": f"moves of its own, as published: {listed}."}
 
 
 def finish(job: Job) -> int:
@@ -250,5 +296,5 @@ def finish(job: Job) -> int:
 
 def _grid(args: argparse.Namespace) -> dict[str, Any]:
     """The settings of a job that are part of its protocol."""
-    names = {"max_steps": "max_steps", "z_e": "z_e"} | {f"temporal_env.{n}": n for n in ("max_steps", "z_e")}
+    names = {name: name for name in DYNAMICS} | {f"temporal_env.{name}": name for name in DYNAMICS}
     return {names[name]: value for name, value in settings_of(args).items() if name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing as mp
 import os
 import queue
@@ -114,6 +115,15 @@ def _drain(messages: Any, bars: Bars, outcome: Outcome) -> None:
             outcome.failed[key] = rest[0]
 
 
+def _progress_of(scalars: dict[str, float]) -> str:
+    """The number beside a bar: the return of a learner of moves, else its loss; nothing where it reports neither."""
+    for name, form in (("return", "+.2f"), ("loss", ".3g")):
+        value = scalars.get(name)
+        if value is not None and not math.isnan(value):
+            return f"  {name} {value:{form}}"
+    return ""
+
+
 class Bars:
     """One bar over the matrix with an estimate, one for each cell in work."""
 
@@ -152,7 +162,7 @@ class Bars:
         self._say(f"{cell.system} seed {cell.seed}: started")
 
     def update(self, key: str, stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
-        note = f"{stage}  return {scalars.get('return', float('nan')):+.2f}"
+        note = f"{stage}{_progress_of(scalars)}"
         if key in self.tasks:
             self.progress.update(self.tasks[key], completed=done, total=total, note=note)
 

@@ -131,6 +131,11 @@ def acc_name(m: float) -> str:
     return "Acc@" + f"{m:g}".removeprefix("0")
 
 
+def recall_name(n: int, m: float) -> str:
+    """``R@5 IoU=.5`` for 5 and 0.5."""
+    return f"R@{n} IoU=" + f"{m:g}".removeprefix("0")
+
+
 def nms(windows: ArrayLike, scores: ArrayLike, threshold: float, limit: int | None = None) -> np.ndarray:
     """Greedy non-maximum suppression in time: indices of the kept windows, best first.
 

@@ -14,15 +14,23 @@ from benchmarks.paper_numbers import CLAIMS, DATA, TABLES, rows
 from benchmarks.parameters import check_settings, with_settings
 from benchmarks.run import add_arguments, apply_quick
 from benchmarks.statistics import paired_test
+from benchmarks.tables import columns_of
 
 SIDE = ("Acc@.5", "Acc@.7", "mIoU")
 """Columns of the paper's numbers in the printed table; the result file has all of them."""
 TITLES = {1: "STRONG beside the systems it is compared with (Table 1)", 2: "STRONG beside its variants (Table 2)"}
 
 
-def registered(label: str) -> str | None:
+OURS = {1: {"STRONG": "strong+attention", "STRONG-A": "strong"}}
+"""Which of our systems are the paper's where the names differ: ours leave attention over frames out by default. Table 2
+compares boxes, all without it."""
+
+
+def registered(label: str, number: int = 0) -> str | None:
     """The registered name of a system of the paper, whatever its hyphens and capitals; None where there is none."""
     import agents
+
+    label = OURS.get(number, {}).get(label, label)
 
     def plain(name: str) -> str:
         return "".join(c for c in name.lower() if c.isalnum() or c == "+")
@@ -49,7 +57,8 @@ def main(args: argparse.Namespace, number: int) -> int:
     apply_quick(args)
     importable_here()
     labels = [name.strip() for name in args.systems.split(",") if name.strip()]
-    found = {label: registered(label) or (label if ":" in label else None) for label in [*labels, *args.agent]}
+    found = {label: registered(label, number) or (label if ":" in label else None) for label in [*labels, *args.agent]}
+    notes = stand_ins(found, args)
     settings = settings_of(args)
     known = [name for name in found.values() if name]
     check_settings(known, settings)
@@ -58,12 +67,32 @@ def main(args: argparse.Namespace, number: int) -> int:
     result = collect(job)
     reasons = {label: "absent: no system of this name in this release" for label, name in found.items() if not name}
     fill(result, job, list(found), reasons, number)
+    for row in result["rows"]:
+        if row["system"] in notes:
+            row["note"] = notes[row["system"]]
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "results.json", result)
     draw(result, out)
     show(result, args, out, number)
     return finish(job)
+
+
+def stand_ins(found: dict[str, str | None], args: argparse.Namespace) -> dict[str, str]:
+    """Put the stand-in of a system in ``found`` (label to name) where the store cannot serve it; notes by label."""
+    import agents
+    import features
+    from agents.variants import STAND_INS
+
+    notes = {}
+    for label, name in found.items():
+        if name in STAND_INS:
+            bank = features.load(args.features, args.train)
+            other, reason = STAND_INS[name], agents.why_not(name, bank)
+            if reason and agents.why_not(other, bank) is None:
+                found[label] = other
+                notes[label] = f"{reason}; {other} stands in: {agents.find(other).description}."
+    return notes
 
 
 def fill(result: dict[str, Any], job: Job, labels: list[str], reasons: dict[str, str], number: int) -> None:
@@ -135,8 +164,7 @@ def claims_markdown(claims: list[dict[str, Any]]) -> str:
 
 def columns(result: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the table: our metrics, and the paper's numbers of both data sets under their own headings."""
-    shown = [row for row in result["rows"] if row["metrics"]]
-    metrics = list(dict.fromkeys(name for row in shown for name in row["metrics"]))
+    metrics = columns_of(result["rows"])
     ours = {row["system"] for row in result["rows"]}
     beside = {
         f"paper, {data}": [

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.contest import REPETITIONS, Bar, bar, machine, race
 from benchmarks.plain_environments import crop_pyramid
-from benchmarks.throughput import REPETITIONS, Bar, bar, machine, race
 from features import compiled_pooling
 from features.pooling import AdditiveScore, WindowAttention, spatial_pyramid, torch_pyramid
 

@@ -23,7 +23,8 @@ def checked(prediction: Any, bank: Any, system: str) -> Prediction:
     """The prediction of an outsider's system too: windows alone, (S, 2) in seconds, will do.
 
     Raises:
-        DataError: windows of another shape, not finite, or with an end before their start.
+        DataError: windows of another shape, not finite, or with an end before their start; candidates that are not
+            ranked, or of which the first is not the prediction.
     """
     if not hasattr(prediction, "spans"):
         prediction = Prediction(torch.as_tensor(np.asarray(prediction), dtype=torch.float64, device=bank.device))
@@ -37,7 +38,32 @@ def checked(prediction: Any, bank: Any, system: str) -> Prediction:
             f"{system} predicted {int(wrong.sum())} windows that are none, the first {spans[first].tolist()} for query "
             f"{bank.qids[first]!r}; a window is (start, end) in seconds, start <= end"
         )
+    for name in ("ranked", "scores", "looked"):
+        if not hasattr(prediction, name):
+            setattr(prediction, name, None)
+    if prediction.ranked is not None:
+        _check_ranked(prediction, len(bank), system)
+    if prediction.looked is not None:
+        looked = prediction.looked
+        if tuple(looked.shape) != (len(bank),) or not ((looked >= 0) & (looked <= 1)).all():
+            raise DataError(f"{system} must say in looked which share of each video's frames it saw, in [0, 1]")
     return prediction
+
+
+def _check_ranked(prediction: Prediction, count: int, system: str) -> None:
+    ranked, scores = prediction.ranked, prediction.scores
+    if ranked.ndim != 3 or len(ranked) != count or ranked.shape[2] != 2:
+        raise DataError(f"{system} must rank windows of shape ({count}, K, 2), got {tuple(ranked.shape)}")
+    if not torch.equal(ranked[:, 0].to(prediction.spans.dtype), prediction.spans):
+        raise DataError(f"{system} predicts windows that are not the first of those it ranks; R@1 would not be Acc")
+    if scores is None:
+        return
+    if scores.shape != ranked.shape[:2]:
+        raise DataError(f"{system} gives scores of shape {tuple(scores.shape)} for windows {tuple(ranked.shape)}")
+    rising = (scores.diff(dim=1) > 0).any(1)
+    if rising.any():
+        first = int(rising.nonzero()[0, 0])
+        raise DataError(f"{system} must rank the best window first; the scores of query {first} rise again")
 
 
 def write_prediction(path: Path, prediction: Prediction, stages: Sequence[tuple[str, Prediction]] = ()) -> None:

@@ -11,6 +11,17 @@ from typing import Any
 from benchmarks.metrics import COMPARISONS, IOU_KINDS, THRESHOLDS
 from features.protocols import FULL_VIDEO
 from features.records import DataError, nearest
+from strong_envs.temporal_task import INITIAL_SPAN, INVALID
+
+DYNAMICS = {
+    "max_steps": "steps",
+    "z_e": "z_e",
+    "step_scale": "step_scale",
+    "multi_scale": "multi_scale",
+    "invalid": "invalid",
+    "initial_span": "initial_span",
+}
+"""Which arguments of the temporal level decide what windows an episode can reach, and their names here."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,8 @@ class Protocol:
         iou: ``"clamped"``, ``"signed"`` or ``"legacy"`` (`benchmarks.metrics.temporal_iou`). comparison: of Acc@m.
         thresholds: the m of Acc@m.
         steps: moves of an episode, T. z_e: half the number of steps that make a video. None where it does not apply.
+        step_scale: steps of a plain move. multi_scale: whether there are finer and coarser moves beside it.
+        invalid: what a refused move does. initial_span: where an episode begins, fractions of the video.
         hashes: content hash of each store or list of queries that was read, by name.
     """
 
@@ -37,10 +50,14 @@ class Protocol:
     thresholds: tuple[float, ...] = THRESHOLDS
     steps: int | None = 20
     z_e: float | None = 10.0
+    step_scale: float = 1.0
+    multi_scale: bool = False
+    invalid: str = "refuse"
+    initial_span: tuple[float, float] = INITIAL_SPAN
     hashes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for what, valid in (("iou", IOU_KINDS), ("comparison", COMPARISONS)):
+        for what, valid in (("iou", IOU_KINDS), ("comparison", COMPARISONS), ("invalid", INVALID)):
             value = getattr(self, what)
             if value not in valid:
                 raise DataError(f"{what} must be one of {valid}, got {value!r}{nearest(value, valid)}")
@@ -50,13 +67,18 @@ class Protocol:
         levels = tuple(float(m) for m in self.thresholds)
         if any(not 0 <= m <= 1 for m in levels):
             raise DataError(f"thresholds of IoU lie in [0, 1], got {levels}")
+        if not isinstance(self.multi_scale, bool):
+            raise DataError(f"multi_scale is true or false, got {self.multi_scale!r}")
         object.__setattr__(self, "thresholds", levels)
+        object.__setattr__(self, "step_scale", float(self.step_scale))
+        object.__setattr__(self, "initial_span", tuple(float(x) for x in self.initial_span))
         object.__setattr__(self, "z_e", None if self.z_e is None else float(self.z_e))
         object.__setattr__(self, "hashes", dict(sorted(self.hashes.items())))
 
     def as_dict(self) -> dict:
         """A JSON-ready form; `from_dict` reads it."""
-        return {**{f.name: getattr(self, f.name) for f in fields(self)}, "thresholds": list(self.thresholds)}
+        lists = {name: list(getattr(self, name)) for name in ("thresholds", "initial_span")}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | lists
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Protocol:
@@ -87,7 +109,11 @@ class Protocol:
     def __str__(self) -> str:
         """One line for the foot of a table."""
         grid = "" if self.steps is None else f", at most {self.steps} moves"
-        grid += "" if self.z_e is None else f" of 1/{2 * self.z_e:g} of the video"
+        grid += "" if self.z_e is None else f" of {self.step_scale:g}/{2 * self.z_e:g} of the video"
+        grid += ", finer and coarser moves too" if self.multi_scale else ""
+        grid += "" if self.invalid == "refuse" else f", invalid moves: {self.invalid}"
+        if self.initial_span != INITIAL_SPAN:
+            grid += f", from [{self.initial_span[0]:g}, {self.initial_span[1]:g}]"
         hashes = "".join(f", {name} {digest[:12]}" for name, digest in self.hashes.items())
         rule = f"{self.iou} IoU, Acc with {self.comparison}"
         return f"{self.name}: {self.data}, {self.train} to {self.test}, {self.window}, {rule}{grid}{hashes}"

@@ -20,6 +20,7 @@ from benchmarks.tables import print_table
 from features.datasets import READERS, read
 from features.protocols import searched
 from features.records import DataError, nearest
+from strong_envs.temporal_task import INITIAL_SPAN
 
 DRAWS = 200
 
@@ -42,13 +43,11 @@ def reference_scores(
     draws: int = DRAWS,
     seed: int = 0,
     names: Iterable[str] = (),
-    multi_scale: bool = False,
 ) -> Iterator[tuple[str, ReferenceScores]]:
     """Fit each reference predictor on ``train`` and score it on ``test`` by the rules of a protocol.
 
     Args:
         draws: of the random window. seed: of its first draw. names: of `agents.references.REFERENCES`; () is all.
-        multi_scale: whether the oracle has the finer moves.
     """
     if draws < 1:
         raise DataError(f"draws must be 1 or more, got {draws}")
@@ -57,9 +56,10 @@ def reference_scores(
             raise DataError(f"no reference is called {name!r}{nearest(name, REFERENCES)}; there are {list(REFERENCES)}")
         grid = {}
         if name == "oracle":
-            if protocol.steps is None or protocol.z_e is None or protocol.z_e != int(protocol.z_e):
-                raise DataError(f"the oracle needs a whole number of steps, got T={protocol.steps}, z_e={protocol.z_e}")
-            grid = {"steps": protocol.steps, "half_steps": int(protocol.z_e), "multi_scale": multi_scale}
+            reason = no_oracle(protocol)
+            if reason:
+                raise DataError(reason)
+            grid = {"steps": protocol.steps, "half_steps": int(protocol.z_e), "multi_scale": protocol.multi_scale}
         drawn = name == "random_window"
         total: dict[str, np.ndarray] = {}
         for draw in range(draws if drawn else 1):
@@ -69,6 +69,18 @@ def reference_scores(
                 total[metric] = total.get(metric, 0.0) + values
         scores = {metric: values / (draws if drawn else 1) for metric, values in total.items()}
         yield name, ReferenceScores(predictor.label, predictor.description, draws if drawn else None, scores)
+
+
+def no_oracle(protocol: Protocol) -> str | None:
+    """Why there is no bound of the moves under a protocol, or None: the oracle walks whole steps from [.25, .75]."""
+    if protocol.steps is None or protocol.z_e is None or protocol.z_e != int(protocol.z_e):
+        return f"the oracle needs a whole number of steps, got T={protocol.steps}, z_e={protocol.z_e}"
+    if protocol.step_scale != 1 or protocol.initial_span != INITIAL_SPAN:
+        return (
+            f"the oracle walks plain steps from {INITIAL_SPAN}, got step_scale={protocol.step_scale:g}, "
+            f"initial_span={protocol.initial_span}"
+        )
+    return None
 
 
 def reference_rows(
@@ -81,7 +93,6 @@ def reference_rows(
     protocol: Protocol | None = None,
     names: Iterable[str] = (),
     progress: bool = False,
-    multi_scale: bool = False,
     keep: dict[str, np.ndarray] | None = None,
 ) -> list[dict]:
     """Rows for `benchmarks.tables`, one a reference predictor, with intervals over the test videos.
@@ -91,7 +102,6 @@ def reference_rows(
         train, test: names of the splits. draws, seed: of the random window.
         protocol: the rules to score by; None is the main protocol (full video, clamped IoU, >=, T = 20, z_e = 10).
         names: predictors; () is all of `agents.references.REFERENCES`. progress: draw a bar on standard error.
-        multi_scale: whether the oracle has the finer moves.
         keep: filled with the IoU of every query, label to (S,), for comparisons with other systems.
     """
     fitted, scored = QuerySet.of(source, train), QuerySet.of(source, test)
@@ -99,8 +109,13 @@ def reference_rows(
         hashes = content_hashes(source, train, test)
         window = searched(source) if hasattr(source, "manifest") else FULL_VIDEO
         protocol = Protocol("main", source.name, train=train, test=test, window=window, hashes=hashes)
-    names = tuple(names) or tuple(REFERENCES)
-    found = reference_scores(fitted, scored, protocol, draws=draws, seed=seed, names=names, multi_scale=multi_scale)
+    if not names:
+        reason = no_oracle(protocol)
+        names = [name for name in REFERENCES if name != "oracle" or reason is None]
+        if reason:
+            print(f"left out: {reason}", file=sys.stderr)
+    names = tuple(names)
+    found = reference_scores(fitted, scored, protocol, draws=draws, seed=seed, names=names)
     if progress:
         from tqdm import tqdm
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.throughput import machine
+from benchmarks.contest import machine
 from features import DataError, FeatureBank, FeatureStore, Query, StoredVideo, write_store
 from features.bank import MEMORY
 from features.memory import free_memory

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import protocol_of, write_json
+from benchmarks.cells import write_json
 from benchmarks.job import Job, Variant, finish, plain_variants, run_job, system_row, systems_of
 from benchmarks.parameters import parse_values, places, with_setting
 from benchmarks.predictions import PREDICTION, read_prediction
@@ -116,8 +116,7 @@ def collect(job: Job, plan: Plan) -> dict[str, Any]:
             label = plan.label(system, value)
             runs = job.runs(label)
             if runs:
-                protocol = protocol_of(job.store, job.cells[label][0])
-                row = system_row(label, runs, protocol, job.store)
+                row = system_row(label, runs, job.protocol_for(label), job.store)
                 points.append({**row, "label": label, "system": system, "value": value})
     return {
         "parameter": plan.parameter,

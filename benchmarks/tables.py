@@ -8,6 +8,7 @@ A row is a dict, ready for JSON::
      "metrics": {"mIoU": 0.3047, ...},        # fractions for the metrics that are shares, else the plain number
      "intervals": {"mIoU": [0.29, 0.32]},     # optional: low and high
      "caveat": None,                          # optional: a sentence to print below the table
+     "note": None,                            # optional: another, about this system alone
      "description": "..."}                    # optional: one sentence on the system
 
 All rows of a column share one protocol. Numbers of another protocol, such as those printed in papers, are given as
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Row = Mapping[str, Any]
-PERCENT = ("mIoU", "Acc@", "R@", "dR@", "v-IoU", "box IoU", "coverage")
+PERCENT = ("mIoU", "Acc@", "R@", "dR@", "v-IoU", "box IoU", "coverage", "frames")
+DETAILS = ("R@1 ", "R@5 IoU=.1", "R@5 IoU=.3", "R@5 IoU=.9")
+"""Beginnings of metrics that rows hold and that no table shows unless asked: R@1 is Acc@m once more."""
 ABSENT = "–"
 WIDE = 10_000
 """Characters: a terminal in which any table finds room."""
@@ -54,7 +57,7 @@ def cells(
 
     Args:
         rows: results of one protocol, in the order of the table.
-        metrics: columns; None takes every metric of the rows, in the order of their first appearance.
+        metrics: columns; None takes those of `columns_of`.
         intervals: write half the width of the interval behind each number that has one.
         beside: heading to rows of another protocol, matched by system; each heading gets its own columns.
 
@@ -68,7 +71,7 @@ def cells(
     columns: list[dict[str, str]] = []
     for label, group in groups:
         by_system = _one_protocol(group, label)
-        for name in _metric_names(group) if metrics is None or label else metrics:
+        for name in columns_of(group) if metrics is None or label else metrics:
             header.append(f"{name} ({label})" if label else name)
             columns.append({system: _number(name, row, intervals) for system, row in by_system.items()})
         notes.extend(f"{label}: {_protocol(row)}" if label else str(_protocol(row)) for row in group[:1])
@@ -78,6 +81,7 @@ def cells(
     if intervals and any(row.get("intervals") for _, group in groups for row in group):
         notes.append("± is half the width of the 95 % bootstrap interval.")
     notes.extend(_caveats([row for _, group in groups for row in group]))
+    notes.extend(f"{row['system']}: {row['note']}" for _, group in groups for row in group if row.get("note"))
     return Cells(header, body, notes)
 
 
@@ -128,15 +132,21 @@ def print_table(
 
 
 def format_number(name: str, value: float | None, interval: Sequence[float] | None = None) -> str:
-    """``30.47 ± 0.61`` for a share (in percent, two decimals), three significant digits for anything else."""
+    """``30.47 ± 0.61`` for a share (in percent, two decimals), whole parameters, three digits for anything else."""
     if value is None:
         return ABSENT
     share = name.startswith(PERCENT)
-    text = f"{100 * value:.2f}" if share else f"{value:.3g}"
+    text = f"{100 * value:.2f}" if share else f"{value:,.0f}" if name == "params" else f"{value:.3g}"
     if interval is None:
         return text
     half = (interval[1] - interval[0]) / 2
     return f"{text} ± {100 * half:.2f}" if share else f"{text} ± {half:.2g}"
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """The metrics that a table of these rows shows, in the order of their first appearance."""
+    names = dict.fromkeys(name for row in rows for name in row["metrics"])
+    return [name for name in names if not name.startswith(DETAILS)]
 
 
 def _number(name: str, row: Row, intervals: bool) -> str:
@@ -164,8 +174,6 @@ def _one_protocol(group: Sequence[Row], label: str) -> dict[str, Row]:
     return by_system
 
 
-def _metric_names(group: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in group for name in row["metrics"]))
 
 
 def _count(seeds: int | None) -> str:

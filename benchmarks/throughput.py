@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from benchmarks.contest import REPETITIONS, Bar, bar, machine, race, random_actions, timed
 from benchmarks.figures import COLOURS, save
 from benchmarks.plain_environments import PlainMoment, PlainStates, crop_pyramid
 from features import FeatureBank, Query, StoredVideo, write_store
@@ -29,7 +29,6 @@ from strong_envs.temporal_moment import TemporalMomentEnv, TemporalMomentVectorE
 
 WORDS, DIM = 4800, 2048
 """The paper's sizes: Skip-Thought sentences and pooled I3D frames, an observation of 8,898 numbers without context."""
-REPETITIONS = 7
 FIRST_STEP = """
 import json, time
 began = time.perf_counter(); import torch
@@ -41,26 +40,6 @@ done = time.perf_counter()
 print(json.dumps({"import torch": torch_done - began, "import the rest": imported - torch_done,
                   "gym.make": made - imported, "reset": reset - made, "step": done - reset, "total": done - began}))
 """
-
-
-@dataclass
-class Bar:
-    """A ratio that we hold ourselves to: ``ratio`` is the median over repetitions, ``wanted`` the least that will do.
-
-    ``ours`` and ``other`` are what both did a second (medians), in ``unit``; ``wanted`` None only informs.
-    """
-
-    name: str
-    ratio: float
-    ratios: list[float]
-    wanted: float | None
-    ours: float
-    other: float
-    unit: str
-
-    @property
-    def met(self) -> bool | None:
-        return None if self.wanted is None else self.ratio >= self.wanted
 
 
 def bank_of(folder: Path, videos: int, frames: int, dim: int = DIM, words: int = WORDS, seed: int = 0) -> FeatureBank:
@@ -89,41 +68,6 @@ def vector(bank: FeatureBank, count: int, **options: Any) -> TemporalMomentVecto
     if options.get("observation") != "index":
         options = {"context": False, "flatten": True, **options}
     return TemporalMomentVectorEnv(count, bank, **options)
-
-
-def random_actions(steps: int, count: int) -> np.ndarray:
-    """(steps, count) uniform actions: 1 in 7 episodes stops at each step, so resets are part of every measurement."""
-    return np.random.default_rng(0).integers(0, 7, (steps, count))
-
-
-def timed(step: Callable[[np.ndarray], Any], actions: np.ndarray) -> float:
-    """Seconds for all ``actions``, the result of each step released when the next one comes."""
-    began = time.perf_counter()
-    for action in actions:
-        result = step(action)
-    del result
-    return time.perf_counter() - began
-
-
-def race(
-    ours: Callable[[np.ndarray], Any], others: dict[str, Callable[[np.ndarray], Any]], actions: np.ndarray, reps: int
-) -> tuple[list[float], dict[str, list[float]]]:
-    """Seconds of each contestant in each repetition, taken in turns so that a slow moment hits all of them."""
-    mine: list[float] = []
-    theirs: dict[str, list[float]] = {name: [] for name in others}
-    for step in (ours, *others.values()):
-        timed(step, actions[:2])
-    for _ in range(reps):
-        mine.append(timed(ours, actions))
-        for name, step in others.items():
-            theirs[name].append(timed(step, actions))
-    return mine, theirs
-
-
-def bar(name: str, wanted: float | None, mine: list[float], theirs: list[float], amount: float, unit: str) -> Bar:
-    """Compare seconds of two contestants that both did ``amount`` of work."""
-    ratios = [other / one for one, other in zip(mine, theirs, strict=True)]
-    return Bar(name, median(ratios), ratios, wanted, amount / median(mine), amount / median(theirs), unit)
 
 
 def assert_equal_rollouts(env: TemporalMomentVectorEnv, others: dict[str, Any], actions: np.ndarray) -> None:
@@ -273,23 +217,6 @@ def first_step(reps: int) -> dict[str, float]:
         done = subprocess.run([sys.executable, "-c", FIRST_STEP], check=True, capture_output=True, text=True)
         runs.append(json.loads(done.stdout))
     return {name: median(run[name] for run in runs) for name in runs[0]}
-
-
-def machine() -> dict[str, str]:
-    """What the numbers were taken on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version(), "system": platform.platform(), "cores": str(os.cpu_count())}
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    found["cpu"] = next((x.split(":")[1].strip() for x in lines if "model name" in x), platform.processor())
-    for name in ("strong-envs", "torch", "numpy", "gymnasium", "numba"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    found["compiled path"] = os.environ.get("STRONG_ENVS_COMPILED", "1") + " (STRONG_ENVS_COMPILED)"
-    return found
 
 
 def measure(quick: bool, say: Callable[[str], None] = print) -> dict[str, Any]:

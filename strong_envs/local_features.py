@@ -14,7 +14,11 @@ from features.records import DataError, nearest
 from strong_envs import boxes as box_ops
 from strong_envs.arguments import check_number, check_whole
 
-SOURCES = ("frame", "initial", "gaussian", "truth", "static")
+SOURCES = ("frame", "initial", "gaussian", "truth", "static", "objects", "cells")
+BOXLESS = ("objects", "cells")
+"""Sources that look at objects of each frame and know no box."""
+CELLS = 5
+"""How many cells of a frame stand in for detected objects (``"cells"``); ours, the paper does not say its K."""
 GAUSSIAN_SIGMA = 0.25
 """Standard deviation of the fixed Gaussian weighting, as a share of height and width (TRL+gau)."""
 
@@ -29,8 +33,10 @@ class LocalFeatures:
         bank: features of one split.
         source: ``"frame"`` takes the whole frame (f_o := f_s, the paper's TRL); ``"initial"`` the paper's b0 in every
             frame; ``"gaussian"`` a fixed centred Gaussian; ``"truth"`` the true boxes and ``"static"`` the box around
-            all true boxes of the true moment (upper bounds); or a tensor of corners, one box per frame of each sample,
-            packed sample after sample (R, 4), or one per sample (S, 4).
+            all true boxes of the true moment (upper bounds); ``"objects"`` the mean over the detected objects of each
+            frame (the paper's TRL+local), which the store must hold; ``"cells"`` the mean of the `CELLS` cells with the
+            largest norm, where there is no detector; or a tensor of corners, one box per frame of each sample, packed
+            sample after sample (R, 4), or one per sample (S, 4).
         levels: bins per side of the spatial pyramid; (1,) is the box mean, (1, 2, 4) the paper's [1, 4, 16] bins.
         reduce: how the bins of a pyramid become one vector: ``"concat"`` or ``"max"``.
         margin: added on each side of every box, in fractions of the frame.
@@ -58,6 +64,8 @@ class LocalFeatures:
             raise DataError(f"spp_levels must be bins per side, level by level, such as (1, 2, 4); got {levels!r}")
         self.levels = tuple(check_whole(level, "each of spp_levels") for level in levels)
         self.margin = check_number(margin, "box_margin", 0, 1)
+        if isinstance(source, str) and source in BOXLESS and self.levels != (1,):
+            raise DataError(f"boxes={source!r} has no box to divide into spp_levels={self.levels}; leave them at (1,)")
         self.bank, self.reduce = bank, reduce
         self.source = source if isinstance(source, str) else "given"
         self.boxes: Tensor | None = None
@@ -65,7 +73,7 @@ class LocalFeatures:
         self.rows = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         if self.source == "frame":
             self.means = bank.frame_means
-        elif self.source in ("initial", "gaussian"):
+        elif self.source in ("initial", "gaussian", *BOXLESS):
             self.means = self._same_everywhere()
         else:
             if self.source == "truth":
@@ -79,6 +87,8 @@ class LocalFeatures:
     def range(self) -> tuple[float, float]:
         """Bounds of every number in f_o: a mean lies between the smallest and the largest feature."""
         store = self.bank.store
+        if self.source == "objects":
+            return store.range("objects")
         if self.source != "frame":
             return store.range("grid")
         low, high = store.range("frames")
@@ -120,6 +130,11 @@ class LocalFeatures:
 
         Only banks whose boxes belong to samples can be changed; ``source="frame"`` becomes one on the first call.
         """
+        if self.source in BOXLESS:
+            raise DataError(
+                f"f_o comes from the {self.source} of each frame, which no box changes; make the temporal level with "
+                "boxes='initial'"
+            )
         if self.boxes is None:
             channels = self.bank.grid_shape[2]
             if self.dim != channels:
@@ -175,6 +190,12 @@ class LocalFeatures:
             box = box_ops.corners(torch.tensor([box_ops.INITIAL_BOX], device=bank.device))
             count = len(bank.grid)
             features = self.pool(torch.arange(count, device=bank.device), box.expand(count, 4))
+        elif self.source == "objects":
+            objects = bank.objects
+            step = max(1, NUMBERS_AT_ONCE // math.prod(objects.shape[1:]))
+            features = torch.cat([mean_of_objects(part) for part in objects.split(step)])
+        elif self.source == "cells":
+            features = torch.cat([mean_of_largest(part, CELLS) for part in bank.grid.split(self._rows_at_once())])
         else:
             height, width, _ = bank.grid_shape
             y = (torch.arange(height, device=bank.device) + 0.5) / height - 0.5
@@ -213,3 +234,20 @@ def static_boxes(bank: FeatureBank, tracks: Tensor, rows: Tensor) -> Tensor:
     high = high.scatter_reduce_(0, index, torch.where(inside, tracks[:, 2:], 0.0), "amax")
     whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=device)
     return torch.where((high > low).all(-1, keepdim=True), torch.cat((low, high), -1), whole)
+
+
+def mean_of_objects(objects: Tensor) -> Tensor:
+    """Mean over the objects of each frame, whatever the query: (B, K, C) to (B, C) float32.
+
+    A row of zeros says that there is no object and is left out; a frame without any gives zeros.
+    """
+    there = (objects != 0).any(-1, keepdim=True)
+    total = objects.to(torch.float32).sum(1)
+    return total / there.sum(1).clamp(min=1)
+
+
+def mean_of_largest(grid: Tensor, count: int) -> Tensor:
+    """Mean of the ``count`` cells with the largest Euclidean norm in each frame: (B, h, w, C) to (B, C) float32."""
+    cells = grid.flatten(1, 2).to(torch.float32)
+    best = cells.norm(dim=-1).topk(min(count, cells.shape[1]), dim=1).indices
+    return cells.gather(1, best[..., None].expand(-1, -1, cells.shape[-1])).mean(1)

@@ -74,6 +74,8 @@ def _localise(task: TemporalTask, policy: Policy, samples: Tensor, value: Policy
 def track(task: SpatialTask, policy: Policy, samples: Tensor | None = None, batch: int = 1024) -> Tensor:
     """Carry a box through all frames of each sample's video, greedily, from the first frame on.
 
+    The task's ``inheritance`` says whether a frame begins with the box of the one before, with b0, or keeps the first.
+
     Returns corners, one box per frame of each sample, packed sample after sample (R, 4) float32: what
     `LocalFeatures` takes.
     """
@@ -83,12 +85,16 @@ def track(task: SpatialTask, policy: Policy, samples: Tensor | None = None, batc
 
 def _track(task: SpatialTask, policy: Policy, samples: Tensor) -> Tensor:
     lengths = task.temporal.n_frames[samples]
-    box = torch.tensor([task.config.initial_box], dtype=torch.float64, device=samples.device).expand(len(samples), 4)
+    initial = torch.tensor([task.config.initial_box], dtype=torch.float64, device=samples.device)
+    box, inheritance = initial.expand(len(samples), 4), task.config.inheritance
     first = torch.zeros_like(samples)
     out = []
     for frame in range(int(lengths.max())):
         now = torch.full_like(samples, frame)
-        for _ in range(task.config.actions_per_frame if frame else task.config.first_frame_actions):
+        if inheritance == "none":
+            box = initial.expand(len(samples), 4)
+        actions = task.config.actions_per_frame if inheritance != "first" else 0
+        for _ in range(actions if frame else task.config.first_frame_actions):
             action = policy(task.observe_index(samples, first, lengths, now, box))
             box, _ = box_ops.move(box, action, task.table)
         out.append(box_ops.corners(box).to(torch.float32))

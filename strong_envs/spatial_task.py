@@ -25,6 +25,9 @@ from strong_envs.arguments import check_number, check_whole
 from strong_envs.temporal_task import TemporalTask, feature_space
 
 WINDOWS = ("initial", "truth", "random", "whole")
+INHERITANCE = ("previous", "none", "first")
+"""Which box a frame begins with: that of the frame before (Eq. 12); b0, frame by frame alone (the paper's TRL+dis);
+or the box of the first frame, the only one in which there are actions (TRL+fix)."""
 
 Critic = Callable[[dict[str, Tensor]], Tensor]
 """Temporal observations (named tensors, (B, ...)) to the Q-values of the temporal actions (B, A)."""
@@ -42,6 +45,7 @@ class SpatialConfig:
     box_moves: str = "paper"
     actions_per_frame: int = 1
     first_frame_actions: int = 1
+    inheritance: str = "previous"
     initial_box: tuple[float, float, float, float] = boxes.INITIAL_BOX
     window: str = "initial"
     tie_tolerance: float = 1e-5
@@ -54,6 +58,7 @@ class SpatialConfig:
             ("reward", rewards.SPATIAL_REWARDS),
             ("box_moves", boxes.BOX_MOVES),
             ("window", WINDOWS),
+            ("inheritance", INHERITANCE),
         )
         for name, valid in choices:
             value = getattr(self, name)
@@ -87,9 +92,9 @@ class Walk(NamedTuple):
     """State of B spatial episodes.
 
     ``start`` and ``end`` (B,) are in steps; ``first``, ``last`` and the current ``frame`` (B,) count frames; ``tick``
-    counts actions within the frame; ``box`` and ``before``, the box that the episode began with, are (B, 4) centre and
-    size; ``sums`` (B, n + 1, D) adds up the tracked features of the frames before each frame; ``score`` (B,) is what
-    the reward compared last.
+    counts actions within the frame. ``box``, the one that the next action changes, ``placed``, what the last action
+    made, and ``before``, the box that the episode began with, are (B, 4) centre and size. ``sums`` (B, n + 1, D) adds
+    up the tracked features of the frames before each frame; ``score`` (B,) is what the reward compared last.
     """
 
     sample: Tensor
@@ -100,6 +105,7 @@ class Walk(NamedTuple):
     frame: Tensor
     tick: Tensor
     box: Tensor
+    placed: Tensor
     before: Tensor
     sums: Tensor
     score: Tensor
@@ -188,7 +194,7 @@ class SpatialTask:
             sums = torch.zeros((len(samples), bank.max_frames + 1, self.channels), device=bank.device)
         box = box.to(torch.float64)
         zeros = torch.zeros(len(samples), dtype=torch.float64, device=bank.device)
-        walk = Walk(samples, start, end, first, last, first, torch.zeros_like(first), box, box, sums, zeros)
+        walk = Walk(samples, start, end, first, last, first, torch.zeros_like(first), box, box, box, sums, zeros)
         return walk._replace(score=self.score(walk, box))
 
     def step(self, walk: Walk, action: Tensor) -> tuple[Walk, Tensor, Tensor, Tensor]:
@@ -212,12 +218,17 @@ class SpatialTask:
         tick = torch.where(leave, 0, tick)
         rows = self.bank.offsets[self.bank.video[walk.sample]] + walk.frame
         feature = self.bank.frame_box_features(rows, boxes.corners(box).to(torch.float32))
+        placed, done = box, frame >= walk.last
+        if config.inheritance == "none":
+            box = torch.where(leave[:, None], walk.before, box)
+        elif config.inheritance == "first":
+            frame, done = walk.frame, leave
         index = torch.arange(len(frame), device=self.bank.device)
         # In place: entry frame + 1 is read only after this step, and written anew on each action of the frame.
         sums = walk.sums
         sums[index, walk.frame + 1] = sums[index, walk.frame] + feature
-        done = frame >= walk.last
-        return walk._replace(frame=frame, tick=tick, box=box, sums=sums, score=score), reward, done, valid
+        walk = walk._replace(frame=frame, tick=tick, box=box, placed=placed, sums=sums, score=score)
+        return walk, reward, done, valid
 
     def score(self, walk: Walk, box: Tensor) -> Tensor:
         """What the reward compares, if ``box`` were inherited from the current frame on: (B,) float64."""
@@ -280,7 +291,8 @@ class SpatialTask:
     def trial(self, walk: Walk, box: Tensor) -> Tensor:
         """f_o of the temporal windows: boxes as tracked before the current frame, ``box`` from there on: (B, P, D).
 
-        Frames before the walk's window keep the box that the episode began with.
+        Frames before the walk's window keep the box that the episode began with; so do those after the current frame
+        under ``inheritance="none"``, where they will not have ``box``.
         """
         a, c = self.temporal.windows(walk.sample, walk.start, walk.end)
         first, now = walk.first[:, None], walk.frame[:, None]
@@ -292,7 +304,10 @@ class SpatialTask:
             edges = boxes.corners(edges).to(torch.float32)[:, None].expand(*a.shape, 4)
             return self.bank.box_sums(video, low, torch.maximum(low, high), edges)
 
-        total = tracked + same_box(torch.maximum(a, now), c, box)
+        until = torch.minimum(c, now + 1) if self.config.inheritance == "none" else c
+        total = tracked + same_box(torch.maximum(a, now), until, box)
+        if self.config.inheritance == "none":
+            total = total + same_box(torch.maximum(a, now + 1), c, walk.before)
         total = total + same_box(a, torch.minimum(c, first), walk.before)
         return total / (c - a).clamp(min=1).unsqueeze(-1)
 

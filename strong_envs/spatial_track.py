@@ -160,7 +160,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
 
     def _info(self) -> dict[str, Tensor]:
         walk, bank = self.walk, self.bank
-        corners = boxes.corners(walk.box)
+        corners = boxes.corners(walk.placed)
         info = {
             "box": corners,
             "frame": walk.frame.clone(),
@@ -234,7 +234,7 @@ class SpatialTrackEnv(gym.Env):
     `"random"` or `"whole"`. `reset(options=...)` takes `sample`, `span` (seconds) and `box` (centre and size).
 
     ## End
-    Terminated after the last frame of the window; never truncated.
+    Terminated after the last frame of the window (after the first, with `inheritance="first"`); never truncated.
 
     ## Information
     `box` (corners), `frame`, `window` (seconds), `invalid_move`, `sample`, `qid`, `text`, `path` (boxes so far, as
@@ -247,6 +247,8 @@ class SpatialTrackEnv(gym.Env):
       critic that ships for the default world. `SpatioTemporalCoupling` supplies the live one.
     - `gaze=None`: a callable from samples (B,) and frames (B,) to the corners (B, 4) of where the temporal level looks.
     - `reward="q_value"`, `tie_tolerance=1e-5` (Q-values never tie exactly), `same_action=False` (one action for both).
+    - `inheritance="previous"` (Eq. 12) | `"none"` (every frame begins with b0) | `"first"` (the box of the first frame
+      serves all others: the episode ends with its actions).
     - `z_s=10`, `box_moves="paper"` | `"symmetric"`, `actions_per_frame=1`, `first_frame_actions=1`,
       `initial_box=(0.5, 0.5, 0.5, 0.5)`, `window="initial"` | `"truth"` | `"random"` | `"whole"`.
     - `appearance=True`, `surroundings=True`, `flatten=False`, `render_mode=None` | `"rgb_array"` | `"human"`.

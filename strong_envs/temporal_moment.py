@@ -92,8 +92,8 @@ class TemporalMomentEnv(gym.Env):
 
     ## Arguments
     - `features="shapes-v0"`: a registered key, a path of a store, or a `FeatureBank`; `split="train"`; `device="cpu"`.
-    - `boxes="frame"`: where f_o looks: `"frame"`, `"initial"`, `"gaussian"`, `"truth"`, `"static"` (one box
-      around the true ones), or a tensor of corners.
+    - `boxes="frame"`: where f_o looks: `"frame"`, `"initial"`, `"gaussian"`, `"truth"`, `"static"`, `"objects"`,
+      `"cells"`, or a tensor of corners; see `LocalFeatures`.
       `spp_levels=(1,)`: bins per side of its pyramid; `box_margin=0.0`.
     - `phi=0.1`, `max_steps=20`, `z_e=10`, `step_scale=1.0`, `multi_scale=False`, `initial_span=(0.25, 0.75)`,
       `start="initial"` | `"random"`.

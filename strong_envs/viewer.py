@@ -212,7 +212,7 @@ def spatial_picture(viewer: Viewer, env: SpatialTrackEnv) -> np.ndarray:
     if box is None:
         from strong_envs.boxes import corners
 
-        box = corners(walk.box)[0].tolist()
+        box = corners(walk.placed)[0].tolist()
     duration = float(bank.duration[bank.video[sample]])
     second = (frame + 0.5) * duration / int(env.task.temporal.n_frames[sample])
     start, end = env.task.temporal.to_seconds(walk.sample, walk.start, walk.end)[0].tolist()

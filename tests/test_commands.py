@@ -15,6 +15,7 @@ from benchmarks.compare import compare, read_scored
 from benchmarks.parameters import check_settings, parse_settings, parse_values, places, with_setting
 from features.records import DataError
 
+pytestmark = pytest.mark.usefixtures("cells_here")
 TINY = ["--seeds", "1", "--budget", "0.001", "--jobs", "1"]
 
 
@@ -23,6 +24,18 @@ def finished(ragged_store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     finished_run(ragged_store, folder)
     return folder
+
+
+@pytest.fixture
+def cells_here(monkeypatch):
+    """Cells run in this process: workers of their own are tested in test_benchmark_run and by the kill below."""
+    from benchmarks.cells import read_cell, run_cell
+    from benchmarks.matrix import Outcome
+
+    def run_matrix(cells, folder, jobs, show=True):
+        return Outcome({cell.key: read_cell(folder, cell) or run_cell(cell, folder) for cell in cells})
+
+    monkeypatch.setattr("benchmarks.job.run_matrix", run_matrix)
 
 
 # Settings -----------------------------------------------------------------------------------------------------------
@@ -174,13 +187,16 @@ def test_the_papers_numbers_are_complete_and_in_the_order_it_prints():
 
 
 def test_absent_systems_keep_their_row_and_say_why(ragged_store, tmp_path, capsys):
-    arguments = ["table2", "--features", ragged_store, "--systems", "TRL,TRL+nothing", *TINY, "--out", str(tmp_path)]
+    systems = "TRL+local,TRL+nothing"
+    arguments = ["table2", "--features", ragged_store, "--systems", systems, *TINY, "--out", str(tmp_path)]
     assert main(arguments) == 0
     result = json.loads((tmp_path / "results.json").read_text())
     by_system = {row["system"]: row for row in result["rows"]}
-    assert by_system["TRL"]["metrics"] and not by_system["TRL+nothing"]["metrics"]
+    assert by_system["TRL+local"]["metrics"] and not by_system["TRL+nothing"]["metrics"]
+    assert by_system["TRL+local"]["note"].startswith("trl+local needs detector features")
     assert "no system of this name" in by_system["TRL+nothing"]["caveat"]
     text = (tmp_path / "table.md").read_text()
+    assert "TRL+local: trl+local needs detector features" in text and "trl+cells stands in" in text
     assert "mIoU (paper, TACoS)" in text and "TRL+nothing: absent" in text and "45.61" in text
     assert {c["verdict"] for c in result["claims"]} == {"not tested"}
     capsys.readouterr()

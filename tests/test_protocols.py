@@ -35,6 +35,7 @@ def test_protocols_that_differ_in_the_name_only_share_a_column():
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Protocol) if f.name != "name"])
 def test_any_other_difference_is_refused_and_named(field):
     values = {"iou": "signed", "comparison": ">", "thresholds": (0.5,), "steps": 10, "z_e": 5, "hashes": {"test": "ff"}}
+    values |= {"step_scale": 2.0, "multi_scale": True, "invalid": "terminate", "initial_span": (0.0, 1.0)}
     other = dataclasses.replace(MAIN, **{field: values.get(field, "other")})
     assert list(differences(MAIN, other)) == [field]
     with pytest.raises(DataError, match=f"cannot share a column, they differ in {field}"):
@@ -48,6 +49,8 @@ def test_any_other_difference_is_refused_and_named(field):
         ({"comparison": "≥"}, "comparison"),
         ({"thresholds": (50,)}, "thresholds"),
         ({"test": ""}, "test is a name"),
+        ({"multi_scale": "yes"}, "multi_scale is true or false"),
+        ({"invalid": "refused"}, "did you mean 'refuse'"),
     ],
 )
 def test_a_protocol_is_checked(values, says):

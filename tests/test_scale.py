@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -15,17 +16,36 @@ from features import DataError
 TINY = ["--dim", "6", "--words", "4", "--grid", "2", "2", "3", "--envs", "3", "--seconds", "0.05"]
 
 
-def test_the_command_measures_both_ways_to_hold_a_bank(tmp_path, capsys):
-    words = ["scale", *TINY, "--shares", "0.0003", "0.0006", "--memory", "map", "--folder", str(tmp_path), "--json"]
+def test_the_command_measures_in_a_process_of_its_own(tmp_path, capsys):
+    words = ["scale", *TINY, "--shares", "0.0003", "--memory", "map", "--folder", str(tmp_path), "--json"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "out" / "scale.json").read_text())
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert [(row["queries"], row["videos"], row["rows"]) for row in result["rows"]] == [(5, 2, 180), (10, 4, 360)]
-    for row in result["rows"]:
-        assert row["load_s"] > 0 and row["steps_per_s"] > 0 and row["boxes_per_s"] > 0 and row["peak_bytes"] > 0
-    assert 0.5 < result["growth"]["map"]["store_bytes"] <= 1
+    (row,) = result["rows"]
+    assert (row["queries"], row["videos"], row["rows"]) == (5, 2, 180)
+    assert row["load_s"] > 0 and row["steps_per_s"] > 0 and row["boxes_per_s"] > 0 and row["peak_bytes"] > 0
     scale.show(result)
+    assert "one size tells nothing" in capsys.readouterr().out
+
+
+def test_growth_is_fitted_over_sizes_for_both_ways_to_hold_a_bank(tmp_path, capsys, monkeypatch):
+    looked = []
+
+    def run(command, **_):
+        given = json.loads(command[-1])
+        looked.append(given[1])
+        return subprocess.CompletedProcess(command, 0, json.dumps(scale.look(*given)), "")
+
+    # The real thing is run above; each of these would import torch anew.
+    monkeypatch.setattr(scale.subprocess, "run", run)
+    words = ["scale", *TINY, "--shares", "0.0003", "0.0006", "--folder", str(tmp_path)]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "scale.json").read_text())
+    assert looked == ["device", "map"] * 2
+    assert [row["rows"] for row in result["rows"]] == [180, 180, 360, 360]
+    for memory in ("device", "map"):
+        assert 0.5 < result["growth"][memory]["store_bytes"] <= 1
     assert "how each grows" in capsys.readouterr().out
 
 
