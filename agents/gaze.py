@@ -172,7 +172,7 @@ def train_gaze(
         optimiser.step()
         schedule.step()
         if report is not None and step % 10 == 0:
-            report(step, {"return": -float(loss.detach())})
+            report(step, {"loss": float(loss.detach())})
 
 def gaze_box(weights: Tensor, height: int, width: int, size: float) -> Tensor:
     """A box of the given size, a share of the frame, where the gaze rests: (B, h * w) weights to (B, 4) corners.

@@ -5,8 +5,9 @@ level learns to move boxes, paid by the temporal critic (Eq. 11), and the tempor
 
 ``boxes`` decides what the temporal level sees, and with it which system this is: ``"tracked"`` is STRONG; ``"frame"``
 TRL; ``"gaussian"`` TRL+gau; ``"initial"`` the box b0 for all; ``"gaze"`` leaves the tracker out and takes in every
-frame the box at which the gaze rests; ``"truth"`` and ``"static"`` are upper bounds. ``blind=True`` hides what is
-visual: what language and position alone can do. True boxes are never used in training but by the bounds.
+frame the box at which the gaze rests; ``"objects"`` and ``"cells"`` know no box (see `LocalFeatures`); ``"truth"`` and
+``"static"`` are upper bounds. ``blind=True`` hides what is visual: what language and position alone can do. True boxes
+are never used in training but by the bounds.
 
 Deviations of ``preset="default"`` from the paper:
 
@@ -151,7 +152,7 @@ class Strong:
     def __init__(self, bank: FeatureBank, args: StrongArgs) -> None:
         if args.boxes not in BOXES:
             raise DataError(f"boxes must be one of {BOXES}, got {args.boxes!r}")
-        if args.boxes != "frame" and not bank.has_grid:
+        if args.boxes not in ("frame", "objects") and not bank.has_grid:
             raise DataError(f"boxes={args.boxes!r} needs a spatial grid, which {bank.name!r} lacks; use boxes='frame'")
         if args.boxes in BOUNDS and not bank.has_boxes:
             raise DataError(f"boxes={args.boxes!r} needs a true box track for every query, which {bank.name!r} lacks")
