@@ -27,14 +27,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from agents import strong_state
 from agents.checkpoint import load_weights, save_weights
 from agents.ddpg import DDPG, DDPGArgs, ddpg_args, train
 from agents.gaze import Gaze, GazeArgs, train_gaze
+from agents.session import Session
 from features.bank import FeatureBank
 from features.records import DataError
 from strong_envs import boxes as box_ops
@@ -148,7 +151,7 @@ class Strong:
             raise DataError(f"boxes='truth' needs a true box track for every query, which {bank.name!r} lacks")
         self.args, self.bank = args, bank
         self.history: list[dict[str, Any]] = []
-        self.turn = 0
+        self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
         self.task = self._temporal_task(bank, "frame" if args.boxes == "tracked" else args.boxes)
         hidden = VISUAL if args.blind else ()
         seeded = replace(args.temporal, seed=args.seed)
@@ -162,31 +165,38 @@ class Strong:
             seeded = replace(args.spatial, seed=args.seed + 1)
             self.spatial = DDPG(spatial_task.dims(), spatial_task.n_actions, seeded).to(bank.device)
 
-    def fit(self, report: Report | None = None, evaluate: Callable[[Strong, str], dict] | None = None) -> Strong:
-        """Train. ``evaluate`` is called after each stage with this system and the stage's name, for the history."""
-        args, start = self.args, time.perf_counter()
+    def fit(
+        self,
+        report: Report | None = None,
+        evaluate: Callable[[Strong, str], dict] | None = None,
+        checkpoint: Session | None = None,
+    ) -> Strong:
+        """Train. ``evaluate`` is called after each stage with this system and the stage's name, for the history.
+
+        ``checkpoint`` stores the training at any moment and goes on from there, see `Session`.
+        """
+        args, session = self.args, checkpoint or Session()
+        session.begin(self)
+        self._began = time.perf_counter() - self.seconds
 
         def note(stage: str) -> None:
             scores = evaluate(self, stage) if evaluate is not None else {}
-            self.history.append({"stage": stage, "seconds": time.perf_counter() - start, **scores})
+            self.seconds = time.perf_counter() - self._began
+            self.history.append({"stage": stage, "seconds": self.seconds, **scores})
 
         tracked = args.boxes == "tracked"
         if tracked and args.random_boxes:
-            self._give_boxes(None)
-        self._train_temporal("temporal alone" if tracked else "temporal", args.pretrain_steps, report)
-        note("pre-training" if tracked else "training")
-        if tracked:
-            for turn in range(1, args.rounds + 1):
-                if self.gaze is not None:
-                    generator = torch.Generator().manual_seed(args.seed + 100 * turn)
-                    told = _staged(report, f"round {turn}, gaze", args.gaze.steps)
-                    train_gaze(self.gaze, self.task, generator, told)
-                spatial_task = self._spatial_task(self.task)
-                self._train_spatial(f"round {turn}, spatial", spatial_task, args.spatial_steps, report)
-                self.turn = turn
-                self._give_boxes(track(spatial_task, self.spatial.act))
-                self._train_temporal(f"round {turn}, temporal", args.temporal_steps, report)
-                note(f"round {turn}")
+            session.step(lambda: self._give_boxes(None))
+        alone = "temporal alone" if tracked else "temporal"
+        session.step(lambda: self._train_temporal(alone, args.pretrain_steps, report, session))
+        session.step(lambda: note("pre-training" if tracked else "training"))
+        for turn in range(1, args.rounds + 1) if tracked else ():
+            session.step(partial(self._train_gaze, turn, report, session))
+            session.step(partial(self._train_spatial, turn, report, session))
+            session.step(partial(self._take_turn, turn))
+            stage = f"round {turn}, temporal"
+            session.step(partial(self._train_temporal, stage, args.temporal_steps, report, session))
+            session.step(partial(note, f"round {turn}"))
         return self
 
     def predict(self, bank: FeatureBank, use_tracker: bool | None = None) -> dict[str, Tensor]:
@@ -265,15 +275,39 @@ class Strong:
 
         return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, look)
 
-    def _train_temporal(self, stage: str, steps: int, report: Report | None) -> None:
+    def _train_temporal(self, stage: str, steps: int, report: Report | None, session: Session) -> None:
         config = replace(self.task.config, start="random" if self.args.exploring_starts else "initial")
         task = TemporalTask(self.bank, self.task.local, config)
         env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
-        train(self.temporal, env, steps=steps, report=_staged(report, stage, steps))
+        train(self.temporal, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
 
-    def _train_spatial(self, stage: str, task: SpatialTask, steps: int, report: Report | None) -> None:
-        env = SpatialTrackVectorEnv.of(task, self.args.spatial.num_envs)
-        train(self.spatial, env, steps=steps, report=_staged(report, stage, steps))
+    def _train_gaze(self, turn: int, report: Report | None, session: Session) -> None:
+        if self.gaze is not None:
+            generator, stage = torch.Generator().manual_seed(self.args.seed + 100 * turn), f"round {turn}, gaze"
+            told = _staged(report, stage, self.args.gaze.steps)
+            train_gaze(self.gaze, self.task, generator, told, stage, session)
+
+    def _train_spatial(self, turn: int, report: Report | None, session: Session) -> None:
+        stage, steps = f"round {turn}, spatial", self.args.spatial_steps
+        env = SpatialTrackVectorEnv.of(self._spatial_task(self.task), self.args.spatial.num_envs)
+        train(self.spatial, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
+
+    def _take_turn(self, turn: int) -> None:
+        """The boxes that the spatial level has learnt to give go to the temporal level."""
+        self.turn = turn
+        self._give_boxes(track(self._spatial_task(self.task), self.spatial.act))
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: arguments and data, JSON-ready."""
+        return {"args": asdict(self.args), "data": self.bank.store.content_hash, "split": self.bank.split}
+
+    def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything but the training in progress: both levels, the gaze, the boxes of the turn, the history."""
+        return strong_state.collect(self)
+
+    def load_training_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on where `training_state` was taken."""
+        strong_state.restore(self, tensors, values)
 
     def _give_boxes(self, tracks: Tensor | None) -> None:
         """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in."""
