@@ -214,18 +214,23 @@ class Strong:
         episodes = localise(task, self.temporal.act)
         return out | {"spans": episodes.spans, "length": episodes.length, "path": episodes.path}
 
-    def save(self, path: str) -> None:
-        """Write weights and arguments as one safetensors file."""
+    def save(self, path: str, lean: bool = False) -> None:
+        """Write weights and arguments as one safetensors file; ``lean`` leaves out what predictions do without."""
         tensors = {f"temporal.{k}": v for k, v in self.temporal.state_dict().items()}
         for name, part in (("spatial", self.spatial), ("gaze", self.gaze)):
             if part is not None:
                 tensors |= {f"{name}.{k}": v for k, v in part.state_dict().items()}
-        save_weights(path, tensors, {"args": asdict(self.args), "history": self.history, "turn": self.turn})
+        if lean:
+            tensors = {k: v for k, v in tensors.items() if not k.partition(".")[2].startswith(strong_state.LEAN)}
+        about = {"args": asdict(self.args), "history": self.history, "turn": self.turn, "lean": lean}
+        save_weights(path, tensors, about | {"inputs": strong_state.inputs_of(self.bank)})
 
     @classmethod
     def load(cls, path: str, bank: FeatureBank) -> Strong:
         """Read what `save` wrote; ``bank`` gives the device and must have the features it was trained on."""
         tensors, about = load_weights(path, bank.device)
+        if "turn" not in about:
+            raise DataError(f"{path!r} is not a saved system of STRONG")
         raw = about["args"]
         nested = (
             ("temporal", DDPGArgs),
@@ -249,6 +254,10 @@ class Strong:
         ):
             if level is not None:
                 part = {k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}
+                if about.get("lean"):
+                    # What was left out stays as it was made: a prediction does not look at it.
+                    rest = {k: v for k, v in level.state_dict().items() if k.startswith(strong_state.LEAN)}
+                    part = rest | part
                 try:
                     level.load_state_dict(part)
                 except RuntimeError as error:
