@@ -3,7 +3,9 @@
 A command and nothing more: imported as a module it would hide the function of that name.
 """
 
+import sys
+
 from agents.pretraining import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -152,6 +152,7 @@ class Strong:
         self.args, self.bank = args, bank
         self.history: list[dict[str, Any]] = []
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
+        self._tracking: SpatialTask | None = None
         self.task = self._temporal_task(bank, "frame" if args.boxes == "tracked" else args.boxes)
         hidden = VISUAL if args.blind else ()
         seeded = replace(args.temporal, seed=args.seed)
@@ -175,7 +176,7 @@ class Strong:
 
         ``checkpoint`` stores the training at any moment and goes on from there, see `Session`.
         """
-        args, session = self.args, checkpoint or Session()
+        args, session, self.seconds = self.args, checkpoint or Session(), 0.0
         session.begin(self)
         self._began = time.perf_counter() - self.seconds
 
@@ -298,13 +299,15 @@ class Strong:
 
     def _train_spatial(self, turn: int, report: Report | None, session: Session) -> None:
         stage, steps = f"round {turn}, spatial", self.args.spatial_steps
-        env = SpatialTrackVectorEnv.of(self._spatial_task(self.task), self.args.spatial.num_envs)
+        self._tracking = self._spatial_task(self.task)
+        env = SpatialTrackVectorEnv.of(self._tracking, self.args.spatial.num_envs)
         train(self.spatial, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
 
     def _take_turn(self, turn: int) -> None:
         """The boxes that the spatial level has learnt to give go to the temporal level."""
-        self.turn = turn
-        self._give_boxes(track(self._spatial_task(self.task), self.spatial.act))
+        # The task of the training just done has looked at all frames already; a process that went on here has not.
+        task, self._tracking, self.turn = self._tracking or self._spatial_task(self.task), None, turn
+        self._give_boxes(track(task, self.spatial.act))
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: arguments and data, JSON-ready."""
