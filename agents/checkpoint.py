@@ -23,9 +23,15 @@ def save_weights(path: str | os.PathLike, tensors: dict[str, Tensor], about: dic
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.with_name(f".{target.name}.part{os.getpid()}")
     header = {"format": FORMAT, "about": json.dumps(about)}
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, str(staging), header)
-    os.chmod(staging, 0o644)
-    os.replace(staging, target)
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, str(staging), header)
+        os.chmod(staging, 0o644)
+        with open(staging, "rb+") as written:
+            # A rename may reach the disk before the bytes do, and a power cut between them would leave an empty file.
+            os.fsync(written.fileno())
+        os.replace(staging, target)
+    finally:
+        staging.unlink(missing_ok=True)
     return target
 
 

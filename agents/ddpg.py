@@ -18,13 +18,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from agents.attention import AttentiveInputs
+from agents.loops import ReplayTraining, Ticker, UniformTraining, load_optimiser, optimiser_state, run, split
 from agents.networks import Actor, Critic, HeadsCritic, Standardise, gaussian_weights
-from agents.replay import IndexReplay
 from strong_envs import spans
 from strong_envs.vector import IndexVectorEnv
 
@@ -245,6 +246,24 @@ class DDPG(nn.Module):
         self.actor_optimiser.step()
         return entropy.detach()
 
+    def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the next update depends on: weights, targets, optimisers, generator; and JSON-ready settings."""
+        tensors = {f"weights.{name}": value for name, value in self.state_dict().items()}
+        tensors["generator"] = self.generator.get_state()
+        groups = {}
+        for name in ("actor", "critic"):
+            held, groups[name] = optimiser_state(getattr(self, f"{name}_optimiser"))
+            tensors |= {f"optimiser.{name}.{key}": value for key, value in held.items()}
+        return tensors, groups
+
+    def load_training_state(self, tensors: dict[str, Tensor], groups: dict[str, Any]) -> None:
+        """Go on as the agent, of the same arguments, from which `training_state` was taken."""
+        self.load_state_dict(split(tensors, "weights."))
+        self.generator.set_state(tensors["generator"].cpu())
+        for name in ("actor", "critic"):
+            held = split(tensors, f"optimiser.{name}.")
+            load_optimiser(getattr(self, f"{name}_optimiser"), held, groups[name])
+
     def set_progress(self, share: float) -> None:
         """Learning rates for a share in [0, 1] of the training done."""
         if self.args.decay:
@@ -257,11 +276,6 @@ class DDPG(nn.Module):
                     group["lr"] = rate * max(slope, 0.02)
 
 
-def split(batch: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The columns of a batch that start with ``prefix``, without it."""
-    return {name[len(prefix) :]: value for name, value in batch.items() if name.startswith(prefix)}
-
-
 def train(
     agent: DDPG,
     env: IndexVectorEnv,
@@ -269,6 +283,8 @@ def train(
     steps: int | None = None,
     report: Callable[[int, dict], None] | None = None,
     every: int = 20,
+    stage: str = "training",
+    session: Ticker | None = None,
 ) -> DDPG:
     """Train on a vector environment with index observations and torch output.
 
@@ -276,78 +292,14 @@ def train(
         agent: trained in place. env: made with ``output="torch", observation="index"``, SAME_STEP.
         steps: environment steps (default: the agent's own). report: called with the step and scalars of the log each
             ``every`` steps of all environments; it may raise `KeyboardInterrupt` to stop.
+        stage: name of this training, for messages. session: writes checkpoints and goes on from one, see
+            `agents.session.Session`.
+
+    Raises:
+        TrainingDiverged: losses that are not finite; seen within ``every`` steps.
     """
-    args = agent.args
-    steps = args.steps if steps is None else steps
-    if args.states == "uniform":
-        return _train_uniform(agent, env, steps, report, every)
-    device = env.device
-    replay = IndexReplay(args.capacity, device)
-    env.reset(seed=args.seed)
-    # Taken anew in every training: between the turns of STRONG the boxes change, and with them the scale of features.
-    fitted = False
-    seen: list[dict[str, Tensor]] = []
-    returns: Tensor | None = None
-    done_steps = 0
-    for iteration in range(-(-steps // env.num_envs)):
-        share = done_steps / steps
-        state = env.state()
-        epsilon = args.epsilon_end + (args.epsilon_start - args.epsilon_end) * max(1 - share / args.epsilon_share, 0)
-        if fitted:
-            action = agent.act(env.observe_state(state))
-        else:
-            action = torch.zeros(env.num_envs, dtype=torch.int64, device=device)
-        dice = torch.rand(2, env.num_envs, generator=agent.generator).to(device)
-        random = (dice[1] * (agent.n_actions - 1)).to(torch.int64).clamp(max=agent.n_actions - 2)
-        random = random + (random >= args.stop)
-        action = torch.where((dice[0] < epsilon) | (not fitted), random, action)
-        _, reward, terminated, _, info = env.step(action)
-        replay.add(
-            **{f"state.{name}": value for name, value in state.items()},
-            **{f"next.{name}": value for name, value in env.reached.items()},
-            action=action.to(torch.uint8),
-            reward=reward,
-            terminated=terminated,
-        )
-        done_steps += env.num_envs
-        if not fitted:
-            seen.append(env.observe_state(state))
-            if done_steps >= min(args.warmup, steps // 2):
-                agent.inputs.fit({name: torch.cat([o[name] for o in seen]) for name in seen[0]})
-                fitted, seen = True, []
-            continue
-        if "episode" in info:
-            ended = info["_episode"].to(torch.float64)
-            mean = (info["episode"]["r"] * ended).sum() / ended.sum().clamp(min=1)
-            returns = mean if returns is None else returns * 0.95 + mean * 0.05
-        agent.set_progress(share)
-        for _ in range(args.updates):
-            batch = replay.sample(args.batch, agent.generator)
-            batch["action"] = batch["action"].to(torch.int64)
-            log = agent.update(batch, env)
-        if report is not None and iteration % every == 0:
-            scalars = {name: float(value) for name, value in log.items()}
-            scalars["return"] = float(returns) if returns is not None else float("nan")
-            scalars["epsilon"] = epsilon
-            report(done_steps, scalars)
-    return agent
-
-
-def _train_uniform(
-    agent: DDPG, env: IndexVectorEnv, steps: int, report: Callable[[int, dict], None] | None, every: int
-) -> DDPG:
-    """`train` on states drawn afresh; "return" is then the mean reward of the greedy move."""
-    batch = agent.args.batch
-    agent.inputs.fit(env.observe_state(env.task.random_states(max(agent.args.warmup, batch), agent.generator)))
-    count = max(steps // batch, 1)
-    for i in range(count):
-        agent.set_progress(i / count)
-        state = env.task.random_states(batch, agent.generator)
-        log = agent.update({f"state.{name}": value for name, value in state.items()}, env)
-        if report is not None and i % every == 0:
-            scalars = {name: float(value) for name, value in log.items()}
-            pays = env.action_rewards(state).gather(1, agent.act(env.observe_state(state))[:, None])
-            report(i * batch, scalars | {"return": float(pays.mean())})
+    kind = UniformTraining if agent.args.states == "uniform" else ReplayTraining
+    run(kind(agent, env, agent.args.steps if steps is None else steps, stage), report, every, session)
     return agent
 
 

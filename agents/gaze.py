@@ -14,10 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from agents.loops import Ticker, load_optimiser, optimiser_state, run, split
+from agents.watch import Watch
 from features.bank import FeatureBank
 from strong_envs.spans import frame_window
 from strong_envs.temporal_task import TemporalTask, random_windows
@@ -154,25 +157,70 @@ def train_gaze(
     task: TemporalTask,
     generator: torch.Generator,
     report: Callable[[int, dict[str, float]], None] | None = None,
+    stage: str = "gaze",
+    session: Ticker | None = None,
 ) -> None:
-    """Train in place on all samples of the task's bank."""
-    args, device = gaze.args, task.bank.device
-    optimiser = torch.optim.AdamW(gaze.parameters(), args.lr, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, args.lr, total_steps=args.steps)
-    for step in range(args.steps):
-        samples = torch.randint(len(task.bank), (args.queries,), generator=generator).to(device)
-        start, end = random_windows((args.queries, args.windows), task.config.total, generator)
+    """Train in place on all samples of the task's bank; ``session`` as in `agents.ddpg.train`."""
+    run(GazeTraining(gaze, task, generator, stage), report, 10, session)
+
+
+class GazeTraining:
+    """One training of a `Gaze` on all samples of a task's bank, an update each time; see `agents.loops`."""
+
+    def __init__(self, gaze: Gaze, task: TemporalTask, generator: torch.Generator, stage: str = "gaze") -> None:
+        self.gaze, self.task, self.generator, self.stage = gaze, task, generator, stage
+        self.total, self.done, self.iteration = gaze.args.steps, 0, 0
+        self.optimiser = torch.optim.AdamW(gaze.parameters(), gaze.args.lr, weight_decay=1e-3)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, gaze.args.lr, total_steps=self.total)
+        self.watch = Watch(stage, self.total)
+        self.loss: Tensor | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.done >= self.total
+
+    def reported(self, before: int) -> int:
+        """The step that a report of this iteration carries."""
+        return before
+
+    def advance(self) -> bool:
+        gaze, task, args, device = self.gaze, self.task, self.gaze.args, self.task.bank.device
+        samples = torch.randint(len(task.bank), (args.queries,), generator=self.generator).to(device)
+        start, end = random_windows((args.queries, args.windows), task.config.total, self.generator)
         start, end = start.to(device), end.to(device)
         wide = samples.repeat_interleave(args.windows)
         pays = task.move_rewards(wide, start.flatten(), end.flatten())
         loss = nn.functional.mse_loss(gaze.q_values(task, samples, start, end).flatten(0, 1), pays)
-        optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(gaze.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if report is not None and step % 10 == 0:
-            report(step, {"loss": float(loss.detach())})
+        self.optimiser.step()
+        self.schedule.step()
+        self.loss = loss.detach()
+        self.iteration = self.done = self.done + 1
+        return True
+
+    def check(self) -> None:
+        if self.loss is not None:
+            self.watch.finite(self.done, {"loss": float(self.loss)})
+
+    def look(self) -> dict[str, float]:
+        return {"loss": float(self.loss)}
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The weights are those of the gaze itself."""
+        held, groups = optimiser_state(self.optimiser)
+        tensors = {f"optimiser.{name}": value for name, value in held.items()}
+        tensors["generator"] = self.generator.get_state()
+        return tensors, {"done": self.done, "groups": groups}
+
+    def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Rates and momenta of the cycle stand in the optimiser; the cycle itself needs no more than its place."""
+        load_optimiser(self.optimiser, split(tensors, "optimiser."), values["groups"])
+        self.generator.set_state(tensors["generator"].cpu())
+        self.iteration = self.done = int(values["done"])
+        self.schedule.last_epoch, self.schedule._step_count = self.done, self.done + 1
+
 
 def gaze_box(weights: Tensor, height: int, width: int, size: float) -> Tensor:
     """A box of the given size, a share of the frame, where the gaze rests: (B, h * w) weights to (B, 4) corners.

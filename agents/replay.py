@@ -39,6 +39,21 @@ class IndexReplay:
         rows = {name: column[at] for name, column in self.columns.items()}
         return {name: row.to(torch.int64) if row.dtype == torch.int32 else row for name, row in rows.items()}
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of the transitions held, column by column, and where the next one goes."""
+        place = torch.tensor([self.size, self.cursor])
+        return {"place": place} | {f"column.{k}": v[: self.size].clone() for k, v in self.columns.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` of a replay of the same capacity gave."""
+        self.size, self.cursor = state["place"].tolist()
+        self.columns = {}
+        for name, held in state.items():
+            if name.startswith("column."):
+                column = torch.zeros((self.capacity, *held.shape[1:]), dtype=held.dtype, device=self.device)
+                column[: self.size] = held.to(self.device)
+                self.columns[name.removeprefix("column.")] = column
+
     @property
     def nbytes(self) -> int:
         """Bytes held."""

@@ -32,15 +32,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from agents import strong_state
 from agents.attention import AttentionTask
 from agents.checkpoint import load_weights, save_weights
 from agents.ddpg import DDPG, DDPGArgs, ddpg_args, train
 from agents.gaze import Gaze, GazeArgs, train_gaze
+from agents.session import Session
 from features.bank import FeatureBank
 from features.records import DataError
 from strong_envs import boxes as box_ops
@@ -158,7 +161,8 @@ class Strong:
             raise DataError(f"boxes={args.boxes!r} needs a true box track for every query, which {bank.name!r} lacks")
         self.args, self.bank = args, bank
         self.history: list[dict[str, Any]] = []
-        self.turn = 0
+        self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
+        self._tracking: SpatialTask | None = None
         self.task = self._temporal_task(bank, "frame" if self.takes_turns else args.boxes)
         hidden = VISUAL if args.blind else ()
         seeded = replace(args.temporal, seed=args.seed)
@@ -177,34 +181,38 @@ class Strong:
         """Whether boxes are learnt, so that training goes in rounds."""
         return self.args.boxes in ("tracked", "gaze")
 
-    def fit(self, report: Report | None = None, evaluate: Callable[[Strong, str], dict] | None = None) -> Strong:
-        """Train. ``evaluate`` is called after each stage with this system and the stage's name, for the history."""
-        args, start = self.args, time.perf_counter()
+    def fit(
+        self,
+        report: Report | None = None,
+        evaluate: Callable[[Strong, str], dict] | None = None,
+        checkpoint: Session | None = None,
+    ) -> Strong:
+        """Train. ``evaluate`` is called after each stage with this system and the stage's name, for the history.
+
+        ``checkpoint`` stores the training at any moment and goes on from there, see `Session`.
+        """
+        args, session, self.seconds = self.args, checkpoint or Session(), 0.0
+        session.begin(self)
+        self._began = time.perf_counter() - self.seconds
 
         def note(stage: str) -> None:
             scores = evaluate(self, stage) if evaluate is not None else {}
-            self.history.append({"stage": stage, "seconds": time.perf_counter() - start, **scores})
+            self.seconds = time.perf_counter() - self._began
+            self.history.append({"stage": stage, "seconds": self.seconds, **scores})
 
-        if self.takes_turns and args.random_boxes:
-            self._give_boxes(None)
-        self._train_temporal("temporal alone" if self.takes_turns else "temporal", args.pretrain_steps, report)
-        note("pre-training" if self.takes_turns else "training")
-        if self.takes_turns:
-            for turn in range(1, args.rounds + 1):
-                if self.gaze is not None:
-                    generator = torch.Generator().manual_seed(args.seed + 100 * turn)
-                    told = _staged(report, f"round {turn}, gaze", args.gaze.steps)
-                    train_gaze(self.gaze, self.task, generator, told)
-                if self.spatial is None:
-                    boxes = self.gaze.boxes(self.bank)
-                else:
-                    spatial_task = self._spatial_task(self.task)
-                    self._train_spatial(f"round {turn}, spatial", spatial_task, args.spatial_steps, report)
-                    boxes = track(spatial_task, self.spatial.act)
-                self.turn = turn
-                self._give_boxes(boxes)
-                self._train_temporal(f"round {turn}, temporal", args.temporal_steps, report)
-                note(f"round {turn}")
+        turns = self.takes_turns
+        if turns and args.random_boxes:
+            session.step(lambda: self._give_boxes(None))
+        alone = "temporal alone" if turns else "temporal"
+        session.step(lambda: self._train_temporal(alone, args.pretrain_steps, report, session))
+        session.step(lambda: note("pre-training" if turns else "training"))
+        for turn in range(1, args.rounds + 1) if turns else ():
+            session.step(partial(self._train_gaze, turn, report, session))
+            session.step(partial(self._train_spatial, turn, report, session))
+            session.step(partial(self._take_turn, turn))
+            stage = f"round {turn}, temporal"
+            session.step(partial(self._train_temporal, stage, args.temporal_steps, report, session))
+            session.step(partial(note, f"round {turn}"))
         return self
 
     def predict(self, bank: FeatureBank, use_tracker: bool | None = None) -> dict[str, Tensor]:
@@ -224,18 +232,23 @@ class Strong:
         episodes = localise(task, self.temporal.act)
         return out | {"spans": episodes.spans, "length": episodes.length, "path": episodes.path}
 
-    def save(self, path: str) -> None:
-        """Write weights and arguments as one safetensors file."""
+    def save(self, path: str, lean: bool = False) -> None:
+        """Write weights and arguments as one safetensors file; ``lean`` leaves out what predictions do without."""
         tensors = {f"temporal.{k}": v for k, v in self.temporal.state_dict().items()}
         for name, part in (("spatial", self.spatial), ("gaze", self.gaze)):
             if part is not None:
                 tensors |= {f"{name}.{k}": v for k, v in part.state_dict().items()}
-        save_weights(path, tensors, {"args": asdict(self.args), "history": self.history, "turn": self.turn})
+        if lean:
+            tensors = {k: v for k, v in tensors.items() if not k.partition(".")[2].startswith(strong_state.LEAN)}
+        about = {"args": asdict(self.args), "history": self.history, "turn": self.turn, "lean": lean}
+        save_weights(path, tensors, about | {"inputs": strong_state.inputs_of(self.bank)})
 
     @classmethod
     def load(cls, path: str, bank: FeatureBank) -> Strong:
         """Read what `save` wrote; ``bank`` gives the device and must have the features it was trained on."""
         tensors, about = load_weights(path, bank.device)
+        if "turn" not in about:
+            raise DataError(f"{path!r} is not a saved system of STRONG")
         raw = about["args"]
         nested = (
             ("temporal", DDPGArgs),
@@ -259,6 +272,10 @@ class Strong:
         ):
             if level is not None:
                 part = {k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}
+                if about.get("lean"):
+                    # What was left out stays as it was made: a prediction does not look at it.
+                    rest = {k: v for k, v in level.state_dict().items() if k.startswith(strong_state.LEAN)}
+                    part = rest | part
                 try:
                     level.load_state_dict(part)
                 except RuntimeError as error:
@@ -287,15 +304,47 @@ class Strong:
 
         return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, look)
 
-    def _train_temporal(self, stage: str, steps: int, report: Report | None) -> None:
+    def _train_temporal(self, stage: str, steps: int, report: Report | None, session: Session) -> None:
         config = replace(self.task.config, start="random" if self.args.exploring_starts else "initial")
         task = type(self.task)(self.bank, self.task.local, config)
         env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
-        train(self.temporal, env, steps=steps, report=_staged(report, stage, steps))
+        train(self.temporal, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
 
-    def _train_spatial(self, stage: str, task: SpatialTask, steps: int, report: Report | None) -> None:
-        env = SpatialTrackVectorEnv.of(task, self.args.spatial.num_envs)
-        train(self.spatial, env, steps=steps, report=_staged(report, stage, steps))
+    def _train_gaze(self, turn: int, report: Report | None, session: Session) -> None:
+        if self.gaze is not None:
+            generator, stage = torch.Generator().manual_seed(self.args.seed + 100 * turn), f"round {turn}, gaze"
+            told = _staged(report, stage, self.args.gaze.steps)
+            train_gaze(self.gaze, self.task, generator, told, stage, session)
+
+    def _train_spatial(self, turn: int, report: Report | None, session: Session) -> None:
+        if self.spatial is None:
+            return
+        stage, steps = f"round {turn}, spatial", self.args.spatial_steps
+        self._tracking = self._spatial_task(self.task)
+        env = SpatialTrackVectorEnv.of(self._tracking, self.args.spatial.num_envs)
+        train(self.spatial, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
+
+    def _take_turn(self, turn: int) -> None:
+        """The boxes that the spatial level has learnt to give go to the temporal level."""
+        self.turn = turn
+        if self.spatial is None:
+            self._give_boxes(self.gaze.boxes(self.bank))
+            return
+        # The task of the training just done has looked at all frames already; a process that went on here has not.
+        task, self._tracking = self._tracking or self._spatial_task(self.task), None
+        self._give_boxes(track(task, self.spatial.act))
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with: arguments and data, JSON-ready."""
+        return {"args": asdict(self.args), "data": self.bank.store.content_hash, "split": self.bank.split}
+
+    def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything but the training in progress: both levels, the gaze, the boxes of the turn, the history."""
+        return strong_state.collect(self)
+
+    def load_training_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on where `training_state` was taken."""
+        strong_state.restore(self, tensors, values)
 
     def _give_boxes(self, tracks: Tensor | None) -> None:
         """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in."""

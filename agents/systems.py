@@ -13,13 +13,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from features.bank import FeatureBank
 from features.records import DataError, nearest
+
+if TYPE_CHECKING:
+    from agents.session import Session
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called with the stage, steps done and in all, and scalars to show."""
@@ -177,11 +180,14 @@ class StrongSystem:
         return self.strong.history
 
     def fit(
-        self, report: Report | None = None, evaluate: Callable[[Any, str], dict] | None = None
+        self,
+        report: Report | None = None,
+        evaluate: Callable[[Any, str], dict] | None = None,
+        checkpoint: Session | None = None,
     ) -> StrongSystem:
-        """Train; ``evaluate`` sees this system after each stage."""
+        """Train; ``evaluate`` sees this system after each stage, ``checkpoint`` stores the training as it goes."""
         wrapped = None if evaluate is None else lambda _, stage: evaluate(self, stage)
-        self.strong.fit(report, wrapped)
+        self.strong.fit(report, wrapped, checkpoint)
         return self
 
     def predict(self, bank: FeatureBank) -> Prediction:
@@ -194,14 +200,23 @@ class StrongSystem:
         found.setdefault("looked", torch.full((len(bank),), share, dtype=torch.float64, device=bank.device))
         return Prediction(**found)
 
-    def parameters(self) -> list[Tensor]:
-        """Trained numbers of both levels and the gaze: target networks are copies."""
-        parts = (part for part in (self.strong.temporal, self.strong.spatial, self.strong.gaze) if part is not None)
-        return [p for part in parts for name, p in part.named_parameters() if "target" not in name]
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Trained numbers of both levels and the gaze; targets, which follow them, are not counted."""
+        parts = (self.strong.temporal, self.strong.spatial, self.strong.gaze)
+        return [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
 
     def save(self, path: str) -> None:
         """One safetensors file."""
         self.strong.save(path)
+
+    @classmethod
+    def load(cls, path: str, bank: FeatureBank) -> StrongSystem:
+        """Read what `save` wrote; ``bank`` gives the device and must have the features it was trained on."""
+        from agents.strong import Strong
+
+        system = cls.__new__(cls)
+        system.strong = Strong.load(path, bank)
+        return system
 
 
 for _entry in (

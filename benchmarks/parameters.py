@@ -1,114 +1,21 @@
-"""Any field of an agent's or an environment's arguments, by name: what ``--set`` and ``sweep`` change.
-
-A plain name is enough where it says which field is meant (``phi``, ``rounds``); a field that both levels have
-(``gamma``, ``tau``) is changed in both, as the paper has one of each. ``temporal.gamma`` names one of them.
-"""
+"""Settings of systems by name, as `agents.settings` has them, and the lists of values that a sweep goes through."""
 
 from __future__ import annotations
 
-import ast
-import copy
-import inspect
-from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
-from features.records import DataError, nearest
+from agents.settings import check_settings, parse_settings, parse_value, places, with_setting, with_settings
+from features.records import DataError
 
-Path = tuple[str, ...]
-LEVELS = ("temporal", "spatial")
-OWN = ("bank", "seed", "budget", "preset")
-"""Arguments that are not settings: the job sets them itself."""
-
-
-def places(system: str) -> dict[str, list[Path]]:
-    """The settings of a system: names, plain and dotted, to where each stands in the options of a cell."""
-    import agents
-    from agents.strong import StrongArgs
-    from agents.systems import StrongSystem
-    from strong_envs.temporal_task import CONFIG_NAMES
-
-    factory = agents.find(system).factory
-    dotted: dict[str, Path] = {}
-    if isinstance(factory, type) and issubclass(factory, StrongSystem):
-        example = StrongArgs()
-        for f in fields(StrongArgs):
-            value = getattr(example, f.name)
-            if is_dataclass(value):
-                # The temporal environment goes by the name under which every system takes its options.
-                top = "env" if f.name == "temporal_env" else f.name
-                dotted |= {f"{f.name}.{inner.name}": (top, inner.name) for inner in fields(value)}
-            else:
-                dotted[f.name] = (f.name,)
-        dotted["preset"] = ("preset",)
-    else:
-        try:
-            names = inspect.signature(factory).parameters
-        except (TypeError, ValueError):
-            names = {}
-        plain = (n for n, p in names.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        dotted |= {name: (name,) for name in plain if name not in (*OWN, "env")}
-        if "env" in names:
-            dotted |= {f"temporal_env.{name}": ("env", name) for name in CONFIG_NAMES}
-    found: dict[str, list[Path]] = {name: [path] for name, path in dotted.items() if path[-1] != "seed"}
-    for path in dotted.values():
-        if len(path) == 2 and path[-1] != "seed":
-            found.setdefault(path[-1], [])
-            if path not in found[path[-1]]:
-                found[path[-1]].append(path)
-    return found
-
-
-def with_setting(system: str, options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """The options of a cell with one setting changed.
-
-    Raises:
-        DataError: a name that the system does not have, or one that could mean several fields.
-    """
-    known = places(system)
-    if name not in known:
-        plain = sorted(n for n in known if "." not in n)
-        raise DataError(f"{system} has no setting {name!r}{nearest(name, known)}; it has {plain}")
-    paths = known[name]
-    if len(paths) > 1 and {path[0] for path in paths} != set(LEVELS):
-        dotted = sorted(n for n, p in known.items() if "." in n and p[0] in paths)
-        raise DataError(f"{name!r} could be any of {dotted}; name one of them")
-    changed = copy.deepcopy(dict(options))
-    for path in paths:
-        place = changed
-        for part in path[:-1]:
-            place = place.setdefault(part, {})
-        place[path[-1]] = value
-    return changed
-
-
-def with_settings(system: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a cell with those of ``settings`` that the system has; `check_settings` finds the others."""
-    options: dict[str, Any] = {}
-    for name, value in settings.items():
-        if name in places(system):
-            options = with_setting(system, options, name, value)
-    return options
-
-
-def check_settings(systems: Iterable[str], settings: Mapping[str, Any]) -> None:
-    """Refuse a setting that none of the systems has: it would be ignored in silence."""
-    known = {name for system in systems for name in places(system)}
-    for name in settings:
-        if name not in known:
-            plain = sorted(n for n in known if "." not in n)
-            raise DataError(f"no system of this job has a setting {name!r}{nearest(name, known)}; there are {plain}")
-
-
-def parse_settings(words: Iterable[str]) -> dict[str, Any]:
-    """``["gamma=0.4", "temporal.feedback=taken"]`` to names and values."""
-    settings = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name.strip():
-            raise DataError(f"a setting is written name=value, got {word!r}")
-        settings[name.strip()] = parse_value(value)
-    return settings
+__all__ = [
+    "check_settings",
+    "parse_settings",
+    "parse_value",
+    "parse_values",
+    "places",
+    "with_setting",
+    "with_settings",
+]
 
 
 def parse_values(text: str) -> list[Any]:
@@ -119,14 +26,3 @@ def parse_values(text: str) -> list[Any]:
     if len({repr(v) for v in values}) < len(values):
         raise DataError(f"a value stands twice in {text!r}")
     return values
-
-
-def parse_value(text: str) -> Any:
-    """A Python literal, or else the text itself; ``true`` and ``false`` too."""
-    text = text.strip()
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

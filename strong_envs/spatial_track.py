@@ -141,6 +141,25 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         self.walk = fresh
         self._invalid = self._invalid & ~mask
 
+    def snapshot(self) -> dict[str, Tensor]:
+        parts = self.walk._asdict()
+        if self.task.config.reward not in FROM_CRITIC:
+            # Only a critic's rewards read the sums, and on real features they are hundreds of megabytes.
+            del parts["sums"]
+        return super().snapshot() | {f"walk.{name}": part.clone() for name, part in parts.items()}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        missing = [f for f in Walk._fields if f != "sums" and f"walk.{f}" not in snapshot]
+        if missing:
+            raise DataError(f"this is no snapshot of SpatialTrack-v0: it lacks {missing}")
+        super().restore(snapshot)
+        # Clones: of two environments that go on from one snapshot, neither may write into the other's sums.
+        parts = {f: snapshot[f"walk.{f}"].to(self.device, copy=True) for f in Walk._fields if f"walk.{f}" in snapshot}
+        if "sums" not in parts:
+            shape = (self.num_envs, self.bank.max_frames + 1, self.task.channels)
+            parts["sums"] = torch.zeros(shape, device=self.device)
+        self.walk = Walk(**parts)
+
     def _advance(self, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         walk, reward, terminated, valid = self.task.step(self.walk, action)
         self.walk = walk

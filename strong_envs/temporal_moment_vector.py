@@ -45,6 +45,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     """
 
     OPTIONS = ("sample", "span", "reset_mask")
+    COUNTERS = (*IndexVectorEnv.COUNTERS, "start", "end", "t", "iou")
 
     def __init__(
         self,

@@ -111,6 +111,28 @@ class IndexVectorEnv(gym.vector.VectorEnv):
         """Observations, named (B, ...) tensors, of stored states, computed from the bank as it is now."""
         raise NotImplementedError
 
+    # Going on where another process stopped -----------------------------------------------------------------------
+
+    COUNTERS: tuple[str, ...] = ("sample", "_keys", "_episode", "_return", "_length", "_done", "_invalid")
+    """Tensors (B,) that say, with what a subclass adds, how all episodes go on."""
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of all that decides how the episodes go on, random draws included: named tensors (B, ...)."""
+        if self._keys is None:
+            raise gym.error.ResetNeeded("call reset() before snapshot()")
+        return {name.lstrip("_"): getattr(self, name).clone() for name in self.COUNTERS}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go on as the environment, of the same arguments, from which `snapshot` was taken. No reset is needed."""
+        for name in self.COUNTERS:
+            given = snapshot.get(name.lstrip("_"))
+            if given is None or given.shape != (self.num_envs,):
+                got = None if given is None else tuple(given.shape)
+                raise DataError(f"a snapshot of {self.num_envs} episodes is needed; {name.lstrip('_')!r} has {got}")
+        for name in self.COUNTERS:
+            # A tensor of its own: some of those here are views of arrays that a compiled step writes into.
+            setattr(self, name, snapshot[name.lstrip("_")].to(self.device, copy=True))
+
     # The interface of Gymnasium ---------------------------------------------------------------------------------
 
     def reset(self, *, seed: int | list[int | None] | None = None, options: dict | None = None) -> tuple[Any, dict]:

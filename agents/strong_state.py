@@ -1,0 +1,64 @@
+"""What a checkpoint holds of `agents.strong.Strong`, beside the training in progress; and what a saved file tells."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from agents.loops import split
+
+if TYPE_CHECKING:
+    from agents.strong import Strong
+    from features.bank import FeatureBank
+
+LEAN = ("target_actor.", "target_critic.", "critic.", "value.")
+"""Parts that learn and that a prediction does without."""
+
+
+def collect(strong: Strong) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON-ready values of both levels, the gaze, the boxes of the turn, and the history."""
+    values: dict[str, Any] = {"history": strong.history, "turn": strong.turn}
+    values["seconds"] = time.perf_counter() - strong._began
+    tensors: dict[str, Tensor] = {}
+    for name in ("temporal", "spatial"):
+        level = getattr(strong, name)
+        if level is not None:
+            held, values[name] = level.training_state()
+            tensors |= {f"{name}.{key}": value for key, value in held.items()}
+    if strong.gaze is not None:
+        tensors |= {f"gaze.{key}": value for key, value in strong.gaze.state_dict().items()}
+    if strong.task.local.source == "given":
+        tensors["boxes"] = strong.task.local.boxes.clone()
+    return tensors, values
+
+
+def restore(strong: Strong, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """Bring a system of the same arguments to where `collect` was called."""
+    strong.history[:], strong.turn, strong.seconds = values["history"], values["turn"], values["seconds"]
+    for name in ("temporal", "spatial"):
+        level = getattr(strong, name)
+        if level is not None:
+            level.load_training_state(split(tensors, f"{name}."), values[name])
+    if strong.gaze is not None:
+        strong.gaze.load_state_dict(split(tensors, "gaze."))
+    if "boxes" in tensors:
+        strong.task = strong._temporal_task(strong.bank, tensors["boxes"].to(strong.bank.device))
+
+
+def inputs_of(bank: FeatureBank) -> dict[str, Any]:
+    """What a prediction has to know of the features, JSON-ready: sizes, rate, and what made them."""
+    manifest = bank.store.manifest
+    extra = manifest.get("extra") or {}
+    return {
+        "store": bank.store.name,
+        "frame_dim": bank.frame_dim,
+        "query_dim": bank.query_dim,
+        "grid": list(bank.grid_shape) if bank.has_grid else None,
+        "dtypes": {name: entry["dtype"] for name, entry in manifest["tensors"].items()},
+        "fps": manifest.get("fps"),
+        "backbone": manifest.get("backbone") or {},
+        "text": manifest.get("text") or {},
+        **({"pca": extra["pca"]} if "pca" in extra else {}),
+    }
