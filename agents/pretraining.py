@@ -57,7 +57,7 @@ def _train(args: argparse.Namespace) -> None:
             bar.reset(total)
             bar.set_description(stage)
         bar.n = step
-        bar.set_postfix({"return": f"{scalars['return']:.3f}"})
+        bar.set_postfix({name: f"{scalars[name]:.3f}" for name in ("return", "loss") if name in scalars})
 
     stored = f"{args.out}.checkpoint"
     with Session(stored, resume=True) as session, bar:
