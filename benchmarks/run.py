@@ -97,5 +97,5 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
         return
     if result["rows"]:
         title = f"{result['protocol']['data']}, {args.test}: {result['rows'][0]['queries']:,} queries"
-        print_table(result["rows"], title=title, console=Console(width=max(rich.get_console().width, 140)))
+        print_table(result["rows"], title=title, console=Console(width=max(rich.get_console().width, 170)))
     print(f"{out}: results.json, table.md, curve.png, episode.png, episode.mp4 ({result['wall_seconds']:.0f} s)")
