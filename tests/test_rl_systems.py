@@ -144,7 +144,7 @@ def test_read_remembers(ragged_store):
 
 def test_read_learns_ten_samples_by_heart():
     bank = features.load("shapes-v0", "train")
-    system = ReadTen(bank, boxes="truth", box_margin=0.05, steps=24_000, num_envs=16).fit()
+    system = ReadTen(bank, boxes="truth", box_margin=0.05, steps=48_000, num_envs=16).fit()
     assert miou(system, bank) > initial_miou(system) + 0.25
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strong_envs import boxes, compiled, rewards, spans
+from strong_envs import boxes, rewards, spans
 
 
 def kinds(*arrays):
@@ -120,5 +120,3 @@ def test_reward_of_read_by_hand():
     np.testing.assert_allclose(paid, expected)
     tensors = (torch.tensor(before), torch.tensor(after), torch.arange(6))
     np.testing.assert_allclose(rewards.temporal_reward("read", *tensors, 0.01).numpy(), expected, atol=1e-7)
-    one_by_one = [compiled.pay_one(a, b, compiled.READ) for a, b in zip(before, after, strict=True)]
-    assert one_by_one == [1.0, 0.0, 0.0, -1.0, -1.0, -1.0]
