@@ -47,6 +47,7 @@ from agents.session import Session
 from features.bank import FeatureBank
 from features.records import DataError
 from strong_envs import boxes as box_ops
+from strong_envs.arguments import check_number
 from strong_envs.local_features import SOURCES, LocalFeatures
 from strong_envs.rollout import localise, track
 from strong_envs.spatial_task import SpatialConfig, SpatialTask
@@ -77,6 +78,10 @@ class StrongArgs:
     pretrain_steps: int = 60_000
     spatial_steps: int = 40_000
     temporal_steps: int = 350_000
+    """Steps of the temporal level in a turn, on average over the turns."""
+    ramp: float = 1.0
+    """How many times longer each turn trains the temporal level than the one before; the sum stays. Early boxes are not
+    worth much training: on the travel level it is what puts tracked boxes ahead of the best that stand still."""
     gaze: GazeArgs = field(default_factory=GazeArgs)
     """Attention of the temporal level, trained at the start of every turn when ``spatial_env.reward`` is "gaze"."""
     random_boxes: float = 0.0
@@ -126,6 +131,11 @@ class StrongArgs:
     )
     seed: int = 0
 
+    def turn_steps(self, turn: int) -> int:
+        """Steps of the temporal level in a turn, counted from 1."""
+        weights = [self.ramp**i for i in range(self.rounds)]
+        return round(self.temporal_steps * self.rounds * weights[turn - 1] / sum(weights))
+
 
 def strong_args(preset: str = "default", **changes: Any) -> StrongArgs:
     """The arguments of a preset with some of them changed; ``seed`` reaches both levels."""
@@ -155,6 +165,7 @@ class Strong:
     def __init__(self, bank: FeatureBank, args: StrongArgs) -> None:
         if args.boxes not in BOXES:
             raise DataError(f"boxes must be one of {BOXES}, got {args.boxes!r}")
+        check_number(args.ramp, "ramp", above=True)
         if args.boxes not in ("frame", "objects") and not bank.has_grid:
             raise DataError(f"boxes={args.boxes!r} needs a spatial grid, which {bank.name!r} lacks; use boxes='frame'")
         if args.boxes in BOUNDS and not bank.has_boxes:
@@ -211,7 +222,7 @@ class Strong:
             session.step(partial(self._train_spatial, turn, report, session))
             session.step(partial(self._take_turn, turn))
             stage = f"round {turn}, temporal"
-            session.step(partial(self._train_temporal, stage, args.temporal_steps, report, session))
+            session.step(partial(self._train_temporal, stage, args.turn_steps(turn), report, session))
             session.step(partial(note, f"round {turn}"))
         return self
 
