@@ -79,7 +79,7 @@ class StrongArgs:
     spatial_steps: int = 40_000
     temporal_steps: int = 350_000
     """Steps of the temporal level in a turn, on average over the turns."""
-    ramp: float = 1.0
+    ramp: float = 3.0
     """How many times longer each turn trains the temporal level than the one before; the sum stays. Early boxes are not
     worth much training: on the travel level it is what puts tracked boxes ahead of the best that stand still."""
     gaze: GazeArgs = field(default_factory=GazeArgs)
