@@ -3,6 +3,9 @@
 It values every move in the windows of ``TemporalMoment-v0`` (default arguments) from features inside random boxes, the
 true ones among them, so that `SpatialTrack-v0` can compare boxes. It is trained on what Eq. 5 pays each move relative
 to stopping. Written to ``strong_envs/data/reference_critic.safetensors``.
+
+On held-out videos of ``shapes-v0-medium`` a box on the target scores above a box of its size clear of it in 65 % of the
+pairs by max Q (Eq. 11 as printed), 77 % by ``signed_q`` and 79 % by ``q_error`` (5,895 pairs, random windows).
 """
 
 from __future__ import annotations

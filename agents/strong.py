@@ -45,7 +45,7 @@ from agents.ddpg import DDPG, DDPGArgs, ddpg_args, train
 from agents.gaze import Gaze, GazeArgs, train_gaze
 from agents.session import Session
 from features.bank import FeatureBank
-from features.records import DataError
+from features.records import DataError, nearest
 from strong_envs import boxes as box_ops
 from strong_envs.arguments import check_number
 from strong_envs.local_features import SOURCES, LocalFeatures
@@ -58,6 +58,7 @@ from strong_envs.temporal_task import TemporalConfig, TemporalTask
 VISUAL = ("local", "global", "context")
 BOXES = (*SOURCES, "tracked", "gaze")
 BOUNDS = ("truth", "static")
+SELECT = ("last", "value")
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called with the stage, environment steps done and in all, and scalars."""
@@ -105,6 +106,9 @@ class StrongArgs:
             lr_critic=2e-3,
         )
     )
+    select: str = "last"
+    """The result of an episode: the window after the last move, or with ``"value"`` the one of its path in which
+    stopping has the highest predicted value relative to the other moves."""
     exploring_starts: bool = True
     """Train the temporal level from windows drawn at random; it is scored from the initial window all the same."""
     spatial: DDPGArgs = field(
@@ -165,6 +169,8 @@ class Strong:
     def __init__(self, bank: FeatureBank, args: StrongArgs) -> None:
         if args.boxes not in BOXES:
             raise DataError(f"boxes must be one of {BOXES}, got {args.boxes!r}")
+        if args.select not in SELECT:
+            raise DataError(f"select must be one of {SELECT}, got {args.select!r}{nearest(args.select, SELECT)}")
         check_number(args.ramp, "ramp", above=True)
         if args.boxes not in ("frame", "objects") and not bank.has_grid:
             raise DataError(f"boxes={args.boxes!r} needs a spatial grid, which {bank.name!r} lacks; use boxes='frame'")
@@ -240,7 +246,8 @@ class Strong:
                 self.gaze.boxes(bank) if self.spatial is None else track(self._spatial_task(task), self.spatial.act)
             )
             task = self._temporal_task(bank, out["boxes"])
-        episodes = localise(task, self.temporal.act)
+        value = self.temporal.q_values if self.args.select == "value" else None
+        episodes = localise(task, self.temporal.act, value=value)
         return out | {"spans": episodes.spans, "length": episodes.length, "path": episodes.path}
 
     def save(self, path: str, lean: bool = False) -> None:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 import gymnasium as gym
+import ray
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 
@@ -42,6 +43,7 @@ def main() -> None:
         done = int(result["num_env_steps_sampled_lifetime"])
         print(f"{done} steps: return an episode {runners['episode_return_mean']:.2f}")
     algorithm.stop()
+    ray.shutdown()
 
 
 if __name__ == "__main__":

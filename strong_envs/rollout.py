@@ -51,7 +51,8 @@ def _localise(task: TemporalTask, policy: Policy, samples: Tensor, value: Policy
     path = [task.to_seconds(samples, start, end)]
     best_start, best_end = start, end
     best = torch.full_like(start, float("-inf"))
-    for _ in range(task.config.max_steps):
+    # The window after the last move is a candidate too, where values choose.
+    for step in range(task.config.max_steps + (value is not None)):
         observation = task.observe(samples, start, end, t)
         if value is not None:
             q = value(observation)
@@ -59,6 +60,8 @@ def _localise(task: TemporalTask, policy: Policy, samples: Tensor, value: Policy
             better = running & (preference > best)
             best = torch.where(better, preference, best)
             best_start, best_end = torch.where(better, start, best_start), torch.where(better, end, best_end)
+        if step == task.config.max_steps:
+            break
         action = policy(observation)
         result = task.move(samples, start, end, t, iou, action)
         start, end = torch.where(running, result.start, start), torch.where(running, result.end, end)

@@ -72,7 +72,8 @@ class Viewer:
             strength = self.bank.grid[index].to(torch.float32).norm(dim=-1).cpu().numpy()
         else:
             strength = self.bank.frames[index].to(torch.float32).abs().cpu().numpy()[None, :]
-            strength = cv2.resize(strength, (16, 1), interpolation=cv2.INTER_AREA)
+            # A bar as high as half its width, so that it is seen beside others.
+            strength = cv2.resize(strength, (16, 1), interpolation=cv2.INTER_AREA).repeat(8, axis=0)
         spread = max(float(strength.max() - strength.min()), 1e-9)
         grey = ((strength - strength.min()) / spread * 255).astype(np.uint8)
         return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
@@ -189,6 +190,10 @@ def temporal_picture(viewer: Viewer, env: TemporalMomentEnv) -> np.ndarray:
     if task.local.boxes is not None:
         base = int(task.local.rows[sample])
         boxes = [task.local.boxes[base + row].tolist() for row in rows]
+    elif task.local.source == "initial":
+        from strong_envs.boxes import INITIAL_BOX, corners
+
+        boxes = [corners(torch.tensor([INITIAL_BOX]))[0].tolist()] * len(rows)
     seconds = float(bank.duration[bank.video[sample]]) / int(task.n_frames[sample])
     tiou = float(task.iou(env.sample, env.start, env.end, "clamped"))
     names = ("first", "middle", "last")

@@ -17,7 +17,9 @@ def shared_data() -> Path:
     return folder
 
 
-def random_store(folder: Path, lengths: list[int], *, windows: int = 1, grid: bool = True, seed: int = 0):
+def random_store(
+    folder: Path, lengths: list[int], *, windows: int = 1, grid: bool = True, objects: bool = False, seed: int = 0
+):
     """A store of random features with videos of the given numbers of rows, two queries a video and true boxes."""
     import numpy as np
 
@@ -47,6 +49,7 @@ def random_store(folder: Path, lengths: list[int], *, windows: int = 1, grid: bo
         frames=maps.mean((1, 2)),
         query_vectors=rng.normal(size=(len(queries), 9)).astype(np.float32),
         grid=maps if grid else None,
+        objects=rng.normal(size=(total, 3, 6)).astype(np.float32) if objects else None,
         boxes=boxes if grid else None,
         backbone={"name": "random"},
         text={"name": "random"},

@@ -112,6 +112,37 @@ def test_ddpg_overfits_ten_samples(feedback):
     assert miou(agent.act) > max(0.6, miou(untrained.act) + 0.2)
 
 
+@pytest.mark.parametrize("good", [0, 3, 6])
+def test_select_value_takes_the_window_that_is_valued_most(good, ragged_store):
+    """A policy that shifts forward six times; its critic would stop after ``good`` of them, the last included."""
+    task = make_task(ragged_store, boxes="frame", max_steps=6, initial_span=(0.0, 0.5))
+    samples = torch.arange(len(task.bank))
+
+    def forward(observation):
+        return torch.full((len(observation["query"]),), 4)
+
+    def value(observation):
+        q = torch.zeros(len(observation["query"]), 7)
+        q[:, 6] = -abs(observation["location"][:, 0] * 20 - good)
+        return q
+
+    last = localise(task, forward, samples)
+    chosen = localise(task, forward, samples, value=value)
+    assert torch.allclose(last.spans[:, 0], 6 * task.seconds) and torch.equal(last.path, chosen.path)
+    assert torch.allclose(chosen.spans[:, 0], good * task.seconds)
+
+
+def test_select_is_an_argument_of_strong(ragged_store):
+    bank = features.load(ragged_store, "train")
+    with pytest.raises(DataError, match="select must be one of .*did you mean 'value'"):
+        Strong(bank, strong_args(select="vaule"))
+    assert strong_args().select == "last"
+    found = [Strong(bank, strong_args(boxes="frame", select=one)).predict(bank) for one in ("last", "value")]
+    assert torch.equal(found[0]["path"], found[1]["path"]) and not torch.equal(found[0]["spans"], found[1]["spans"])
+    on_path = (found[1]["path"] - found[1]["spans"][:, None]).abs().amax(-1).amin(1)
+    assert (on_path < 1e-9).all()
+
+
 @pytest.mark.parametrize("options", [{}, {"reward": "read", "start": "random"}, {"invalid": "penalty"}])
 def test_action_rewards_are_what_a_step_pays(options, ragged_store):
     env = TemporalMomentVectorEnv(32, ragged_store, output="torch", observation="index", **options)

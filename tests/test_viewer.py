@@ -37,6 +37,22 @@ def test_a_picture_shows_both_windows_and_follows_the_episode(name, features, ra
     np.testing.assert_array_equal(after, env.render())
 
 
+@pytest.mark.parametrize("boxes", ["initial", "truth", "frame"])
+def test_the_boxes_of_f_o_are_drawn(boxes, ragged_store):
+    env = gym.make("TemporalMoment-v0", features=ragged_store, boxes=boxes, render_mode="rgb_array")
+    env.reset(seed=0, options={"sample": 6})
+    assert has(env.render()[48:250], CHOSEN_COLOUR) == (boxes != "frame")
+
+
+def test_features_without_a_grid_are_a_bar_that_can_be_seen(tmp_path):
+    store = random_store(tmp_path / "bare", [20, 30], grid=False)
+    env = gym.make("TemporalMoment-v0", features=str(store.path), render_mode="rgb_array")
+    env.reset(seed=0)
+    coloured = env.render()[48:250].astype(int)
+    # Viridis has saturated colours, the canvas and its letters are grey.
+    assert ((coloured.max(-1) - coloured.min(-1)) > 60).any(1).sum() > 50
+
+
 def test_any_text_and_any_length_can_be_shown(tmp_path):
     store = random_store(tmp_path / "plain", [1, 3, 5000])
     words = ["日本語のクエリ", "naïve café " * 40, "", "a\nb\tc\x00", "x" * 500, "é"]
