@@ -66,11 +66,8 @@ class TspPrlArgs:
     """Environment steps to train for, root and leaves together."""
     num_envs: int = 32
     """Episodes that run side by side; an update follows every ``max_steps`` steps of all of them."""
-    switch: int = 50
+    switch: int = 25
     """Updates after which root and leaves take turns."""
-    root_draws: bool = True
-    """Whether the root also draws while the leaves learn; a greedy one calls some leaves only, and leaves the others as
-    they are."""
     lr: float = 4e-3
     decay: bool = True
     """Whether the learning rate falls linearly to zero."""
@@ -94,7 +91,6 @@ class TspPrlArgs:
 PAPER = TspPrlArgs(
     num_envs=16,
     switch=200,
-    root_draws=False,
     lr=1e-3,
     decay=False,
     entropy=0.1,
@@ -299,12 +295,11 @@ class TspPrl(TemporalSystem):
     def choose(self, memory: Tensor, root: bool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the tree does: branch (B,), move of its leaf (B,), actions of all branches (B, 5), logits of who draws.
 
-        The level that learns draws, the other is greedy, but for ``root_draws``.
+        The level that learns draws, the other is greedy.
         """
         network = self.network
         top, bottom = network.root(memory), network.leaf_logits(memory)
-        draws = root or self.args.root_draws
-        branch = gumbel_sample(top.detach(), generator) if draws else top.detach().argmax(-1)
+        branch = gumbel_sample(top.detach(), generator) if root else top.detach().argmax(-1)
         own = bottom.gather(1, branch[:, None, None].expand(-1, 1, bottom.shape[2]))[:, 0]
         leaves = bottom.detach().argmax(-1)
         if not root:

@@ -99,7 +99,8 @@ def test_gradient_reaches_those_who_learn_and_leaves_the_others(root, system):
     if root:
         assert reached == everything - bottom
     else:
-        assert reached == everything - top
+        # A leaf that the greedy root never calls has nothing to learn from.
+        assert everything - top - bottom <= reached and not reached & top and reached & bottom
 
 
 def test_leaves_learn_first_and_then_the_root(system):
@@ -113,7 +114,7 @@ def test_leaves_learn_first_and_then_the_root(system):
 
 
 def test_the_tree_acts_as_its_levels_say(system):
-    """Whoever learns draws; a leaf's moves are its branch's; stop is never chosen."""
+    """The level that learns draws, the other is greedy; a leaf's moves are its branch's, and stop is none of them."""
     memory = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
     branches = list(BRANCHES.values())
     for root in (True, False):
@@ -121,11 +122,9 @@ def test_the_tree_acts_as_its_levels_say(system):
         for i in range(400):
             assert int(every[i, branch[i]]) == branches[int(branch[i])][int(leaf[i])]
             assert all(int(a) in moves for a, moves in zip(every[i], branches, strict=True))
-        assert not torch.equal(branch, system.network.root(memory).argmax(-1))
-        assert logits.shape == (400, 5 if root else 4)
-    system.args = replace(system.args, root_draws=False)
-    branch, *_ = system.choose(memory, False, torch.Generator().manual_seed(1))
-    assert torch.equal(branch, system.network.root(memory).argmax(-1))
+        assert torch.equal(branch, system.network.root(memory).argmax(-1)) != root
+        greedy = system.network.leaf_logits(memory).argmax(-1).gather(1, branch[:, None])[:, 0]
+        assert torch.equal(leaf, greedy) == root and logits.shape == (400, 5 if root else 4)
 
 
 def test_the_answer_is_the_window_with_the_highest_predicted_iou(system):
@@ -158,6 +157,6 @@ def test_it_steps_the_environment(system):
 
 def test_ten_samples_are_learnt_by_heart():
     bank = features.load("shapes-v0", "train")
-    options = dict(boxes="truth", box_margin=0.05, steps=75_000, num_envs=32, switch=15)
+    options = dict(boxes="truth", box_margin=0.05, steps=40_000, num_envs=8, switch=10)
     system = TspPrlTen(bank, **options).fit()
     assert miou(system, bank) > initial_miou(system) + 0.2
