@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from agents.attention import AttentiveInputs
 from agents.loops import ReplayTraining, Ticker, UniformTraining, load_optimiser, optimiser_state, run, split
 from agents.networks import Actor, Critic, HeadsCritic, Standardise, gaussian_weights
+from features.records import DataError, nearest
 from strong_envs import spans
 from strong_envs.vector import IndexVectorEnv
 
@@ -115,7 +116,12 @@ PRESETS = {
 def ddpg_args(preset: str = "default", **changes: object) -> DDPGArgs:
     """The arguments of a preset with some of them changed."""
     if preset not in PRESETS:
-        raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {preset!r}")
+        valid = sorted(PRESETS)
+        raise DataError(f"preset must be one of {valid}, got {preset!r}{nearest(str(preset), valid)}")
+    names = [f.name for f in fields(DDPGArgs)]
+    for name in changes:
+        if name not in names:
+            raise DataError(f"DDPG has no argument {name!r}{nearest(name, names)}; it has {sorted(names)}")
     return replace(DDPGArgs(**PRESETS[preset]), **changes)
 
 
@@ -143,10 +149,11 @@ class DDPG(nn.Module):
     ) -> None:
         super().__init__()
         for name, valid in CHOICES.items():
-            if getattr(args, name) not in valid:
-                raise ValueError(f"{name} must be one of {valid}, got {getattr(args, name)!r}")
+            value = getattr(args, name)
+            if value not in valid:
+                raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(str(value), valid)}")
         if args.states == "uniform" and args.feedback != "all":
-            raise ValueError(f"states='uniform' needs feedback='all', got feedback={args.feedback!r}")
+            raise DataError(f"states='uniform' needs feedback='all', got feedback={args.feedback!r}")
         self.args, self.n_actions = args, n_actions
         self.generator = torch.Generator().manual_seed(args.seed)
         with torch.random.fork_rng(devices=[]):

@@ -51,10 +51,10 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class LibraryArgs:
-    """Arguments of `LibraryAgent`; each algorithm has defaults of its own in ``PRESETS``."""
+    """Arguments of `LibraryAgent`; ``PRESETS`` has what differs for an algorithm."""
 
-    steps: int = 300_000
-    """Environment steps to train for."""
+    steps: int = 200_000
+    """Environment steps to train for, the same for all algorithms; updates in a step differ."""
     num_envs: int = 256
     """Episodes that run side by side."""
     batch: int = 512
@@ -235,21 +235,21 @@ class LibraryA2C(LibraryAgent):
     """Advantage actor-critic."""
 
     algorithm = "a2c"
-    PRESETS = {"default": (LibraryArgs(num_envs=128, steps=600_000), ENV)}
+    PRESETS = {"default": (LibraryArgs(num_envs=128), ENV)}
 
 
 class LibraryDQN(LibraryAgent):
     """Deep Q-learning."""
 
     algorithm = "dqn"
-    PRESETS = {"default": (LibraryArgs(num_envs=64, steps=100_000), ENV)}
+    PRESETS = {"default": (LibraryArgs(num_envs=64), ENV)}
 
 
 class LibraryDDPG(LibraryAgent):
     """Deep deterministic policy gradient over preferences."""
 
     algorithm = "ddpg"
-    PRESETS = {"default": (LibraryArgs(num_envs=64, steps=80_000), ENV)}
+    PRESETS = {"default": (LibraryArgs(num_envs=64), ENV)}
 
 
 for _kind, _words in (

@@ -1,7 +1,8 @@
-"""What the systems that learn to score sliding windows share (CTRL, MCN, ACRN): arguments, loop, prediction, files.
+"""What the systems that learn to score windows share (CTRL, MCN, ACRN, one-shot): arguments, loop, prediction, files.
 
 A system of this kind is a network, a loss on a batch of sentences, and a score for every window; the file of each says
-what its paper does. The windows are `agents.candidates.sliding_windows`, the same for all of them.
+what its paper does. The windows are `agents.candidates.sliding_windows`, the same for all of them; the one-shot policy
+takes those of a grid.
 """
 
 from __future__ import annotations
@@ -26,23 +27,29 @@ PREDICT = 1 << 22
 
 
 @dataclass(frozen=True)
-class WindowArgs:
-    """Arguments of every system over sliding windows."""
+class RankArgs:
+    """Arguments of every system that ranks windows."""
 
     steps: int = 2000
     """Updates of the network at budget 1."""
     batch: int = 56
     """Sentences in an update."""
     lr: float = 1e-3
+    top: int = 10
+    """Windows in a prediction, best first."""
+    nms: float | None = 0.45
+    """IoU above which the lower of two windows is dropped (public code of TALL: the m of R@n, IoU=m, minus 0.05)."""
+
+
+@dataclass(frozen=True)
+class WindowArgs(RankArgs):
+    """Arguments of every system over sliding windows."""
+
     scales: tuple[float, ...] | None = None
     """Lengths of the windows as fractions of the duration; None fits ``scale_count`` of them to the training split."""
     scale_count: int = 5
     overlap: float = 0.8
     """Share of its length that a window has in common with its neighbour; the papers slide by a fifth."""
-    top: int = 10
-    """Windows in a prediction, best first."""
-    nms: float | None = 0.45
-    """IoU above which the lower of two windows is dropped (public code of TALL: the m of R@n, IoU=m, minus 0.05)."""
 
 
 class Inputs(nn.Module):
@@ -66,7 +73,7 @@ class Inputs(nn.Module):
 
 
 class WindowSystem:
-    """A system that scores sliding windows. Subclasses give `build`, `optimiser`, `loss` and `score`.
+    """A system that scores windows. Subclasses give `build`, `optimiser`, `loss` and `score`.
 
     Args:
         bank: the training split. seed: of weights and samples. budget: factor on ``steps``.
@@ -75,11 +82,13 @@ class WindowSystem:
     """
 
     name: ClassVar[str]
-    Args: ClassVar[type[WindowArgs]] = WindowArgs
+    Args: ClassVar[type[RankArgs]] = WindowArgs
     reach: float = 0.0
     """Share of its length by which the system may move each end of a window."""
     clip: ClassVar[float] = float("inf")
     """Largest norm of a gradient."""
+    looked: float = 1.0
+    """Share of a video's frames that a prediction looks at."""
 
     def __init__(
         self,
@@ -94,7 +103,7 @@ class WindowSystem:
             if option not in valid:
                 raise DataError(f"{self.name} has no option {option!r}{nearest(option, valid)}; it has {valid}")
         args = self.Args(**options)
-        if args.scales is None:
+        if isinstance(args, WindowArgs) and args.scales is None:
             args = replace(args, scales=fit_scales(bank.truth, args.scale_count))
         for option in ("steps", "batch", "top"):
             if getattr(args, option) < 1:
@@ -103,13 +112,17 @@ class WindowSystem:
             raise DataError(f"budget is a positive factor, got {budget}")
         self.bank, self.args, self.seed, self.budget = bank, args, seed, budget
         self.history: list[dict[str, Any]] = []
-        self.windows = sliding_windows(args.scales, args.overlap, bank.device)
+        self.windows = self.candidates()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = self.build(bank)
         self.net.to(bank.device).eval()
 
     # What a system defines ----------------------------------------------------------------------------------------
+
+    def candidates(self) -> Tensor:
+        """The windows that are scored, the same for every video: (N, 2) float64, fractions of the duration."""
+        return sliding_windows(self.args.scales, self.args.overlap, self.bank.device)
 
     def build(self, bank: FeatureBank) -> nn.Module:
         """The network, with an `Inputs` as ``inputs``."""
@@ -130,6 +143,9 @@ class WindowSystem:
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, N) of all windows of samples (B,), higher is better, and the windows (B, N, 2) they stand for."""
         raise NotImplementedError
+
+    def updated(self, step: int, steps: int) -> None:
+        """Called after every update of the network, the last one included."""
 
     # What is the same for all -------------------------------------------------------------------------------------
 
@@ -177,6 +193,7 @@ class WindowSystem:
                     nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
                 optimiser.step()
                 schedule.step()
+                self.updated(step, steps)
                 if report is not None and (step % 50 == 0 or step == steps):
                     report("training", step, steps, {"loss": float(loss.detach())})
         self.net.eval()
@@ -189,13 +206,8 @@ class WindowSystem:
 
     @torch.no_grad()
     def predict(self, bank: FeatureBank) -> Prediction:
-        """The best windows of every query, after suppression, in seconds. Every frame of a video is looked at."""
-        inputs = self.net.inputs
-        if (bank.frame_dim, bank.query_dim) != (inputs.frame_dim, inputs.query_dim):
-            raise DataError(
-                f"{self.name} was made for frames of {inputs.frame_dim} and sentences of {inputs.query_dim} numbers; "
-                f"{bank.name!r} has {bank.frame_dim} and {bank.query_dim}"
-            )
+        """The best windows of every query, after suppression, in seconds."""
+        self.check_sizes(bank)
         self.net.eval()
         ranked, scores = [], []
         # Three means a window, or three embeddings of some hundred numbers.
@@ -206,8 +218,17 @@ class WindowSystem:
             ranked.append(best)
             scores.append(best_value)
         seconds = torch.cat(ranked) * bank.duration[bank.video][:, None, None]
-        looked = torch.ones(len(bank), dtype=torch.float64, device=bank.device)
+        looked = torch.full((len(bank),), self.looked, dtype=torch.float64, device=bank.device)
         return Prediction(seconds[:, 0], ranked=seconds, scores=torch.cat(scores), looked=looked)
+
+    def check_sizes(self, bank: FeatureBank) -> None:
+        """Refuse a bank whose features are not as large as those of the training."""
+        inputs = self.net.inputs
+        if (bank.frame_dim, bank.query_dim) != (inputs.frame_dim, inputs.query_dim):
+            raise DataError(
+                f"{self.name} was made for frames of {inputs.frame_dim} and sentences of {inputs.query_dim} numbers; "
+                f"{bank.name!r} has {bank.frame_dim} and {bank.query_dim}"
+            )
 
     def save(self, path: str) -> None:
         """Write weights, statistics and arguments as one safetensors file."""

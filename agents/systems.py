@@ -81,6 +81,8 @@ class Entry:
     upper_bound: bool = False
     """Uses the true boxes: a bound, never a result."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    needs_frames: bool = True
+    """Looks at the videos; a system that does not runs on annotations alone (``queries:PATH``)."""
 
 
 REGISTRY: dict[str, Entry] = {}
@@ -109,13 +111,17 @@ def find(name: str) -> Entry:
             factory = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise DataError(f"cannot import the system {name!r}: {error}") from None
-        return Entry(name, factory, (factory.__doc__ or name).strip().splitlines()[0])
+        # Nobody knows what an outsider's system looks at, so it is not refused for that.
+        return Entry(name, factory, (factory.__doc__ or name).strip().splitlines()[0], needs_frames=False)
     raise DataError(f"no system is called {name!r} (registered: {sorted(REGISTRY)}){nearest(name, REGISTRY)}")
 
 
 def why_not(name: str, bank: FeatureBank) -> str | None:
     """Why a bank cannot serve a system, or None: asked before any training starts."""
     entry = find(name)
+    if entry.needs_frames and not bank.has_frames:
+        able = [other for other, found in REGISTRY.items() if not found.needs_frames]
+        return f"{name} looks at videos, and {bank.name!r} has annotations alone; what needs no video is {able}"
     if entry.needs_grid and not bank.has_grid:
         return f"{name} needs a spatial grid, which {bank.name!r} does not have; extract it with --grid"
     if entry.needs_boxes and not bank.has_boxes:
@@ -224,6 +230,7 @@ for _entry in (
         "blind",
         StrongSystem,
         "the same agent with every visual input hidden",
+        needs_frames=False,
         defaults={"boxes": "frame", "blind": True},
     ),
     Entry("trl", StrongSystem, "temporal level alone, whole frames", defaults={"boxes": "frame"}),
@@ -312,4 +319,8 @@ class RandomPolicy:
         return Prediction(**vars(localise(task, policy)))
 
 
-register(Entry("random policy", RandomPolicy, "uniformly random moves until stop", needs_training=False))
+register(
+    Entry(
+        "random policy", RandomPolicy, "uniformly random moves until stop", needs_training=False, needs_frames=False
+    )
+)

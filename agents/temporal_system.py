@@ -42,6 +42,8 @@ class TemporalSystem:
 
     PRESETS: ClassVar[dict[str, tuple[Any, TemporalConfig]]] = {}
     """Arguments and environment of every preset."""
+    TASK: ClassVar[type[TemporalTask]] = TemporalTask
+    """The task that it moves in; a subclass may have other moves."""
     SCALED: ClassVar[tuple[str, ...]] = ("steps",)
 
     def __init__(
@@ -165,12 +167,12 @@ class TemporalSystem:
         boxes = self.boxes if boxes is None else boxes
         whole = isinstance(boxes, str) and boxes in ("frame", "gaussian")
         local = LocalFeatures(bank, boxes, margin=0.0 if whole else self.box_margin)
-        return TemporalTask(bank, local, replace(self.config, **changes))
+        return self.TASK(bank, local, replace(self.config, **changes))
 
     def training_task(self) -> TemporalTask:
         """The task trained on: with ``exploring_starts`` its episodes begin with random windows."""
         start = "random" if self.args.exploring_starts else self.config.start
-        return TemporalTask(self.bank, self.task.local, replace(self.config, start=start))
+        return self.TASK(self.bank, self.task.local, replace(self.config, start=start))
 
     def make_env(self, task: TemporalTask, num_envs: int) -> TemporalMomentVectorEnv:
         """The environments trained in."""

@@ -11,7 +11,7 @@ from benchmarks.cells import write_json
 from benchmarks.job import Job, add_engine_arguments, collect, finish, plain_variants, run_job, systems_of
 from benchmarks.predictions import PREDICTION, read_prediction
 
-SYSTEMS = ("random policy", "blind", "trl", "strong", "true boxes")
+SYSTEMS = ("random policy", "blind one-shot", "blind", "trl", "strong", "true boxes")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -98,4 +98,6 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
     if result["rows"]:
         title = f"{result['protocol']['data']}, {args.test}: {result['rows'][0]['queries']:,} queries"
         print_table(result["rows"], title=title, console=Console(width=max(rich.get_console().width, 170)))
-    print(f"{out}: results.json, table.md, curve.png, episode.png, episode.mp4 ({result['wall_seconds']:.0f} s)")
+    names = ("results.json", "table.md", "curve.png", "episode.png", "episode.mp4")
+    written = ", ".join(name for name in names if (out / name).is_file())
+    print(f"{out}: {written} ({result['wall_seconds']:.0f} s)")

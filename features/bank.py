@@ -119,6 +119,11 @@ class FeatureBank:
         return self.query.shape[1]
 
     @property
+    def has_frames(self) -> bool:
+        """Whether anything is known of the videos; a store of annotations alone has none (`features.query_store`)."""
+        return not (self.store.manifest.get("extra") or {}).get("no_frames", False)
+
+    @property
     def has_grid(self) -> bool:
         """Whether the spatial level can run on this bank."""
         return self.store.has("grid")

@@ -10,6 +10,7 @@ import torch
 
 from features.bank import FeatureBank
 from features.joined import join as join_stores
+from features.query_store import PREFIX, QueryStore
 from features.records import DataError, nearest
 from features.store import FeatureStore
 
@@ -50,7 +51,8 @@ def keys() -> list[str]:
 def open_store(features: Source | Sequence[Source]) -> FeatureStore:
     """Open a store by key or path. A key is tried first; a store is opened once per process.
 
-    A list of several is joined, see `features.join`; an open store is returned as it is.
+    ``"queries:PATH"`` makes one of annotations alone, see `features.query_store`. A list of several is joined, see
+    `features.join`; an open store is returned as it is.
     """
     if isinstance(features, FeatureStore):
         return features
@@ -60,6 +62,10 @@ def open_store(features: Source | Sequence[Source]) -> FeatureStore:
         valid = f"a path of a store, several in a list, a FeatureBank, or a key of {keys()}"
         raise DataError(f"features must be {valid}; got {features!r}")
     name = os.fspath(features)
+    if name.startswith(PREFIX):
+        if name not in _STORES:
+            _STORES[name] = QueryStore.open(name)
+        return _STORES[name]
     path = str(Path(name).resolve())
     cached = _STORES.get(name) if name in _OPENERS else _STORES.get(path)
     if cached is not None and (cached.path / "manifest.json").is_file():

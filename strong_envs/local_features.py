@@ -128,22 +128,28 @@ class LocalFeatures:
     def set_boxes(self, samples: Tensor, boxes: Tensor) -> None:
         """Replace the boxes of some samples: (B,) distinct samples and their corners, packed (sum of frames, 4).
 
-        Only banks whose boxes belong to samples can be changed; ``source="frame"`` becomes one on the first call.
+        The other samples keep what they had: the whole frame with ``source="frame"``, b0 with ``"initial"``.
+
+        Raises:
+            DataError: a source that no box changes, boxes that do not fit the samples, and whole frames of another
+                length than a cell of the grid.
         """
-        if self.source in BOXLESS:
+        if self.source in (*BOXLESS, "gaussian"):
+            what = "a fixed Gaussian over" if self.source == "gaussian" else f"the {self.source} of"
             raise DataError(
-                f"f_o comes from the {self.source} of each frame, which no box changes; make the temporal level with "
-                "boxes='initial'"
+                f"f_o comes from {what} each frame, which no box changes; make the temporal level with boxes='initial'"
             )
         if self.boxes is None:
             channels = self.bank.grid_shape[2]
-            if self.dim != channels:
+            if self.source == "frame" and self.dim != channels:
                 raise DataError(
                     f"f_o changes from whole frames ({self.dim} numbers) to boxes ({channels} numbers a cell), and "
                     "observations would change their size; make the temporal level with boxes='initial'"
                 )
-            whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=self.bank.device)
-            self._set_all(whole.expand(len(self.bank), 4))
+            box = torch.tensor([0.0, 0.0, 1.0, 1.0], device=self.bank.device)
+            if self.source == "initial":
+                box = box_ops.corners(torch.tensor(box_ops.INITIAL_BOX, device=self.bank.device))
+            self._set_all(box.expand(len(self.bank), 4))
             self.source = "given"
         lengths = self.bank.n_frames[self.bank.video[samples]]
         begin = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])

@@ -40,6 +40,26 @@ def hit_reward(iou: Array, threshold: float) -> Array:
     return _xp(iou).where(iou > threshold, 1.0 + 0.0 * iou, -1.0 + 0.0 * iou)
 
 
+def tree_leaf_reward(before: Array, after: Array) -> Array:
+    """TSP-PRL (Wu et al., AAAI 2020), what pays its leaves: (B,) float64, from signed IoUs before and after a move.
+
+    +1 where the IoU rose from 0 or more, and the IoU on top where it is above .5; -.1 where it did not rise and is 0 or
+    more; -1 for all else.
+    """
+    where = _xp(before).where
+    rose = where(after > 0.5, 1.0 + after, 1.0 + 0.0 * after)
+    other = where((after <= before) & (after >= 0), -0.1 + 0.0 * after, -1.0 + 0.0 * after)
+    return where((after > before) & (before >= 0), rose, other)
+
+
+def tree_root_reward(before: Array, after: Array, best: Array) -> Array:
+    """TSP-PRL, what pays its root: (B,) float64; ``best`` is the highest IoU that any branch would have led to.
+
+    The change of the IoU, and on top of it 1 where the chosen branch is the best, else what it falls short of it.
+    """
+    return after - before + _xp(before).where(after >= best, 1.0 + 0.0 * after, after - best)
+
+
 def temporal_reward(kind: str, before: Array, after: Array, t: Array, phi: float) -> Array:
     """The reward of `TEMPORAL_REWARDS` named ``kind``: (B,) float64."""
     return (read_step_reward if kind == "read" else iou_step_reward)(before, after, t, phi)

@@ -30,6 +30,9 @@ _MOVES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (0, 0))
 FINER = (0.25, 0.0625)
 """Sizes of the additional moves of ``multi_scale``, in steps: powers of two, exact in binary."""
 
+TREE_SCALES = (1.2, 1.5, 1 / 1.2, 1 / 1.5)
+"""Factors by which TSP-PRL scales a window about its middle."""
+
 IOU_KINDS = ("signed", "clamped", "legacy")
 
 
@@ -48,6 +51,19 @@ def move_table(step_scale: float = 1.0, multi_scale: bool = False) -> np.ndarray
     return np.concatenate(rows) * step_scale
 
 
+def tree_table(step_scale: float = 2.0) -> np.ndarray:
+    """The moves of TSP-PRL's tree (Wu et al., AAAI 2020), a table for `move`: (17, 3) float64.
+
+    Actions 0 to 5 move or shift by ``step_scale`` steps, 6 is stop, 7 to 12 repeat 0 to 5 with a quarter of that, and
+    13 to 16 scale the window about its middle by the factors of `TREE_SCALES`. The third column is what each end moves
+    outward, as a share of the window's length.
+    """
+    base = np.array(_MOVES, np.float64) * step_scale
+    moves = np.concatenate([base, base[:STOP] * FINER[0]])
+    grow = [((factor - 1) / 2,) for factor in TREE_SCALES]
+    return np.block([[moves, np.zeros((len(moves), 1))], [np.zeros((len(grow), 2)), np.array(grow)]])
+
+
 def move_names(multi_scale: bool = False) -> list[str]:
     """Names of the actions, in the order of `move_table`."""
     fine = [f"{name} (1/{int(1 / size)})" for size in FINER for name in MOVE_NAMES[:STOP]] if multi_scale else []
@@ -58,12 +74,16 @@ def move(start: Array, end: Array, action: Array, table: Array, total: float) ->
     """Apply one move to each span; a move that leaves the video or crosses the ends leaves the span as it is.
 
     Args:
-        start, end: (B,) float64 in steps. action: (B,) integers. table: `move_table`. total: steps in a video.
+        start, end: (B,) float64 in steps. action: (B,) integers. total: steps in a video.
+        table: `move_table`; a third column, as in `tree_table`, moves both ends outward by that share of the length.
 
     Returns:
         start (B,), end (B,), valid (B,) bool.
     """
     new_start, new_end = start + table[action, 0], end + table[action, 1]
+    if table.shape[1] == 3:
+        outward = table[action, 2] * (end - start)
+        new_start, new_end = new_start - outward, new_end + outward
     valid = (new_start >= 0) & (new_end <= total) & (new_start < new_end)
     where = _xp(start).where
     return where(valid, new_start, start), where(valid, new_end, end), valid

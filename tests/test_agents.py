@@ -216,6 +216,15 @@ def test_wrong_requests_are_explained(ragged_store, tmp_path):
         agents.make("tlr", bank)
     with pytest.raises(DataError, match="boxes must be one of"):
         Strong(bank, small_strong("nowhere"))
+    for wrong, says in (
+        ({"preset": "papre"}, "did you mean 'paper'"),
+        ({"gama": 0.1}, "no argument 'gama'; did you mean 'gamma'"),
+    ):
+        with pytest.raises(DataError, match=says):
+            ddpg_args(**wrong)
+    for wrong, says in (({"critic": "head"}, "did you mean 'heads'"), ({"states": "uniform"}, "needs feedback='all'")):
+        with pytest.raises(DataError, match=says):
+            DDPG({"query": (3,)}, 7, ddpg_args(**{"feedback": "taken", **wrong}))
     with pytest.raises(DataError, match="no agent at"):
         load_weights(tmp_path / "absent.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"not a safetensors file")

@@ -19,6 +19,7 @@ from strong_envs.temporal_moment import TemporalMomentVectorEnv, make_task
 
 TEN = torch.arange(10)
 SMRL_SMALL = dict(steps=3, batch=8, sizes=(8, 8, 4, 8), hidden=16, concept_steps=3)
+TSP_SMALL = dict(num_envs=8, part=8, hidden=16, iou_hidden=(8, 4), switch=1, steps=400)
 READ_SMALL = dict(num_envs=8, sizes=(8, 8, 8, 4), hidden=16, steps=400)
 
 
@@ -248,7 +249,7 @@ def test_sm_rl_learns_ten_samples_by_heart():
 
 # All of them --------------------------------------------------------------------------------------------------------
 
-SYSTEMS = [("read", READ_SMALL), ("sm-rl", SMRL_SMALL)]
+SYSTEMS = [("read", READ_SMALL), ("sm-rl", SMRL_SMALL), ("tsp-prl", TSP_SMALL)]
 
 
 @pytest.mark.parametrize(("name", "options"), SYSTEMS)

@@ -188,6 +188,20 @@ def test_the_largest_cells_stand_in_for_objects(object_store):
     assert env.observation_space.contains(shown) and shown["local"].shape == (5,)
 
 
+def test_samples_that_nobody_placed_keep_what_they_had(ragged_store):
+    bank = features.load(ragged_store, "train")
+    samples = torch.arange(len(bank))
+    zeros, count = torch.zeros(len(bank), dtype=torch.int64), bank.n_frames[bank.video]
+    for source in ("initial", "frame", "truth"):
+        local = LocalFeatures(bank, source, margin=0.05 if source == "initial" else 0.0)
+        before = local.means(samples, zeros, count).clone()
+        corners = torch.tensor([0.0, 0.1, 0.3, 0.4]).expand(int(count[7]), 4)
+        local.set_boxes(torch.tensor([7]), corners)
+        after = local.means(samples, zeros, count)
+        moved = (after - before).abs().amax(-1) > 1e-4
+        assert moved.tolist() == [i == 7 for i in range(len(bank))], source
+
+
 def test_objects_know_no_box(object_store, ragged_store):
     bank = features.load(object_store, "train")
     with pytest.raises(DataError, match="no box to divide"):
@@ -195,6 +209,8 @@ def test_objects_know_no_box(object_store, ragged_store):
     with pytest.raises(DataError, match="which no box changes"):
         LocalFeatures(bank, "cells").set_boxes(torch.tensor([0]), torch.zeros(10, 4))
     plain = features.load(ragged_store, "train")
+    with pytest.raises(DataError, match="a fixed Gaussian over each frame, which no box changes"):
+        LocalFeatures(plain, "gaussian").set_boxes(torch.tensor([0]), torch.zeros(1, 4))
     with pytest.raises(DataError, match="no detector features"):
         LocalFeatures(plain, "objects")
     assert "needs detector features" in agents.why_not("trl+local", plain)
