@@ -14,7 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.metrics import box_coverage, box_iou, temporal_iou, v_iou
+from benchmarks.metrics import (
+    DISCOUNTED_AT,
+    annotator_iou,
+    annotator_rank,
+    box_coverage,
+    box_iou,
+    discounted_name,
+    discounted_recall,
+    temporal_iou,
+    v_iou,
+)
 from benchmarks.protocols import DYNAMICS, Protocol, content_hashes
 from features.protocols import searched
 from features.records import DataError
@@ -168,16 +178,30 @@ def code_hash(system: str) -> str:
 def score(prediction: Any, bank: Any) -> dict[str, np.ndarray]:
     """Per-query scores, (S,) float64 each, of whatever a prediction has.
 
-    ``IoU``; ``IoU@n`` for the n of `RECALL_AT`, the best IoU among the first n candidates, so that R@n IoU=m is the
-    share of queries where it reaches m; ``looked``, the share of frames looked at; ``moves``; and for tracked boxes
-    ``v-IoU``, ``box IoU`` and ``coverage``.
+    ``IoU``; ``IoU signed`` and ``IoU legacy`` as older code has them; ``dR@n IoU=m``; ``IoU@n`` for the n of
+    `RECALL_AT`, the best IoU among the first n candidates, so that R@n IoU=m is the share of queries where it reaches
+    m; ``annotator IoU`` and ``annotator rank`` where the annotations keep every annotator's window (DiDeMo);
+    ``looked``, the share of frames looked at; ``moves``; and for tracked boxes ``v-IoU``, ``box IoU`` and ``coverage``.
     """
+    duration = bank.duration[bank.video].cpu().numpy()
     truth = (bank.truth * bank.duration[bank.video][:, None, None]).cpu().numpy()
     spans = prediction.spans.cpu().numpy()
+    top = spans[:, None] if prediction.ranked is None else prediction.ranked.cpu().numpy()
     out = {"IoU": temporal_iou(spans, truth)}
+    out |= {f"IoU {kind}": temporal_iou(spans, truth, kind) for kind in ("signed", "legacy")}
     if prediction.ranked is not None:
-        each = temporal_iou(prediction.ranked.cpu().numpy(), truth)
+        each = temporal_iou(top, truth)
         out |= {f"IoU@{n}": np.fmax.reduce(each[:, :n], axis=1) for n in RECALL_AT}
+    # What an answer says outside the video counts for nothing either way.
+    inside = np.clip(top, 0.0, duration[:, None, None])
+    for n in RECALL_AT if prediction.ranked is not None else (1,):
+        out |= {discounted_name(n, m): discounted_recall(inside, truth, duration, n, m) for m in DISCOUNTED_AT}
+    annotators = annotators_of(bank)
+    if annotators is not None:
+        out["annotator IoU"] = annotator_iou(spans, annotators)
+        if prediction.ranked is not None:
+            # JSON has no infinity: a rank behind every candidate says the same.
+            out["annotator rank"] = np.minimum(annotator_rank(top, annotators), top.shape[1] + 1.0)
     if prediction.looked is not None:
         out["looked"] = prediction.looked.cpu().numpy().astype(np.float64)
     if prediction.length is not None:
@@ -185,6 +209,17 @@ def score(prediction: Any, bank: Any) -> dict[str, np.ndarray]:
     if prediction.boxes is not None and bank.has_boxes:
         out |= _spatial_scores(prediction.boxes.cpu().numpy(), spans, bank)
     return out
+
+
+def annotators_of(bank: Any) -> np.ndarray | None:
+    """Every annotator's window in seconds, (S, A, 2) filled up with rows of NaN; None where a query does not tell."""
+    each = [query.extra.get("annotators") for query in bank.queries]
+    if not each or not all(each):
+        return None
+    found = np.full((len(each), max(map(len, each)), 2), np.nan)
+    for row, windows in zip(found, each, strict=True):
+        row[: len(windows)] = windows
+    return found
 
 
 def _spatial_scores(boxes: np.ndarray, spans: np.ndarray, bank: Any) -> dict[str, np.ndarray]:

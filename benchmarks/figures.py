@@ -89,10 +89,14 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
 def learning_curves(
     result: Mapping[str, Any], path: Path, x: str = "seconds", size: tuple[float, float] = SIZE
 ) -> None:
-    """Held-out mIoU after every stage: a line a system, its range over the seeds shaded, references dashed.
+    """Held-out mIoU after every stage: a line a system, references dashed.
+
+    A dot is a training run; shaded is the 95 % bootstrap interval of their mean.
 
     ``x`` is ``"seconds"`` of training, or ``"stage"``: the iterations of Figure 4a, 0 being the pre-training.
     """
+    from benchmarks.statistics import stratified_interval
+
     figure, axes = _axes(size)
     ends: list[tuple[float, str, str]] = []
     for colour, (system, runs) in zip(COLOURS * 9, result["curves"].items(), strict=False):
@@ -104,7 +108,8 @@ def learning_curves(
         at = list(stages) if x == "stage" else [float(np.mean([run[i]["seconds"] for run in runs])) for i in stages]
         axes.plot(at, scores.mean(0), color=colour, marker="o", markersize=4)
         if len(runs) > 1:
-            axes.fill_between(at, scores.min(0), scores.max(0), color=colour, alpha=0.15, linewidth=0)
+            low, high = np.array([stratified_interval([stage], "mean")[1:] for stage in scores.T]).T
+            axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
         for score in scores:
             axes.plot(at, score, ".", color=colour, alpha=0.4)
         ends.append((float(scores.mean(0)[-1]), system, colour))

@@ -135,7 +135,7 @@ def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> 
         ),
         (
             "Learning curves",
-            "Held-out mIoU after every stage of the training; shaded from the worst to the best seed.",
+            "Held-out mIoU after every stage of the training; a dot a seed, shaded the 95 % interval of their mean.",
             lambda path: figures.learning_curves(result, path, size=(3.3, 3.1)),
         ),
         (
