@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from benchmarks.protocols import DYNAMICS, Protocol, content_hashes
 from features.protocols import searched
 from features.records import DataError
 from strong_envs.temporal_task import TemporalConfig
+
+if TYPE_CHECKING:
+    from signal import Signals
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 
@@ -51,6 +54,8 @@ class Cell:
     options: dict[str, Any] = field(default_factory=dict)
     code: str = ""
     """Hash of the file that defines an outsider's system (`code_hash`): changed code is another cell."""
+    evaluations: int = 0
+    """Held-out scores on the way, in each stage of the training."""
 
     @property
     def key(self) -> str:
@@ -58,42 +63,50 @@ class Cell:
         from strong_envs import __version__
 
         about = {k: v for k, v in asdict(self).items() if k not in ("features", "device")} | {"version": __version__}
-        if not self.code:
-            del about["code"]
+        # Left out where they say nothing, so that cells of before these fields keep their names.
+        about = {k: v for k, v in about.items() if v or k not in ("code", "evaluations")}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
         slug = "".join(c if c.isalnum() else "-" for c in self.system.lower())
         return f"{slug}-s{self.seed}-{digest}"
 
 
-def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str, Any]:
-    """Train and score one cell; its agent and its result are written to ``folder`` before this returns."""
+def run_cell(
+    cell: Cell,
+    folder: Path,
+    report: Report | None = None,
+    checkpoint_every: float | None = 60.0,
+    signals: tuple[Signals, ...] = (),
+) -> dict[str, Any]:
+    """Train and score one cell; its agent and its result are written to ``folder`` before this returns.
+
+    A cell that was killed goes on from its last checkpoint where its system stores its training; the numbers are those
+    of a cell that was not.
+
+    Args:
+        checkpoint_every: seconds between checkpoints; None writes none.
+        signals: what stops the training between two updates with a checkpoint, as `KeyboardInterrupt`.
+    """
     import torch
 
     import agents
     import features
+    from benchmarks.course import Course
     from benchmarks.predictions import PREDICTION, checked, write_prediction
     from benchmarks.provenance import commit, machine
 
     device = cell.device
     train_bank = features.load(cell.features, cell.train, device)
     test_bank = features.load(cell.features, cell.test, device)
-    began = time.perf_counter()
+
+    def judged(system: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        prediction = checked(system.predict(test_bank), test_bank, cell.system)
+        return prediction, score(prediction, test_bank)
+
+    made_by = [commit(), device]
+    course = Course(folder / cell.key, judged, report, cell.evaluations, checkpoint_every, made_by)
     system = agents.make(cell.system, train_bank, seed=cell.seed, budget=cell.budget, **cell.options)
-
-    scoring = 0.0
-    stages: list[tuple[str, Any]] = []
-
-    def evaluate(trained: Any, stage: str) -> dict[str, float]:
-        nonlocal scoring
-        start = time.perf_counter()
-        prediction = checked(trained.predict(test_bank), test_bank, cell.system)
-        scores = score(prediction, test_bank)
-        stages.append((stage, prediction))
-        scoring += time.perf_counter() - start
-        return {name: float(np.mean(values)) for name, values in scores.items()}
-
-    system.fit(report, evaluate)
-    seconds = time.perf_counter() - began - scoring
+    course.fit(system, signals)
+    seconds = course.clock.seconds
     start = time.perf_counter()
     prediction = checked(system.predict(test_bank), test_bank, cell.system)
     predict_seconds = time.perf_counter() - start
@@ -106,6 +119,7 @@ def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str
         "parameters": count_parameters(system),
         "dynamics": dynamics_of(system),
         "history": getattr(system, "history", []),
+        **({"trace": course.trace} if cell.evaluations else {}),
         "threads": torch.get_num_threads(),
         "protocol": protocol_of(test_bank.store, cell).as_dict(),
         "commit": commit(),
@@ -120,8 +134,9 @@ def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(system, "save"):
         system.save(str(folder / f"{cell.key}.safetensors"))
-    write_prediction(folder / f"{cell.key}{PREDICTION}", prediction, stages)
+    write_prediction(folder / f"{cell.key}{PREDICTION}", prediction, course.stages)
     write_json(folder / f"{cell.key}.json", result)
+    course.forget()
     return result
 
 

@@ -69,7 +69,7 @@ def run_matrix(cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True
             for process, _ in running.values():
                 process.terminate()
             for process, _ in running.values():
-                process.join(timeout=5)
+                process.join(timeout=15)
     return outcome
 
 
@@ -92,7 +92,10 @@ def _work(cell: Cell, folder: Path, messages: Any) -> None:
             messages.put(("progress", cell.key, stage, done, total, scalars))
 
     try:
-        run_cell(cell, folder, report)
+        run_cell(cell, folder, report, signals=(signal.SIGTERM,))
+    except KeyboardInterrupt:
+        # The parent asked to stop: what was learnt so far is in the cell's checkpoint.
+        raise SystemExit(128 + signal.SIGTERM) from None
     except DataError as error:
         messages.put(("failed", cell.key, str(error)))
     except Exception as error:  # a cell may fail in any way; the others must go on

@@ -1,0 +1,125 @@
+"""The course of a cell: a kill in its middle loses little, scores on the way disturb nothing, scoring takes no time."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+import features
+from benchmarks.cells import Cell, run_cell
+from benchmarks.course import Course
+from benchmarks.predictions import PREDICTION
+from features.records import DataError
+
+SMALL = {"temporal": {"num_envs": 16, "batch": 8}, "spatial": {"num_envs": 16}, "rounds": 1}
+
+
+TEMPORAL = {"temporal": SMALL["temporal"]}
+
+
+def stop(stage, done, *_):
+    """Not at the first report: nothing is stored before it."""
+    if done:
+        raise OSError("no power")
+
+
+def cell_of(store: str, system: str = "strong", **changes) -> Cell:
+    options = changes.pop("options", SMALL if system == "strong" else {})
+    return Cell(system, 0, store, features.open_store(store).content_hash, budget=0.001, options=options, **changes)
+
+
+def timeless(trace: list[dict]) -> list[dict]:
+    return [{name: value for name, value in point.items() if name != "seconds"} for point in trace]
+
+
+def test_a_cell_killed_in_its_middle_goes_on_and_ends_as_if_it_had_not_been(ragged_store, tmp_path):
+    cell = cell_of(ragged_store, evaluations=2)
+    whole = run_cell(cell, tmp_path / "whole")
+
+    def power_cut(stage, done, total, scalars):
+        if stage == "round 1, temporal":
+            stop(stage, done)
+
+    folder = tmp_path / "cut"
+    with pytest.raises(OSError, match="no power"):
+        run_cell(cell, folder, power_cut, checkpoint_every=1e-9)
+    assert not (folder / f"{cell.key}.json").exists()
+    stages = []
+    again = run_cell(cell, folder, lambda stage, *_: stages.append(stage))
+    assert set(stages) == {"round 1, temporal"} and len(stages) < 7
+    assert again["spans"] == whole["spans"] and again["scores"] == whole["scores"]
+    assert timeless(again["trace"]) == timeless(whole["trace"]) and len(again["trace"]) >= 5
+    assert [h["stage"] for h in again["history"]] == ["pre-training", "round 1"]
+    name = f"{cell.key}{PREDICTION}"
+    assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    seconds = [point["seconds"] for point in again["trace"]]
+    assert seconds == sorted(seconds) and again["seconds"] >= seconds[-1]
+    assert {file.name for file in folder.iterdir()} == {file.name for file in (tmp_path / "whole").iterdir()}
+
+
+def test_a_checkpoint_of_other_code_or_none_at_all_starts_anew(ragged_store, tmp_path, monkeypatch):
+    cell = cell_of(ragged_store, "trl", options=TEMPORAL)
+
+    for spoil in (lambda: monkeypatch.setattr("benchmarks.provenance.commit", lambda: "another"), None):
+        folder = tmp_path / str(spoil is None)
+        with pytest.raises(OSError):
+            run_cell(cell, folder, stop, checkpoint_every=1e-9)
+        if spoil:
+            spoil()
+        else:
+            (folder / f"{cell.key}.checkpoint.safetensors").write_bytes(b"half of a file")
+        steps = []
+        run_cell(cell, folder, lambda stage, done, *_, steps=steps: steps.append(done))
+        assert steps[0] == 0
+
+
+@pytest.mark.parametrize("system", ["sb3-dqn", "mcn", "trl"])
+def test_scores_on_the_way_change_no_training(system, ragged_store, tmp_path):
+    if system.startswith("sb3") and importlib.util.find_spec("stable_baselines3") is None:
+        pytest.skip("Stable-Baselines3 is not installed")
+    options = {"trl": TEMPORAL, "sb3-dqn": {"steps": 1600, "num_envs": 8}}.get(system, {})
+    budget = {"sb3-dqn": 1.0, "mcn": 0.1}.get(system, 0.001)
+    made = [
+        Cell(system, 0, ragged_store, features.open_store(ragged_store).content_hash, "train", "test", budget,
+             options=options | ({"settings": {"learning_starts": 64, "gradient_steps": 1}} if system == "sb3-dqn" else {}), evaluations=n)
+        for n in (0, 3)
+    ]  # fmt: skip
+    plain, watched = (run_cell(cell, tmp_path) for cell in made)
+    assert made[0].key != made[1].key and "trace" not in plain
+    assert plain["spans"] == watched["spans"]
+    assert len(watched["trace"]) >= 3 and all(0 <= point["IoU"] <= 1 for point in watched["trace"])
+
+
+def test_the_clock_stands_still_while_a_system_is_scored(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("benchmarks.course.time.perf_counter", lambda: now[0])
+
+    def score(system):
+        now[0] += 100.0
+        return None, {"IoU": np.array([0.25, 0.75])}
+
+    class System:
+        def fit(self, report, evaluate):
+            for step in range(1, 5):
+                now[0] += 1.0
+                report("training", step, 4, {})
+            self.history = [{"stage": "training", **evaluate(self, "training")}]
+
+    course, system = Course(tmp_path / "x", score, evaluations=4), System()
+    course.fit(system)
+    assert [point["seconds"] for point in course.trace] == [1, 2, 3, 4] and course.clock.seconds == 4
+    assert system.history == [{"stage": "training", "IoU": 0.5, "seconds": 4}]
+
+
+def test_a_checkpoint_that_does_not_fit_names_its_file(ragged_store, tmp_path, monkeypatch):
+    from agents.strong import Strong
+
+    cell = cell_of(ragged_store, "trl", options=TEMPORAL)
+
+    with pytest.raises(OSError):
+        run_cell(cell, tmp_path, stop, checkpoint_every=1e-9)
+    monkeypatch.setattr(Strong, "identity", lambda self: {"other": 1})
+    with pytest.raises(DataError, match=r"another training.*delete .*checkpoint\.safetensors"):
+        run_cell(cell, tmp_path)
