@@ -1,7 +1,7 @@
 """The course of one cell's training: its clock, held-out scores on the way, and the checkpoint that it goes on from.
 
-The clock runs while a system is made and trained and stands still while it is scored, so that systems that are scored
-at different moments, or more often, can be compared by seconds.
+The clock runs while a system is trained and stands still while it is scored, so that systems that are scored at
+different moments, or more often, can be compared by seconds. What is imported and prepared before has no part in it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Course:
 
         ``signals`` stop it between two updates with a checkpoint, as `KeyboardInterrupt`.
         """
-        self._system = system
+        self._system, self.clock.seconds = system, 0.0
         self._stores = self.every is not None and "checkpoint" in inspect.signature(system.fit).parameters
         if not self._stores:
             system.fit(self.report, self.after)

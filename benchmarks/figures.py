@@ -124,6 +124,7 @@ def learning_curves(
     axes.set_xlabel("iteration (0: pre-training)" if x == "stage" else "seconds of training")
     axes.set_ylabel("mIoU on held-out videos")
     axes.set_ylim(0, max([*(e[0] for e in ends), 0.1]) * 1.1)
+    axes.set_xlim(left=0)
     _label_ends(axes, ends)
     save(figure, path)
 

@@ -143,11 +143,13 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
             refused[variant.label] = reason
             print(f"left out: {reason}", file=sys.stderr)
             continue
-        budget = args.budget if agents.find(variant.system).needs_training else 1.0
+        learns = agents.find(variant.system).needs_training
+        budget, evaluations = (args.budget, getattr(args, "evaluations", 0)) if learns else (1.0, 0)
         where = (args.features, store.content_hash, args.train, args.test)
         code = code_hash(variant.system)
         cells[variant.label] = [
-            Cell(variant.system, seed, *where, budget, args.device, variant.options, code) for seed in range(args.seeds)
+            Cell(variant.system, seed, *where, budget, args.device, variant.options, code, evaluations)
+            for seed in range(args.seeds)
         ]
     main = Cell("", 0, args.features, store.content_hash, args.train, args.test, options={"env": _grid(args)})
     job = Job(args, store, bank, protocol_of(store, main, getattr(args, "comparison", ">=")), cells, refused)
@@ -180,13 +182,15 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         )
     last = [row for row in rows if row["reference"] == "oracle"]
     rows = [row for row in rows if row["reference"] != "oracle"]
-    curves = {}
+    curves, traces = {}, {}
     for label in job.cells:
         runs = job.runs(label)
         if runs:
             rows.append(with_lost_runs(job, label, system_row(label, runs, job.protocol_for(label), job.store)))
             curves[label] = [run["history"] for run in runs]
             scores[label] = [run["scores"]["IoU"] for run in runs]
+            if all(run.get("trace") for run in runs):
+                traces[label] = [run["trace"] for run in runs]
         rows.extend(missing_row(job, label, len(runs)))
     rows.extend(_empty_row(job, label, f"absent: {reason}") for label, reason in job.refused.items())
     commits = sorted({str(run.get("commit")) for label in job.cells for run in job.runs(label)})
@@ -199,6 +203,7 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         "protocol": job.protocol.as_dict(),
         "rows": rows + last,
         "curves": curves,
+        **({"traces": traces} if traces else {}),
         "cells": {label: [cell.key for cell in cells] for label, cells in job.cells.items()},
         "failed": job.outcome.failed,
         "refused": job.refused,
@@ -296,9 +301,15 @@ def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> 
         "metrics": {name: e.mean for name, e in measured.items()} | {n: v for n, (v, _) in middle.items()} | plain,
         "intervals": {name: [e.low, e.high] for name, e in measured.items()} | {n: v for n, (_, v) in middle.items()},
         "caveat": measured["mIoU"].caveat,
-        **candidate_bound(runs, iou),
-        **own_moves(runs, protocol),
+        **_said(candidate_bound(runs, iou), own_moves(runs, protocol), given_boxes(runs)),
     }
+
+
+def _said(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Parts of a row as one, their notes one after the other."""
+    notes = [part["note"] for part in parts if "note" in part]
+    merged = {name: value for part in parts for name, value in part.items()}
+    return merged | ({"note": " ".join(notes)} if notes else {})
 
 
 def candidate_bound(runs: list[dict], iou: np.ndarray) -> dict[str, Any]:
@@ -315,6 +326,16 @@ def candidate_bound(runs: list[dict], iou: np.ndarray) -> dict[str, Any]:
     if above:
         note += f", yet {above} of {iou.size} predictions lie above that bound: one of the two is wrong"
     return {"candidate_oracle": float(bound.mean()), "note": f"{note}."}
+
+
+def given_boxes(runs: list[dict]) -> dict[str, Any]:
+    """A note for the row of a system that ``--set boxes=truth`` gave what no system may see; nothing for others."""
+    import agents
+
+    boxes = (runs[0].get("options") or {}).get("boxes")
+    if boxes not in ("truth", "static") or agents.find(runs[0]["system"]).upper_bound:
+        return {}
+    return {"note": f"trained and scored on {'true' if boxes == 'truth' else 'true static'} boxes: an upper bound."}
 
 
 def own_moves(runs: list[dict], protocol: Protocol) -> dict[str, Any]:

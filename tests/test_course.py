@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import json
 
 import numpy as np
 import pytest
@@ -79,13 +81,14 @@ def test_a_checkpoint_of_other_code_or_none_at_all_starts_anew(ragged_store, tmp
 def test_scores_on_the_way_change_no_training(system, ragged_store, tmp_path):
     if system.startswith("sb3") and importlib.util.find_spec("stable_baselines3") is None:
         pytest.skip("Stable-Baselines3 is not installed")
-    options = {"trl": TEMPORAL, "sb3-dqn": {"steps": 1600, "num_envs": 8}}.get(system, {})
+    options = {
+        "trl": TEMPORAL,
+        "sb3-dqn": {"steps": 1600, "num_envs": 8, "settings": {"learning_starts": 64, "gradient_steps": 1}},
+    }.get(system, {})
     budget = {"sb3-dqn": 1.0, "mcn": 0.1}.get(system, 0.001)
-    made = [
-        Cell(system, 0, ragged_store, features.open_store(ragged_store).content_hash, "train", "test", budget,
-             options=options | ({"settings": {"learning_starts": 64, "gradient_steps": 1}} if system == "sb3-dqn" else {}), evaluations=n)
-        for n in (0, 3)
-    ]  # fmt: skip
+    store = features.open_store(ragged_store)
+    base = Cell(system, 0, ragged_store, store.content_hash, budget=budget, options=options)
+    made = [base, dataclasses.replace(base, evaluations=3)]
     plain, watched = (run_cell(cell, tmp_path) for cell in made)
     assert made[0].key != made[1].key and "trace" not in plain
     assert plain["spans"] == watched["spans"]
@@ -123,3 +126,25 @@ def test_a_checkpoint_that_does_not_fit_names_its_file(ragged_store, tmp_path, m
     monkeypatch.setattr(Strong, "identity", lambda self: {"other": 1})
     with pytest.raises(DataError, match=r"another training.*delete .*checkpoint\.safetensors"):
         run_cell(cell, tmp_path)
+
+
+def test_converge_draws_systems_of_two_kinds_on_true_boxes_over_seconds(ragged_store, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("stable_baselines3")
+    from benchmarks.__main__ import main
+    from benchmarks.matrix import Outcome
+
+    def here(cells, folder, jobs):
+        return Outcome({cell.key: run_cell(cell, folder) for cell in cells})
+
+    monkeypatch.setattr("benchmarks.job.run_matrix", here)
+    arguments = ["converge", "--features", ragged_store, "--systems", "true boxes,sb3-ppo", "--set", "boxes=truth"]
+    arguments += ["--set", "box_margin=0.05", "--seeds", "1", "--budget", "0.01", "--evaluations", "2", "--json"]
+    assert main([*arguments, "--set", "temporal.batch=32", "--out", str(tmp_path)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["traces"]) == {"true boxes", "sb3-ppo"}
+    rows = {row["system"]: row for row in result["rows"]}
+    assert rows["sb3-ppo"]["note"].startswith("trained and scored on true boxes") and "note" not in rows["true boxes"]
+    cell = json.loads((tmp_path / "cells" / f"{result['cells']['sb3-ppo'][0]}.json").read_text())
+    assert cell["options"] == {"boxes": "truth", "box_margin": 0.05}
+    assert (tmp_path / "seconds.png").stat().st_size > 0
+    assert main([*arguments, "--evaluations", "-1", "--out", str(tmp_path)]) == 2
