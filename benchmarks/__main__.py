@@ -15,6 +15,7 @@ COMMANDS = (
     "converge",
     "compare",
     "episode",
+    "videos",
     "report",
     "reference_table",
     "throughput",
