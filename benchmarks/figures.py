@@ -163,7 +163,7 @@ def performance_profiles(
     axes.set_ylabel("share of queries with IoU ≥ m")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False, fontsize=SMALL)
+    axes.legend(frameon=False, fontsize=SMALL, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderpad=0)
     save(figure, path)
 
 
