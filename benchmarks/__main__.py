@@ -14,6 +14,7 @@ COMMANDS = (
     "sweep",
     "converge",
     "compare",
+    "aggregate",
     "episode",
     "videos",
     "report",
