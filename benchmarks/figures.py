@@ -230,7 +230,10 @@ def heat_maps(
 
 
 def sweep(result: Mapping[str, Any], path: Path, metric: str = "mIoU", size: tuple[float, float] = SIZE) -> None:
-    """After Figure 4: a metric over the values of one setting, a line a system, its 95 % interval shaded."""
+    """After Figure 4: a metric over the values of one setting, a line a system, its 95 % interval shaded.
+
+    References are dashed.
+    """
     figure, axes = _axes(size)
     values = result["values"]
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
@@ -241,13 +244,22 @@ def sweep(result: Mapping[str, Any], path: Path, metric: str = "mIoU", size: tup
         low, high = np.array([p["intervals"][metric] for p in points]).T
         axes.plot(at, mean, color=colour, marker="o", label=system)
         axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+    ends = []
+    for kind in ("constant", "knn", "oracle"):
+        rows = [row for row in result.get("references", ()) if row["reference"] == kind]
+        if rows:
+            at = [row["value"] if numeric else values.index(row["value"]) for row in rows]
+            axes.plot(at, [row["metrics"][metric] for row in rows], color=GREY, linestyle="--", linewidth=0.8)
+            ends.append((rows[-1]["metrics"][metric], rows[-1]["system"], GREY))
     if numeric:
         axes.set_xticks(values, [f"{v:g}" for v in values], fontsize=8)
     else:
         axes.set_xticks(range(len(values)), [str(v) for v in values], fontsize=8)
     axes.set_xlabel(result["parameter"])
     axes.set_ylabel(f"{metric} on held-out videos")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderpad=0)
+    _label_ends(axes, ends)
     save(figure, path)
 
 

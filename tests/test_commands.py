@@ -258,6 +258,8 @@ def test_a_sweep_of_the_grid_keeps_its_protocols_apart(ragged_store, tmp_path, c
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "z_e" / "sweep.json").read_text())
     assert [p["protocol"]["z_e"] for p in result["points"]] == [5, 10]
+    bounds = {row["value"]: row["metrics"]["mIoU"] for row in result["references"] if row["reference"] == "oracle"}
+    assert bounds[5] < bounds[10]
     assert any("part of the protocol" in note for note in result["notes"])
     capsys.readouterr()
 

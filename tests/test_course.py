@@ -148,3 +148,57 @@ def test_converge_draws_systems_of_two_kinds_on_true_boxes_over_seconds(ragged_s
     assert cell["options"] == {"boxes": "truth", "box_margin": 0.05}
     assert (tmp_path / "seconds.png").stat().st_size > 0
     assert main([*arguments, "--evaluations", "-1", "--out", str(tmp_path)]) == 2
+
+
+SLOW = """
+import os, time
+from pathlib import Path
+
+class Slow:
+    def __init__(self, bank, seed=0, budget=1.0):
+        pass
+    def fit(self, report=None, evaluate=None):
+        Path('pid').write_text(str(os.getpid()))
+        for step in range(4000):
+            report('training', step, 4000, {})
+            time.sleep(0.05)
+        return self
+    def predict(self, bank):
+        return [[0.0, t] for t in bank.duration[bank.video].tolist()]
+"""
+
+
+def test_a_worker_whose_run_was_killed_ends_too(ragged_store, tmp_path):
+    import os
+    import subprocess
+    import sys
+    import time
+    from pathlib import Path
+
+    def until(condition, seconds=120.0):
+        deadline = time.monotonic() + seconds
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert condition()
+
+    def alive(pid):
+        try:
+            return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return False
+
+    if not Path("/proc/self/status").exists():
+        pytest.skip("this test looks into /proc")
+    (tmp_path / "slow_agent_of_a_test.py").write_text(SLOW)
+    command = [sys.executable, "-m", "benchmarks", "run", "--features", ragged_store]
+    command += ["--systems", "slow_agent_of_a_test:Slow", "--seeds", "1", "--jobs", "1", "--out", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    run = subprocess.Popen(command, cwd=tmp_path, env=environment, **quiet)
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    worker = int((tmp_path / "pid").read_text())
+    assert alive(worker)
+    run.kill()
+    run.wait()
+    until(lambda: not alive(worker), 30)
+    assert not list(tmp_path.glob("out/cells/slow*.json"))
