@@ -55,6 +55,7 @@ class Session:
         resume: go on from ``path`` where it exists.
         extra: JSON-ready values that are stored too, asked for at every checkpoint; ``restored`` has them afterwards.
         watchers: called with the running training after each update; they must not change it.
+        signals: what stops the training between two updates while this is entered.
 
     Attributes:
         restored: what ``extra`` gave when the checkpoint was written that this session goes on from, or None.
@@ -70,11 +71,13 @@ class Session:
         resume: bool = False,
         extra: Callable[[], dict[str, Any]] | None = None,
         watchers: tuple[Callable[[Training], None], ...] = (),
+        signals: tuple[signal.Signals, ...] = SIGNALS,
     ) -> None:
         if every is not None and not every > 0:
             raise DataError(f"seconds between checkpoints must be positive, got {every}")
         self.path = None if path is None else Path(path)
         self.every, self.updates, self.extra, self.watchers = every, updates, extra, list(watchers)
+        self.signals = signals
         self.restored: dict[str, Any] | None = None
         self.written = 0
         self._system: Resumable | None = None
@@ -95,7 +98,7 @@ class Session:
 
     def __enter__(self) -> Session:
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._asked) for number in SIGNALS}
+            self._handlers = {number: signal.signal(number, self._asked) for number in self.signals}
         return self
 
     def __exit__(self, *_: object) -> None:

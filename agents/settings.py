@@ -42,12 +42,8 @@ def places(system: str) -> dict[str, list[Path]]:
                 dotted[f.name] = (f.name,)
         dotted["preset"] = ("preset",)
     else:
-        try:
-            names = inspect.signature(factory).parameters
-        except (TypeError, ValueError):
-            names = {}
-        plain = (n for n, p in names.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        dotted |= {name: (name,) for name in plain if name not in (*OWN, "env")}
+        names = _arguments(factory)
+        dotted |= {name: (name,) for name in names if name not in (*OWN, "env")}
         if "env" in names:
             dotted |= {f"temporal_env.{name}": ("env", name) for name in CONFIG_NAMES}
     found: dict[str, list[Path]] = {name: [path] for name, path in dotted.items() if path[-1] != "seed"}
@@ -57,6 +53,24 @@ def places(system: str) -> dict[str, list[Path]]:
             if path not in found[path[-1]]:
                 found[path[-1]].append(path)
     return found
+
+
+def _arguments(factory: Any) -> list[str]:
+    """Names of a factory's arguments; of a `TemporalSystem` those of its base and its presets too, which it passes on.
+    """
+    from agents.temporal_system import TemporalSystem
+
+    family = isinstance(factory, type) and issubclass(factory, TemporalSystem)
+    found: dict[str, None] = {}
+    for made in (factory, *([TemporalSystem] if family else [])):
+        try:
+            parameters = inspect.signature(made).parameters
+        except (TypeError, ValueError):
+            continue
+        found |= {n: None for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    if family:
+        found |= {f.name: None for args, _ in factory.PRESETS.values() for f in fields(args)}
+    return list(found)
 
 
 def with_setting(system: str, options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:

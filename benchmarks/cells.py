@@ -10,15 +10,28 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.metrics import box_coverage, box_iou, temporal_iou, v_iou
+from benchmarks.metrics import (
+    DISCOUNTED_AT,
+    annotator_iou,
+    annotator_rank,
+    box_coverage,
+    box_iou,
+    discounted_name,
+    discounted_recall,
+    temporal_iou,
+    v_iou,
+)
 from benchmarks.protocols import DYNAMICS, Protocol, content_hashes
 from features.protocols import searched
 from features.records import DataError
 from strong_envs.temporal_task import TemporalConfig
+
+if TYPE_CHECKING:
+    from signal import Signals
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 
@@ -41,6 +54,8 @@ class Cell:
     options: dict[str, Any] = field(default_factory=dict)
     code: str = ""
     """Hash of the file that defines an outsider's system (`code_hash`): changed code is another cell."""
+    evaluations: int = 0
+    """Held-out scores on the way, in each stage of the training."""
 
     @property
     def key(self) -> str:
@@ -48,42 +63,50 @@ class Cell:
         from strong_envs import __version__
 
         about = {k: v for k, v in asdict(self).items() if k not in ("features", "device")} | {"version": __version__}
-        if not self.code:
-            del about["code"]
+        # Left out where they say nothing, so that cells of before these fields keep their names.
+        about = {k: v for k, v in about.items() if v or k not in ("code", "evaluations")}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
         slug = "".join(c if c.isalnum() else "-" for c in self.system.lower())
         return f"{slug}-s{self.seed}-{digest}"
 
 
-def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str, Any]:
-    """Train and score one cell; its agent and its result are written to ``folder`` before this returns."""
+def run_cell(
+    cell: Cell,
+    folder: Path,
+    report: Report | None = None,
+    checkpoint_every: float | None = 60.0,
+    signals: tuple[Signals, ...] = (),
+) -> dict[str, Any]:
+    """Train and score one cell; its agent and its result are written to ``folder`` before this returns.
+
+    A cell that was killed goes on from its last checkpoint where its system stores its training; the numbers are those
+    of a cell that was not.
+
+    Args:
+        checkpoint_every: seconds between checkpoints; None writes none.
+        signals: what stops the training between two updates with a checkpoint, as `KeyboardInterrupt`.
+    """
     import torch
 
     import agents
     import features
+    from benchmarks.course import Course
     from benchmarks.predictions import PREDICTION, checked, write_prediction
     from benchmarks.provenance import commit, machine
 
     device = cell.device
     train_bank = features.load(cell.features, cell.train, device)
     test_bank = features.load(cell.features, cell.test, device)
-    began = time.perf_counter()
+
+    def judged(system: Any) -> tuple[Any, dict[str, np.ndarray]]:
+        prediction = checked(system.predict(test_bank), test_bank, cell.system)
+        return prediction, score(prediction, test_bank)
+
+    made_by = [commit(), device]
+    course = Course(folder / cell.key, judged, report, cell.evaluations, checkpoint_every, made_by)
     system = agents.make(cell.system, train_bank, seed=cell.seed, budget=cell.budget, **cell.options)
-
-    scoring = 0.0
-    stages: list[tuple[str, Any]] = []
-
-    def evaluate(trained: Any, stage: str) -> dict[str, float]:
-        nonlocal scoring
-        start = time.perf_counter()
-        prediction = checked(trained.predict(test_bank), test_bank, cell.system)
-        scores = score(prediction, test_bank)
-        stages.append((stage, prediction))
-        scoring += time.perf_counter() - start
-        return {name: float(np.mean(values)) for name, values in scores.items()}
-
-    system.fit(report, evaluate)
-    seconds = time.perf_counter() - began - scoring
+    course.fit(system, signals)
+    seconds = course.clock.seconds
     start = time.perf_counter()
     prediction = checked(system.predict(test_bank), test_bank, cell.system)
     predict_seconds = time.perf_counter() - start
@@ -96,6 +119,7 @@ def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str
         "parameters": count_parameters(system),
         "dynamics": dynamics_of(system),
         "history": getattr(system, "history", []),
+        **({"trace": course.trace} if cell.evaluations else {}),
         "threads": torch.get_num_threads(),
         "protocol": protocol_of(test_bank.store, cell).as_dict(),
         "commit": commit(),
@@ -110,8 +134,9 @@ def run_cell(cell: Cell, folder: Path, report: Report | None = None) -> dict[str
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(system, "save"):
         system.save(str(folder / f"{cell.key}.safetensors"))
-    write_prediction(folder / f"{cell.key}{PREDICTION}", prediction, stages)
+    write_prediction(folder / f"{cell.key}{PREDICTION}", prediction, course.stages)
     write_json(folder / f"{cell.key}.json", result)
+    course.forget()
     return result
 
 
@@ -168,16 +193,30 @@ def code_hash(system: str) -> str:
 def score(prediction: Any, bank: Any) -> dict[str, np.ndarray]:
     """Per-query scores, (S,) float64 each, of whatever a prediction has.
 
-    ``IoU``; ``IoU@n`` for the n of `RECALL_AT`, the best IoU among the first n candidates, so that R@n IoU=m is the
-    share of queries where it reaches m; ``looked``, the share of frames looked at; ``moves``; and for tracked boxes
-    ``v-IoU``, ``box IoU`` and ``coverage``.
+    ``IoU``; ``IoU signed`` and ``IoU legacy`` as older code has them; ``dR@n IoU=m``; ``IoU@n`` for the n of
+    `RECALL_AT`, the best IoU among the first n candidates, so that R@n IoU=m is the share of queries where it reaches
+    m; ``annotator IoU`` and ``annotator rank`` where the annotations keep every annotator's window (DiDeMo);
+    ``looked``, the share of frames looked at; ``moves``; and for tracked boxes ``v-IoU``, ``box IoU`` and ``coverage``.
     """
+    duration = bank.duration[bank.video].cpu().numpy()
     truth = (bank.truth * bank.duration[bank.video][:, None, None]).cpu().numpy()
     spans = prediction.spans.cpu().numpy()
+    top = spans[:, None] if prediction.ranked is None else prediction.ranked.cpu().numpy()
     out = {"IoU": temporal_iou(spans, truth)}
+    out |= {f"IoU {kind}": temporal_iou(spans, truth, kind) for kind in ("signed", "legacy")}
     if prediction.ranked is not None:
-        each = temporal_iou(prediction.ranked.cpu().numpy(), truth)
+        each = temporal_iou(top, truth)
         out |= {f"IoU@{n}": np.fmax.reduce(each[:, :n], axis=1) for n in RECALL_AT}
+    # What an answer says outside the video counts for nothing either way.
+    inside = np.clip(top, 0.0, duration[:, None, None])
+    for n in RECALL_AT if prediction.ranked is not None else (1,):
+        out |= {discounted_name(n, m): discounted_recall(inside, truth, duration, n, m) for m in DISCOUNTED_AT}
+    annotators = annotators_of(bank)
+    if annotators is not None:
+        out["annotator IoU"] = annotator_iou(spans, annotators)
+        if prediction.ranked is not None:
+            # JSON has no infinity: a rank behind every candidate says the same.
+            out["annotator rank"] = np.minimum(annotator_rank(top, annotators), top.shape[1] + 1.0)
     if prediction.looked is not None:
         out["looked"] = prediction.looked.cpu().numpy().astype(np.float64)
     if prediction.length is not None:
@@ -185,6 +224,17 @@ def score(prediction: Any, bank: Any) -> dict[str, np.ndarray]:
     if prediction.boxes is not None and bank.has_boxes:
         out |= _spatial_scores(prediction.boxes.cpu().numpy(), spans, bank)
     return out
+
+
+def annotators_of(bank: Any) -> np.ndarray | None:
+    """Every annotator's window in seconds, (S, A, 2) filled up with rows of NaN; None where a query does not tell."""
+    each = [query.extra.get("annotators") for query in bank.queries]
+    if not each or not all(each):
+        return None
+    found = np.full((len(each), max(map(len, each)), 2), np.nan)
+    for row, windows in zip(found, each, strict=True):
+        row[: len(windows)] = windows
+    return found
 
 
 def _spatial_scores(boxes: np.ndarray, spans: np.ndarray, bank: Any) -> dict[str, np.ndarray]:

@@ -26,6 +26,8 @@ class Scored:
     queries: list[str]
     videos: list[str]
     protocol: Protocol
+    reference: bool = False
+    """Fitted without a seed: its one run is all there is."""
 
 
 def read_scored(path: str | Path) -> dict[str, Scored]:
@@ -38,15 +40,22 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
     if "per_query" in values:
         scores = values["per_query"]
         protocols = {row["system"]: row["protocol"] for row in values["rows"]}
+        references = {row["system"] for row in values["rows"] if row.get("reference")}
         runs = {label: iou for label, iou in scores["IoU"].items() if label in protocols}
     elif "scores" in values and "protocol" in values:
         scores = {"queries": values["queries"], "videos": values["videos"]}
+        references = set()
         runs, protocols = {values["system"]: [values["scores"]["IoU"]]}, {values["system"]: values["protocol"]}
     else:
         raise DataError(f"{path} holds no scores per query and protocol; give a results.json or a cell's file")
     return {
         label: Scored(
-            label, np.atleast_2d(iou), scores["queries"], scores["videos"], Protocol.from_dict(protocols[label])
+            label,
+            np.atleast_2d(iou),
+            scores["queries"],
+            scores["videos"],
+            Protocol.from_dict(protocols[label]),
+            label in references,
         )
         for label, iou in runs.items()
     }

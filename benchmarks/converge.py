@@ -1,10 +1,15 @@
-"""``python -m benchmarks converge``: held-out mIoU after every iteration, after the paper's Figure 4a."""
+"""``python -m benchmarks converge``: held-out mIoU over iterations, after the paper's Figure 4a, and over seconds.
+
+The clock stands still while a system is scored (`benchmarks.course`), so that systems of any kind can stand in one
+picture. Run one cell at a time (``--jobs 1``) where seconds are the point.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +17,7 @@ from benchmarks.cells import write_json
 from benchmarks.job import collect, finish, importable_here, plain_variants, run_job, systems_of
 from benchmarks.parameters import places
 from benchmarks.run import add_arguments, apply_quick
+from features.records import DataError
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -20,7 +26,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "converge",
         help="learning curves over the iterations of the alternating training (Figure 4a)",
         description="Train systems for several iterations of the alternating training and draw the held-out mIoU "
-        "after each: over iterations (converge.png) and over seconds (seconds.png).",
+        "after each: over iterations (converge.png) and over seconds of training (seconds.png). --evaluations "
+        "scores every system on the way too, of whatever kind.",
+    )
+    parser.add_argument(
+        "--evaluations", type=int, default=0, help="scores on the way, in each stage of the training (%(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=5, help="iterations of systems in turns (%(default)s)")
     add_arguments(parser)
@@ -31,6 +41,8 @@ def main(args: argparse.Namespace) -> int:
     """Run the command; exit codes as of ``run``."""
     from benchmarks import figures
 
+    if args.evaluations < 0:
+        raise DataError(f"--evaluations must be 0 or more, got {args.evaluations}")
     apply_quick(args)
     names = systems_of(args)
     importable_here()
@@ -42,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     write_json(out / "results.json", result)
     if result["curves"]:
         figures.learning_curves(result, out / "converge.png", "stage")
-        figures.learning_curves(result, out / "seconds.png")
+        figures.learning_curves(with_traces(result), out / "seconds.png")
     if args.json:
         print(json.dumps(result))
     else:
@@ -54,3 +66,8 @@ def main(args: argparse.Namespace) -> int:
                     print(f"{label}: {stage['stage']:<14} mIoU {np.mean(scores):.4f}{spread}")
         print(f"{out}: results.json, converge.png, seconds.png ({result['wall_seconds']:.0f} s)")
     return finish(job)
+
+
+def with_traces(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with the scores on the way in place of those after each stage, where a system has them."""
+    return {**result, "curves": {**result["curves"], **result.get("traces", {})}}

@@ -89,10 +89,14 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
 def learning_curves(
     result: Mapping[str, Any], path: Path, x: str = "seconds", size: tuple[float, float] = SIZE
 ) -> None:
-    """Held-out mIoU after every stage: a line a system, its range over the seeds shaded, references dashed.
+    """Held-out mIoU after every stage: a line a system, references dashed.
+
+    A dot is a training run; shaded is the 95 % bootstrap interval of their mean.
 
     ``x`` is ``"seconds"`` of training, or ``"stage"``: the iterations of Figure 4a, 0 being the pre-training.
     """
+    from benchmarks.statistics import stratified_interval
+
     figure, axes = _axes(size)
     ends: list[tuple[float, str, str]] = []
     for colour, (system, runs) in zip(COLOURS * 9, result["curves"].items(), strict=False):
@@ -104,7 +108,8 @@ def learning_curves(
         at = list(stages) if x == "stage" else [float(np.mean([run[i]["seconds"] for run in runs])) for i in stages]
         axes.plot(at, scores.mean(0), color=colour, marker="o", markersize=4)
         if len(runs) > 1:
-            axes.fill_between(at, scores.min(0), scores.max(0), color=colour, alpha=0.15, linewidth=0)
+            low, high = np.array([stratified_interval([stage], "mean")[1:] for stage in scores.T]).T
+            axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
         for score in scores:
             axes.plot(at, score, ".", color=colour, alpha=0.4)
         ends.append((float(scores.mean(0)[-1]), system, colour))
@@ -119,6 +124,7 @@ def learning_curves(
     axes.set_xlabel("iteration (0: pre-training)" if x == "stage" else "seconds of training")
     axes.set_ylabel("mIoU on held-out videos")
     axes.set_ylim(0, max([*(e[0] for e in ends), 0.1]) * 1.1)
+    axes.set_xlim(left=0)
     _label_ends(axes, ends)
     save(figure, path)
 
@@ -157,7 +163,7 @@ def performance_profiles(
     axes.set_ylabel("share of queries with IoU ≥ m")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False, fontsize=SMALL)
+    axes.legend(frameon=False, fontsize=SMALL, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderpad=0)
     save(figure, path)
 
 
@@ -224,7 +230,10 @@ def heat_maps(
 
 
 def sweep(result: Mapping[str, Any], path: Path, metric: str = "mIoU", size: tuple[float, float] = SIZE) -> None:
-    """After Figure 4: a metric over the values of one setting, a line a system, its 95 % interval shaded."""
+    """After Figure 4: a metric over the values of one setting, a line a system, its 95 % interval shaded.
+
+    References are dashed.
+    """
     figure, axes = _axes(size)
     values = result["values"]
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
@@ -235,13 +244,22 @@ def sweep(result: Mapping[str, Any], path: Path, metric: str = "mIoU", size: tup
         low, high = np.array([p["intervals"][metric] for p in points]).T
         axes.plot(at, mean, color=colour, marker="o", label=system)
         axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+    ends = []
+    for kind in ("constant", "knn", "oracle"):
+        rows = [row for row in result.get("references", ()) if row["reference"] == kind]
+        if rows:
+            at = [row["value"] if numeric else values.index(row["value"]) for row in rows]
+            axes.plot(at, [row["metrics"][metric] for row in rows], color=GREY, linestyle="--", linewidth=0.8)
+            ends.append((rows[-1]["metrics"][metric], rows[-1]["system"], GREY))
     if numeric:
         axes.set_xticks(values, [f"{v:g}" for v in values], fontsize=8)
     else:
         axes.set_xticks(range(len(values)), [str(v) for v in values], fontsize=8)
     axes.set_xlabel(result["parameter"])
     axes.set_ylabel(f"{metric} on held-out videos")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderpad=0)
+    _label_ends(axes, ends)
     save(figure, path)
 
 

@@ -111,7 +111,7 @@ def stages_picture(
         tracked = boxes_of(prediction, bank, sample)
         for i, second in enumerate(np.linspace(start, end, 2 * frames + 1)[1::2]):
             at = min(int(second / duration * n_frames), n_frames - 1)
-            view = _fitted(viewer.frame(video, at), side)
+            view = fitted(viewer.frame(video, at), side)
             if tracked is not None:
                 rectangle(view, tracked[at], CHOSEN_COLOUR)
             row[26 : 26 + side, gap + i * (side + gap) : gap + i * (side + gap) + side] = view
@@ -134,12 +134,26 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
     os.replace(staging, path)
 
 
-def _fitted(pixels: np.ndarray, side: int) -> np.ndarray:
+def fitted(pixels: np.ndarray, side: int) -> np.ndarray:
     """The picture in a square of ``side`` pixels, stretched to fill it: boxes are fractions of the frame."""
     import cv2
 
     kind = cv2.INTER_AREA if max(pixels.shape[:2]) > side else cv2.INTER_NEAREST
     return np.ascontiguousarray(cv2.resize(pixels, (side, side), interpolation=kind))
+
+
+def labelled_bar(
+    canvas: np.ndarray,
+    y: int,
+    width: int,
+    label: str,
+    windows: Sequence[tuple[float, float]],
+    duration: float,
+    colour: tuple[int, int, int],
+) -> None:
+    """A label and windows in seconds over the whole width of a picture, its top at ``y``."""
+    put(canvas, label, (10, y + 10), 0.5, colour)
+    _bar(canvas, y, 80, width - 10, windows, duration, colour)
 
 
 def _bar(

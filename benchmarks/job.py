@@ -15,14 +15,16 @@ import numpy as np
 
 from benchmarks.cells import RECALL_AT, Cell, code_hash, protocol_of
 from benchmarks.matrix import Outcome, run_matrix
-from benchmarks.metrics import COMPARISONS, hits, per_query, recall_name
+from benchmarks.metrics import COMPARISONS, DISCOUNTED_AT, discounted_name, hits, per_query, recall_name
 from benchmarks.parameters import check_settings, parse_settings, places, with_settings
 from benchmarks.protocols import DYNAMICS, Protocol
 from benchmarks.provenance import about
 from benchmarks.statistics import estimates
-from features.records import DataError
+from features.records import DataError, nearest
 
 ENGINES = ("local", "ray")
+IQM_RUNS = 4
+"""Training runs from which on an interquartile mean leaves any out."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--comparison", choices=COMPARISONS, default=">=", help="what a hit of Acc@m and R@n is (default: %(default)s)"
     )
+    parser.add_argument("--metrics", help="columns of the table, such as 'mIoU,dR@1 IoU=.5'; results.json has them all")
     parser.add_argument("--agent", action="append", default=[], metavar="MODULE:CLASS", help="add your agent too")
     parser.add_argument("--resume", action="store_true", help="go on where the last run stopped (always done)")
     parser.add_argument("--engine", choices=ENGINES, default="local", help="where cells run (%(default)s)")
@@ -140,11 +143,13 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
             refused[variant.label] = reason
             print(f"left out: {reason}", file=sys.stderr)
             continue
-        budget = args.budget if agents.find(variant.system).needs_training else 1.0
+        learns = agents.find(variant.system).needs_training
+        budget, evaluations = (args.budget, getattr(args, "evaluations", 0)) if learns else (1.0, 0)
         where = (args.features, store.content_hash, args.train, args.test)
         code = code_hash(variant.system)
         cells[variant.label] = [
-            Cell(variant.system, seed, *where, budget, args.device, variant.options, code) for seed in range(args.seeds)
+            Cell(variant.system, seed, *where, budget, args.device, variant.options, code, evaluations)
+            for seed in range(args.seeds)
         ]
     main = Cell("", 0, args.features, store.content_hash, args.train, args.test, options={"env": _grid(args)})
     job = Job(args, store, bank, protocol_of(store, main, getattr(args, "comparison", ">=")), cells, refused)
@@ -177,13 +182,17 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         )
     last = [row for row in rows if row["reference"] == "oracle"]
     rows = [row for row in rows if row["reference"] != "oracle"]
-    curves = {}
+    curves, traces = {}, {}
     for label in job.cells:
         runs = job.runs(label)
         if runs:
-            rows.append(system_row(label, runs, job.protocol_for(label), job.store))
+            rows.append(with_lost_runs(job, label, system_row(label, runs, job.protocol_for(label), job.store)))
             curves[label] = [run["history"] for run in runs]
             scores[label] = [run["scores"]["IoU"] for run in runs]
+            if all(run.get("trace") for run in runs):
+                traces[label] = [run["trace"] for run in runs]
+        rows.extend(missing_row(job, label, len(runs)))
+    rows.extend(_empty_row(job, label, f"absent: {reason}") for label, reason in job.refused.items())
     commits = sorted({str(run.get("commit")) for label in job.cells for run in job.runs(label)})
     notes = []
     if len(commits) > 1:
@@ -194,6 +203,7 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         "protocol": job.protocol.as_dict(),
         "rows": rows + last,
         "curves": curves,
+        **({"traces": traces} if traces else {}),
         "cells": {label: [cell.key for cell in cells] for label, cells in job.cells.items()},
         "failed": job.outcome.failed,
         "refused": job.refused,
@@ -202,6 +212,33 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         "wall_seconds": job.seconds,
         "about": about(args) | {"seeds": list(range(args.seeds))},
     }
+
+
+def reasons_of(job: Job, label: str) -> list[str]:
+    """Why cells of a label have no result, each reason once."""
+    cells, failed = job.cells[label], job.outcome.failed
+    return list(dict.fromkeys(failed[cell.key] for cell in cells if cell.key in failed))
+
+
+def missing_row(job: Job, label: str, finished: int) -> list[dict[str, Any]]:
+    """The row of a label of which no cell finished: no numbers, and why; [] where one did."""
+    if finished:
+        return []
+    reasons = reasons_of(job, label)
+    return [_empty_row(job, label, f"failed: {'; '.join(reasons)}" if reasons else "absent: not finished")]
+
+
+def with_lost_runs(job: Job, label: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The row with a note where cells of its label failed: its numbers are of fewer runs than were asked for."""
+    failed = sum(cell.key in job.outcome.failed for cell in job.cells[label])
+    if not failed:
+        return row
+    note = f"{failed} of {len(job.cells[label])} runs failed: {'; '.join(reasons_of(job, label))}."
+    return row | {"note": " ".join(filter(None, [row.get("note"), note]))}
+
+
+def _empty_row(job: Job, label: str, reason: str) -> dict[str, Any]:
+    return {"system": label, "protocol": job.protocol.as_dict(), "seeds": None, "metrics": {}, "caveat": reason}
 
 
 def per_query_scores(bank: Any, scores: dict[str, Any]) -> dict[str, Any]:
@@ -229,10 +266,26 @@ def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> 
         if f"IoU@{n}" in known:
             for m in protocol.thresholds:
                 metrics[recall_name(n, m)] = hits(scores[f"IoU@{n}"], m, protocol.comparison).astype(np.float64)
+    for n in RECALL_AT:
+        for m in DISCOUNTED_AT:
+            if (name := discounted_name(n, m)) in known:
+                # Stored with >=; where a hit must lie above m, what only equals it goes.
+                best = scores.get(f"IoU@{n}", iou)
+                metrics[name] = np.where(hits(best, m, protocol.comparison), scores[name], 0.0)
+    metrics |= {f"mIoU ({kind})": scores[f"IoU {kind}"] for kind in ("signed", "legacy") if f"IoU {kind}" in known}
+    if "annotator IoU" in known:
+        metrics["annotator IoU"] = scores["annotator IoU"]
+    if "annotator rank" in known:
+        metrics |= {f"Rank@{n}": (scores["annotator rank"] <= n).astype(np.float64) for n in RECALL_AT}
     metrics |= {name: scores[name] for name in ("v-IoU", "box IoU", "coverage") if name in known}
     if "looked" in known:
         metrics["frames"] = scores["looked"]
     measured = estimates(metrics, groups=groups)
+    if len(runs) >= IQM_RUNS:
+        over = estimates({"mIoU": iou}, groups=groups, statistic="iqm")["mIoU"]
+        middle = {"mIoU (IQM)": (over.iqm, [over.low, over.high])}
+    else:
+        middle = {}
     entry = agents.find(runs[0]["system"])
     plain = {"moves": float(scores["moves"].mean())} if "moves" in known else {}
     if entry.needs_training:
@@ -245,12 +298,18 @@ def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> 
         "protocol": protocol.as_dict(),
         "seeds": len(runs),
         "queries": iou.shape[1],
-        "metrics": {name: e.mean for name, e in measured.items()} | plain,
-        "intervals": {name: [e.low, e.high] for name, e in measured.items()},
+        "metrics": {name: e.mean for name, e in measured.items()} | {n: v for n, (v, _) in middle.items()} | plain,
+        "intervals": {name: [e.low, e.high] for name, e in measured.items()} | {n: v for n, (_, v) in middle.items()},
         "caveat": measured["mIoU"].caveat,
-        **candidate_bound(runs, iou),
-        **own_moves(runs, protocol),
+        **_said(candidate_bound(runs, iou), own_moves(runs, protocol), given_boxes(runs)),
     }
+
+
+def _said(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Parts of a row as one, their notes one after the other."""
+    notes = [part["note"] for part in parts if "note" in part]
+    merged = {name: value for part in parts for name, value in part.items()}
+    return merged | ({"note": " ".join(notes)} if notes else {})
 
 
 def candidate_bound(runs: list[dict], iou: np.ndarray) -> dict[str, Any]:
@@ -269,6 +328,16 @@ def candidate_bound(runs: list[dict], iou: np.ndarray) -> dict[str, Any]:
     return {"candidate_oracle": float(bound.mean()), "note": f"{note}."}
 
 
+def given_boxes(runs: list[dict]) -> dict[str, Any]:
+    """A note for the row of a system that ``--set boxes=truth`` gave what no system may see; nothing for others."""
+    import agents
+
+    boxes = (runs[0].get("options") or {}).get("boxes")
+    if boxes not in ("truth", "static") or agents.find(runs[0]["system"]).upper_bound:
+        return {}
+    return {"note": f"trained and scored on {'true' if boxes == 'truth' else 'true static'} boxes: an upper bound."}
+
+
 def own_moves(runs: list[dict], protocol: Protocol) -> dict[str, Any]:
     """A note for the row of a system whose published moves differ from the protocol's; nothing for other systems."""
     rules, dynamics = protocol.as_dict(), runs[0].get("dynamics") or {}
@@ -277,6 +346,22 @@ def own_moves(runs: list[dict], protocol: Protocol) -> dict[str, Any]:
         return {}
     listed = ", ".join(f"{name}={value}" for name, value in other.items())
     return {"note": f"moves of its own, as published: {listed}."}
+
+
+def chosen_metrics(args: argparse.Namespace, result: dict[str, Any]) -> list[str] | None:
+    """The columns of ``--metrics``; None for the usual ones.
+
+    Raises:
+        DataError: a metric that no row of the result has.
+    """
+    if not getattr(args, "metrics", None):
+        return None
+    names = [name.strip() for name in args.metrics.split(",") if name.strip()]
+    known = list(dict.fromkeys(name for row in result["rows"] for name in row["metrics"]))
+    for name in names:
+        if name not in known:
+            raise DataError(f"no row has the metric {name!r}{nearest(name, known)}; there are {known}")
+    return names
 
 
 def finish(job: Job) -> int:

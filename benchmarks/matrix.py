@@ -69,7 +69,7 @@ def run_matrix(cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True
             for process, _ in running.values():
                 process.terminate()
             for process, _ in running.values():
-                process.join(timeout=5)
+                process.join(timeout=15)
     return outcome
 
 
@@ -82,17 +82,24 @@ def _work(cell: Cell, folder: Path, messages: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # One thread each: small batches lose time on a second one, and cells run side by side anyway.
     torch.set_num_threads(1)
-    last = 0.0
+    last, parent = 0.0, mp.parent_process().pid
 
     def report(stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last > 0.3:
             last = now
+            if os.getppid() != parent:
+                # Nobody waits for this cell any more, and the next run would compute it a second time beside us.
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
             messages.put(("progress", cell.key, stage, done, total, scalars))
 
     try:
-        run_cell(cell, folder, report)
+        run_cell(cell, folder, report, signals=(signal.SIGTERM,))
+    except KeyboardInterrupt:
+        # The parent asked to stop: what was learnt so far is in the cell's checkpoint.
+        raise SystemExit(128 + signal.SIGTERM) from None
     except DataError as error:
         messages.put(("failed", cell.key, str(error)))
     except Exception as error:  # a cell may fail in any way; the others must go on
@@ -113,6 +120,14 @@ def _drain(messages: Any, bars: Bars, outcome: Outcome) -> None:
             bars.update(key, *rest)
         else:
             outcome.failed[key] = rest[0]
+
+
+def estimate(seconds: float, done: int, left: int) -> str:
+    """``, about 5 min left``: at the pace of ``done`` cells in so many seconds; nothing where none is left or done."""
+    if not left or not done:
+        return ""
+    minutes = seconds / done * left / 60
+    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
 
 
 def _progress_of(scalars: dict[str, float]) -> str:
@@ -146,7 +161,8 @@ class Bars:
             console=self.console,
             disable=not self.live,
         )
-        self.total, self.done = total, done
+        self.total, self.done, self.stored = total, done, done
+        self.began = time.monotonic()
         self.whole = self.progress.add_task("cells", total=total, completed=done, note="")
         self.tasks: dict[str, Any] = {}
 
@@ -170,7 +186,9 @@ class Bars:
         self.progress.remove_task(self.tasks.pop(cell.key))
         self.progress.advance(self.whole)
         self.done += 1
-        self._say(f"{cell.system} seed {cell.seed}: {'finished' if good else 'FAILED'} ({self.done} of {self.total})")
+        left = estimate(time.monotonic() - self.began, self.done - self.stored, self.total - self.done)
+        what = "finished" if good else "FAILED"
+        self._say(f"{cell.system} seed {cell.seed}: {what} ({self.done} of {self.total}{left})")
 
     def _say(self, text: str) -> None:
         if self.plain:

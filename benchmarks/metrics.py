@@ -20,6 +20,8 @@ from features.records import DataError
 IOU_KINDS = ("clamped", "signed", "legacy")
 COMPARISONS = (">=", ">")
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
+DISCOUNTED_AT = (0.3, 0.5, 0.7)
+"""The m of dR@n, IoU@m, where nobody names others."""
 
 TIE = 1e-9
 """An IoU this near to a threshold equals it. IoUs of times written with two decimals, or of windows on an action grid,
@@ -134,6 +136,11 @@ def acc_name(m: float) -> str:
 def recall_name(n: int, m: float) -> str:
     """``R@5 IoU=.5`` for 5 and 0.5."""
     return f"R@{n} IoU=" + f"{m:g}".removeprefix("0")
+
+
+def discounted_name(n: int, m: float) -> str:
+    """``dR@1 IoU=.5`` for 1 and 0.5."""
+    return "d" + recall_name(n, m)
 
 
 def nms(windows: ArrayLike, scores: ArrayLike, threshold: float, limit: int | None = None) -> np.ndarray:

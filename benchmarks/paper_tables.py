@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import write_json
-from benchmarks.job import Job, Variant, collect, finish, importable_here, run_job, settings_of
+from benchmarks.job import Job, Variant, chosen_metrics, collect, finish, importable_here, run_job, settings_of
 from benchmarks.paper_numbers import CLAIMS, DATA, TABLES, rows
 from benchmarks.parameters import check_settings, with_settings
 from benchmarks.run import add_arguments, apply_quick
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace, number: int) -> int:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "results.json", result)
-    draw(result, out)
+    draw(result, out, chosen_metrics(args, result))
     show(result, args, out, number)
     return finish(job)
 
@@ -105,11 +105,8 @@ def fill(result: dict[str, Any], job: Job, labels: list[str], reasons: dict[str,
         if label in by_system:
             ordered.append(by_system.pop(label))
             continue
-        failed = [job.outcome.failed[c.key] for c in job.cells.get(label, ()) if c.key in job.outcome.failed]
-        reason = reasons.get(label) or (f"absent: {job.refused[label]}" if label in job.refused else None)
-        reason = reason or (f"failed: {failed[0]}" if failed else "absent: not finished")
         ordered.append(
-            {"system": label, "protocol": result["protocol"], "seeds": None, "metrics": {}, "caveat": reason}
+            {"system": label, "protocol": result["protocol"], "seeds": None, "metrics": {}, "caveat": reasons[label]}
         )
     result["rows"] = [*ordered, *by_system.values()]
     result["table"] = number
@@ -135,21 +132,21 @@ def judge(result: dict[str, Any], number: int) -> list[dict[str, Any]]:
     return found
 
 
-def draw(result: dict[str, Any], out: Path) -> None:
+def draw(result: dict[str, Any], out: Path, metrics: list[str] | None = None) -> None:
     """table.md, table.png and curve.png."""
     from benchmarks import figures
 
-    (out / "table.md").write_text(markdown(result), encoding="utf-8")
+    (out / "table.md").write_text(markdown(result, metrics), encoding="utf-8")
     figures.table_figure(result["rows"], out / "table.png")
     if result["curves"]:
         figures.learning_curves(result, out / "curve.png")
 
 
-def markdown(result: dict[str, Any]) -> str:
+def markdown(result: dict[str, Any], metrics: list[str] | None = None) -> str:
     """The table with the paper's columns beside it, then its claims."""
     from benchmarks.tables import markdown_table
 
-    table = markdown_table(result["rows"], **columns(result))
+    table = markdown_table(result["rows"], **columns(result, metrics))
     return f"{table}\n{claims_markdown(result['claims'])}"
 
 
@@ -164,9 +161,9 @@ def claims_markdown(claims: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def columns(result: dict[str, Any]) -> dict[str, Any]:
+def columns(result: dict[str, Any], metrics: list[str] | None = None) -> dict[str, Any]:
     """Arguments of the table: our metrics, and the paper's numbers of both data sets under their own headings."""
-    metrics = columns_of(result["rows"])
+    metrics = metrics or columns_of(result["rows"])
     ours = {row["system"] for row in result["rows"]}
     beside = {
         f"paper, {data}": [
@@ -188,7 +185,7 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path, number: in
     from benchmarks.tables import print_table
 
     console = Console(width=max(rich.get_console().width, 140))
-    metrics = columns(result)["metrics"]
+    metrics = columns(result, chosen_metrics(args, result))["metrics"]
     title = f"Table {number} on {result['protocol']['data']}, {args.test}"
     print_table(result["rows"], metrics, title=title, console=console)
     for data, printed in result["paper"].items():

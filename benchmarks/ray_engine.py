@@ -108,7 +108,8 @@ def _compute(cell: Cell) -> dict[str, Any]:
         if store.content_hash != cell.data:
             raise DataError(f"{cell.features!r} holds other data on the worker: {store.content_hash}, not {cell.data}")
         with tempfile.TemporaryDirectory() as folder:
-            run_cell(cell, Path(folder))
+            # No checkpoints: a lost node takes its disk with it.
+            run_cell(cell, Path(folder), checkpoint_every=None)
             return {"files": {file.name: file.read_bytes() for file in Path(folder).iterdir()}}
     except DataError as error:
         return {"failed": str(error)}

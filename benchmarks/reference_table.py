@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agents.references import REFERENCES, QuerySet
-from benchmarks.metrics import per_query, temporal_iou
+from benchmarks.metrics import DISCOUNTED_AT, discounted_name, discounted_recall, per_query, temporal_iou
 from benchmarks.protocols import FULL_VIDEO, Protocol, content_hashes
 from benchmarks.statistics import estimates
 from benchmarks.tables import print_table
@@ -64,8 +64,13 @@ def reference_scores(
         total: dict[str, np.ndarray] = {}
         for draw in range(draws if drawn else 1):
             predictor = REFERENCES[name](**({"seed": seed + draw} if drawn else grid)).fit(train)
-            iou = temporal_iou(predictor.predict(test), test.windows, protocol.iou)
-            for metric, values in per_query(iou, protocol.thresholds, protocol.comparison).items():
+            spans = predictor.predict(test)
+            iou = temporal_iou(spans, test.windows, protocol.iou)
+            found = per_query(iou, protocol.thresholds, protocol.comparison)
+            for m in DISCOUNTED_AT:
+                hit = (test.windows, test.durations, 1, m, protocol.comparison)
+                found[discounted_name(1, m)] = discounted_recall(spans[:, None], *hit)
+            for metric, values in found.items():
                 total[metric] = total.get(metric, 0.0) + values
         scores = {metric: values / (draws if drawn else 1) for metric, values in total.items()}
         yield name, ReferenceScores(predictor.label, predictor.description, draws if drawn else None, scores)

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks import breakdown, figures
 from benchmarks.compare import read_result
+from benchmarks.converge import with_traces
 from benchmarks.episode import bank_of, foremost, read_folder
 from benchmarks.predictions import PREDICTION, read_prediction
 from benchmarks.report_episodes import episodes
@@ -135,8 +136,8 @@ def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> 
         ),
         (
             "Learning curves",
-            "Held-out mIoU after every stage of the training; shaded from the worst to the best seed.",
-            lambda path: figures.learning_curves(result, path, size=(3.3, 3.1)),
+            "Held-out mIoU over seconds of training; a dot a seed, shaded the 95 % interval of their mean.",
+            lambda path: figures.learning_curves(with_traces(result), path, size=(3.3, 3.1)),
         ),
         (
             "Performance profiles",

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import write_json
-from benchmarks.job import Job, add_engine_arguments, collect, finish, plain_variants, run_job, systems_of
+from benchmarks.job import (
+    Job,
+    add_engine_arguments,
+    chosen_metrics,
+    collect,
+    finish,
+    plain_variants,
+    run_job,
+    systems_of,
+)
 from benchmarks.predictions import PREDICTION, read_prediction
 
 SYSTEMS = ("random policy", "blind one-shot", "blind", "trl", "strong", "true boxes")
@@ -73,7 +82,7 @@ def draw(result: dict[str, Any], job: Job) -> None:
     from benchmarks.tables import markdown_table
 
     out = Path(job.args.out)
-    (out / "table.md").write_text(markdown_table(result["rows"]), encoding="utf-8")
+    (out / "table.md").write_text(markdown_table(result["rows"], chosen_metrics(job.args, result)), encoding="utf-8")
     figures.learning_curves(result, out / "curve.png")
     for name in ("strong", "trl"):
         runs = job.runs(name)
@@ -97,7 +106,8 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
         return
     if result["rows"]:
         title = f"{result['protocol']['data']}, {args.test}: {result['rows'][0]['queries']:,} queries"
-        print_table(result["rows"], title=title, console=Console(width=max(rich.get_console().width, 170)))
+        console = Console(width=max(rich.get_console().width, 170))
+        print_table(result["rows"], chosen_metrics(args, result), title=title, console=console)
     names = ("results.json", "table.md", "curve.png", "episode.png", "episode.mp4")
     written = ", ".join(name for name in names if (out / name).is_file())
     print(f"{out}: {written} ({result['wall_seconds']:.0f} s)")

@@ -13,6 +13,7 @@ from benchmarks.cells import write_json
 from benchmarks.job import Job, Variant, finish, plain_variants, run_job, system_row, systems_of
 from benchmarks.parameters import parse_values, places, with_setting
 from benchmarks.predictions import PREDICTION, read_prediction
+from benchmarks.protocols import Protocol
 from benchmarks.provenance import about
 from benchmarks.run import add_arguments, apply_quick
 from features.records import DataError
@@ -27,6 +28,10 @@ VALUES: dict[str, list[Any]] = {
     "multi_scale": [False, True],
 }
 """Where nobody names values. The paper chose gamma = 0.2, phi = 0.1, tau = 0.02 and z_e = 10."""
+SHOWN = ("constant", "knn", "oracle")
+"""References that the table and the figure show; the result file has all of them."""
+DRAWS = 50
+"""Of the random window, for each protocol of the sweep."""
 BOOTSTRAPS = {"feedback": "taken", "states": "replay"}
 NEEDS: dict[str, dict[str, Any]] = {"gamma": BOOTSTRAPS, "tau": BOOTSTRAPS, "phi": BOOTSTRAPS}
 """What a setting needs to have any effect: a critic that learns from the rewards of all actions, relative to stopping,
@@ -122,6 +127,7 @@ def collect(job: Job, plan: Plan) -> dict[str, Any]:
         "parameter": plan.parameter,
         "values": plan.values,
         "points": points,
+        "references": references(job, points),
         "options": {label: cells[0].options for label, cells in job.cells.items()},
         "notes": [*_needs_note(job, plan), *inert(job, plan), *_protocol_note(points, plan.parameter)],
         "failed": job.outcome.failed,
@@ -129,6 +135,19 @@ def collect(job: Job, plan: Plan) -> dict[str, Any]:
         "wall_seconds": job.seconds,
         "about": about(job.args) | {"seeds": list(range(job.args.seeds))},
     }
+
+
+def references(job: Job, points: Sequence[dict]) -> list[dict[str, Any]]:
+    """The reference rows under the protocol of each value: ``value`` and the row, those of equal protocols alike."""
+    from benchmarks.reference_table import reference_rows
+
+    known: dict[Protocol, list[dict]] = {}
+    found = []
+    for value, protocol in {repr(p["value"]): (p["value"], Protocol.from_dict(p["protocol"])) for p in points}.values():
+        if protocol not in known:
+            known[protocol] = reference_rows(job.store, job.args.train, job.args.test, DRAWS, protocol=protocol)
+        found.extend({**row, "value": value} for row in known[protocol])
+    return found
 
 
 def inert(job: Job, plan: Plan) -> list[str]:
@@ -178,7 +197,9 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
     groups: dict[str, list[dict]] = {}
     for p in result["points"]:
         groups.setdefault(json.dumps(p["protocol"], sort_keys=True), []).append({**p, "system": p["label"]})
-    for rows in groups.values():
+    for protocol, rows in groups.items():
+        seen = {r["system"]: r for r in result["references"] if json.dumps(r["protocol"], sort_keys=True) == protocol}
+        rows += [row for row in seen.values() if row["reference"] in SHOWN]
         print_table(rows, ["mIoU", "Acc@.3", "Acc@.5", "Acc@.7"])
     for note in result["notes"]:
         print(note)

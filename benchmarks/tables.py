@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Row = Mapping[str, Any]
-PERCENT = ("mIoU", "Acc@", "R@", "dR@", "v-IoU", "box IoU", "coverage", "frames")
-DETAILS = ("R@1 ", "R@5 IoU=.1", "R@5 IoU=.3", "R@5 IoU=.9")
+PERCENT = ("mIoU", "Acc@", "R@", "dR@", "Rank@", "annotator IoU", "v-IoU", "box IoU", "coverage", "frames")
+DETAILS = ("R@1 ", "R@5 IoU=.1", "R@5 IoU=.3", "R@5 IoU=.9", "dR@", "mIoU (signed)", "mIoU (legacy)")
 """Beginnings of metrics that rows hold and that no table shows unless asked: R@1 is Acc@m once more."""
 ABSENT = "–"
 WIDE = 10_000

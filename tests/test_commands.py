@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -256,6 +258,8 @@ def test_a_sweep_of_the_grid_keeps_its_protocols_apart(ragged_store, tmp_path, c
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "z_e" / "sweep.json").read_text())
     assert [p["protocol"]["z_e"] for p in result["points"]] == [5, 10]
+    bounds = {row["value"]: row["metrics"]["mIoU"] for row in result["references"] if row["reference"] == "oracle"}
+    assert bounds[5] < bounds[10]
     assert any("part of the protocol" in note for note in result["notes"])
     capsys.readouterr()
 
@@ -284,30 +288,22 @@ def test_converge_draws_over_iterations(ragged_store, tmp_path, capsys):
     assert "mIoU" in capsys.readouterr().out
 
 
-AGENT = """
-class MyAgent:
-    'answers with the middle half'
-    def __init__(self, bank, seed=0, budget=1.0):
-        pass
-    def fit(self, report=None, evaluate=None):
-        return self
-    def predict(self, bank):
-        seconds = bank.duration[bank.video].numpy()
-        return [[t / 4, 3 * t / 4] for t in seconds]
-"""
+PAGE = (Path(__file__).parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+AGENT = re.search(r"```python\n(class MyAgent.*?)```", PAGE, re.S)[1]
 
 
 def test_an_outsiders_ten_line_agent_gets_its_row_and_its_code_counts(ragged_store, tmp_path, monkeypatch, capsys):
     (tmp_path / "my_module_of_a_test.py").write_text(AGENT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    assert len([line for line in AGENT.splitlines() if line.strip()]) <= 10
     name = "my_module_of_a_test:MyAgent"
     arguments = ["run", "--features", ragged_store, "--systems", "random policy", "--agent", name, *TINY]
     assert main([*arguments, "--out", "out", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     rows = {row["system"]: row for row in result["rows"]}
     assert rows[name]["metrics"]["mIoU"] == pytest.approx(rows["initial window"]["metrics"]["mIoU"])
-    assert rows[name]["description"] == "answers with the middle half"
+    assert rows[name]["description"] == "one sentence for the table"
     assert {"commit", "machine", "versions", "command", "seeds"} <= set(result["about"])
     (tmp_path / "my_module_of_a_test.py").write_text(AGENT + "# changed\n")
     assert main([*arguments, "--out", "out", "--json"]) == 0
@@ -359,7 +355,6 @@ def test_a_kill_in_the_middle_loses_only_the_cell_in_work(ragged_store, tmp_path
     import subprocess
     import sys
     import time
-    from pathlib import Path
 
     root = str(Path(__file__).parents[1])
     arguments = ["run", "--features", ragged_store, "--systems", "random policy", "--seeds", "3", "--jobs", "1"]

@@ -80,7 +80,7 @@ def test_figures_on_the_official_test_splits(data, shared_data):
     rows = {row["reference"]: row for row in reference_table.reference_rows(read(shared_data / data))}
     assert list(rows) == list(REFERENCES)
     for name, (figures, tolerance) in expected.items():
-        found = [100 * value for value in rows[name]["metrics"].values()]
+        found = [100 * value for value in rows[name]["metrics"].values()][: len(figures)]
         assert rows[name]["queries"] == count
         assert found == pytest.approx(figures, abs=tolerance), name
         low, high = rows[name]["intervals"]["mIoU"]

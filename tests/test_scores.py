@@ -14,7 +14,7 @@ from agents import Prediction
 from benchmarks import metrics
 from benchmarks.cells import Cell, count_parameters, dynamics_of, protocol_of, score
 from benchmarks.job import Job, system_row
-from benchmarks.matrix import _progress_of
+from benchmarks.matrix import _progress_of, estimate
 from benchmarks.predictions import checked
 from benchmarks.protocols import DYNAMICS, same_column
 from benchmarks.reference_table import no_oracle
@@ -216,6 +216,11 @@ def test_annotators_who_agree_outweigh_one_who_does_not():
     assert metrics.annotator_iou([[0, 10], [0, 10]], [agree, apart]).tolist() == pytest.approx([1, 1 / 3])
     assert metrics.annotator_iou([[50, 60]], [agree]).tolist() == pytest.approx([1 / 3])
     assert metrics.annotator_iou([[50, 60]], [agree], best=1).tolist() == [1]
+
+
+def test_what_is_left_is_estimated_from_what_was_computed():
+    assert estimate(120, 2, 4) == ", about 4 min left" and estimate(10, 2, 4) == ", less than a minute left"
+    assert estimate(0.1, 0, 3) == "" and estimate(99, 5, 0) == ""
 
 
 def test_a_bar_shows_the_return_or_else_the_loss():
