@@ -178,6 +178,7 @@ class Strong:
             raise DataError(f"boxes={args.boxes!r} needs a true box track for every query, which {bank.name!r} lacks")
         self.args, self.bank = args, bank
         self.history: list[dict[str, Any]] = []
+        self.lean = False
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
         self._tracking: SpatialTask | None = None
         self.task = self._temporal_task(bank, "frame" if self.takes_turns else args.boxes)
@@ -247,6 +248,8 @@ class Strong:
             )
             task = self._temporal_task(bank, out["boxes"])
         value = self.temporal.q_values if self.args.select == "value" else None
+        if value is not None and self.lean:
+            raise DataError("select='value' asks the critic, which this file was saved without (lean=True)")
         episodes = localise(task, self.temporal.act, value=value)
         return out | {"spans": episodes.spans, "length": episodes.length, "path": episodes.path}
 
@@ -282,7 +285,7 @@ class Strong:
         except TypeError as error:
             raise DataError(f"{path!r} was saved by another release: {error}") from None
         system = cls(bank, args)
-        system.history, system.turn = about["history"], about["turn"]
+        system.history, system.turn, system.lean = about["history"], about["turn"], bool(about.get("lean"))
         for name, level in (
             ("temporal.", system.temporal),
             ("spatial.", system.spatial),
@@ -290,7 +293,7 @@ class Strong:
         ):
             if level is not None:
                 part = {k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}
-                if about.get("lean"):
+                if system.lean:
                     # What was left out stays as it was made: a prediction does not look at it.
                     rest = {k: v for k, v in level.state_dict().items() if k.startswith(strong_state.LEAN)}
                     part = rest | part

@@ -35,6 +35,20 @@ FORMAT_VERSION = 1
 RANK = {"frames": 2, "queries": 2, "grid": 4, "objects": 3, "boxes": 2}
 TENSORS = tuple(RANK)
 PER_ROW = ("frames", "grid", "objects")
+KINDS = {
+    "name": str,
+    "content_hash": str,
+    "tensors": dict,
+    "videos": list,
+    "queries": list,
+    "tracks": dict,
+    "dims": dict,
+    "backbone": dict,
+    "text": dict,
+    "extra": dict,
+    "units": dict,
+}
+"""What kind of JSON each part of a manifest is."""
 """Tensors with one entry for every feature row."""
 
 
@@ -81,7 +95,9 @@ class FeatureStore:
         try:
             check_manifest(folder, manifest)
             return cls(folder, manifest)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
+            if isinstance(error, DataError):
+                raise
             raise DataError(f"{manifest_path} lacks or misstates a field: {error!r}") from None
 
     @property
@@ -240,6 +256,7 @@ def check_manifest(folder: Path, manifest: dict) -> None:
         raise DataError(f"{folder}/manifest.json does not describe a {FORMAT}")
     if manifest["version"] != FORMAT_VERSION:
         raise DataError(f"store version {manifest['version']!r} is not supported; this release reads {FORMAT_VERSION}")
+    _check_kinds(folder, manifest)
     tensors = manifest["tensors"]
     unknown = set(tensors) - set(TENSORS)
     if unknown or not {"frames", "queries"} <= set(tensors):
@@ -270,6 +287,39 @@ def check_manifest(folder: Path, manifest: dict) -> None:
     tracks = manifest.get("tracks", {})
     for query in manifest["queries"]:
         _check_query(query, videos, tracks, tensors)
+
+
+def _check_kinds(folder: Path, manifest: dict) -> None:
+    """Refuse a manifest in which a field that somebody reads later is of another kind than `write_store` writes."""
+
+    def pair(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 2 and all(_number(x) for x in value)
+
+    def require(holds: bool, field: str, value: Any) -> None:
+        if not holds:
+            raise DataError(f"{folder}/manifest.json misstates {field}: {str(value)[:80]!r}")
+
+    for key, kind in KINDS.items():
+        require(isinstance(manifest[key], kind), key, manifest[key])
+    require(manifest.get("fps") is None or _number(manifest["fps"]), "fps", manifest.get("fps"))
+    for key, entry in manifest["tensors"].items():
+        require(isinstance(entry["sha256"], str), f"the hash of {key}", entry["sha256"])
+        require(pair(entry["range"]), f"the range of {key}", entry["range"])
+    for video in manifest["videos"]:
+        require(isinstance(video["id"], str), "the id of a video", video["id"])
+        fits = type(video["n_frames"]) is int and _number(video["duration"])
+        require(fits, f"the length of video {video['id']!r}", (video["n_frames"], video["duration"]))
+    for query in manifest["queries"]:
+        texts = [query["qid"], query["video"], query["text"], query.get("split", "")]
+        require(all(isinstance(x, str) for x in texts), "a query", texts)
+        require(all(pair(window) for window in query["windows"]), "the windows of a query", query["windows"])
+        require(isinstance(query.get("extra", {}), dict), "extra of a query", query.get("extra"))
+    for name, rows in manifest.get("tracks", {}).items():
+        require(pair(rows) and all(type(x) is int for x in rows), f"track {name!r}", rows)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_query(query: dict, videos: dict, tracks: dict, tensors: dict) -> None:

@@ -143,6 +143,13 @@ def test_select_is_an_argument_of_strong(ragged_store):
     assert (on_path < 1e-9).all()
 
 
+def test_values_of_a_critic_that_was_not_saved_are_refused(ragged_store, tmp_path):
+    bank = features.load(ragged_store, "train")
+    Strong(bank, strong_args(boxes="frame", select="value")).save(str(tmp_path / "lean.safetensors"), lean=True)
+    with pytest.raises(DataError, match="saved without"):
+        Strong.load(str(tmp_path / "lean.safetensors"), bank).predict(bank)
+
+
 @pytest.mark.parametrize("options", [{}, {"reward": "read", "start": "random"}, {"invalid": "penalty"}])
 def test_action_rewards_are_what_a_step_pays(options, ragged_store):
     env = TemporalMomentVectorEnv(32, ragged_store, output="torch", observation="index", **options)
