@@ -21,6 +21,8 @@ from strong_envs.spatial_track import SpatialTrackEnv, make_spatial_task
 from strong_envs.temporal_moment import TemporalMomentEnv
 
 NEIGHBOURS = {
+    "blind": ("trl", {"blind"}),
+    "strong": ("trl", {"boxes", "pretrain_steps"}),
     "trl": ("trl+gau", {"boxes"}),
     "trl+local": ("trl", {"boxes"}),
     "trl+cells": ("trl", {"boxes"}),
