@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.metrics import (
     DISCOUNTED_AT,
+    THRESHOLDS,
     annotator_iou,
     annotator_rank,
     box_coverage,
@@ -140,7 +141,9 @@ def run_cell(
     return result
 
 
-def protocol_of(store: Any, cell: Cell, comparison: str = ">=") -> Protocol:
+def protocol_of(
+    store: Any, cell: Cell, comparison: str = ">=", thresholds: tuple[float, ...] = THRESHOLDS
+) -> Protocol:
     """The protocol that a cell is scored by: what its store searches, with the moves of its environment's options.
 
     A system whose published moves differ from the default ones (READ) keeps them under any protocol, as part of what it
@@ -150,9 +153,8 @@ def protocol_of(store: Any, cell: Cell, comparison: str = ">=") -> Protocol:
     grid = {DYNAMICS[name]: value for name, value in env.items() if name in DYNAMICS}
     hashes = content_hashes(store, cell.train, cell.test)
     window = searched(store)
-    return Protocol(
-        "main", store.name, cell.train, cell.test, window=window, comparison=comparison, hashes=hashes, **grid
-    )
+    rules = {"window": window, "comparison": comparison, "thresholds": thresholds, "hashes": hashes}
+    return Protocol("main", store.name, cell.train, cell.test, **rules, **grid)
 
 
 def dynamics_of(system: Any) -> dict[str, Any] | None:

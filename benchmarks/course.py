@@ -116,9 +116,10 @@ class Course:
     def report(self, stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
         """`agents.systems.Report`; a system is scored here, between two of its updates."""
         if stage != self._stage:
-            self._stage, self._part = stage, 0
+            # The first report of all is scored as well: where a curve begins.
+            self._stage, self._part = stage, 0 if self.trace else -1
         part = self.evaluations * done // max(total, 1)
-        if part > self._part and done < total:
+        if self.evaluations and part > self._part and done < total:
             with self.clock.paused(), undisturbed(self._system):
                 self._note(stage, done, total, self.score(self._system)[1])
         self._part = max(part, self._part)

@@ -13,18 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import RECALL_AT, Cell, code_hash, protocol_of
+from benchmarks.cells import Cell, code_hash, protocol_of
 from benchmarks.matrix import Outcome, run_matrix
-from benchmarks.metrics import COMPARISONS, DISCOUNTED_AT, discounted_name, hits, per_query, recall_name
+from benchmarks.metrics import COMPARISONS, THRESHOLDS
 from benchmarks.parameters import check_settings, parse_settings, places, with_settings
 from benchmarks.protocols import DYNAMICS, Protocol
 from benchmarks.provenance import about
-from benchmarks.statistics import estimates
+from benchmarks.rows import system_row
 from features.records import DataError, nearest
 
 ENGINES = ("local", "ray")
-IQM_RUNS = 4
-"""Training runs from which on an interquartile mean leaves any out."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Job:
         cell = self.cells[label][0]
         if not any(name.startswith("temporal_env.") for name in places(cell.system)):
             return self.protocol
-        return protocol_of(self.store, cell, self.protocol.comparison)
+        return protocol_of(self.store, cell, self.protocol.comparison, self.protocol.thresholds)
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +78,11 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--comparison", choices=COMPARISONS, default=">=", help="what a hit of Acc@m and R@n is (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--thresholds",
+        default=",".join(f"{m:g}" for m in THRESHOLDS),
+        help="the m of Acc@m and R@n IoU=m, comma-separated (%(default)s)",
     )
     parser.add_argument("--metrics", help="columns of the table, such as 'mIoU,dR@1 IoU=.5'; results.json has them all")
     parser.add_argument("--agent", action="append", default=[], metavar="MODULE:CLASS", help="add your agent too")
@@ -110,6 +113,20 @@ def plain_variants(args: argparse.Namespace, names: Iterable[str]) -> list[Varia
     return [Variant(name, name, with_settings(name, settings)) for name in names]
 
 
+def thresholds_of(args: argparse.Namespace) -> tuple[float, ...]:
+    """``--thresholds`` as numbers; `DataError` where one is none."""
+    text = getattr(args, "thresholds", None)
+    if text is None:
+        return THRESHOLDS
+    try:
+        found = tuple(float(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        found = ()
+    if not found or len(set(found)) < len(found):
+        raise DataError(f"--thresholds are numbers in [0, 1] such as .3,.5,.7, each once; got {text!r}")
+    return found
+
+
 def importable_here() -> None:
     """Let ``my_module:MyAgent`` be a file of the current directory, in this process and in the workers."""
     here = os.getcwd()
@@ -128,7 +145,7 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
 
     if args.seeds < 1 or args.jobs < 1 or not args.budget > 0:
         raise DataError(f"seeds, jobs and budget must be positive, got {args.seeds}, {args.jobs}, {args.budget}")
-    began = time.perf_counter()
+    began, thresholds = time.perf_counter(), thresholds_of(args)
     importable_here()
     for variant in variants:
         agents.find(variant.system)
@@ -152,7 +169,8 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
             for seed in range(args.seeds)
         ]
     main = Cell("", 0, args.features, store.content_hash, args.train, args.test, options={"env": _grid(args)})
-    job = Job(args, store, bank, protocol_of(store, main, getattr(args, "comparison", ">=")), cells, refused)
+    protocol = protocol_of(store, main, getattr(args, "comparison", ">="), thresholds)
+    job = Job(args, store, bank, protocol, cells, refused)
     # Two labels may stand for one cell: the same system under the paper's name and its own.
     todo = list({cell.key: cell for found in cells.values() for cell in found}.values())
     if getattr(args, "engine", "local") == "ray":
@@ -249,103 +267,6 @@ def per_query_scores(bank: Any, scores: dict[str, Any]) -> dict[str, Any]:
         "truth": np.round(bank.truth[:, 0].cpu().numpy(), 5).tolist(),
         "IoU": {label: np.round(np.atleast_2d(values), 5).tolist() for label, values in scores.items()},
     }
-
-
-def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> dict[str, Any]:
-    """One row of the table from the stored cells of a system, one a seed."""
-    import agents
-
-    iou = np.array([run["scores"]["IoU"] for run in runs])
-    video = {q.qid: q.video for q in store.queries}
-    groups = [video[qid] for qid in runs[0]["queries"]]
-    metrics = per_query(iou, protocol.thresholds, protocol.comparison)
-    # A score counts only where every run has it: cells of older code may lack one.
-    known = set.intersection(*(set(run["scores"]) for run in runs))
-    scores = {name: np.array([run["scores"][name] for run in runs]) for name in known}
-    for n in RECALL_AT:
-        if f"IoU@{n}" in known:
-            for m in protocol.thresholds:
-                metrics[recall_name(n, m)] = hits(scores[f"IoU@{n}"], m, protocol.comparison).astype(np.float64)
-    for n in RECALL_AT:
-        for m in DISCOUNTED_AT:
-            if (name := discounted_name(n, m)) in known:
-                # Stored with >=; where a hit must lie above m, what only equals it goes.
-                best = scores.get(f"IoU@{n}", iou)
-                metrics[name] = np.where(hits(best, m, protocol.comparison), scores[name], 0.0)
-    metrics |= {f"mIoU ({kind})": scores[f"IoU {kind}"] for kind in ("signed", "legacy") if f"IoU {kind}" in known}
-    if "annotator IoU" in known:
-        metrics["annotator IoU"] = scores["annotator IoU"]
-    if "annotator rank" in known:
-        metrics |= {f"Rank@{n}": (scores["annotator rank"] <= n).astype(np.float64) for n in RECALL_AT}
-    metrics |= {name: scores[name] for name in ("v-IoU", "box IoU", "coverage") if name in known}
-    if "looked" in known:
-        metrics["frames"] = scores["looked"]
-    measured = estimates(metrics, groups=groups)
-    if len(runs) >= IQM_RUNS:
-        over = estimates({"mIoU": iou}, groups=groups, statistic="iqm")["mIoU"]
-        middle = {"mIoU (IQM)": (over.iqm, [over.low, over.high])}
-    else:
-        middle = {}
-    entry = agents.find(runs[0]["system"])
-    plain = {"moves": float(scores["moves"].mean())} if "moves" in known else {}
-    if entry.needs_training:
-        plain["train s"] = float(np.mean([run["seconds"] for run in runs]))
-    if all(run.get("parameters") for run in runs):
-        plain["params"] = float(np.mean([run["parameters"] for run in runs]))
-    return {
-        "system": label,
-        "description": entry.description,
-        "protocol": protocol.as_dict(),
-        "seeds": len(runs),
-        "queries": iou.shape[1],
-        "metrics": {name: e.mean for name, e in measured.items()} | {n: v for n, (v, _) in middle.items()} | plain,
-        "intervals": {name: [e.low, e.high] for name, e in measured.items()} | {n: v for n, (_, v) in middle.items()},
-        "caveat": measured["mIoU"].caveat,
-        **_said(candidate_bound(runs, iou), own_moves(runs, protocol), given_boxes(runs)),
-    }
-
-
-def _said(*parts: dict[str, Any]) -> dict[str, Any]:
-    """Parts of a row as one, their notes one after the other."""
-    notes = [part["note"] for part in parts if "note" in part]
-    merged = {name: value for part in parts for name, value in part.items()}
-    return merged | ({"note": " ".join(notes)} if notes else {})
-
-
-def candidate_bound(runs: list[dict], iou: np.ndarray) -> dict[str, Any]:
-    """What a system's candidates could reach at best, for its row: the mean and a note; nothing for other systems.
-
-    Args:
-        iou: (R, S) of the runs. A prediction above its own bound is said: then candidates or bound are wrong.
-    """
-    if not all("candidate_oracle" in run for run in runs):
-        return {}
-    bound = np.array([run["candidate_oracle"] for run in runs])
-    note = f"its candidates reach a mIoU of {100 * bound.mean():.2f} at best"
-    above = int((iou > bound + 1e-5).sum())
-    if above:
-        note += f", yet {above} of {iou.size} predictions lie above that bound: one of the two is wrong"
-    return {"candidate_oracle": float(bound.mean()), "note": f"{note}."}
-
-
-def given_boxes(runs: list[dict]) -> dict[str, Any]:
-    """A note for the row of a system that ``--set boxes=truth`` gave what no system may see; nothing for others."""
-    import agents
-
-    boxes = (runs[0].get("options") or {}).get("boxes")
-    if boxes not in ("truth", "static") or agents.find(runs[0]["system"]).upper_bound:
-        return {}
-    return {"note": f"trained and scored on {'true' if boxes == 'truth' else 'true static'} boxes: an upper bound."}
-
-
-def own_moves(runs: list[dict], protocol: Protocol) -> dict[str, Any]:
-    """A note for the row of a system whose published moves differ from the protocol's; nothing for other systems."""
-    rules, dynamics = protocol.as_dict(), runs[0].get("dynamics") or {}
-    other = {name: value for name, value in dynamics.items() if value != rules[name]}
-    if not other:
-        return {}
-    listed = ", ".join(f"{name}={value}" for name, value in other.items())
-    return {"note": f"moves of its own, as published: {listed}."}
 
 
 def chosen_metrics(args: argparse.Namespace, result: dict[str, Any]) -> list[str] | None:

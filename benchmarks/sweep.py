@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import write_json
-from benchmarks.job import Job, Variant, finish, plain_variants, run_job, system_row, systems_of
+from benchmarks.job import Job, Variant, finish, plain_variants, run_job, systems_of
 from benchmarks.parameters import parse_values, places, with_setting
 from benchmarks.predictions import PREDICTION, read_prediction
 from benchmarks.protocols import Protocol
 from benchmarks.provenance import about
+from benchmarks.rows import system_row
 from benchmarks.run import add_arguments, apply_quick
 from features.records import DataError
 

@@ -58,11 +58,14 @@ def test_scores_of_the_truth_are_perfect(ragged_store):
 
 def test_run_writes_everything_and_resumes(ragged_store, tmp_path, capsys):
     arguments = ["run", "--features", ragged_store, "--systems", "random policy,trl", "--seeds", "1", "--jobs", "1"]
-    arguments += ["--budget", "0.002", "--out", str(tmp_path / "out")]
+    arguments += ["--budget", "0.002", "--thresholds", ".25,0.5", "--out", str(tmp_path / "out")]
     assert main(arguments) == 0
     out = tmp_path / "out"
     result = json.loads((out / "results.json").read_text())
     systems = [row["system"] for row in result["rows"]]
+    rows = {row["system"]: row for row in result["rows"]}
+    assert {"Acc@.25", "Acc@.5", "ms/query"} <= set(rows["trl"]["metrics"]) and "Acc@.25" in rows["constant"]["metrics"]
+    assert "Acc@.3" not in rows["trl"]["metrics"] and result["protocol"]["thresholds"] == [0.25, 0.5]
     assert {"whole video", "initial window", "constant", "random window", "oracle", "trl"} <= set(systems)
     assert result["protocol"]["window"] == "full video"
     assert {"versions", "machine", "command", "date"} <= set(result["about"])
@@ -101,6 +104,8 @@ def test_an_outsiders_agent_gets_its_row(ragged_store, tmp_path, monkeypatch):
         (["run", "--features", "shapes-v1"], "did you mean 'shapes-v0'"),
         (["run", "--features", "shapes-v0", "--systems", "strnog"], "did you mean"),
         (["run", "--features", "shapes-v0", "--seeds", "0"], "must be positive"),
+        (["run", "--features", "shapes-v0", "--thresholds", "50"], "lie in [0, 1]"),
+        (["run", "--features", "shapes-v0", "--thresholds", "half"], "such as .3,.5,.7"),
         (["references", "/no/such/file"], "/no/such/file"),
     ],
 )

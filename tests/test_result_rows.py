@@ -13,7 +13,8 @@ from agents import Prediction
 from benchmarks import metrics
 from benchmarks.__main__ import main
 from benchmarks.cells import Cell, protocol_of, score
-from benchmarks.job import chosen_metrics, system_row
+from benchmarks.job import chosen_metrics
+from benchmarks.rows import system_row
 from benchmarks.statistics import interquartile_mean
 from benchmarks.tables import columns_of
 from features.records import DataError

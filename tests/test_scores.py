@@ -13,11 +13,12 @@ import features
 from agents import Prediction
 from benchmarks import metrics
 from benchmarks.cells import Cell, count_parameters, dynamics_of, protocol_of, score
-from benchmarks.job import Job, system_row
+from benchmarks.job import Job
 from benchmarks.matrix import _progress_of, estimate
 from benchmarks.predictions import checked
 from benchmarks.protocols import DYNAMICS, same_column
 from benchmarks.reference_table import no_oracle
+from benchmarks.rows import system_row
 from benchmarks.tables import cells as laid
 from benchmarks.tables import columns_of
 from features.protocols import apply
