@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from agents.networks import Standardise
 from features.bank import FeatureBank
+from features.records import DataError
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal_task import CONTEXT_STEPS, TemporalConfig, TemporalTask
 
@@ -31,6 +32,11 @@ class AttentionTask(TemporalTask):
 
     def __init__(self, bank: FeatureBank, local: LocalFeatures, config: TemporalConfig) -> None:
         super().__init__(bank, local, config)
+        if local.dim != bank.frame_dim:
+            raise DataError(
+                f"attention weighs boxes and whole frames by the same weights: f_o has {local.dim} numbers and a frame "
+                f"of {bank.name!r} has {bank.frame_dim}; leave attention off, or extract both with the same --pca"
+            )
         self.count = round(config.total)
 
     def observe(

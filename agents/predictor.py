@@ -122,8 +122,7 @@ class Predictor:
         from strong_envs import spans
 
         strong = self.strong
-        source = "frame" if strong.args.boxes == "tracked" else strong.args.boxes
-        task = strong._temporal_task(bank, out.get("boxes", source))
+        task = strong._temporal_task(bank, out["boxes"] if "boxes" in out else strong.untracked(bank))
         sample = torch.zeros(1, dtype=torch.int64, device=bank.device)
         start, end = (out["spans"] / task.seconds[:, None]).unbind(-1)
         seen = strong.temporal.inputs(task.observe(sample, start, end, out["length"]))

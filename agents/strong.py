@@ -181,7 +181,7 @@ class Strong:
         self.lean = False
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
         self._tracking: SpatialTask | None = None
-        self.task = self._temporal_task(bank, "frame" if self.takes_turns else args.boxes)
+        self.task = self._temporal_task(bank, self.untracked(bank))
         hidden = VISUAL if args.blind else ()
         seeded = replace(args.temporal, seed=args.seed)
         self.temporal = DDPG(self.task.dims(), self.task.n_actions, seeded, hidden).to(bank.device)
@@ -240,7 +240,7 @@ class Strong:
         system ``boxes``, corners of every frame of each sample, packed (R, 4).
         """
         turned = self.takes_turns if use_tracker is None else use_tracker
-        task = self._temporal_task(bank, "frame" if self.takes_turns else self.args.boxes)
+        task = self._temporal_task(bank, self.untracked(bank))
         out: dict[str, Tensor] = {}
         if turned:
             out["boxes"] = (
@@ -302,6 +302,18 @@ class Strong:
                 except RuntimeError as error:
                     raise DataError(f"{path!r} was trained on other features than {bank.name!r}: {error}") from None
         return system
+
+    def untracked(self, bank: FeatureBank) -> str | Tensor:
+        """What the temporal level sees while no box has been learnt: whole frames, f_o := f_s (section 4.1.4).
+
+        Where a frame's vector is not as long as a cell of its grid, a box around all cells: boxes that come later must
+        not change the size of an observation.
+        """
+        if not self.takes_turns:
+            return self.args.boxes
+        if bank.frame_dim == bank.grid_shape[2]:
+            return "frame"
+        return torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=bank.device).expand(len(bank), 4)
 
     # Stages -----------------------------------------------------------------------------------------------------
 

@@ -18,9 +18,19 @@ def shared_data() -> Path:
 
 
 def random_store(
-    folder: Path, lengths: list[int], *, windows: int = 1, grid: bool = True, objects: bool = False, seed: int = 0
+    folder: Path,
+    lengths: list[int],
+    *,
+    windows: int = 1,
+    grid: bool = True,
+    objects: bool = False,
+    wider: int = 0,
+    seed: int = 0,
 ):
-    """A store of random features with videos of the given numbers of rows, two queries a video and true boxes."""
+    """A store of random features with videos of the given numbers of rows, two queries a video and true boxes.
+
+    The vector of a frame is the mean of its cells, plus ``wider`` numbers of its own.
+    """
     import numpy as np
 
     from features import Query, StoredVideo, write_store
@@ -46,7 +56,7 @@ def random_store(
         name=folder.name,
         videos=videos,
         queries=queries,
-        frames=maps.mean((1, 2)),
+        frames=np.concatenate([maps.mean((1, 2)), rng.normal(size=(total, wider)).astype(np.float32)], 1),
         query_vectors=rng.normal(size=(len(queries), 9)).astype(np.float32),
         grid=maps if grid else None,
         objects=rng.normal(size=(total, 3, 6)).astype(np.float32) if objects else None,

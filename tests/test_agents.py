@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import random_store
 
 import agents
 import features
@@ -195,6 +196,20 @@ def test_a_ramp_moves_steps_to_later_turns_and_keeps_their_sum(ragged_store):
     assert [strong_args(rounds=3, temporal_steps=700, ramp=1.0).turn_steps(turn) for turn in (1, 2, 3)] == [700] * 3
     with pytest.raises(DataError, match="ramp must be a number above 0, got 0"):
         Strong(features.load(ragged_store, "train"), strong_args(ramp=0.0))
+
+
+def test_frames_may_be_longer_than_cells(tmp_path):
+    """f_o comes from whole frames first and from boxes later; a store whose two lengths differ trains all the same."""
+    random_store(tmp_path / "wide", [7, 12, 9, 5], wider=5)
+    bank = features.load(str(tmp_path / "wide"), "train")
+    strong = Strong(bank, small_strong())
+    before = strong.predict(bank, use_tracker=False)
+    strong.fit().save(str(tmp_path / "wide.safetensors"))
+    loaded = Strong.load(str(tmp_path / "wide.safetensors"), bank)
+    assert torch.equal(loaded.predict(bank)["path"], strong.predict(bank)["path"])
+    assert "boxes" not in before and torch.isfinite(before["spans"]).all()
+    with pytest.raises(DataError, match="6 numbers and a frame .* has 11"):
+        Strong(bank, small_strong(attention=True))
 
 
 def test_spans_stay_inside_their_videos(ragged_store):
