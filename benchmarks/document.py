@@ -30,6 +30,7 @@ from typing import Any
 
 from benchmarks import figures
 from benchmarks.compare import read_result
+from benchmarks.converge import with_traces
 from benchmarks.tables import format_number, markdown_table
 from features.records import DataError, nearest
 
@@ -41,6 +42,7 @@ Figure = Callable[[Mapping[str, Any], Path], None]
 FIGURES: dict[str, Figure] = {
     "curves": lambda result, path: figures.learning_curves(result, path),
     "iterations": lambda result, path: figures.learning_curves(result, path, "stage"),
+    "seconds": lambda result, path: figures.learning_curves(with_traces(result), path),
     "table": lambda result, path: figures.table_figure(result["rows"], path),
     "profiles": lambda result, path: figures.performance_profiles(result["per_query"], path),
     "length": lambda result, path: figures.breakdown(result["per_query"], "length", path),
