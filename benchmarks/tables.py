@@ -32,6 +32,8 @@ Row = Mapping[str, Any]
 PERCENT = ("mIoU", "Acc@", "R@", "dR@", "Rank@", "annotator IoU", "v-IoU", "box IoU", "coverage", "frames")
 DETAILS = ("R@1 ", "R@5 IoU=.1", "R@5 IoU=.3", "R@5 IoU=.9", "dR@", "mIoU (signed)", "mIoU (legacy)")
 """Beginnings of metrics that rows hold and that no table shows unless asked: R@1 is Acc@m once more."""
+FIRST_TO_GO = ("ms/query", "R@", "mIoU (IQM)", "Acc@.1", "Acc@.9", "box IoU", "params", "frames", "Acc@.3")
+"""Beginnings of metrics that a terminal too narrow for all does without, in this order."""
 ABSENT = "–"
 WIDE = 10_000
 """Characters: a terminal in which any table finds room."""
@@ -120,15 +122,32 @@ def print_table(
     console: Console | None = None,
     **options: Any,
 ) -> None:
-    """Print `console_table`; where the terminal is too narrow for the intervals, the numbers stand without them."""
+    """Print `console_table`; in a narrow terminal without intervals, and then without the columns of `FIRST_TO_GO`.
+
+    Columns that were asked for by name stay.
+    """
     from rich.console import Console
 
     console = console or Console()
-    table = console_table(rows, metrics, title=title, **options)
     wide = console.options.update(width=WIDE)
-    if console.measure(table, options=wide).maximum > console.width and options.get("intervals", True):
-        table = console_table(rows, metrics, title=title, **{**options, "intervals": False})
+
+    def fits(table: Table) -> bool:
+        return console.measure(table, options=wide).maximum <= console.width
+
+    table = console_table(rows, metrics, title=title, **options)
+    if not fits(table) and options.get("intervals", True):
+        options = {**options, "intervals": False}
+        table = console_table(rows, metrics, title=title, **options)
+    shown, gone = columns_of(rows) if metrics is None else [], []
+    for prefix in FIRST_TO_GO:
+        if fits(table) or not shown:
+            break
+        gone += [name for name in shown if name.startswith(prefix)]
+        shown = [name for name in shown if not name.startswith(prefix)]
+        table = console_table(rows, shown, title=title, **options)
     console.print(table)
+    if gone:
+        console.print(f"left out for want of width: {', '.join(gone)}", highlight=False)
 
 
 def format_number(name: str, value: float | None, interval: Sequence[float] | None = None) -> str:

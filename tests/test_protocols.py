@@ -135,6 +135,9 @@ def test_a_narrow_terminal_gets_the_numbers_without_intervals():
         print_table([one], title="x", console=Console(file=out, width=width))
         assert ("±" in out.getvalue()) == shown
         assert "query only (kNN)" in out.getvalue() and "Acc@.9" in out.getvalue()
+    out = io.StringIO()
+    print_table([one], title="x", console=Console(file=out, width=60))
+    assert "30.00" in out.getvalue() and "left out for want of width: Acc@.1, Acc@.9" in out.getvalue()
 
 
 def test_numbers():
