@@ -185,9 +185,8 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path, number: in
     from benchmarks.tables import print_table
 
     console = Console(width=max(rich.get_console().width, 140))
-    metrics = columns(result, chosen_metrics(args, result))["metrics"]
     title = f"Table {number} on {result['protocol']['data']}, {args.test}"
-    print_table(result["rows"], metrics, title=title, console=console)
+    print_table(result["rows"], chosen_metrics(args, result), title=title, console=console)
     for data, printed in result["paper"].items():
         print_table(printed, title=f"Table {number} as the paper printed it, {data}: another protocol", console=console)
     for c in result["claims"]:
