@@ -121,13 +121,14 @@ def met(result: dict[str, Any]) -> bool:
 
 def show_bars(result: dict[str, Any]) -> None:
     """Print the bars as a table."""
-    print(f"{'what / against what':<66}{'ours':>12}{'theirs':>12} {'unit':<8}{'ratio':>8}  range             required")
+    head = f"{'what / against what':<66}{'ours':>12}{'theirs':>12} {'unit':<8}{'ratio':>8}"
+    print(f"{head}  {'range':<21}required")
     for row in result["bars"]:
         digits = 1 if row["unit"] == "GB/s" else 0
         numbers = "".join(f"{row[key]:>12,.{digits}f}" for key in ("ours", "other"))
         spread = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
         required = "" if row["wanted"] is None else f"{row['wanted']:g} {'met' if row['met'] else 'NOT MET'}"
-        print(f"{row['name']:<66}{numbers} {row['unit']:<8}{row['ratio']:>8.2f}  {spread:<18}{required}")
+        print(f"{row['name']:<66}{numbers} {row['unit']:<8}{row['ratio']:>8.2f}  {spread:<21}{required}")
 
 
 def show(result: dict[str, Any]) -> None:

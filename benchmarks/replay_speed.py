@@ -23,7 +23,6 @@ from agents.replay import IndexReplay
 from benchmarks.contest import REPETITIONS, Bar, add_command, bar, one_thread, outcome, race
 from benchmarks.throughput import bank_of
 from features.bank import FeatureBank
-from features.records import DataError
 from strong_envs.spans import STOP
 from strong_envs.temporal_moment import TemporalMomentVectorEnv
 from strong_envs.temporal_task import flat
@@ -45,12 +44,8 @@ class Replays:
     @classmethod
     def fill(cls, bank: FeatureBank, capacity: int, envs: int) -> Replays:
         """Act at random until both replays are full."""
-        try:
-            from stable_baselines3.common.buffers import ReplayBuffer
-        except ImportError:
-            raise DataError(
-                "benchmarks replay compares with Stable-Baselines3; install it with pip install stable-baselines3"
-            ) from None
+        from stable_baselines3.common.buffers import ReplayBuffer
+
         env = index_env(bank, envs)
         space = env.task.observation_space(flatten=True)
         theirs = ReplayBuffer(capacity, space, env.single_action_space, device="cpu")

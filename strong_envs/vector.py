@@ -114,7 +114,7 @@ class IndexVectorEnv(gym.vector.VectorEnv):
     def observe_moves(
         self, state: dict[str, Tensor], reached: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Observations of stored states and of those that a move led to, as two calls of `observe_state` give them.
+        """Observations of stored states and of those that a move led to: two calls of `observe_state`, to rounding.
 
         Both of a transition are computed one after the other: most of what the second reads is in the caches then.
         """

@@ -9,8 +9,6 @@ import pytest
 from benchmarks import contest, replay_speed
 from benchmarks.__main__ import main
 
-pytest.importorskip("stable_baselines3")
-
 
 @pytest.mark.parametrize("compiled", ["1", "0"])
 def test_the_command_runs_and_writes(compiled, tmp_path, capsys, monkeypatch):
