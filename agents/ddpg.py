@@ -194,9 +194,12 @@ class DDPG(nn.Module):
 
     def update(self, batch: dict[str, Tensor], env: IndexVectorEnv) -> dict[str, Tensor]:
         """One update of both networks and their targets (Eqs. 6 to 9); returns detached scalars for the log."""
-        state = split(batch, "state.")
+        state, after = split(batch, "state."), {}
         with torch.no_grad():
-            observation = env.observe_state(state)
+            if self.args.feedback == "all":
+                observation = env.observe_state(state)
+            else:
+                observation, after = env.observe_moves(state, split(batch, "next."))
         now = self.inputs(observation)
         if self.args.feedback == "all":
             value = self.critic.all_actions(now)
@@ -204,7 +207,7 @@ class DDPG(nn.Module):
             # Relative to stopping: the penalty phi * t is the same for all actions and t is hidden, so it is noise.
             critic_loss = nn.functional.mse_loss(value, pays - pays[:, self.args.stop, None])
         else:
-            value, critic_loss = self._bellman(batch, now, env)
+            value, critic_loss = self._bellman(batch, now, after)
         self.critic_optimiser.zero_grad(set_to_none=True)
         critic_loss.backward()
         self.critic_optimiser.step()
@@ -215,11 +218,13 @@ class DDPG(nn.Module):
                     torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), self.args.tau)
         return {"critic_loss": critic_loss.detach(), "q": value.detach().mean(), "entropy": entropy}
 
-    def _bellman(self, batch: dict[str, Tensor], now: Tensor, env: IndexVectorEnv) -> tuple[Tensor, Tensor]:
-        """Eqs. 6 and 7: values of the actions taken, and their squared error."""
+    def _bellman(
+        self, batch: dict[str, Tensor], now: Tensor, reached: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Eqs. 6 and 7: values of the actions taken, and their squared error. ``reached``: observations after them."""
         args = self.args
         with torch.no_grad():
-            after = self.inputs(env.observe_state(split(batch, "next.")))
+            after = self.inputs(reached)
             policy = self.target_actor(after)
             if args.target == "max":
                 following = self.target_critic.all_actions(after).amax(-1)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from features.records import DataError, nearest
+from strong_envs.temporal_task import joined
+
 
 class Standardise(nn.Module):
     """Concatenates the parts of an observation and brings every number to mean 0 and spread 1.
@@ -18,7 +21,11 @@ class Standardise(nn.Module):
     def __init__(self, shapes: dict[str, tuple[int, ...]], hidden: Sequence[str] = ()) -> None:
         super().__init__()
         self.names, self.hidden = list(shapes), tuple(hidden)
-        self.size = sum(torch.Size(shape).numel() for shape in shapes.values())
+        self.columns: dict[str, slice] = {}
+        self.size = 0
+        for name, shape in shapes.items():
+            self.columns[name] = slice(self.size, self.size + torch.Size(shape).numel())
+            self.size = self.columns[name].stop
         self.register_buffer("shift", torch.zeros(self.size))
         self.register_buffer("scale", torch.ones(self.size))
         mask = [torch.full((torch.Size(s).numel(),), float(n not in self.hidden)) for n, s in shapes.items()]
@@ -33,10 +40,62 @@ class Standardise(nn.Module):
         self.scale.copy_(torch.where(spread > 1e-4, 1 / spread.clamp(min=1e-4), 0.0))
 
     def _join(self, observation: dict[str, Tensor]) -> Tensor:
-        return torch.cat([observation[name].flatten(1) for name in self.names], 1)
+        return joined([observation[name].flatten(1) for name in self.names])
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
-        return ((self._join(observation) - self.shift) * self.scale).clamp(-10, 10) * self.mask
+        return self._scaled(self._join(observation), slice(None))
+
+    def part(self, name: str, observation: dict[str, Tensor]) -> Tensor:
+        """The columns of `forward` that come from one part: (B, size of the part)."""
+        return self._scaled(observation[name].flatten(1), self.columns[name])
+
+    def _scaled(self, x: Tensor, at: slice) -> Tensor:
+        return ((x - self.shift[at]) * self.scale[at]).clamp(-10, 10) * self.mask[at]
+
+
+class KeptParts:
+    """`Standardise` and the linear layer after it, where parts of the observation stay the same for many steps.
+
+    An episode of the temporal level keeps its sentence and its video: three quarters of the paper's observation. Their
+    share of the layer's sums is computed once, in `begin`, and each `step` multiplies the rest alone. For acting with
+    fixed weights: nothing here has a gradient, and after an update of the weights every base must be made anew.
+
+    Args:
+        inputs, layer: used as they are, not copied; the layer takes ``inputs.size`` numbers.
+        kept: names of the parts that stay the same between two calls of `begin`.
+
+    Raises:
+        DataError: a name that is no part of the observation, or a layer of another width.
+    """
+
+    def __init__(self, inputs: Standardise, layer: nn.Linear, kept: Sequence[str] = ("query", "global")) -> None:
+        for name in kept:
+            if name not in inputs.columns:
+                raise DataError(f"kept must name parts of {inputs.names}, got {name!r}{nearest(name, inputs.names)}")
+        if layer.in_features != inputs.size:
+            raise DataError(f"the layer takes {layer.in_features} numbers, the observation has {inputs.size}")
+        self.inputs, self.layer = inputs, layer
+        self.kept = [name for name in inputs.names if name in kept]
+        self.changing = [name for name in inputs.names if name not in kept]
+
+    @torch.no_grad()
+    def begin(self, observation: dict[str, Tensor]) -> Tensor:
+        """What the kept parts and the bias add to the layer's output: (B, H). The other parts are not looked at."""
+        bias = self.layer.bias
+        some = next(iter(observation.values()))
+        base = self.layer.weight.new_zeros(self.layer.out_features) if bias is None else bias
+        return self._add(base.expand(len(some), -1), self.kept, observation)
+
+    @torch.no_grad()
+    def step(self, observation: dict[str, Tensor], base: Tensor) -> Tensor:
+        """``layer(inputs(observation))``, (B, H), for a base (B, H) of the same episodes, which is left as it is."""
+        return self._add(base, self.changing, observation)
+
+    def _add(self, sums: Tensor, names: list[str], observation: dict[str, Tensor]) -> Tensor:
+        for name in names:
+            weight = self.layer.weight[:, self.inputs.columns[name]]
+            sums = torch.addmm(sums, self.inputs.part(name, observation), weight.T)
+        return sums
 
 
 class Actor(nn.Module):

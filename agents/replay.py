@@ -35,7 +35,10 @@ class IndexReplay:
 
     def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """``count`` transitions drawn uniformly with replacement, integers as int64."""
-        at = torch.randint(self.size, (count,), generator=generator).to(self.device)
+        return self.rows(torch.randint(self.size, (count,), generator=generator).to(self.device))
+
+    def rows(self, at: Tensor) -> dict[str, Tensor]:
+        """The transitions in places ``at`` (B,) int64 of the ring, integers as int64."""
         rows = {name: column[at] for name, column in self.columns.items()}
         return {name: row.to(torch.int64) if row.dtype == torch.int32 else row for name, row in rows.items()}
 

@@ -21,6 +21,7 @@ COMMANDS = (
     "reference_table",
     "throughput",
     "pooling_speed",
+    "replay_speed",
     "scale",
     "document",
 )

@@ -1,17 +1,27 @@
-"""Timing two implementations against each other: in turns, on the same work, as a ratio that has to be reached."""
+"""Timing two implementations against each other: in turns, on the same work, as a ratio that has to be reached.
+
+Also what the commands have in common that do so: one thread, the printed table, the file, the exit code.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
+
+from features.compiled_pooling import available
 
 REPETITIONS = 7
 
@@ -79,10 +89,95 @@ def machine() -> dict[str, str]:
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []
     found["cpu"] = next((x.split(":")[1].strip() for x in lines if "model name" in x), platform.processor())
-    for name in ("strong-envs", "torch", "numpy", "gymnasium", "numba"):
+    for name in ("strong-envs", "torch", "numpy", "gymnasium", "numba", "stable-baselines3"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "absent"
     found["compiled path"] = os.environ.get("STRONG_ENVS_COMPILED", "1") + " (STRONG_ENVS_COMPILED)"
     return found
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread, as all bars are measured."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def outcome(quick: bool, bars: list[Bar], **more: Any) -> dict[str, Any]:
+    """The JSON-ready result of a command: its bars, the machine, and whatever else it found."""
+    return {"quick": quick, "machine": machine(), "bars": [{**asdict(one), "met": one.met} for one in bars], **more}
+
+
+def met(result: dict[str, Any]) -> bool:
+    """Whether no bar was missed; with ``--quick`` the ratios mean nothing."""
+    return bool(result["quick"]) or all(row["met"] is not False for row in result["bars"])
+
+
+def show_bars(result: dict[str, Any]) -> None:
+    """Print the bars as a table."""
+    head = f"{'what / against what':<66}{'ours':>12}{'theirs':>12} {'unit':<8}{'ratio':>8}"
+    print(f"{head}  {'range':<21}required")
+    for row in result["bars"]:
+        digits = 1 if row["unit"] == "GB/s" else 0
+        numbers = "".join(f"{row[key]:>12,.{digits}f}" for key in ("ours", "other"))
+        spread = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
+        required = "" if row["wanted"] is None else f"{row['wanted']:g} {'met' if row['met'] else 'NOT MET'}"
+        print(f"{row['name']:<66}{numbers} {row['unit']:<8}{row['ratio']:>8.2f}  {spread:<21}{required}")
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the machine, the errors where there are any, the bars, and the notes below them."""
+    print(", ".join(f"{name} {value}" for name, value in result["machine"].items()), "\n")
+    for name, found in result.get("largest errors", {}).items():
+        print(f"largest error of {name}: " + ", ".join(f"{k}: {v:.1e}" for k, v in found.items()))
+    print()
+    show_bars(result)
+    for note in result.get("notes", []):
+        print(f"\n{note}")
+
+
+def write(result: dict[str, Any], folder: Path, name: str) -> None:
+    """Write ``<name>.json``, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / f".{name}.part{os.getpid()}.json"
+    staging.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(staging, folder / f"{name}.json")
+
+
+def add_options(parser: argparse.ArgumentParser, files: str) -> None:
+    """The options of every command that measures; ``files`` is what ``--out`` gets."""
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the ratios mean nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--out", type=Path, help=f"folder for {files}")
+
+
+def add_command(
+    subparsers: argparse._SubParsersAction,
+    name: str,
+    measure: Callable[[bool], dict[str, Any]],
+    summary: str,
+    description: str,
+) -> None:
+    """Add a command that calls ``measure(quick)``; it exits with 1 where a bar is not met (never with ``--quick``)."""
+
+    def run(args: argparse.Namespace) -> int:
+        result = measure(args.quick)
+        if args.out is not None:
+            write(result, args.out, name)
+        if args.json:
+            print(json.dumps(result, indent=1))
+        else:
+            show(result)
+        if not available():
+            print("numba is absent or switched off: nothing compiled was measured", file=sys.stderr)
+        return int(not met(result))
+
+    parser = subparsers.add_parser(name, help=summary, description=description)
+    add_options(parser, f"{name}.json")
+    parser.set_defaults(run=run)

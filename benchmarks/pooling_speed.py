@@ -7,19 +7,15 @@ in float64, pyramids to cropping and adaptive pooling.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.contest import REPETITIONS, Bar, bar, machine, race
+from benchmarks.contest import REPETITIONS, Bar, add_command, bar, one_thread, outcome, race
 from benchmarks.plain_environments import crop_pyramid
 from features import compiled_pooling
 from features.pooling import AdditiveScore, WindowAttention, spatial_pyramid, torch_pyramid
@@ -214,59 +210,22 @@ def pyramids(boxes: int, channels: int, reps: int) -> tuple[list[Bar], dict[str,
 
 def measure(quick: bool) -> dict[str, Any]:
     """Everything in one run on one thread; raises if two implementations do not agree."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     reps = 2 if quick else REPETITIONS
-    try:
+    with one_thread():
         scene = Scene.draw(*((4, 16, 8, 6, 5, 4, 3) if quick else (64, 64, 2048, 4800, 256, 64, 20)))
         errors: dict[str, Any] = {"attention, by spread": attention_errors(scene)}
         bars = attention(scene, reps)
         more, errors["pyramid"] = pyramids(*((8, 16) if quick else (256, 512)), reps)
-    finally:
-        torch.set_num_threads(threads)
-    rows = [{**asdict(one), "met": one.met} for one in bars + more]
-    return {"quick": quick, "machine": machine(), "bars": rows, "largest errors": errors}
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print the machine, the errors and the bars."""
-    print(", ".join(f"{name} {value}" for name, value in result["machine"].items()), "\n")
-    for name, found in result["largest errors"].items():
-        print(f"largest error of {name}: " + ", ".join(f"{k}: {v:.1e}" for k, v in found.items()))
-    print(f"\n{'what / against what':<66}{'ours':>11}{'theirs':>11} {'unit':<8}{'ratio':>7}  range           required")
-    for row in result["bars"]:
-        spread = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
-        required = "" if row["wanted"] is None else f"{row['wanted']:g} {'met' if row['met'] else 'NOT MET'}"
-        numbers = f"{row['ours']:>11,.0f}{row['other']:>11,.0f}"
-        print(f"{row['name']:<66}{numbers} {row['unit']:<8}{row['ratio']:>7.2f}  {spread:<16}{required}")
+    return outcome(quick, bars + more, **{"largest errors": errors})
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``pooling`` command to ``python -m benchmarks``."""
-    parser = subparsers.add_parser(
+    add_command(
+        subparsers,
         "pooling",
-        help="measure attention over windows and spatial pyramids against the plain way",
-        description="Times attention (Eqs. 2-3) and spatial pyramids in one interleaved run on one thread, after "
+        measure,
+        "measure attention over windows and spatial pyramids against the plain way",
+        "Times attention (Eqs. 2-3) and spatial pyramids in one interleaved run on one thread, after "
         "checking that all implementations give equal results. Ratios are medians over repetitions.",
     )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the ratios mean nothing")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--out", type=Path, help="folder for pooling.json")
-    parser.set_defaults(run=main)
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run the command; returns 0, or 1 where a bar is not met (never with ``--quick``)."""
-    result = measure(args.quick)
-    if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        staging = args.out / f".pooling.part{os.getpid()}.json"
-        staging.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(staging, args.out / "pooling.json")
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        show(result)
-    if not compiled_pooling.available():
-        print("numba is absent or switched off: the compiled bar was not measured", file=sys.stderr)
-    return int(not args.quick and any(row["met"] is False for row in result["bars"]))

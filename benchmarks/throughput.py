@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +18,20 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from benchmarks.contest import REPETITIONS, Bar, bar, machine, race, random_actions, timed
+from benchmarks.contest import (
+    REPETITIONS,
+    Bar,
+    add_options,
+    bar,
+    met,
+    one_thread,
+    outcome,
+    race,
+    random_actions,
+    show_bars,
+    timed,
+    write,
+)
 from benchmarks.figures import COLOURS, save
 from benchmarks.plain_environments import PlainMoment, PlainStates, crop_pyramid
 from features import FeatureBank, Query, StoredVideo, write_store
@@ -221,10 +232,8 @@ def first_step(reps: int) -> dict[str, float]:
 
 def measure(quick: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Everything in one run on one thread; raises if two implementations do not agree."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     reps = 2 if quick else REPETITIONS
-    try:
+    with one_thread():
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             bank = bank_of(folder, 4, 20, 32, 64) if quick else bank_of(folder, 64, 60)
@@ -239,10 +248,7 @@ def measure(quick: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
             curves = growth(folder, bank, quick)
             say("growth measured")
         begun = first_step(1 if quick else 3)
-    finally:
-        torch.set_num_threads(threads)
-    rows = [{**asdict(one), "met": one.met} for one in bars]
-    return {"quick": quick, "machine": machine(), "bars": rows, "growth": curves, "first_step": begun}
+    return outcome(quick, bars, growth=curves, first_step=begun)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -282,13 +288,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 def show(result: dict[str, Any]) -> None:
     """Print the machine, the bars and the time to the first step."""
     print(", ".join(f"{name} {value}" for name, value in result["machine"].items()), "\n")
-    print(f"{'what / against what':<58}{'ours':>12}{'theirs':>12} {'unit':<8}{'ratio':>7}  range           required")
-    for row in result["bars"]:
-        digits = 1 if row["unit"] == "GB/s" else 0
-        numbers = "".join(f"{row[key]:>12,.{digits}f}" for key in ("ours", "other"))
-        spread = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
-        required = "" if row["wanted"] is None else f"{row['wanted']:g} {'met' if row['met'] else 'NOT MET'}"
-        print(f"{row['name']:<58}{numbers} {row['unit']:<8}{row['ratio']:>7.2f}  {spread:<16}{required}")
+    show_bars(result)
     parts = ", ".join(f"{name} {value:.2f}" for name, value in result["first_step"].items() if name != "total")
     total = result["first_step"]["total"]
     own = total - result["first_step"]["import torch"]
@@ -303,9 +303,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Times the temporal environment in one interleaved run on one thread, after checking that all "
         "implementations give equal results. Ratios are medians over repetitions.",
     )
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the ratios mean nothing")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--out", type=Path, help="folder for throughput.json and throughput.png")
+    add_options(parser, "throughput.json and throughput.png")
     parser.add_argument("--env", help="measure this registered environment beside ours instead, acting at random")
     parser.set_defaults(run=main)
 
@@ -318,13 +316,10 @@ def main(args: argparse.Namespace) -> int:
         return outside_env.main(args.env, args.json, args.quick)
     result = measure(args.quick, lambda text: print(text, file=sys.stderr))
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        staging = args.out / f".throughput.part{os.getpid()}.json"
-        staging.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(staging, args.out / "throughput.json")
+        write(result, args.out, "throughput")
         draw(result, args.out / "throughput.png")
     if args.json:
         print(json.dumps(result, indent=1))
     else:
         show(result)
-    return int(not args.quick and any(row["met"] is False for row in result["bars"]))
+    return int(not met(result))

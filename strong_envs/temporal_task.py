@@ -281,8 +281,30 @@ def feature_space(
 
 
 def flat(observation: dict[str, Tensor]) -> Tensor:
-    """Concatenate the parts of an observation: (B, sum of sizes)."""
-    return torch.cat([part.flatten(1) for part in observation.values()], 1)
+    """The parts of an observation side by side: (B, sum of sizes). It may share their memory, see `joined`."""
+    return joined([part.flatten(1) for part in observation.values()])
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate (B, n) tensors along their columns; neighbouring views of one table become a view of it, uncopied.
+
+    The compiled path writes whole rows and hands out their parts as such views: putting them together again would cost
+    more than having computed them.
+    """
+    first, width = parts[0], 0
+    for part in parts:
+        # A view of more than `first` would lose the gradients of the others.
+        if (
+            part.requires_grad
+            or part.dtype != first.dtype
+            or len(part) != len(first)
+            or part.stride() != (first.stride(0), 1)
+            or part.storage_offset() != first.storage_offset() + width
+            or part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+        ):
+            return torch.cat(list(parts), 1)
+        width += part.shape[1]
+    return first.as_strided((len(first), width), first.stride())
 
 
 def split_options(options: dict | None, valid: Sequence[str]) -> dict:

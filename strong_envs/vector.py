@@ -111,6 +111,18 @@ class IndexVectorEnv(gym.vector.VectorEnv):
         """Observations, named (B, ...) tensors, of stored states, computed from the bank as it is now."""
         raise NotImplementedError
 
+    def observe_moves(
+        self, state: dict[str, Tensor], reached: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Observations of stored states and of those that a move led to: two calls of `observe_state`, to rounding.
+
+        Both of a transition are computed one after the other: most of what the second reads is in the caches then.
+        """
+        pairs = {name: torch.stack((part, reached[name]), 1).flatten(0, 1) for name, part in state.items()}
+        seen = self.observe_state(pairs)
+        before, after = ({name: part[side::2] for name, part in seen.items()} for side in range(2))
+        return before, after
+
     # Going on where another process stopped -----------------------------------------------------------------------
 
     COUNTERS: tuple[str, ...] = ("sample", "_keys", "_episode", "_return", "_length", "_done", "_invalid")

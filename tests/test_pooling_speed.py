@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import pooling_speed
+from benchmarks import contest, pooling_speed
 from benchmarks.__main__ import main
 
 
@@ -17,7 +17,7 @@ def test_the_command_runs_and_writes(compiled, tmp_path, capsys, monkeypatch):
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "pooling.json").read_text())
     names = [row["name"] for row in result["bars"]]
-    pooling_speed.show(result)
+    contest.show(result)
     assert "largest error" in capsys.readouterr().out
     assert any("eager" in name for name in names) and sum("attention" in name for name in names) == 3
     assert any("compiled" in name for name in names) == pooling_speed.compiled_pooling.available()
