@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 
+from features.memory_store import MemoryStore
 from features.records import DataError, Query
-from features.store import FeatureStore, StoredVideo
+from features.store import StoredVideo
 
 
-class OneVideoStore(FeatureStore):
+class OneVideoStore(MemoryStore):
     """A `FeatureStore` over arrays.
 
     Args:
@@ -40,34 +40,12 @@ class OneVideoStore(FeatureStore):
         digest = hashlib.sha256(repr((duration, sentences)).encode())
         for value in tensors.values():
             digest.update(np.ascontiguousarray(value).tobytes())
-        self.path, self._tensors = Path("memory"), tensors
-        self.videos = [StoredVideo("video", float(duration), len(frames))]
         whole = ((0.0, float(duration)),)
-        self.queries = [Query(f"query {i}", "video", text, whole, "all") for i, text in enumerate(sentences)]
-        self.tracks = {}
-        ranges = {name: (float(value.min()), float(value.max())) for name, value in tensors.items()}
-        self.manifest = {
-            "name": "one video",
-            "extra": {},
-            "backbone": {},
-            "text": {},
-            "fps": len(frames) / duration,
-            "content_hash": digest.hexdigest(),
-            "tensors": {
-                name: {"shape": list(value.shape), "dtype": str(value.dtype), "range": [low, high]}
-                for (name, value), (low, high) in zip(tensors.items(), ranges.values(), strict=True)
-            },
-        }
-
-    def tensor(self, tensor: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows ``[start, stop)`` of a tensor, as in `FeatureStore.tensor`."""
-        self._require(tensor)
-        return self._tensors[tensor][start:stop]
-
-    def maps(self, tensor: str) -> list[np.ndarray]:
-        """The array itself."""
-        self._require(tensor)
-        return [self._tensors[tensor]]
-
-    def verify(self) -> None:
-        """Nothing on disk could differ."""
+        super().__init__(
+            "one video",
+            tensors,
+            [StoredVideo("video", float(duration), len(frames))],
+            [Query(f"query {i}", "video", text, whole, "all") for i, text in enumerate(sentences)],
+            digest.hexdigest(),
+            fps=len(frames) / duration,
+        )

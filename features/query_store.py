@@ -13,19 +13,19 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 
+from features.memory_store import MemoryStore
 from features.records import Annotations, DataError
-from features.store import FeatureStore, StoredVideo
+from features.store import StoredVideo
 
 PREFIX = "queries:"
 TEXT = "hashed-words:512"
 """The encoder where none is named: a thousand different words stay apart in 512 numbers, and nothing is downloaded."""
 
 
-class QueryStore(FeatureStore):
+class QueryStore(MemoryStore):
     """A `FeatureStore` in memory over annotations.
 
     Args:
@@ -40,26 +40,21 @@ class QueryStore(FeatureStore):
             raise DataError(f"{annotations.name} has no queries, so there is nothing to make a store of")
         encoder = load(text)
         used = dict.fromkeys(query.video for query in queries)
-        self.path, self.tracks, self.report = Path("memory"), {}, annotations.report
-        self.queries = queries
-        self.videos = [StoredVideo(name, annotations.videos[name].duration, 1) for name in used]
+        self.report = annotations.report
+        videos = [StoredVideo(name, annotations.videos[name].duration, 1) for name in used]
         vectors = encoder.encode([query.text for query in queries])
-        self._tensors = {"frames": np.zeros((len(self.videos), 1), np.float32), "queries": vectors}
         digest = hashlib.sha256(np.ascontiguousarray(vectors).tobytes())
-        records = [[asdict(video) for video in self.videos], [asdict(query) for query in queries]]
+        records = [[asdict(video) for video in videos], [asdict(query) for query in queries]]
         digest.update(json.dumps(records, sort_keys=True, default=str).encode())
-        self.manifest = {
-            "name": f"{annotations.name} (queries)",
-            "extra": {"no_frames": True, "annotations": annotations.report.as_dict()},
-            "backbone": {},
-            "text": encoder.describe(),
-            "fps": None,
-            "content_hash": digest.hexdigest(),
-            "tensors": {
-                name: {"shape": list(v.shape), "dtype": str(v.dtype), "range": [float(v.min()), float(v.max())]}
-                for name, v in self._tensors.items()
-            },
-        }
+        super().__init__(
+            f"{annotations.name} (queries)",
+            {"frames": np.zeros((len(videos), 1), np.float32), "queries": vectors},
+            videos,
+            queries,
+            digest.hexdigest(),
+            extra={"no_frames": True, "annotations": annotations.report.as_dict()},
+            text=encoder.describe(),
+        )
 
     @classmethod
     def open(cls, name: str) -> QueryStore:
@@ -73,16 +68,3 @@ class QueryStore(FeatureStore):
         if not path:
             raise DataError(f"{name!r} names no annotations; write {PREFIX}PATH, a file or a folder")
         return cls(read(path), text or TEXT)
-
-    def tensor(self, tensor: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows ``[start, stop)`` of a tensor, as in `FeatureStore.tensor`."""
-        self._require(tensor)
-        return self._tensors[tensor][start:stop]
-
-    def maps(self, tensor: str) -> list[np.ndarray]:
-        """The array itself."""
-        self._require(tensor)
-        return [self._tensors[tensor]]
-
-    def verify(self) -> None:
-        """Nothing on disk could differ."""
