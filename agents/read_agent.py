@@ -34,13 +34,10 @@ from agents.temporal_system import (
     gumbel_sample,
     n_step_returns,
     nearest_truth,
-    standardiser_batch,
 )
 from strong_envs.rollout import localise
 from strong_envs.temporal_moment import TemporalMomentVectorEnv
 from strong_envs.temporal_task import TemporalConfig, TemporalTask
-
-REPORT_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -185,29 +182,9 @@ class Read(TemporalSystem):
 
     def train(self, report: Report | None) -> None:
         """Advantage actor-critic: an update after every whole episode of all environments."""
-        args, task, network = self.args, self.training_task(), self.network
-        env = self.make_env(task, args.num_envs)
-        generator = torch.Generator().manual_seed(self.seed)
-        if args.standardise:
-            network.inputs.fit(standardiser_batch(task, generator))
-        optimiser = torch.optim.Adam(network.parameters(), args.lr, fused=True)
-        length = task.config.max_steps
-        updates = max(args.steps // (args.num_envs * length), 1)
-        env.reset(seed=self.seed)
-        for update in range(updates):
-            if args.decay:
-                for group in optimiser.param_groups:
-                    group["lr"] = args.lr * max(1 - update / updates, 0.02)
-            losses, reward = self._rollout(env, task, length, generator)
-            optimiser.zero_grad(set_to_none=True)
-            sum(losses.values()).backward()
-            if args.clip:
-                nn.utils.clip_grad_norm_(network.parameters(), args.clip)
-            optimiser.step()
-            if report is not None and update % REPORT_EVERY == 0:
-                scalars = {name: float(value.detach()) for name, value in losses.items()}
-                done = (update + 1) * args.num_envs * length
-                report("training", done, args.steps, {**scalars, "reward": float(reward)})
+        self.train_on_episodes(
+            lambda env, task, length, _, generator: ("training", *self._rollout(env, task, length, generator)), report
+        )
 
     def _rollout(
         self, env: TemporalMomentVectorEnv, task: TemporalTask, length: int, generator: torch.Generator

@@ -26,7 +26,13 @@ from strong_envs.temporal_moment import TemporalMomentVectorEnv
 from strong_envs.temporal_task import CONFIG_NAMES, TemporalConfig, TemporalTask
 
 Evaluate = Callable[[Any, str], dict]
+Rollout = Callable[
+    [TemporalMomentVectorEnv, TemporalTask, int, int, torch.Generator], tuple[str, dict[str, Tensor], Tensor]
+]
+"""Environments, task, steps of an episode, number of the update, generator: to a name for the progress, losses by name,
+and the mean reward."""
 PREDICT_BATCH = 4096
+REPORT_EVERY = 10
 
 
 class TemporalSystem:
@@ -159,6 +165,38 @@ class TemporalSystem:
     def recall(cls, about: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the constructor from what `remember` gave."""
         return {}
+
+    # Actor-critics ----------------------------------------------------------------------------------------------
+
+    def train_on_episodes(self, rollout: Rollout, report: Report | None) -> None:
+        """One update of the whole network after every whole episode of all environments, until ``args.steps``.
+
+        For arguments with ``steps``, ``num_envs``, ``standardise``, ``lr``, ``decay`` and ``clip``, and a network whose
+        ``inputs`` are standardised. Parameters that the losses do not reach stay as they are.
+        """
+        args, task, network = self.args, self.training_task(), self.network
+        env = self.make_env(task, args.num_envs)
+        generator = torch.Generator().manual_seed(self.seed)
+        if args.standardise:
+            network.inputs.fit(standardiser_batch(task, generator))
+        optimiser = torch.optim.Adam(network.parameters(), args.lr, fused=True)
+        length = task.config.max_steps
+        updates = max(args.steps // (args.num_envs * length), 1)
+        env.reset(seed=self.seed)
+        for update in range(updates):
+            if args.decay:
+                for group in optimiser.param_groups:
+                    group["lr"] = args.lr * max(1 - update / updates, 0.02)
+            stage, losses, reward = rollout(env, task, length, update, generator)
+            optimiser.zero_grad(set_to_none=True)
+            sum(losses.values()).backward()
+            if args.clip:
+                nn.utils.clip_grad_norm_(network.parameters(), args.clip)
+            optimiser.step()
+            if report is not None and update % REPORT_EVERY == 0:
+                scalars = {name: float(value.detach()) for name, value in losses.items()}
+                done = (update + 1) * args.num_envs * length
+                report(stage, done, args.steps, {**scalars, "reward": float(reward)})
 
     # Tools ------------------------------------------------------------------------------------------------------
 

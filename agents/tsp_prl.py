@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from agents.networks import Standardise
 from agents.systems import Entry, Prediction, Report, register
-from agents.temporal_system import TemporalSystem, gumbel_sample, n_step_returns, standardiser_batch
+from agents.temporal_system import TemporalSystem, gumbel_sample, n_step_returns
 from features.bank import FeatureBank
 from strong_envs import rewards, spans
 from strong_envs.local_features import LocalFeatures
@@ -55,7 +55,6 @@ BRANCHES = {
     "a little right": (11, 7, 9),
 }
 """The moves of each leaf, as actions of `spans.tree_table`."""
-REPORT_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -226,32 +225,18 @@ class TspPrl(TemporalSystem):
         return TreeNetwork(task.dims(), self.args)
 
     def train(self, report: Report | None) -> None:
-        """Root and leaves in turns, leaves first; an update after every whole episode of all environments."""
-        args, task, network = self.args, self.training_task(), self.network
-        env = self.make_env(task, args.num_envs)
-        generator = torch.Generator().manual_seed(self.seed)
-        if args.standardise:
-            network.inputs.fit(standardiser_batch(task, generator))
-        optimiser = torch.optim.Adam(network.parameters(), args.lr, fused=True)
-        length = task.config.max_steps
-        updates = max(args.steps // (args.num_envs * length), 1)
-        env.reset(seed=self.seed)
-        for update in range(updates):
-            if args.decay:
-                for group in optimiser.param_groups:
-                    group["lr"] = args.lr * max(1 - update / updates, 0.02)
-            root = (update // args.switch) % 2 == 1
-            losses, reward = self.rollout(env, task, length, root, generator)
-            # The heads that wait get no gradient at all, so the optimiser leaves them as they are.
-            optimiser.zero_grad(set_to_none=True)
-            sum(losses.values()).backward()
-            if args.clip:
-                nn.utils.clip_grad_norm_(network.parameters(), args.clip)
-            optimiser.step()
-            if report is not None and update % REPORT_EVERY == 0:
-                scalars = {name: float(value.detach()) for name, value in losses.items()}
-                done = (update + 1) * args.num_envs * length
-                report("root" if root else "leaves", done, args.steps, {**scalars, "reward": float(reward)})
+        """Root and leaves in turns, leaves first; an update after every whole episode of all environments.
+
+        The heads that wait get no gradient at all, so the optimiser leaves them as they are.
+        """
+
+        def turn(
+            env: TemporalMomentVectorEnv, task: TemporalTask, length: int, update: int, generator: torch.Generator
+        ) -> tuple[str, dict[str, Tensor], Tensor]:
+            root = (update // self.args.switch) % 2 == 1
+            return ("root" if root else "leaves", *self.rollout(env, task, length, root, generator))
+
+        self.train_on_episodes(turn, report)
 
     def rollout(
         self, env: TemporalMomentVectorEnv, task: TemporalTask, length: int, root: bool, generator: torch.Generator
