@@ -31,7 +31,6 @@ from torch.nn import functional as F
 from agents.ctrl import Ctrl, CtrlArgs
 from agents.supervised import Inputs
 from agents.systems import Entry, register
-from features.bank import FeatureBank
 from features.records import DataError
 
 
@@ -76,11 +75,11 @@ class TensorFusion(nn.Module):
 class AcrnNet(nn.Module):
     """Clips and sentences to scores and offsets."""
 
-    def __init__(self, bank: FeatureBank, args: AcrnArgs) -> None:
+    def __init__(self, inputs: Inputs, args: AcrnArgs) -> None:
         super().__init__()
-        self.inputs = Inputs(bank)
-        self.part = nn.Linear(bank.frame_dim, args.embedding)
-        self.sentence = nn.Linear(bank.query_dim, args.embedding)
+        self.inputs = inputs
+        self.part = nn.Linear(inputs.frame_dim, args.embedding)
+        self.sentence = nn.Linear(inputs.query_dim, args.embedding)
         self.fusion = TensorFusion(args.embedding, args.hidden, args.pool)
 
     def forward(self, clips: Tensor, sentences: Tensor) -> Tensor:

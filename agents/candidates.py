@@ -13,6 +13,7 @@ from torch import Tensor
 
 from features.bank import FeatureBank
 from features.records import DataError
+from strong_envs.local_features import LocalFeatures
 from strong_envs.spans import frame_window
 
 TIE = 1e-9
@@ -116,24 +117,26 @@ def frame_bounds(windows: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
     return frame_window(start, end, 1.0, count)
 
 
-def window_means(bank: FeatureBank, samples: Tensor, windows: Tensor) -> Tensor:
-    """Mean frame feature of windows (B, P, 2) of samples (B,): (B, P, D) float32."""
-    return bank.frame_means(samples, *frame_bounds(windows, bank.n_frames[bank.video[samples]]))
+def window_means(seen: LocalFeatures, samples: Tensor, windows: Tensor) -> Tensor:
+    """Mean of what is seen in windows (B, P, 2) of samples (B,): (B, P, D) float32."""
+    bank = seen.bank
+    return seen.means(samples, *frame_bounds(windows, bank.n_frames[bank.video[samples]]))
 
 
-def context_means(bank: FeatureBank, samples: Tensor, windows: Tensor, context: float) -> Tensor:
+def context_means(seen: LocalFeatures, samples: Tensor, windows: Tensor, context: float) -> Tensor:
     """Means left of, inside and right of windows (B, P, 2) of samples (B,): (B, P, 3, D) float32.
 
     The context reaches ``context`` of the duration to either side, at least one frame; where the window ends with the
     video, its own mean stands in (public code of TALL: the nearest clip there is).
     """
+    bank, means = seen.bank, seen.means
     count = bank.n_frames[bank.video[samples]][:, None]
     first, last = frame_bounds(windows, count[:, 0])
     reach = (count * context).round().clamp(min=1).to(torch.int64)
     left, right = (first - reach).clamp(min=0), torch.minimum(last + reach, count)
-    inside = bank.frame_means(samples, first, last)
-    before = torch.where((first > left)[..., None], bank.frame_means(samples, left, first), inside)
-    after = torch.where((right > last)[..., None], bank.frame_means(samples, last, right), inside)
+    inside = means(samples, first, last)
+    before = torch.where((first > left)[..., None], means(samples, left, first), inside)
+    after = torch.where((right > last)[..., None], means(samples, last, right), inside)
     return torch.stack((before, inside, after), 2)
 
 

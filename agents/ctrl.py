@@ -81,11 +81,11 @@ class Fusion(nn.Module):
 class CtrlNet(nn.Module):
     """Points 2 and 3: clips and sentences to scores and offsets."""
 
-    def __init__(self, bank: FeatureBank, args: CtrlArgs) -> None:
+    def __init__(self, inputs: Inputs, args: CtrlArgs) -> None:
         super().__init__()
-        self.inputs = Inputs(bank)
-        self.clip = nn.Linear(3 * bank.frame_dim, args.embedding)
-        self.sentence = nn.Linear(bank.query_dim, args.embedding)
+        self.inputs = inputs
+        self.clip = nn.Linear(3 * inputs.frame_dim, args.embedding)
+        self.sentence = nn.Linear(inputs.query_dim, args.embedding)
         self.fusion = Fusion(args.embedding, args.hidden)
 
     def forward(self, clips: Tensor, sentences: Tensor) -> Tensor:
@@ -115,10 +115,10 @@ class Ctrl(WindowSystem):
     def reach(self) -> float:
         return self.args.reach
 
-    def build(self, bank: FeatureBank) -> nn.Module:
+    def build(self, inputs: Inputs) -> nn.Module:
         if not 0 <= self.reach < 0.5:
             raise DataError(f"reach lies in [0, 0.5), so that windows stay windows; got {self.reach}")
-        return self.network(bank, self.args)
+        return self.network(inputs, self.args)
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         optimiser = torch.optim.AdamW(self.net.parameters(), self.args.lr, weight_decay=self.args.weight_decay)
@@ -136,14 +136,15 @@ class Ctrl(WindowSystem):
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
         bank = self.bank
         windows = self.windows[draw(self._positive[samples], generator)]
-        clips = context_means(bank, samples, windows[:, None], self.args.context)
+        clips = context_means(self.seen(bank), samples, windows[:, None], self.args.context)
         offsets = nearest_truth(windows, bank.truth[samples]) - windows
         outputs = self.net(clips.transpose(0, 1), bank.query[samples])
         return alignment_loss(outputs, offsets.to(outputs.dtype), self.args.regression)
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
         windows = self.windows.expand(len(samples), -1, -1)
-        outputs = self.net(context_means(bank, samples, windows, self.args.context), bank.query[samples])
+        clips = context_means(self.seen(bank), samples, windows, self.args.context)
+        outputs = self.net(clips, bank.query[samples])
         return outputs[..., 0], moved(windows, outputs[..., 1:], self.args.reach)
 
 

@@ -68,17 +68,17 @@ class McnArgs(WindowArgs):
 class McnNet(nn.Module):
     """Points 1 and 2."""
 
-    def __init__(self, bank: FeatureBank, args: McnArgs) -> None:
+    def __init__(self, inputs: Inputs, args: McnArgs) -> None:
         super().__init__()
-        self.inputs = Inputs(bank)
+        self.inputs = inputs
         self.window = nn.Sequential(
-            nn.Linear(2 * bank.frame_dim + 2, args.visual),
+            nn.Linear(2 * inputs.frame_dim + 2, args.visual),
             nn.ReLU(),
             nn.Linear(args.visual, args.embedding),
             nn.Dropout(args.dropout),
         )
         self.sentence = nn.Sequential(
-            nn.Linear(bank.query_dim, args.language), nn.Tanh(), nn.Linear(args.language, args.embedding)
+            nn.Linear(inputs.query_dim, args.language), nn.Tanh(), nn.Linear(args.language, args.embedding)
         )
 
     def embed_windows(self, whole: Tensor, means: Tensor, ends: Tensor) -> Tensor:
@@ -110,8 +110,8 @@ class Mcn(WindowSystem):
     Args = McnArgs
     clip = 10.0
 
-    def build(self, bank: FeatureBank) -> nn.Module:
-        return McnNet(bank, self.args)
+    def build(self, inputs: Inputs) -> nn.Module:
+        return McnNet(inputs, self.args)
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         optimiser = torch.optim.SGD(self.net.parameters(), self.args.lr, momentum=0.9)
@@ -148,8 +148,9 @@ class Mcn(WindowSystem):
         return -distance(found, self.net.embed_sentences(bank.query[samples])), windows
 
     def _embed(self, bank: FeatureBank, samples: Tensor, windows: Tensor) -> Tensor:
-        whole = bank.frame_means.mean[bank.video[samples]][:, None]
-        return self.net.embed_windows(whole, window_means(bank, samples, windows), windows)
+        seen = self.seen(bank)
+        whole = seen.means.mean[seen.means.group[samples]][:, None]
+        return self.net.embed_windows(whole, window_means(seen, samples, windows), windows)
 
 
 register(Entry("mcn", Mcn, "sliding windows ranked by their distance from the sentence", ranks_candidates=True))

@@ -63,10 +63,10 @@ class OneShotNet(nn.Module):
     from. Both start at 0, so the first policy is uniform.
     """
 
-    def __init__(self, bank: FeatureBank, args: OneShotArgs, windows: int) -> None:
+    def __init__(self, inputs: Inputs, args: OneShotArgs, windows: int) -> None:
         super().__init__()
-        self.inputs, self.sees = Inputs(bank), args.sees
-        size = bank.query_dim + (args.parts * bank.frame_dim if args.sees else 0)
+        self.inputs, self.sees = inputs, args.sees
+        size = inputs.query_dim + (args.parts * inputs.frame_dim if args.sees else 0)
         self.hidden = nn.Linear(size, args.hidden)
         self.out = nn.Linear(args.hidden, windows)
         self.direct = nn.Linear(size, windows)
@@ -120,6 +120,9 @@ class OneShot(WindowSystem):
         env: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
+        if not options.get("sees", self.Args.sees):
+            # What it does not look at needs no pooling.
+            options |= {"boxes": "frame"}
         super().__init__(bank, seed, budget, env, **options)
         for option in ("cells", "parts", "hidden", "check_every"):
             check_whole(getattr(self.args, option), option)
@@ -132,10 +135,10 @@ class OneShot(WindowSystem):
     def candidates(self) -> Tensor:
         return torch.as_tensor(windows_on_grid(self.args.cells), device=self.bank.device)
 
-    def build(self, bank: FeatureBank) -> nn.Module:
-        if self.args.sees and not bank.has_frames:
-            raise DataError(f"{bank.name!r} has annotations alone; 'blind one-shot' (sees=False) needs no more")
-        return OneShotNet(bank, self.args, len(self.windows))
+    def build(self, inputs: Inputs) -> nn.Module:
+        if self.args.sees and not self.bank.has_frames:
+            raise DataError(f"{self.bank.name!r} has annotations alone; 'blind one-shot' (sees=False) needs no more")
+        return OneShotNet(inputs, self.args, len(self.windows))
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         args = self.args
@@ -154,7 +157,7 @@ class OneShot(WindowSystem):
         if self.args.sees:
             cut = torch.arange(self.args.parts + 1, device=bank.device, dtype=torch.float64) / self.args.parts
             parts = torch.stack((cut[:-1], cut[1:]), -1)
-            means = window_means(bank, samples, parts.expand(len(samples), -1, -1))
+            means = window_means(self.seen(bank), samples, parts.expand(len(samples), -1, -1))
         return self.net(bank.query[samples], means)
 
     def rewards(self, bank: FeatureBank, samples: Tensor) -> Tensor:

@@ -56,20 +56,23 @@ def places(system: str) -> dict[str, list[Path]]:
 
 
 def _arguments(factory: Any) -> list[str]:
-    """Names of a factory's arguments; of a `TemporalSystem` those of its base and its presets too, which it passes on.
-    """
+    """Names of a factory's arguments; of this project's families also those of the base and of the dataclasses of
+    options that it passes on."""
+    from agents.supervised import WindowSystem
     from agents.temporal_system import TemporalSystem
 
-    family = isinstance(factory, type) and issubclass(factory, TemporalSystem)
+    bases = [base for base in (TemporalSystem, WindowSystem) if isinstance(factory, type) and issubclass(factory, base)]
     found: dict[str, None] = {}
-    for made in (factory, *([TemporalSystem] if family else [])):
+    for made in (factory, *bases):
         try:
             parameters = inspect.signature(made).parameters
         except (TypeError, ValueError):
             continue
         found |= {n: None for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    if family:
+    if TemporalSystem in bases:
         found |= {f.name: None for args, _ in factory.PRESETS.values() for f in fields(args)}
+    if WindowSystem in bases:
+        found |= {f.name: None for f in fields(factory.Args)}
     return list(found)
 
 

@@ -2,7 +2,8 @@
 
 A system of this kind is a network, a loss on a batch of sentences, and a score for every window; the file of each says
 what its paper does. The windows are `agents.candidates.sliding_windows`, the same for all of them; the one-shot policy
-takes those of a grid.
+takes those of a grid. What they see of a window is the mean of whole frames, as published, or of what lies inside boxes:
+the same f_o as the agents that move.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from agents.networks import Standardise
 from agents.systems import Prediction, Report
 from features.bank import FeatureBank
 from features.records import DataError, nearest
+from strong_envs.local_features import LocalFeatures
 
+FITTED = 100_000
+"""Frames that inputs are standardised by, at least, where there are as many."""
 PREDICT = 1 << 22
 """Numbers that a prediction holds at a time for each intermediate result (16 MiB)."""
 
@@ -53,14 +57,19 @@ class WindowArgs(RankArgs):
 
 
 class Inputs(nn.Module):
-    """Features and sentences brought to mean 0 and spread 1 by the statistics of the training split, bounded by 10."""
+    """Features and sentences brought to mean 0 and spread 1 by the statistics of the training split, bounded by 10.
 
-    def __init__(self, bank: FeatureBank) -> None:
+    Args:
+        bank: the training split. local: what lies inside boxes, where that is seen instead of whole frames.
+    """
+
+    def __init__(self, bank: FeatureBank, local: LocalFeatures | None = None) -> None:
         super().__init__()
-        self.frame_dim, self.query_dim = bank.frame_dim, bank.query_dim
-        self.frame = Standardise({"x": (bank.frame_dim,)})
-        self.query = Standardise({"x": (bank.query_dim,)})
-        self.frame.fit({"x": bank.frames[:: max(len(bank.frames) // 100_000, 1)]})
+        frames = bank.frames[:: max(len(bank.frames) // FITTED, 1)] if local is None else spread_frames(local, FITTED)
+        self.frame_dim, self.query_dim = frames.shape[1], bank.query_dim
+        self.frame = Standardise({"x": (self.frame_dim,)})
+        self.query = Standardise({"x": (self.query_dim,)})
+        self.frame.fit({"x": frames})
         self.query.fit({"x": bank.query})
 
     def visual(self, means: Tensor) -> Tensor:
@@ -72,12 +81,24 @@ class Inputs(nn.Module):
         return self.query({"x": vectors})
 
 
+def spread_frames(local: LocalFeatures, count: int) -> Tensor:
+    """What is seen in some ``count`` single frames, spread evenly over all samples: (about ``count``, D) float32."""
+    total = int(local.rows[-1])
+    rows = torch.arange(0, total, max(total // count, 1), device=local.rows.device)
+    samples = torch.searchsorted(local.rows, rows, right=True) - 1
+    frames = rows - local.rows[samples]
+    return local.means(samples, frames, frames + 1)
+
+
 class WindowSystem:
     """A system that scores windows. Subclasses give `build`, `optimiser`, `loss` and `score`.
 
     Args:
         bank: the training split. seed: of weights and samples. budget: factor on ``steps``.
         env: arguments of the environments, which this kind of system does not use.
+        boxes: what it sees of a frame, see `LocalFeatures`: ``"frame"`` all of it, as published, ``"truth"`` what lies
+            in the true box (an upper bound), a tensor of corners others' boxes. box_margin: added around every box, in
+            fractions of the frame.
         options: fields of ``Args``; an unknown one is refused.
     """
 
@@ -96,6 +117,8 @@ class WindowSystem:
         seed: int = 0,
         budget: float = 1.0,
         env: Mapping[str, Any] | None = None,
+        boxes: str | Tensor = "frame",
+        box_margin: float = 0.0,
         **options: Any,
     ) -> None:
         valid = [f.name for f in fields(self.Args)]
@@ -111,11 +134,14 @@ class WindowSystem:
         if not budget > 0:
             raise DataError(f"budget is a positive factor, got {budget}")
         self.bank, self.args, self.seed, self.budget = bank, args, seed, budget
+        self.boxes, self.box_margin = boxes, box_margin
+        self._seen: LocalFeatures | None = None
         self.history: list[dict[str, Any]] = []
         self.windows = self.candidates()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.net = self.build(bank)
+            whole = isinstance(boxes, str) and boxes == "frame"
+            self.net = self.build(Inputs(bank, None if whole else self.seen(bank)))
         self.net.to(bank.device).eval()
 
     # What a system defines ----------------------------------------------------------------------------------------
@@ -124,8 +150,8 @@ class WindowSystem:
         """The windows that are scored, the same for every video: (N, 2) float64, fractions of the duration."""
         return sliding_windows(self.args.scales, self.args.overlap, self.bank.device)
 
-    def build(self, bank: FeatureBank) -> nn.Module:
-        """The network, with an `Inputs` as ``inputs``."""
+    def build(self, inputs: Inputs) -> nn.Module:
+        """The network, with ``inputs`` as a part of that name."""
         raise NotImplementedError
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -148,6 +174,12 @@ class WindowSystem:
         """Called after every update of the network, the last one included."""
 
     # What is the same for all -------------------------------------------------------------------------------------
+
+    def seen(self, bank: FeatureBank) -> LocalFeatures:
+        """What it sees of the frames of a bank; that of the last bank is kept."""
+        if self._seen is None or self._seen.bank is not bank:
+            self._seen = LocalFeatures(bank, self.boxes, margin=self.box_margin)
+        return self._seen
 
     def parameters(self) -> list[Tensor]:
         """The trained tensors."""
@@ -205,13 +237,25 @@ class WindowSystem:
         return self
 
     @torch.no_grad()
-    def predict(self, bank: FeatureBank) -> Prediction:
-        """The best windows of every query, after suppression, in seconds."""
+    def predict(self, bank: FeatureBank, boxes: str | Tensor | None = None) -> Prediction:
+        """The best windows of every query, after suppression, in seconds.
+
+        ``boxes`` replaces those it was made with: a tensor of them fits one bank only.
+        """
+        if boxes is not None:
+            self._seen = LocalFeatures(bank, boxes, margin=self.box_margin)
+        try:
+            return self._predict(bank)
+        finally:
+            if boxes is not None:
+                self._seen = None
+
+    def _predict(self, bank: FeatureBank) -> Prediction:
         self.check_sizes(bank)
         self.net.eval()
         ranked, scores = [], []
         # Three means a window, or three embeddings of some hundred numbers.
-        size = max(PREDICT // (3 * len(self.windows) * max(bank.frame_dim, 128)), 1)
+        size = max(PREDICT // (3 * len(self.windows) * max(self.net.inputs.frame_dim, 128)), 1)
         for samples in torch.arange(len(bank), device=bank.device).split(size):
             value, windows = self.score(bank, samples)
             best, best_value = rank(windows, value, self.args.top, self.args.nms)
@@ -223,11 +267,11 @@ class WindowSystem:
 
     def check_sizes(self, bank: FeatureBank) -> None:
         """Refuse a bank whose features are not as large as those of the training."""
-        inputs = self.net.inputs
-        if (bank.frame_dim, bank.query_dim) != (inputs.frame_dim, inputs.query_dim):
+        inputs, frame_dim = self.net.inputs, self.seen(bank).dim
+        if (frame_dim, bank.query_dim) != (inputs.frame_dim, inputs.query_dim):
             raise DataError(
                 f"{self.name} was made for frames of {inputs.frame_dim} and sentences of {inputs.query_dim} numbers; "
-                f"{bank.name!r} has {bank.frame_dim} and {bank.query_dim}"
+                f"{bank.name!r} has {frame_dim} and {bank.query_dim}"
             )
 
     def save(self, path: str) -> None:
@@ -235,6 +279,8 @@ class WindowSystem:
         about = {
             "system": self.name,
             "args": asdict(self.args),
+            "boxes": self.boxes if isinstance(self.boxes, str) else None,
+            "box_margin": self.box_margin,
             "seed": self.seed,
             "budget": self.budget,
             "history": self.history,
@@ -242,13 +288,20 @@ class WindowSystem:
         save_weights(path, self.net.state_dict(), about)
 
     @classmethod
-    def load(cls, path: str, bank: FeatureBank) -> WindowSystem:
-        """Read what `save` wrote; ``bank`` gives the device and must have the features it was trained on."""
+    def load(cls, path: str, bank: FeatureBank, boxes: str | Tensor | None = None) -> WindowSystem:
+        """Read what `save` wrote; ``bank`` gives the device and must have the features it was trained on.
+
+        A system trained on a tensor of boxes needs ``boxes`` for ``bank``, because the file does not hold them.
+        """
         tensors, about = load_weights(path, bank.device)
         if about.get("system") != cls.name:
             raise DataError(f"{str(path)!r} holds {about.get('system', 'another kind of agent')!r}, not {cls.name!r}")
         raw = {name: tuple(v) if isinstance(v, list) else v for name, v in about["args"].items()}
-        system = cls(bank, about["seed"], about["budget"], **raw)
+        boxes = about.get("boxes", "frame") if boxes is None else boxes
+        if boxes is None:
+            raise DataError(f"{str(path)!r} was trained on given boxes; pass boxes= for {bank.name!r}")
+        margin = about.get("box_margin", 0.0)
+        system = cls(bank, about["seed"], about["budget"], boxes=boxes, box_margin=margin, **raw)
         system.history = about["history"]
         try:
             system.net.load_state_dict(tensors)

@@ -99,7 +99,8 @@ def given_boxes(runs: list[dict]) -> dict[str, Any]:
     import agents
 
     boxes = (runs[0].get("options") or {}).get("boxes")
-    if boxes not in ("truth", "static") or agents.find(runs[0]["system"]).upper_bound:
+    entry = agents.find(runs[0]["system"])
+    if boxes not in ("truth", "static") or entry.upper_bound or not entry.needs_frames:
         return {}
     return {"note": f"trained and scored on {'true' if boxes == 'truth' else 'true static'} boxes: an upper bound."}
 

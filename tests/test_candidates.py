@@ -10,6 +10,7 @@ import features
 from agents import candidates as c
 from benchmarks.metrics import nms, temporal_iou, top_candidates
 from features.records import DataError
+from strong_envs.local_features import LocalFeatures
 
 
 def random_windows(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -115,11 +116,12 @@ def test_draws_are_uniform_over_what_is_allowed():
 
 def test_means_of_windows_and_their_context_against_slices(ragged_store):
     bank = features.load(ragged_store, "train")
+    seen = LocalFeatures(bank)
     windows = c.sliding_windows((0.1, 0.37, 1.0), 0.5)
     samples = torch.arange(len(bank))
     wide = windows.expand(len(bank), -1, -1)
-    parts = c.context_means(bank, samples, wide, 0.2)
-    assert torch.equal(parts[:, :, 1], c.window_means(bank, samples, wide))
+    parts = c.context_means(seen, samples, wide, 0.2)
+    assert torch.equal(parts[:, :, 1], c.window_means(seen, samples, wide))
     for s in range(len(bank)):
         begin, end = (int(x) for x in bank.offsets[bank.video[s] : bank.video[s] + 2])
         rows = bank.frames[begin:end].double()

@@ -14,8 +14,9 @@ from agents.acrn import TensorFusion, memory_attention
 from agents.candidates import best_iou, candidate_oracle, rank
 from agents.ctrl import Fusion, alignment_loss
 from agents.mcn import McnArgs, distance, ranking_loss
-from agents.supervised import WindowSystem
+from agents.supervised import WindowSystem, spread_frames
 from features.records import DataError
+from strong_envs.local_features import LocalFeatures
 
 SYSTEMS = ("ctrl", "mcn", "acrn")
 KINDS = {name: agents.find(name).factory for name in SYSTEMS}
@@ -242,6 +243,59 @@ def test_videos_of_any_length_and_several_true_windows(name, ragged_store):
     prediction = quick(name, bank, scale_count=5).fit().predict(test)
     assert prediction.spans.isfinite().all()
     assert (prediction.spans[:, 1] <= test.duration[test.video] + 1e-9).all()
+
+
+BOXED = (*SYSTEMS, "one-shot")
+
+
+def test_boxes_replace_whole_frames_and_show_what_those_hide(train, test):
+    whole = agents.make("mcn", train, budget=0.3).fit()
+    boxed = agents.make("mcn", train, budget=0.3, boxes="truth", box_margin=0.05).fit()
+    assert miou(boxed, test) > miou(whole, test) + 0.1
+
+
+@pytest.mark.parametrize("name", BOXED)
+def test_systems_over_windows_take_the_boxes_of_others(name, ragged_store, tmp_path):
+    bank, test = (features.load(ragged_store, split) for split in ("train", "test"))
+    options = QUICK.get(name, dict(steps=20, held_out=0.0))
+    truth = [LocalFeatures(b, "truth").boxes for b in (bank, test)]
+    named = agents.make(name, bank, boxes="truth", **options).fit()
+    given = agents.make(name, bank, boxes=truth[0], **options).fit()
+    first, second = named.predict(test), given.predict(test, truth[1])
+    assert torch.equal(first.scores.nan_to_num(9.0), second.scores.nan_to_num(9.0))
+    other = named.predict(test, "initial")
+    assert not torch.equal(first.scores.nan_to_num(9.0), other.scores.nan_to_num(9.0))
+    again = named.predict(test)
+    assert torch.equal(first.scores.nan_to_num(9.0), again.scores.nan_to_num(9.0)), "boxes of one call stay with it"
+
+    for system, file in ((named, "named"), (given, "given")):
+        system.save(str(tmp_path / file))
+    loaded = type(named).load(str(tmp_path / "named"), test)
+    assert torch.equal(loaded.predict(test).ranked.nan_to_num(9.0), first.ranked.nan_to_num(9.0))
+    with pytest.raises(DataError, match="was trained on given boxes; pass boxes="):
+        type(named).load(str(tmp_path / "given"), test)
+    loaded = type(named).load(str(tmp_path / "given"), test, truth[1])
+    assert torch.equal(loaded.predict(test).ranked.nan_to_num(9.0), first.ranked.nan_to_num(9.0))
+
+
+def test_single_frames_are_spread_over_all_samples(ragged_store):
+    bank = features.load(ragged_store, "train")
+    local = LocalFeatures(bank, "truth")
+    total = int(local.rows[-1])
+    every = spread_frames(local, total)
+    expected = local.pool(local._frame_rows(torch.arange(len(bank))), local.boxes)
+    assert torch.allclose(every, expected, atol=1e-4)
+    assert torch.equal(spread_frames(local, total // 7), every[::7])
+
+
+def test_boxes_that_a_bank_cannot_give_are_refused(train, tmp_path):
+    from conftest import random_store
+
+    flat = features.load(str(random_store(tmp_path / "flat", [12, 16, 20, 18], grid=False).path), "train")
+    with pytest.raises(DataError, match="has no true boxes|no true box"):
+        agents.make("ctrl", flat, boxes="truth")
+    with pytest.raises(DataError, match="did you mean 'truth'"):
+        agents.make("ctrl", train, boxes="truht")
 
 
 def test_the_budget_is_a_factor_on_the_updates(train):
