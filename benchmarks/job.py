@@ -92,8 +92,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def systems_of(args: argparse.Namespace) -> list[str]:
-    """Names of ``--systems`` and ``--agent``, each once."""
-    names = [name.strip() for name in args.systems.split(",") if name.strip()]
+    """Names of ``--systems`` and ``--agent``, each once; ``all`` stands for every registered system."""
+    import agents
+
+    names: list[str] = []
+    for name in filter(None, (word.strip() for word in args.systems.split(","))):
+        names.extend(agents.names() if name == "all" else [name])
     return list(dict.fromkeys([*names, *getattr(args, "agent", [])]))
 
 

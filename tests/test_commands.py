@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -49,6 +50,22 @@ def test_a_setting_reaches_its_field():
     assert with_setting("trl", {"env": {"phi": 1}}, "temporal.gamma", 0.4)["temporal"] == {"gamma": 0.4}
     assert with_setting("strong", {}, "rounds", 2) == {"rounds": 2}
     assert with_setting("random policy", {}, "z_e", 5) == {"env": {"z_e": 5}}
+    for system in ("ctrl", "mcn", "acrn", "one-shot"):
+        assert with_setting(system, {}, "boxes", "truth") == {"boxes": "truth"}
+        assert with_setting(system, {}, "lr", 0.1) == {"lr": 0.1}
+    assert with_setting("ctrl", {}, "reach", 0.2) == {"reach": 0.2}
+    with pytest.raises(DataError, match="no setting 'reach'"):
+        with_setting("mcn", {}, "reach", 0.2)
+
+
+def test_all_stands_for_every_registered_system_once():
+    import agents
+    from benchmarks.job import systems_of
+
+    args = argparse.Namespace(systems="strong, all,my:Agent", agent=["my:Agent", "my:Other"])
+    found = systems_of(args)
+    assert found[0] == "strong" and found[-2:] == ["my:Agent", "my:Other"]
+    assert sorted(found[:-2]) == sorted(agents.names())
 
 
 def test_a_setting_changes_the_agent(ragged_store):
