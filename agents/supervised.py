@@ -2,8 +2,8 @@
 
 A system of this kind is a network, a loss on a batch of sentences, and a score for every window; the file of each says
 what its paper does. The windows are `agents.candidates.sliding_windows`, the same for all of them; the one-shot policy
-takes those of a grid. What they see of a window is the mean of whole frames, as published, or of what lies inside boxes:
-the same f_o as the agents that move.
+takes those of a grid. What they see of a window is the mean of whole frames, as published, or of what lies inside
+boxes: the same f_o as the agents that move.
 """
 
 from __future__ import annotations

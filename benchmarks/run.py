@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", default="shapes-v0-medium", help="a key or the path of a store (%(default)s)")
     parser.add_argument("--train", default="train", help="training split (%(default)s)")
     parser.add_argument("--test", default="test", help="held-out split (%(default)s)")
-    parser.add_argument("--systems", default=",".join(SYSTEMS), help="comma-separated, or all; module:Class takes yours")
+    parser.add_argument("--systems", default=",".join(SYSTEMS), help="comma-separated or all; module:Class is yours")
     parser.add_argument("--seeds", type=int, default=3, help="training runs of each system (%(default)s)")
     parser.add_argument("--budget", type=float, default=1.0, help="factor on the training steps (%(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells at a time (%(default)s)")
