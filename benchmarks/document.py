@@ -5,6 +5,9 @@ Between two comments of a Markdown file stands what this command puts there, and
     <!-- table docs/results/run.json metrics=mIoU,Acc@.5 -->
     <!-- end -->
 
+    <!-- table docs/results/run.json metrics=mIoU,params beside=easy:docs/results/easy.json beside_metrics=mIoU -->
+    <!-- end -->
+
     held-out mIoU <!-- number docs/results/run.json system=strong metric=mIoU -->34.10 ± 1.20<!-- end -->
 
     <!-- figure docs/results/run.json kind=curves file=docs/figures/curves.svg -->
@@ -98,8 +101,8 @@ def block(
     """What stands between the comments of one marker. A figure is drawn where ``drawing`` is a list to report to."""
     result = checked_result(root / path)
     if kind == "table":
-        _known(options, ("metrics", "systems", "notes"))
-        return f"\n{_table(result, options)}"
+        _known(options, ("metrics", "systems", "notes", "beside", "beside_metrics"))
+        return f"\n{_table(result, options, root)}"
     if kind == "claims":
         from benchmarks.paper_tables import claims_markdown
 
@@ -174,7 +177,7 @@ def digest(path: str, options: Mapping[str, str], root: Path) -> str:
     return f"drawn from {content.hexdigest()}"
 
 
-def _table(result: Mapping[str, Any], options: Mapping[str, str]) -> str:
+def _table(result: Mapping[str, Any], options: Mapping[str, str], root: Path) -> str:
     if "points" in result:
         rows = [{**point, "system": point["label"]} for point in result["points"]]
         # A setting that is part of the protocol makes every value a column of its own, or the table would refuse.
@@ -187,22 +190,50 @@ def _table(result: Mapping[str, Any], options: Mapping[str, str]) -> str:
         from benchmarks.paper_tables import columns
 
         extra = columns(result)
+    if "beside" in options:
+        extra["beside"] = {**extra.get("beside", {}), **_beside(result, options, root)}
     return _rows(result["rows"], options, extra)
 
 
+def _beside(result: Mapping[str, Any], options: Mapping[str, str], root: Path) -> dict[str, list[dict]]:
+    """Rows of other result files, ``label:path`` each, of the systems that the first has: columns of their own."""
+    ours = {row["system"] for row in result["rows"]}
+    wanted = _words(options.get("beside_metrics", "mIoU"))
+    found = {}
+    for word in _words(options["beside"]):
+        label, colon, path = word.partition(":")
+        if not (label and colon and path):
+            raise DataError(f"beside= is label:path of other results, such as easy:docs/results/easy.json; got {word!r}")
+        rows = [row for row in checked_result(root / path)["rows"] if row["system"] in ours]
+        _has_metrics(rows, wanted)
+        found[label] = [{**row, "metrics": {m: row["metrics"].get(m) for m in wanted}} for row in rows]
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _has_metrics(rows: list[dict], metrics: list[str]) -> None:
+    for metric in metrics:
+        if not any(metric in row["metrics"] for row in rows):
+            known = sorted({name for row in rows for name in row["metrics"]})
+            raise DataError(f"no row has the metric {metric!r}; there are {known}")
+
+
 def _rows(rows: list[dict], options: Mapping[str, str], extra: dict[str, Any]) -> str:
-    chosen = [s.strip() for s in options.get("systems", "").split(",") if s.strip()]
+    chosen = _words(options.get("systems", ""))
     known = [row["system"] for row in rows]
     for name in chosen:
         if name not in known:
             raise DataError(f"there is no row {name!r}{nearest(name, known)}; there are {known}")
     if chosen:
         rows = [row for row in rows if row["system"] in chosen]
+        beside = extra.get("beside", {}).items()
+        extra = {**extra, "beside": {name: [r for r in other if r["system"] in chosen] for name, other in beside}}
     if "metrics" in options:
-        extra = {**extra, "metrics": [m.strip() for m in options["metrics"].split(",")]}
-        for metric in extra["metrics"]:
-            if not any(metric in row["metrics"] for row in rows):
-                raise DataError(f"no row has the metric {metric!r}; there are {sorted(rows[0]['metrics'])}")
+        extra = {**extra, "metrics": _words(options["metrics"])}
+        _has_metrics(rows, extra["metrics"])
     text = markdown_table(rows, **extra)
     return text.partition("\n\n")[0] + "\n" if options.get("notes") == "no" else text
 

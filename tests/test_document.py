@@ -67,9 +67,31 @@ def test_writing_makes_the_check_pass_and_a_changed_result_makes_it_fail(project
     assert len(found) == 3 and any("profiles.svg was not drawn" in line for line in found)
 
 
+def test_results_of_other_data_stand_beside_in_columns_of_their_own(project):
+    root, result = project
+    other = json.loads(json.dumps(result))
+    for row in other["rows"]:
+        row["protocol"]["data"] = "elsewhere"
+        row["metrics"]["mIoU"] = 0.125
+    other["rows"] = [row for row in other["rows"] if row["system"] != "constant"] + [
+        {**other["rows"][0], "system": "not there"}
+    ]
+    (root / "docs" / "results" / "other.json").write_text(json.dumps(other))
+    marker = "<!-- table docs/results/run.json metrics=mIoU,Acc@.5 beside=far:docs/results/other.json -->"
+    (root / "README.md").write_text(f"{marker}\n<!-- end -->\n")
+    assert main(["document", "--root", str(root)]) == 0
+    header, _, *lines = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("|")]
+    assert header == "| system | seeds | mIoU | Acc@.5 | mIoU (far) |"
+    cells = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in lines}
+    assert cells["constant"] == "–" and "not there" not in cells
+    assert all(value.startswith("12.50") for system, value in cells.items() if system != "constant")
+
+
 @pytest.mark.parametrize(
     ("marker", "words"),
     [
+        ("<!-- table docs/results/run.json beside=docs/results/run.json --><!-- end -->", "label:path"),
+        ("<!-- table docs/results/run.json beside=x:docs/results/run.json beside_metrics=y --><!-- end -->", "ic 'y'"),
         ("<!-- tabel docs/results/run.json --><!-- end -->", "did you mean 'table'"),
         ("<!-- table docs/results/no.json --><!-- end -->", "cannot read"),
         ("<!-- table docs/results/run.json -->", "no <!-- end -->"),
