@@ -203,7 +203,7 @@ def _beside(result: Mapping[str, Any], options: Mapping[str, str], root: Path) -
     for word in _words(options["beside"]):
         label, colon, path = word.partition(":")
         if not (label and colon and path):
-            raise DataError(f"beside= is label:path of other results, such as easy:docs/results/easy.json; got {word!r}")
+            raise DataError(f"beside= is label:path of other results, such as easy:docs/easy.json; got {word!r}")
         rows = [row for row in checked_result(root / path)["rows"] if row["system"] in ours]
         _has_metrics(rows, wanted)
         found[label] = [{**row, "metrics": {m: row["metrics"].get(m) for m in wanted}} for row in rows]
