@@ -240,18 +240,19 @@ class Strong:
         system ``boxes``, corners of every frame of each sample, packed (R, 4).
         """
         turned = self.takes_turns if use_tracker is None else use_tracker
-        task = self._temporal_task(bank, self.untracked(bank))
-        out: dict[str, Tensor] = {}
-        if turned:
-            out["boxes"] = (
-                self.gaze.boxes(bank) if self.spatial is None else track(self._spatial_task(task), self.spatial.act)
-            )
-            task = self._temporal_task(bank, out["boxes"])
+        out: dict[str, Tensor] = {"boxes": self.boxes(bank)} if turned else {}
+        task = self._temporal_task(bank, out.get("boxes", self.untracked(bank)))
         value = self.temporal.q_values if self.args.select == "value" else None
         if value is not None and self.lean:
             raise DataError("select='value' asks the critic, which this file was saved without (lean=True)")
         episodes = localise(task, self.temporal.act, value=value)
         return out | {"spans": episodes.spans, "length": episodes.length, "path": episodes.path}
+
+    def boxes(self, bank: FeatureBank) -> Tensor:
+        """Boxes of a tracked system in every frame of each sample: corners, packed (R, 4)."""
+        if self.spatial is None:
+            return self.gaze.boxes(bank)
+        return track(self._spatial_task(self._temporal_task(bank, self.untracked(bank))), self.spatial.act)
 
     def save(self, path: str, lean: bool = False) -> None:
         """Write weights and arguments as one safetensors file; ``lean`` leaves out what predictions do without."""

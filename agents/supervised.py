@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from agents.candidates import best_iou, candidate_oracle, fit_scales, rank, sliding_windows
 from agents.checkpoint import load_weights, save_weights
+from agents.local_boxes import local_features
 from agents.networks import Standardise
 from agents.systems import Prediction, Report
 from features.bank import FeatureBank
@@ -97,8 +98,8 @@ class WindowSystem:
         bank: the training split. seed: of weights and samples. budget: factor on ``steps``.
         env: arguments of the environments, which this kind of system does not use.
         boxes: what it sees of a frame, see `LocalFeatures`: ``"frame"`` all of it, as published, ``"truth"`` what lies
-            in the true box (an upper bound), a tensor of corners others' boxes. box_margin: added around every box, in
-            fractions of the frame.
+            in the true box (an upper bound), a tensor of corners others' boxes; or a trained STRONG, see
+            `agents.local_boxes`. box_margin: added around every box, in fractions of the frame.
         options: fields of ``Args``; an unknown one is refused.
     """
 
@@ -178,7 +179,7 @@ class WindowSystem:
     def seen(self, bank: FeatureBank) -> LocalFeatures:
         """What it sees of the frames of a bank; that of the last bank is kept."""
         if self._seen is None or self._seen.bank is not bank:
-            self._seen = LocalFeatures(bank, self.boxes, margin=self.box_margin)
+            self._seen = local_features(bank, self.boxes, self.box_margin)
         return self._seen
 
     def parameters(self) -> list[Tensor]:
@@ -243,7 +244,7 @@ class WindowSystem:
         ``boxes`` replaces those it was made with: a tensor of them fits one bank only.
         """
         if boxes is not None:
-            self._seen = LocalFeatures(bank, boxes, margin=self.box_margin)
+            self._seen = local_features(bank, boxes, self.box_margin)
         try:
             return self._predict(bank)
         finally:

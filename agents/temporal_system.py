@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from agents.checkpoint import load_weights, save_weights
+from agents.local_boxes import local_features
 from agents.systems import Prediction, Report
 from features.bank import FeatureBank
 from features.records import DataError, nearest
 from strong_envs import spans
 from strong_envs.arguments import check_number, check_whole
-from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal_moment import TemporalMomentVectorEnv
 from strong_envs.temporal_task import CONFIG_NAMES, TemporalConfig, TemporalTask
 
@@ -42,7 +42,8 @@ class TemporalSystem:
         bank: the training split. seed: everything random follows it. budget: factor on the arguments in ``SCALED``.
         preset: a key of ``PRESETS``. env: changes of the preset's `TemporalConfig`.
         boxes: where f_o comes from, see `LocalFeatures`: ``"frame"``, ``"initial"``, ``"gaussian"``, ``"truth"`` (an
-            upper bound) or a tensor of corners. box_margin: added around every box, in fractions of the frame.
+            upper bound) or a tensor of corners; or a trained STRONG, see `agents.local_boxes`.
+        box_margin: added around every box, in fractions of the frame.
         options: changes of the preset's arguments.
     """
 
@@ -203,8 +204,7 @@ class TemporalSystem:
     def make_task(self, bank: FeatureBank, boxes: str | Tensor | None = None, **changes: Any) -> TemporalTask:
         """The task over a bank with the system's boxes and configuration."""
         boxes = self.boxes if boxes is None else boxes
-        whole = isinstance(boxes, str) and boxes in ("frame", "gaussian")
-        local = LocalFeatures(bank, boxes, margin=0.0 if whole else self.box_margin)
+        local = local_features(bank, boxes, self.box_margin)
         return self.TASK(bank, local, replace(self.config, **changes))
 
     def training_task(self) -> TemporalTask:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,12 +96,18 @@ def candidate_bound(runs: list[dict], iou: np.ndarray) -> dict[str, Any]:
 
 
 def given_boxes(runs: list[dict]) -> dict[str, Any]:
-    """A note for the row of a system that ``--set boxes=truth`` gave what no system may see; nothing for others."""
+    """A note for the row of a system that ``--set boxes=truth`` gave what no system may see, or ``--set boxes=FILE``
+    the boxes of another; nothing for others."""
     import agents
+    from agents.local_boxes import from_tracker
 
     boxes = (runs[0].get("options") or {}).get("boxes")
     entry = agents.find(runs[0]["system"])
-    if boxes not in ("truth", "static") or entry.upper_bound or not entry.needs_frames:
+    if not boxes or entry.upper_bound or not entry.needs_frames:
+        return {}
+    if from_tracker(boxes):
+        return {"note": f"looks through the boxes of {Path(boxes).name}."}
+    if boxes not in ("truth", "static"):
         return {}
     return {"note": f"trained and scored on {'true' if boxes == 'truth' else 'true static'} boxes: an upper bound."}
 
