@@ -147,6 +147,15 @@ class Gaze(nn.Module):
         return maps.view(len(videos), count, 2, *maps.shape[2:]).mean(2)
 
 
+def still_boxes(boxes: Tensor, lengths: Tensor) -> Tensor:
+    """One box for all frames of a sample, each side the median of those it had: packed (R, 4), lengths (S,), to (R, 4).
+
+    A gaze that jumps to another object in a few frames does not move the median.
+    """
+    middle = torch.stack([part.median(0).values for part in boxes.split(lengths.tolist())])
+    return middle.repeat_interleave(lengths, 0)
+
+
 def train_gaze(
     gaze: Gaze,
     task: TemporalTask,

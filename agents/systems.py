@@ -164,14 +164,14 @@ class StrongSystem:
         env: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> None:
-        from agents.strong import Strong, strong_args
+        from agents.strong import LEARNT, Strong, strong_args
 
         # Part of a level's or an environment's arguments may be given by name: {"temporal": {"gamma": 0.4}}.
         parts = {name: changes.pop(name) for name, value in list(changes.items()) if isinstance(value, Mapping)}
         args = strong_args(preset, seed=seed, **changes)
         parts["temporal_env"] = {**parts.get("temporal_env", {}), **(env or {})}
         args = replace(args, **{name: replace(getattr(args, name), **part) for name, part in parts.items()})
-        if args.boxes not in ("tracked", "gaze"):
+        if args.boxes not in LEARNT:
             # The same number of steps as a tracked system spends on its temporal level.
             changes = {"pretrain_steps": args.pretrain_steps + args.rounds * args.temporal_steps}
             args = replace(args, **changes)
@@ -264,6 +264,14 @@ for _entry in (
         needs_grid=True,
         tracks_boxes=True,
         defaults={"boxes": "gaze"},
+    ),
+    Entry(
+        "still gaze box",
+        StrongSystem,
+        "the same with one box for the whole video, in the middle of these",
+        needs_grid=True,
+        tracks_boxes=True,
+        defaults={"boxes": "still"},
     ),
     Entry(
         "static boxes",

@@ -265,3 +265,17 @@ def test_a_store_without_grid_is_refused_before_training(tmp_path):
         assert "grid" in agents.why_not(name, bank)
         with pytest.raises(DataError, match="grid"):
             agents.make(name, bank)
+
+
+def test_a_still_gaze_box_is_the_median_of_the_gaze_of_its_video(ragged_store):
+    bank, test = (features.load(ragged_store, split) for split in ("train", "test"))
+    still, moving = (Strong(bank, small_strong(boxes)).fit() for boxes in ("still", "gaze"))
+    found, gaze = still.predict(test)["boxes"], still.gaze.boxes(test)
+    assert found.shape == gaze.shape and still.spatial is None
+    assert torch.equal(moving.predict(test)["boxes"], moving.gaze.boxes(test))
+    lengths = test.n_frames[test.video].tolist()
+    for boxes, looked in zip(found.split(lengths), gaze.split(lengths), strict=True):
+        assert (boxes == boxes[0]).all()
+        ordered = looked.sort(0).values[(len(looked) - 1) // 2]
+        assert torch.equal(boxes[0], ordered)
+    assert torch.equal(still.task.local.boxes, still.boxes(bank)), "trained on the boxes that it gives"
