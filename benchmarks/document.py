@@ -101,7 +101,7 @@ def block(
     """What stands between the comments of one marker. A figure is drawn where ``drawing`` is a list to report to."""
     result = checked_result(root / path)
     if kind == "table":
-        _known(options, ("metrics", "systems", "notes", "beside", "beside_metrics"))
+        _known(options, ("metrics", "systems", "notes", "sort", "beside", "beside_metrics"))
         return f"\n{_table(result, options, root)}"
     if kind == "claims":
         from benchmarks.paper_tables import claims_markdown
@@ -234,6 +234,10 @@ def _rows(rows: list[dict], options: Mapping[str, str], extra: dict[str, Any]) -
     if "metrics" in options:
         extra = {**extra, "metrics": _words(options["metrics"])}
         _has_metrics(rows, extra["metrics"])
+    if "sort" in options:
+        # Best first; rows without the metric, which were left out, stay last.
+        _has_metrics(rows, [options["sort"]])
+        rows = sorted(rows, key=lambda row: -(row["metrics"].get(options["sort"], -1.0)))
     text = markdown_table(rows, **extra)
     return text.partition("\n\n")[0] + "\n" if options.get("notes") == "no" else text
 

@@ -77,13 +77,15 @@ def test_results_of_other_data_stand_beside_in_columns_of_their_own(project):
         {**other["rows"][0], "system": "not there"}
     ]
     (root / "docs" / "results" / "other.json").write_text(json.dumps(other))
-    marker = "<!-- table docs/results/run.json metrics=mIoU,Acc@.5 beside=far:docs/results/other.json -->"
+    marker = "<!-- table docs/results/run.json metrics=mIoU,Acc@.5 sort=mIoU beside=far:docs/results/other.json -->"
     (root / "README.md").write_text(f"{marker}\n<!-- end -->\n")
     assert main(["document", "--root", str(root)]) == 0
     header, _, *lines = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("|")]
     assert header == "| system | seeds | mIoU | Acc@.5 | mIoU (far) |"
     cells = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in lines}
     assert cells["constant"] == "–" and "not there" not in cells
+    shown = [float(line.split("|")[3].split("±")[0]) for line in lines]
+    assert shown == sorted(shown, reverse=True) and len(set(shown)) > 2
     assert all(value.startswith("12.50") for system, value in cells.items() if system != "constant")
 
 
