@@ -48,6 +48,7 @@ from features.records import DataError, nearest
 from strong_envs import boxes as box_ops
 from strong_envs.arguments import check_number
 from strong_envs.local_features import SOURCES, LocalFeatures
+from strong_envs.rewards import FROM_CRITIC
 from strong_envs.rollout import localise, track
 from strong_envs.spatial_task import SpatialConfig, SpatialTask
 from strong_envs.spatial_track import SpatialTrackVectorEnv
@@ -142,8 +143,12 @@ class StrongArgs:
         return round(self.temporal_steps * self.rounds * weights[turn - 1] / sum(weights))
 
 
-def strong_args(preset: str = "default", **changes: Any) -> StrongArgs:
-    """The arguments of a preset with some of them changed; ``seed`` reaches both levels."""
+def strong_args(preset: str = "default", reward: str | None = None, **changes: Any) -> StrongArgs:
+    """The arguments of a preset with some of them changed; ``seed`` reaches both levels.
+
+    ``reward`` is what pays the spatial level. One that compares values of the critic (``rewards.FROM_CRITIC``) leaves
+    the gaze out: the spatial level sees what is in and around its box, as in Eq. 10, and learns from the moves it made.
+    """
     if preset == "paper":
         args = StrongArgs(
             attention=True,
@@ -155,8 +160,17 @@ def strong_args(preset: str = "default", **changes: Any) -> StrongArgs:
         )
     elif preset == "default":
         args = StrongArgs()
+        if reward in FROM_CRITIC:
+            args = replace(
+                args,
+                random_boxes=0.3,
+                spatial=replace(args.spatial, feedback="taken"),
+                spatial_env=replace(args.spatial_env, appearance=True, surroundings=True),
+            )
     else:
         raise DataError(f"preset must be 'default' or 'paper', got {preset!r}")
+    if reward is not None:
+        args = replace(args, spatial_env=replace(args.spatial_env, reward=reward))
     return replace(args, **changes)
 
 

@@ -168,7 +168,7 @@ class StrongSystem:
 
         # Part of a level's or an environment's arguments may be given by name: {"temporal": {"gamma": 0.4}}.
         parts = {name: changes.pop(name) for name, value in list(changes.items()) if isinstance(value, Mapping)}
-        args = strong_args(preset, seed=seed, **changes)
+        args = strong_args(preset, parts.get("spatial_env", {}).get("reward"), seed=seed, **changes)
         parts["temporal_env"] = {**parts.get("temporal_env", {}), **(env or {})}
         args = replace(args, **{name: replace(getattr(args, name), **part) for name, part in parts.items()})
         if args.boxes not in LEARNT:

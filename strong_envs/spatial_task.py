@@ -259,7 +259,14 @@ class SpatialTask:
 
         The sign that a step pays, plus the gain relative to the largest in the state: among moves that all help, and
         from afar even growing helps, the one that helps most stands out.
+
+        Raises:
+            DataError: a reward that compares Q-values, which takes the boxes of a whole window and not of one frame.
         """
+        if self.config.reward in rewards.FROM_CRITIC:
+            raise DataError(
+                f"reward={self.config.reward!r} is known for the move that was made only; train with feedback='taken'"
+            )
         count, actions = len(sample), self.n_actions
         moves = torch.arange(actions, device=box.device).repeat(count)
         moved, _ = boxes.move(box.to(torch.float64).repeat_interleave(actions, 0), moves, self.table)

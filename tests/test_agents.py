@@ -17,6 +17,7 @@ from agents.networks import Actor, Critic, Standardise
 from agents.replay import IndexReplay
 from agents.strong import Strong, strong_args
 from features.records import DataError
+from strong_envs.rewards import FROM_CRITIC
 from strong_envs.rollout import localise
 from strong_envs.temporal_moment import TemporalMomentVectorEnv, make_task
 
@@ -230,6 +231,20 @@ def test_paper_preset_has_the_papers_state_and_numbers(ragged_store):
     strong = Strong(bank, replace(args, boxes="frame"))
     assert list(strong.task.dims()) == ["query", "location", "local", "global", "frames"]
     assert strong.temporal.inputs.size == bank.query_dim + 2 + 2 * bank.frame_dim
+
+
+@pytest.mark.parametrize("reward", FROM_CRITIC)
+def test_rewards_that_compare_values_train_with_what_goes_with_them(reward, ragged_store):
+    bank = features.load(ragged_store, "train")
+    system = agents.make("strong", bank, budget=0.001, rounds=1, spatial_env={"reward": reward})
+    args = system.strong.args
+    assert system.strong.gaze is None and args.spatial.feedback == "taken" and args.random_boxes > 0
+    assert "inside" in system.fit().strong.spatial.inputs.names
+    asked = agents.make("strong", bank, budget=0.001, spatial_env={"reward": reward, "surroundings": False})
+    assert not asked.strong.args.spatial_env.surroundings, "what is asked for stays"
+    wrong = agents.make("strong", bank, budget=0.001, spatial_env={"reward": reward}, spatial={"feedback": "all"})
+    with pytest.raises(DataError, match="train with feedback='taken'"):
+        wrong.fit()
 
 
 def test_wrong_requests_are_explained(ragged_store, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from features import DataError, shapes
 from features.shapes import build as building
-from features.shapes.cells import CHANNELS, cell_features
+from features.shapes.cells import CHANNELS, _orientation, cell_features
 from features.shapes.drawing import draw
 from features.shapes.events import DURATION, EVENTS, FRAMES
 from features.shapes.language import COLOUR_WORDS, EVENT_PHRASES, SHAPE_WORDS, TEMPLATES, describe
@@ -276,6 +276,25 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(tiny: None, tmp_path: 
     two = shapes.open_store("easy", "tiny", cache=tmp_path / "two", progress=False, workers=2)
     assert one.content_hash == two.content_hash
     assert [p.name for p in (tmp_path / "two").iterdir()] == [two.path.name]
+
+
+@pytest.mark.parametrize(
+    ("level", "digest"), [("easy", "a0b88882656d"), ("standard", "7f76e4d6ce27"), ("travel", "c41ff60d2d4f")]
+)
+def test_the_world_has_the_same_bytes_on_every_processor(level: str, digest: str) -> None:
+    # A benchmark refuses to compare results on stores of different hashes: this one must not depend on the machine.
+    assert shapes.open_store(level, "small", progress=False).content_hash[:12] == digest
+
+
+def test_edges_fall_into_the_bins_of_their_directions() -> None:
+    y, x = (axis.ravel().astype(float) for axis in np.mgrid[-60:61, -60:61])
+    some = (x != 0) | (y != 0)
+    y, x = y[some], x[some]
+    bins, border = _orientation(x, y), np.abs(x) == np.abs(y)
+    degrees = np.degrees(np.arctan2(y, x))
+    assert np.array_equal(bins[~border], (np.rint(degrees[~border] / 30) % 6).astype(int))
+    # Half way between two bins, where an arc tangent's last bit would decide.
+    assert np.array_equal(bins[border], np.where(x[border] * y[border] > 0, 2, 4))
 
 
 def test_a_built_store_is_opened_and_a_changed_world_is_built_anew(

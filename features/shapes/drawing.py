@@ -60,12 +60,12 @@ def _coverage(shape: str, dx: np.ndarray, dy: np.ndarray, radius: np.ndarray) ->
     """Share of the pixels at (dx, dy) from the centre of the shape's box that lies inside the shape."""
     half_x, half_y = (radius * np.float32(e) for e in EXTENT[shape])
     if shape == "circle":
-        return _inside(radius - np.hypot(dx, dy))
+        return _inside(radius - np.sqrt(dx * dx + dy * dy))
     if shape == "square":
         return _inside(half_x - np.abs(dx)) * _inside(half_y - np.abs(dy))
     if shape == "diamond":
         return _inside((half_x - np.abs(dx) - np.abs(dy)) * np.float32(np.sqrt(0.5)))
-    slanted = (half_x * (dy + half_y) - 2 * half_y * np.abs(dx)) / np.hypot(half_x, 2 * half_y)
+    slanted = (half_x * (dy + half_y) - 2 * half_y * np.abs(dx)) / np.sqrt(half_x * half_x + 4 * half_y * half_y)
     return _inside(slanted) * _inside(half_y - dy)
 
 

@@ -46,7 +46,8 @@ def scale(acts: tuple[Act, ...], ratio: float) -> np.ndarray:
         if act.event in ("grows", "shrinks"):
             sign = 1 if act.event == "grows" else -1
             size *= ratio ** (sign * progress(act))
-    return size
+    # Powers differ in their last bit between processors, and the world must not.
+    return np.round(size, 6)
 
 
 def visible(acts: tuple[Act, ...]) -> np.ndarray:
