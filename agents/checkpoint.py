@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from features.records import DataError
+
+if TYPE_CHECKING:
+    from features.bank import FeatureBank
 
 FORMAT = "strong-envs agent"
 
@@ -52,3 +55,20 @@ def load_weights(
             return {name: handle.get_tensor(name) for name in handle.keys()}, json.loads(header["about"])  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise DataError(f"{str(file)!r} is not a saved agent: {error}") from None
+
+
+def inputs_of(bank: FeatureBank) -> dict[str, Any]:
+    """What a prediction has to know of the features, JSON-ready: sizes, rate, and what made them."""
+    manifest = bank.store.manifest
+    extra = manifest.get("extra") or {}
+    return {
+        "store": bank.store.name,
+        "frame_dim": bank.frame_dim if bank.has_frames else None,
+        "query_dim": bank.query_dim,
+        "grid": list(bank.grid_shape) if bank.has_grid else None,
+        "dtypes": {name: entry["dtype"] for name, entry in manifest["tensors"].items()},
+        "fps": manifest.get("fps"),
+        "backbone": manifest.get("backbone") or {},
+        "text": manifest.get("text") or {},
+        **({"pca": extra["pca"]} if "pca" in extra else {}),
+    }

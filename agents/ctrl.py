@@ -147,5 +147,9 @@ class Ctrl(WindowSystem):
         outputs = self.net(clips, bank.query[samples])
         return outputs[..., 0], moved(windows, outputs[..., 1:], self.args.reach)
 
+    def probability(self, scores: Tensor) -> Tensor:
+        """The sigmoid that the loss is the logarithm of."""
+        return scores.sigmoid()
+
 
 register(Entry("ctrl", Ctrl, "sliding windows matched with the sentence, ends corrected", ranks_candidates=True))

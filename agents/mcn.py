@@ -147,6 +147,10 @@ class Mcn(WindowSystem):
         found = self._embed(bank, samples, windows)
         return -distance(found, self.net.embed_sentences(bank.query[samples])), windows
 
+    def probability(self, scores: Tensor) -> Tensor:
+        """1 where window and sentence fall together, falling with the squared distance."""
+        return scores.exp()
+
     def _embed(self, bank: FeatureBank, samples: Tensor, windows: Tensor) -> Tensor:
         seen = self.seen(bank)
         whole = seen.means.mean[seen.means.group[samples]][:, None]

@@ -92,10 +92,8 @@ def held_out_videos(bank: FeatureBank, share: float, generator: torch.Generator)
     """Samples of a random part of the videos, at least one of them and not all: (S,) bool.
 
     Raises:
-        DataError: a share outside [0, 1), or fewer than two videos to divide.
+        DataError: fewer than two videos to divide.
     """
-    if not 0 <= share < 1:
-        raise DataError(f"held_out is a share of the training videos in [0, 1), got {share}")
     videos = bank.video.unique()
     if not share:
         return torch.zeros(len(bank), dtype=torch.bool, device=bank.device)
@@ -126,10 +124,11 @@ class OneShot(WindowSystem):
         super().__init__(bank, seed, budget, env, **options)
         for option in ("cells", "parts", "hidden", "check_every"):
             check_whole(getattr(self.args, option), option)
-        if not 0 <= self.args.dropout < 1:
-            raise DataError(f"dropout is a share in [0, 1), got {self.args.dropout}")
+        for option in ("dropout", "held_out"):
+            if not 0 <= getattr(self.args, option) < 1:
+                raise DataError(f"{option} is a share in [0, 1), got {getattr(self.args, option)}")
         self.looked = float(self.args.sees)
-        self._held = held_out_videos(bank, self.args.held_out, torch.Generator().manual_seed(seed))
+        self._held = torch.zeros(len(bank), dtype=torch.bool, device=bank.device)
         self._best: tuple[float, dict[str, Tensor]] | None = None
 
     def candidates(self) -> Tensor:
@@ -146,6 +145,8 @@ class OneShot(WindowSystem):
         return optimiser, torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
 
     def examples(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        self._held = held_out_videos(self.bank, self.args.held_out, generator)
         return ~self._held
 
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
@@ -188,6 +189,10 @@ class OneShot(WindowSystem):
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
         return self.logits(bank, samples).softmax(-1), self.windows.expand(len(samples), -1, -1)
+
+    def probability(self, scores: Tensor) -> Tensor:
+        """The policy's own."""
+        return scores
 
     def check_sizes(self, bank: FeatureBank) -> None:
         if self.args.sees:

@@ -1,4 +1,4 @@
-"""Ask a trained system about one video and one sentence.
+"""Ask a trained system, whichever it is, about one video and one sentence.
 
 ::
 
@@ -14,20 +14,19 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from agents.checkpoint import load_weights
+from agents.saved import load_system
+from agents.systems import Prediction, System
 from features.bank import FeatureBank
 from features.one_video import OneVideoStore
 from features.records import DataError, nearest
 from features.registry import Source, keys, open_store
 from features.video_features import VideoFeatures, encoder_of
-
-if TYPE_CHECKING:
-    from agents.strong import Strong
 
 WEIGHTS = Path(__file__).parent / "data" / "strong_shapes.safetensors"
 """The system that ships for the default world; ``python -m agents.pretrained`` makes it."""
@@ -37,24 +36,28 @@ WEIGHTS = Path(__file__).parent / "data" / "strong_shapes.safetensors"
 class Moment:
     """What a system says about one sentence and one video.
 
-    ``start`` and ``end`` in seconds. ``confidence`` in [0, 1], the policy's probability of stopping in this window: it
-    orders answers and is no calibrated chance of being right. ``boxes`` (n, 4) float32, normalised corners in every
-    feature row, or None where the system tracks nothing. ``path`` (moves + 1, 2) float64 seconds, the windows looked
-    at, the last one being the answer.
+    ``start`` and ``end`` in seconds. ``confidence`` in [0, 1] orders answers and is no calibrated chance of being
+    right: the probability with which STRONG's policy stops in this window, or the score of the best candidate; None
+    where a system has no such number. ``boxes`` (n, 4) float32, normalised corners in every feature row, or None where
+    the system tracks nothing. ``path`` (moves + 1, 2) float64 seconds, the windows looked at, the last one being the
+    answer; None for systems that do not move. ``ranked`` (K, 2) float64 seconds, the candidates of a system that ranks
+    them, best first; None for others.
     """
 
     start: float
     end: float
-    confidence: float
+    confidence: float | None
     boxes: np.ndarray | None
-    path: np.ndarray
+    path: np.ndarray | None
+    ranked: np.ndarray | None = None
 
 
 class Predictor:
     """A saved system, ready to be asked; see `load`.
 
     Args:
-        path: what `Strong.save` wrote. features: store whose video ids are understood; the training store's by default.
+        path: what the ``save`` of a system wrote.
+        features: store whose video ids are understood; the training store's by default.
         device: where it runs. backbone_weights, text_weights: files for networks that do not come as packages.
     """
 
@@ -66,18 +69,20 @@ class Predictor:
         backbone_weights: str | None = None,
         text_weights: str | None = None,
     ) -> None:
-        from agents.strong import Strong
-
         _, about = load_weights(path)
         if "inputs" not in about:
-            kind = about.get("system") or "another release"
-            raise DataError(f"{str(path)!r} was saved by {kind}; agents.load reads systems of STRONG saved by this one")
+            raise DataError(f"{str(path)!r} does not say what features it takes: it was saved by another release")
         self.inputs: dict[str, Any] = about["inputs"]
         self.path, self.device, self._features = Path(path), torch.device(device), features
         self._weights = {"backbone": backbone_weights, "text": text_weights}
-        if about["args"]["boxes"] == "truth":
-            raise DataError(f"{str(path)!r} is the upper bound on true boxes; it cannot be asked about other videos")
-        self.strong: Strong = Strong.load(str(path), self._bank(*self._blank(), 1.0, ["a", "b"], np.zeros))
+        if self.inputs["frame_dim"] is None:
+            raise DataError(f"{str(path)!r} was trained on annotations alone and knows no video")
+        boxes = about["args"].get("boxes", about.get("boxes"))
+        if boxes in ("truth", "static"):
+            raise DataError(f"{str(path)!r} is an upper bound on true boxes; it cannot be asked about other videos")
+        if boxes is None and "boxes" in about:
+            raise DataError(f"{str(path)!r} was trained on boxes that somebody gave it, and has none of other videos")
+        self.system: System = load_system(path, self._bank(*self._blank(), 1.0, ["a", "b"], np.zeros))
 
     def predict(
         self,
@@ -104,29 +109,21 @@ class Predictor:
         if not (np.isfinite(seconds) and seconds > 0):
             raise DataError(f"duration must be a positive number of seconds, got {seconds}")
         bank = self._bank(frames, grid, seconds, [sentence], None)
-        strong = self.strong
-        tracks = strong.args.boxes == "tracked" and strong.turn > 0
-        out = strong.predict(bank, tracks)
-        moves = int(out["length"][0])
-        start, end = out["spans"][0].tolist()
+        out = self.system.predict(bank)
+        start, end = out.spans[0].tolist()
+        moves = None if out.length is None else int(out.length[0])
         return Moment(
             start,
             end,
             self._confidence(bank, out),
-            out["boxes"].cpu().numpy() if "boxes" in out else None,
-            out["path"][0, : moves + 1].cpu().numpy(),
+            None if out.boxes is None else out.boxes.cpu().numpy(),
+            None if out.path is None else out.path[0, : moves + 1].cpu().numpy(),
+            None if out.ranked is None else _known(out.ranked[0].cpu().numpy()),
         )
 
-    @torch.no_grad()
-    def _confidence(self, bank: FeatureBank, out: dict[str, torch.Tensor]) -> float:
-        from strong_envs import spans
-
-        strong = self.strong
-        task = strong._temporal_task(bank, out["boxes"] if "boxes" in out else strong.untracked(bank))
-        sample = torch.zeros(1, dtype=torch.int64, device=bank.device)
-        start, end = (out["spans"] / task.seconds[:, None]).unbind(-1)
-        seen = strong.temporal.inputs(task.observe(sample, start, end, out["length"]))
-        return float(strong.temporal.actor(seen)[0, spans.STOP])
+    def _confidence(self, bank: FeatureBank, out: Prediction) -> float | None:
+        told = getattr(self.system, "confidence", None)
+        return None if told is None else float(told(bank, out)[0])
 
     # Features ---------------------------------------------------------------------------------------------------
 
@@ -186,7 +183,7 @@ class Predictor:
                 frames = grid.astype(np.float32).mean(axis=(1, 2))
         elif grid is not None:
             frames = None
-        needed = self.strong.args.boxes != "frame"
+        needed = getattr(self.system, "boxes", "frame") != "frame"
         if frames is None or frames.shape[1] != dim or not len(frames) or (needed and grid is None):
             shapes = [x.shape for x in given]
             cells = "no grid" if wanted is None else f"cells (n, {', '.join(map(str, wanted))})"
@@ -210,10 +207,15 @@ class Predictor:
         raise DataError(f"{video!r} is neither a file nor a video of {store.name!r}{nearest(video, ids)}")
 
 
+def _known(ranked: np.ndarray) -> np.ndarray:
+    """Candidates without the rows of NaN that stand where a query has fewer."""
+    return ranked[np.isfinite(ranked).all(-1)]
+
+
 def load(
     path: str | os.PathLike, features: Source | None = None, device: str | torch.device = "cpu", **weights: str
 ) -> Predictor:
-    """A saved system of STRONG or one of its simpler relatives, ready to be asked; see `Predictor`."""
+    """A saved system, ready to be asked; see `Predictor`. Whatever `agents.make` made and trained can be read."""
     return Predictor(path, features, device, **weights)
 
 

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from agents import strong_state
 from agents.attention import AttentionTask
-from agents.checkpoint import load_weights, save_weights
+from agents.checkpoint import inputs_of, load_weights, save_weights
 from agents.ddpg import DDPG, DDPGArgs, ddpg_args, train
 from agents.gaze import Gaze, GazeArgs, still_boxes, train_gaze
 from agents.session import Session
@@ -279,7 +279,7 @@ class Strong:
         if lean:
             tensors = {k: v for k, v in tensors.items() if not k.partition(".")[2].startswith(strong_state.LEAN)}
         about = {"args": asdict(self.args), "history": self.history, "turn": self.turn, "lean": lean}
-        save_weights(path, tensors, about | {"inputs": strong_state.inputs_of(self.bank)})
+        save_weights(path, tensors, about | {"inputs": inputs_of(self.bank)})
 
     @classmethod
     def load(cls, path: str, bank: FeatureBank) -> Strong:

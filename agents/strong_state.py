@@ -1,4 +1,4 @@
-"""What a checkpoint holds of `agents.strong.Strong`, beside the training in progress; and what a saved file tells."""
+"""What a checkpoint holds of `agents.strong.Strong`, beside the training in progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from agents.loops import split
 
 if TYPE_CHECKING:
     from agents.strong import Strong
-    from features.bank import FeatureBank
 
 LEAN = ("target_actor.", "target_critic.", "critic.", "value.")
 """Parts that learn and that a prediction does without."""
@@ -45,20 +44,3 @@ def restore(strong: Strong, tensors: dict[str, Tensor], values: dict[str, Any]) 
         strong.gaze.load_state_dict(split(tensors, "gaze."))
     if "boxes" in tensors:
         strong.task = strong._temporal_task(strong.bank, tensors["boxes"].to(strong.bank.device))
-
-
-def inputs_of(bank: FeatureBank) -> dict[str, Any]:
-    """What a prediction has to know of the features, JSON-ready: sizes, rate, and what made them."""
-    manifest = bank.store.manifest
-    extra = manifest.get("extra") or {}
-    return {
-        "store": bank.store.name,
-        "frame_dim": bank.frame_dim,
-        "query_dim": bank.query_dim,
-        "grid": list(bank.grid_shape) if bank.has_grid else None,
-        "dtypes": {name: entry["dtype"] for name, entry in manifest["tensors"].items()},
-        "fps": manifest.get("fps"),
-        "backbone": manifest.get("backbone") or {},
-        "text": manifest.get("text") or {},
-        **({"pca": extra["pca"]} if "pca" in extra else {}),
-    }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.candidates import best_iou, candidate_oracle, fit_scales, rank, sliding_windows
-from agents.checkpoint import load_weights, save_weights
+from agents.checkpoint import inputs_of, load_weights, save_weights
 from agents.local_boxes import local_features
 from agents.networks import Standardise
 from agents.systems import Prediction, Report
@@ -92,7 +92,7 @@ def spread_frames(local: LocalFeatures, count: int) -> Tensor:
 
 
 class WindowSystem:
-    """A system that scores windows. Subclasses give `build`, `optimiser`, `loss` and `score`.
+    """A system that scores windows: what a subclass gives stands first below.
 
     Args:
         bank: the training split. seed: of weights and samples. budget: factor on ``steps``.
@@ -169,6 +169,10 @@ class WindowSystem:
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, N) of all windows of samples (B,), higher is better, and the windows (B, N, 2) they stand for."""
+        raise NotImplementedError
+
+    def probability(self, scores: Tensor) -> Tensor:
+        """Scores as numbers in [0, 1], in the same order."""
         raise NotImplementedError
 
     def updated(self, step: int, steps: int) -> None:
@@ -266,6 +270,10 @@ class WindowSystem:
         looked = torch.full((len(bank),), self.looked, dtype=torch.float64, device=bank.device)
         return Prediction(seconds[:, 0], ranked=seconds, scores=torch.cat(scores), looked=looked)
 
+    def confidence(self, bank: FeatureBank, prediction: Prediction) -> Tensor:
+        """How sure it is of the best window of each query: (S,) in [0, 1]."""
+        return self.probability(prediction.scores[:, 0])
+
     def check_sizes(self, bank: FeatureBank) -> None:
         """Refuse a bank whose features are not as large as those of the training."""
         inputs, frame_dim = self.net.inputs, self.seen(bank).dim
@@ -285,6 +293,7 @@ class WindowSystem:
             "seed": self.seed,
             "budget": self.budget,
             "history": self.history,
+            "inputs": inputs_of(self.bank),
         }
         save_weights(path, self.net.state_dict(), about)
 

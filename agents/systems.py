@@ -20,6 +20,7 @@ from torch import Tensor
 
 from features.bank import FeatureBank
 from features.records import DataError, nearest
+from strong_envs import spans
 
 if TYPE_CHECKING:
     from agents.session import Session
@@ -61,7 +62,12 @@ class System(Protocol):
         """One window per query of a bank."""
 
     def save(self, path: str) -> None:
-        """Write the system to one file."""
+        """Write the system to one file.
+
+        What a class method ``load(path, bank)`` needs to make it again; with `agents.checkpoint.save_weights`,
+        ``"system": <name of the class>`` and ``"inputs": inputs_of(bank)`` `agents.load` reads it too. A method
+        ``confidence(bank, prediction)``, (S,) in [0, 1], tells how sure its answers are.
+        """
 
 
 @dataclass(frozen=True)
@@ -205,6 +211,21 @@ class StrongSystem:
         share = 0.0 if self.strong.args.blind else 1.0
         found.setdefault("looked", torch.full((len(bank),), share, dtype=torch.float64, device=bank.device))
         return Prediction(**found)
+
+    @property
+    def boxes(self) -> str:
+        """What the temporal level looks at, see `agents.strong`."""
+        return self.strong.args.boxes
+
+    @torch.no_grad()
+    def confidence(self, bank: FeatureBank, prediction: Prediction) -> Tensor:
+        """The policy's probability of stopping in the predicted windows: (S,) float32."""
+        strong = self.strong
+        task = strong._temporal_task(bank, strong.untracked(bank) if prediction.boxes is None else prediction.boxes)
+        samples = torch.arange(len(bank), device=bank.device)
+        start, end = (prediction.spans / task.seconds[:, None]).unbind(-1)
+        seen = strong.temporal.inputs(task.observe(samples, start, end, prediction.length))
+        return strong.temporal.actor(seen)[:, spans.STOP]
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Trained numbers of both levels and the gaze; targets, which follow them, are not counted."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from agents.checkpoint import load_weights, save_weights
+from agents.checkpoint import inputs_of, load_weights, save_weights
 from agents.local_boxes import local_features
 from agents.systems import Prediction, Report
 from features.bank import FeatureBank
@@ -128,6 +128,7 @@ class TemporalSystem:
             "box_margin": self.box_margin,
             "seed": self.seed,
             "history": self.history,
+            "inputs": inputs_of(self.bank),
             **self.remember(),
         }
         # Copies, because a network may hold one tensor under several names, which a file cannot.

@@ -121,12 +121,13 @@ def source_of(args: argparse.Namespace) -> tuple[str, FeatureBank, Prediction, d
     import agents
     import features
     from agents.predictor import WEIGHTS
+    from agents.saved import load_system
 
     path = WEIGHTS if args.source == "pretrained" else Path(args.source)
     if path.suffix == ".safetensors":
         saved = agents.load(path)
         bank = features.load(args.features or saved.inputs["store"], args.test)
-        prediction = agents.find("strong").factory.load(str(path), bank).predict(bank)
+        prediction = load_system(path, bank).predict(bank)
         return args.source, bank, prediction, score(prediction, bank)
     result, cells = read_folder(path)
     label, stored = cell_file(result, cells, args.system, args.seed)

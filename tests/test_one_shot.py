@@ -156,7 +156,7 @@ def test_one_video_cannot_be_divided(train):
     one = only(train, range(2))
     assert len(set(one.video.tolist())) == 1
     with pytest.raises(DataError, match="pass held_out=0"):
-        agents.make("blind one-shot", one)
+        agents.make("blind one-shot", one).fit()
     agents.make("blind one-shot", one, held_out=0, steps=10).fit()
 
 

@@ -8,7 +8,7 @@ import torch
 
 import agents
 import features
-from agents.checkpoint import load_weights
+from agents.checkpoint import load_weights, save_weights
 from agents.ddpg import ddpg_args
 from agents.gaze import GazeArgs
 from agents.predictor import WEIGHTS
@@ -155,9 +155,38 @@ def test_what_cannot_be_answered_is_refused(saved, predictor, world, ragged_stor
     Strong(bank, small("truth")).save(str(tmp_path / "bound.safetensors"))
     with pytest.raises(DataError, match="upper bound"):
         agents.load(tmp_path / "bound.safetensors")
-    agents.make("read", bank, sizes=(8, 8, 8, 4), hidden=16).save(str(tmp_path / "read.safetensors"))
-    with pytest.raises(DataError, match="saved by Read"):
+    given = torch.tensor([0.2, 0.2, 0.6, 0.7]).expand(len(bank), 4)
+    agents.make("read", bank, boxes=given, sizes=(8, 8, 8, 4), hidden=16).save(str(tmp_path / "read.safetensors"))
+    with pytest.raises(DataError, match="boxes that somebody gave it"):
         agents.load(tmp_path / "read.safetensors")
+    about = {"system": "Other", "args": {}, "inputs": load_weights(saved[1])[1]["inputs"]}
+    save_weights(tmp_path / "other.safetensors", {"a": torch.zeros(1)}, about)
+    with pytest.raises(DataError, match="of the kind 'Other'; registered here are"):
+        agents.load(tmp_path / "other.safetensors")
+
+
+ASKED = [name for name, entry in agents.REGISTRY.items() if entry.needs_training and not entry.upper_bound]
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_every_system_is_asked_like_any_other(name, world, tmp_path):
+    """A file is enough: the system in it answers about one video as it does about a whole split."""
+    train, test = world
+    if agents.why_not(name, train):
+        pytest.skip(agents.why_not(name, train))
+    system, sample = agents.make(name, train, seed=0, budget=0.001).fit(), 5
+    system.save(str(tmp_path / "system.safetensors"))
+    whole, query = system.predict(test), test.queries[sample]
+    moment = agents.load(tmp_path / "system.safetensors", features="shapes-v0").predict(query.video, query.text)
+    assert (moment.start, moment.end) == pytest.approx(whole.spans[sample].tolist())
+    assert (moment.boxes is None) == (whole.boxes is None) and (moment.path is None) == (whole.path is None)
+    assert moment.confidence is None or 0 <= moment.confidence <= 1
+    if whole.ranked is not None:
+        kept = whole.ranked[sample][whole.ranked[sample].isfinite().all(-1)]
+        assert np.allclose(moment.ranked, kept.numpy()) and moment.ranked[0].tolist() == [moment.start, moment.end]
+        sure = system.confidence(test, whole)
+        order = whole.scores[:, 0].argsort()
+        assert (sure[order].diff() >= 0).all() and moment.confidence == pytest.approx(float(sure[sample]), abs=1e-4)
 
 
 def test_pretrained_weights_work_at_once(world):
