@@ -65,6 +65,11 @@ class DDPGArgs:
     feedback: str = "taken"
     """``"taken"``: the critic learns from the reward of the action taken (Eq. 6). ``"all"``: from the rewards of all
     actions in the state, which training knows as it knows the truth; the value of what follows is then left out."""
+    gain: float | None = None
+    """With ``feedback="all"``: weight of how far a move changes the IoU, relative to the furthest of the state, beside
+    the sign that Eq. 5 pays. None: 1 where moves have several sizes (``multi_scale``), else 0. By signs alone the
+    smallest move that helps is as good as the largest, and twenty of them lead nowhere: .44 held-out mIoU on true boxes
+    of the default world with ``multi_scale``, .81 with gains (medium build, half the budget, one seed)."""
     greedy: str = "actor"
     """Who chooses a greedy action: the ``"actor"``, or the best value of the ``"critic"``, which the actor lags."""
     states: str = "replay"
@@ -203,7 +208,8 @@ class DDPG(nn.Module):
         now = self.inputs(observation)
         if self.args.feedback == "all":
             value = self.critic.all_actions(now)
-            pays = env.action_rewards(state)
+            gain = float(env.several_sizes) if self.args.gain is None else self.args.gain
+            pays = env.action_rewards(state, gain)
             # Relative to stopping: the penalty phi * t is the same for all actions and t is hidden, so it is noise.
             critic_loss = nn.functional.mse_loss(value, pays - pays[:, self.args.stop, None])
         else:

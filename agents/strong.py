@@ -116,6 +116,7 @@ class StrongArgs:
     spatial: DDPGArgs = field(
         default_factory=lambda: ddpg_args(
             feedback="all",
+            gain=1.0,
             objective="distil",
             critic="heads",
             num_envs=128,

@@ -65,6 +65,16 @@ def temporal_reward(kind: str, before: Array, after: Array, t: Array, phi: float
     return (read_step_reward if kind == "read" else iou_step_reward)(before, after, t, phi)
 
 
+def relative_gains(gains: Array) -> Array:
+    """Gains (B, A) of all actions of a state relative to the largest, up or down, that any of them makes: in [-1, 1].
+
+    The sign of a gain says whether a move helps; this says which of several moves that help goes furthest.
+    """
+    largest = abs(gains).max(1)
+    largest = largest.values if isinstance(gains, torch.Tensor) else largest
+    return gains / _xp(gains).clip(largest, 1e-9, None)[:, None]
+
+
 def compare(with_update: Array, without: Array, tolerance: float) -> Array:
     """Eq. 11: +1 where the score rose by more than ``tolerance``, -1 where it fell by more, 0 between: (B,)."""
     xp = _xp(with_update)

@@ -254,11 +254,11 @@ class SpatialTask:
         wanted = wanted.to(torch.float64)
         return measure(edges, wanted if box.ndim == 2 else wanted[:, None].expand_as(edges))
 
-    def action_rewards(self, sample: Tensor, frame: Tensor, box: Tensor) -> Tensor:
-        """What every action is worth in stored states, (B, A) float32; for the rewards that look at one frame.
+    def action_rewards(self, sample: Tensor, frame: Tensor, box: Tensor, gain: float = 0.0) -> Tensor:
+        """What a step pays for every action in stored states, (B, A) float32; for the rewards that look at one frame.
 
-        The sign that a step pays, plus the gain relative to the largest in the state: among moves that all help, and
-        from afar even growing helps, the one that helps most stands out.
+        On top of it ``gain`` times what the move gains relative to the largest of the state: among moves that all help,
+        and from afar even growing helps, the one that helps most stands out.
 
         Raises:
             DataError: a reward that compares Q-values, which takes the boxes of a whole window and not of one frame.
@@ -272,9 +272,10 @@ class SpatialTask:
         moved, _ = boxes.move(box.to(torch.float64).repeat_interleave(actions, 0), moves, self.table)
         tried = torch.cat((moved.view(count, actions, 4), box.to(torch.float64)[:, None]), 1)
         scores = self.frame_score(sample, frame, tried)
-        gain = scores[:, :-1] - scores[:, -1:]
-        sign = rewards.compare(scores[:, :-1], scores[:, -1:], self.config.tie_tolerance)
-        return (sign + gain / abs(gain).amax(1, keepdim=True).clamp(min=1e-9)).to(torch.float32)
+        reward = rewards.compare(scores[:, :-1], scores[:, -1:], self.config.tie_tolerance)
+        if gain:
+            reward = reward + gain * rewards.relative_gains(scores[:, :-1] - scores[:, -1:])
+        return reward.to(torch.float32)
 
     def q_values(self, walk: Walk, box: Tensor) -> Tensor:
         """Q-values (B, A) of the temporal state whose f_o has ``box`` from the current frame on."""

@@ -169,10 +169,10 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
     def state(self) -> dict[str, Tensor]:
         return {name: getattr(self.walk, name) for name in INDEX}
 
-    def action_rewards(self, state: dict[str, Tensor]) -> Tensor:
-        """What every action is worth in stored states, (B, A) float32; see `SpatialTask.action_rewards`."""
+    def action_rewards(self, state: dict[str, Tensor], gain: float = 0.0) -> Tensor:
+        """What a step pays for every action in stored states, (B, A) float32; see `SpatialTask.action_rewards`."""
         frame = torch.minimum(state["frame"], state["last"] - 1)
-        return self.task.action_rewards(state["sample"], frame, state["box"])
+        return self.task.action_rewards(state["sample"], frame, state["box"], gain)
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.task.observe_index(**{name: state[name] for name in INDEX})

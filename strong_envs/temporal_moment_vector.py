@@ -170,9 +170,16 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         # The compiled step works in place, and a state must outlive the step after it.
         return state if self._compiled is None else {name: part.clone() for name, part in state.items()}
 
-    def action_rewards(self, state: dict[str, Tensor]) -> Tensor:
-        """What a step pays for every action in stored states, (B, A) float32: training knows the truth, so all."""
-        return self.task.action_rewards(state["sample"], state["start"], state["end"], state["t"])
+    @property
+    def several_sizes(self) -> bool:
+        return self.task.several_sizes
+
+    def action_rewards(self, state: dict[str, Tensor], gain: float = 0.0) -> Tensor:
+        """What a step pays for every action in stored states, (B, A) float32: training knows the truth, so all.
+
+        ``gain``: see `TemporalTask.action_rewards`.
+        """
+        return self.task.action_rewards(state["sample"], state["start"], state["end"], state["t"], gain)
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if self._compiled is not None:

@@ -109,6 +109,11 @@ class TemporalTask:
     def n_actions(self) -> int:
         return len(self.table)
 
+    @property
+    def several_sizes(self) -> bool:
+        """Whether there are longer and shorter moves in the same direction."""
+        return self.config.multi_scale
+
     def initial(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The initial span l0 of each sample, in steps."""
         start, end = (
@@ -159,11 +164,18 @@ class TemporalTask:
         change = self.iou(wide[0], new_start, new_end) - self.iou(*wide)
         return torch.sign(change).to(torch.float32).view(len(samples), self.n_actions)
 
-    def action_rewards(self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor) -> Tensor:
-        """What `move` pays for every action in every state, (B, A) float32."""
+    def action_rewards(self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, gain: float = 0.0) -> Tensor:
+        """What `move` pays for every action in every state, (B, A) float32.
+
+        On top of it ``gain`` times the change of the IoU, relative to the largest of the state.
+        """
         wide, action = self._each_action(samples, start, end, t)
-        reward = self.move(*wide, self.iou(*wide[:3]), action).reward
-        return reward.to(torch.float32).view(len(samples), self.n_actions)
+        before = self.iou(*wide[:3])
+        result = self.move(*wide, before, action)
+        reward = result.reward.view(len(samples), self.n_actions)
+        if gain:
+            reward = reward + gain * rewards.relative_gains((result.iou - before).view_as(reward))
+        return reward.to(torch.float32)
 
     def _each_action(self, *parts: Tensor) -> tuple[list[Tensor], Tensor]:
         """States (B,) repeated for every action, and those actions: (B * A,) each."""

@@ -46,6 +46,8 @@ class IndexVectorEnv(gym.vector.VectorEnv):
     """Base of the vector environments; see `TemporalMomentVectorEnv` and `SpatialTrackVectorEnv`."""
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+    several_sizes = False
+    """Whether there are longer and shorter moves in the same direction."""
 
     def __init__(
         self,

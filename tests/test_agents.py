@@ -91,10 +91,18 @@ def test_a_transition_is_some_tens_of_bytes(ragged_store):
     assert replay.nbytes / replay.capacity < 64
 
 
-@pytest.mark.parametrize("feedback", ["taken", "all"])
-def test_ddpg_overfits_ten_samples(feedback):
+@pytest.mark.parametrize(
+    ("multi_scale", "options", "least"),
+    [
+        (False, {"feedback": "taken"}, 0.6),
+        (False, {"feedback": "all"}, 0.6),
+        # More moves than there are steps to make them in: what matters is to take the long ones first.
+        (True, {"feedback": "all", "objective": "distil"}, 0.8),
+    ],
+)
+def test_ddpg_overfits_ten_samples(multi_scale, options, least):
     bank = features.load("shapes-v0", "train")
-    task = make_task(bank, boxes="truth")
+    task = make_task(bank, boxes="truth", multi_scale=multi_scale)
     ten = torch.arange(10)
 
     class TenSamples(TemporalMomentVectorEnv):
@@ -103,7 +111,7 @@ def test_ddpg_overfits_ten_samples(feedback):
             super()._start(mask, options)
 
     env = TenSamples.of(task, 32)
-    args = ddpg_args(steps=20_000, num_envs=32, batch=128, updates=2, warmup=640, feedback=feedback)
+    args = ddpg_args(steps=20_000, num_envs=32, batch=128, updates=2, warmup=640, **options)
     agent = train(DDPG(task.dims(), task.n_actions, args), env)
 
     def miou(policy):
@@ -111,7 +119,7 @@ def test_ddpg_overfits_ten_samples(feedback):
         return float(task.iou(ten, spans[:, 0], spans[:, 1], "clamped").mean())
 
     untrained = DDPG(task.dims(), task.n_actions, args)
-    assert miou(agent.act) > max(0.6, miou(untrained.act) + 0.2)
+    assert miou(agent.act) > max(least, miou(untrained.act) + 0.2)
 
 
 @pytest.mark.parametrize("good", [0, 3, 6])
@@ -163,6 +171,19 @@ def test_action_rewards_are_what_a_step_pays(options, ragged_store):
         _, reward, *_ = env.step(action)
         promised = env.action_rewards(state).gather(1, action[:, None])[:, 0]
         assert torch.allclose(promised, reward, atol=1e-6)
+
+
+def test_gains_tell_long_moves_from_short_ones(ragged_store):
+    """Signs pay every move towards the truth alike; with gains the longest that does not overshoot is the best."""
+    env = TemporalMomentVectorEnv(8, ragged_store, output="torch", observation="index", multi_scale=True, phi=0.0)
+    env.reset(seed=0)
+    state = env.state() | {"start": torch.zeros(8, dtype=torch.float64), "end": torch.full((8,), 20.0).double()}
+    signs, paid = env.action_rewards(state), env.action_rewards(state, gain=1.0)
+    assert env.several_sizes and torch.equal(signs, signs.sign()) and ((paid - signs).abs() <= 1).all()
+    late = (signs[:, [0, 7, 13]] == 1).all(1)
+    assert late.any(), "start forward helps at all three sizes"
+    assert (paid[late, 0] > paid[late, 7]).all() and (paid[late, 7] > paid[late, 13]).all()
+    assert (env.action_rewards(state)[:, 6] == 0).all() and (paid[:, 6] == 0).all()
 
 
 def test_training_repeats_bit_for_bit_and_depends_on_the_seed(ragged_store):

@@ -143,3 +143,10 @@ def test_draws_are_even_and_differ_from_key_to_key():
     assert draw(torch.tensor([(1 << 62) - 1]), torch.tensor([1 << 40]), 1).tolist() == [0]
     assert seeds_of(5, 3) == [5, 6, 7] and seeds_of([1, None], 2) == [1, None] and seeds_of(None, 2) == [None, None]
     assert math.isclose(float(drawn.double().mean()), 4.5, abs_tol=0.15)
+
+
+def test_relative_gains_by_hand():
+    gains = np.array([[0.2, -0.4, 0.0], [0.0, 0.0, 0.0]])
+    wanted = [[0.5, -1.0, 0.0], [0.0, 0.0, 0.0]]
+    assert rewards.relative_gains(gains).tolist() == wanted
+    assert rewards.relative_gains(torch.tensor(gains)).tolist() == wanted
