@@ -8,7 +8,7 @@ import torch
 from strong_envs.spans import Array, _xp
 
 TEMPORAL_PHI = 0.1
-TEMPORAL_REWARDS = ("change", "read")
+TEMPORAL_REWARDS = ("change", "gain", "read")
 SPATIAL_REWARDS = ("q_value", "signed_q", "q_error", "gaze", "box_iou")
 FROM_CRITIC = ("q_value", "signed_q", "q_error")
 
@@ -16,6 +16,15 @@ FROM_CRITIC = ("q_value", "signed_q", "q_error")
 def iou_step_reward(before: Array, after: Array, t: Array, phi: float) -> Array:
     """Eq. 5: the sign of the change of IoU minus phi * t, with t counted from 0: (B,) float64."""
     return _xp(before).sign(after - before) - phi * _steps(t, before)
+
+
+def iou_gain_reward(before: Array, after: Array, t: Array, phi: float) -> Array:
+    """The change of IoU itself minus phi * t: (B,) float64. Ours.
+
+    Rewards of an episode add up to the IoU of its last window minus that of its first, so that nothing is earned by
+    going on the way in small steps, or back and forth.
+    """
+    return after - before - phi * _steps(t, before)
 
 
 def read_step_reward(before: Array, after: Array, t: Array, phi: float) -> Array:
@@ -62,7 +71,8 @@ def tree_root_reward(before: Array, after: Array, best: Array) -> Array:
 
 def temporal_reward(kind: str, before: Array, after: Array, t: Array, phi: float) -> Array:
     """The reward of `TEMPORAL_REWARDS` named ``kind``: (B,) float64."""
-    return (read_step_reward if kind == "read" else iou_step_reward)(before, after, t, phi)
+    paid = {"change": iou_step_reward, "gain": iou_gain_reward, "read": read_step_reward}[kind]
+    return paid(before, after, t, phi)
 
 
 def relative_gains(gains: Array) -> Array:

@@ -160,7 +160,9 @@ def test_values_of_a_critic_that_was_not_saved_are_refused(ragged_store, tmp_pat
         Strong.load(str(tmp_path / "lean.safetensors"), bank).predict(bank)
 
 
-@pytest.mark.parametrize("options", [{}, {"reward": "read", "start": "random"}, {"invalid": "penalty"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"reward": "gain"}, {"reward": "read", "start": "random"}, {"invalid": "penalty"}]
+)
 def test_action_rewards_are_what_a_step_pays(options, ragged_store):
     env = TemporalMomentVectorEnv(32, ragged_store, output="torch", observation="index", **options)
     env.reset(seed=1)

@@ -64,6 +64,7 @@ TEMPORAL = [
     {"iou": "clamped", "phi": 0.0},
     {"iou": "legacy", "invalid": "penalty"},
     {"reward": "read", "step_scale": 2.0, "phi": 0.001, "start": "random"},
+    {"reward": "gain", "phi": 0.0, "multi_scale": True},
     {"invalid": "terminate", "global_scope": "moment"},
     {"multi_scale": True, "time_in_observation": True, "max_steps": 7},
     {"context": False, "boxes": "truth", "box_margin": 0.1},
