@@ -37,7 +37,6 @@ from agents.candidates import best_iou, draw, window_means
 from agents.supervised import Inputs, WindowArgs, WindowSystem, closest_window, masks_by_sample
 from agents.systems import Entry, register
 from features.bank import FeatureBank
-from features.records import DataError
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,6 @@ class Mcn(WindowSystem):
 
     def examples(self) -> Tensor:
         bank, limit = self.bank, self.args.negative_iou
-        if len(bank.videos) < 2:
-            raise DataError(f"mcn compares videos and needs two or more for training; {bank.name!r} has one")
         self._own = masks_by_sample(self.windows, bank.truth, closest_window)
         self._other = masks_by_sample(self.windows, bank.truth, lambda w, t: best_iou(w, t) < limit) & ~self._own
         # A sample of each video, for the features of a video are found by sample.
@@ -157,4 +154,12 @@ class Mcn(WindowSystem):
         return self.net.embed_windows(whole, window_means(seen, samples, windows), windows)
 
 
-register(Entry("mcn", Mcn, "sliding windows ranked by their distance from the sentence", ranks_candidates=True))
+register(
+    Entry(
+        "mcn",
+        Mcn,
+        "sliding windows ranked by their distance from the sentence",
+        ranks_candidates=True,
+        needs_videos=2,
+    )
+)

@@ -89,6 +89,8 @@ class Entry:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     needs_frames: bool = True
     """Looks at the videos; a system that does not runs on annotations alone (``queries:PATH``)."""
+    needs_videos: int = 1
+    """How many videos it has to have for training: two where one is compared with another."""
 
 
 REGISTRY: dict[str, Entry] = {}
@@ -122,8 +124,12 @@ def find(name: str) -> Entry:
     raise DataError(f"no system is called {name!r} (registered: {sorted(REGISTRY)}){nearest(name, REGISTRY)}")
 
 
-def why_not(name: str, bank: FeatureBank) -> str | None:
-    """Why a bank cannot serve a system, or None: asked before any training starts."""
+def why_not(name: str, bank: FeatureBank, training: bool = True) -> str | None:
+    """Why a bank cannot serve a system, or None: asked before any training starts.
+
+    Args:
+        training: whether the bank is to train it, or only to be predicted.
+    """
     entry = find(name)
     if entry.needs_frames and not bank.has_frames:
         able = [other for other, found in REGISTRY.items() if not found.needs_frames]
@@ -132,6 +138,8 @@ def why_not(name: str, bank: FeatureBank) -> str | None:
         return f"{name} needs a spatial grid, which {bank.name!r} does not have; extract it with --grid"
     if entry.needs_boxes and not bank.has_boxes:
         return f"{name} needs a true box track for every query, which {bank.name!r} does not have"
+    if training and (count := len(bank.video.unique())) < entry.needs_videos:
+        return f"{name} compares videos and needs {entry.needs_videos} of them for training; {bank.name!r} has {count}"
     if entry.needs_objects and not bank.store.has("objects"):
         return f"{name} needs detector features (the tensor 'objects'), which {bank.name!r} does not have"
     return None

@@ -154,12 +154,11 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
     for variant in variants:
         agents.find(variant.system)
     store = features.open_store(args.features)
-    bank = features.load(args.features, args.test)
-    features.load(args.features, args.train)
+    train, test = (features.load(args.features, split) for split in (args.train, args.test))
     cells: dict[str, list[Cell]] = {}
     refused: dict[str, str] = {}
     for variant in variants:
-        reason = agents.why_not(variant.system, bank)
+        reason = agents.why_not(variant.system, train) or agents.why_not(variant.system, test, training=False)
         if reason:
             refused[variant.label] = reason
             print(f"left out: {reason}", file=sys.stderr)
@@ -174,7 +173,7 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
         ]
     main = Cell("", 0, args.features, store.content_hash, args.train, args.test, options={"env": _grid(args)})
     protocol = protocol_of(store, main, getattr(args, "comparison", ">="), thresholds)
-    job = Job(args, store, bank, protocol, cells, refused)
+    job = Job(args, store, test, protocol, cells, refused)
     # Two labels may stand for one cell: the same system under the paper's name and its own.
     todo = list({cell.key: cell for found in cells.values() for cell in found}.values())
     if getattr(args, "engine", "local") == "ray":
