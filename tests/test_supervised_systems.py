@@ -322,7 +322,7 @@ def test_wrong_options_are_explained(name, options, says, train):
 def test_what_cannot_be_learnt_or_read_is_explained(train, ragged_store):
     with pytest.raises(DataError, match="no window of ctrl matches"):
         agents.make("ctrl", train, scales=(0.01,)).fit()
-    one_video = only(train, (train.video == 0).nonzero()[:, 0])
+    one_video = only(train, (train.video == 0).nonzero()[:, 0].tolist())
     assert "needs 2 of them for training; 'shapes-v0:train' has 1" in agents.why_not("mcn", one_video)
     assert agents.why_not("mcn", one_video, training=False) is None and agents.why_not("ctrl", one_video) is None
     with pytest.raises(DataError, match="compares videos"):
