@@ -54,7 +54,7 @@ def test_the_frames_of_a_window(window, n_frames):
     assert 0 <= first[0] < last[0] <= n_frames
     assert first[0] <= window[0] * n_frames / 20 + 1e-9
     assert last[0] >= min(window[1] * n_frames / 20, n_frames) - 1e-9
-    tensors = (torch.tensor([window[0]]).double(), torch.tensor([window[1]]).double())
+    tensors = (torch.tensor([end], dtype=torch.float64) for end in window)
     a, b = spans.frame_window(*tensors, 20.0, torch.tensor([n_frames]))
     assert abs(int(a) - first[0]) <= 0 and abs(int(b) - last[0]) <= 0
 
