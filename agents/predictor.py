@@ -69,6 +69,8 @@ class Predictor:
         backbone_weights: str | None = None,
         text_weights: str | None = None,
     ) -> None:
+        from agents.strong import BOUNDS
+
         _, about = load_weights(path)
         if "inputs" not in about:
             raise DataError(f"{str(path)!r} does not say what features it takes: it was saved by another release")
@@ -78,7 +80,7 @@ class Predictor:
         if self.inputs["frame_dim"] is None:
             raise DataError(f"{str(path)!r} was trained on annotations alone and knows no video")
         boxes = about["args"].get("boxes", about.get("boxes"))
-        if boxes in ("truth", "static"):
+        if boxes in BOUNDS:
             raise DataError(f"{str(path)!r} is an upper bound on true boxes; it cannot be asked about other videos")
         if boxes is None and "boxes" in about:
             raise DataError(f"{str(path)!r} was trained on boxes that somebody gave it, and has none of other videos")
