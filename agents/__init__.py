@@ -1,6 +1,17 @@
 """Agents: the two levels of STRONG, the systems it is compared with, and the references that keep everyone honest."""
 
-from agents import acrn, ctrl, library_agents, mcn, one_shot, read_agent, sm_rl, tsp_prl, variants  # noqa: F401 (register their systems)
+from agents import (  # noqa: F401 (register their systems)
+    acrn,
+    ctrl,
+    evidence,
+    library_agents,
+    mcn,
+    one_shot,
+    read_agent,
+    sm_rl,
+    tsp_prl,
+    variants,
+)
 from agents.predictor import Moment, Predictor, load, pretrained
 from agents.systems import REGISTRY, Entry, Prediction, System, find, make, names, register, why_not
 

@@ -1,13 +1,14 @@
 """Where the temporal level looks: attention over the cells of every frame, trained by the temporal truth alone.
 
 The paper's attentions (Eqs. 2-3 and 13-14) weigh whole frames. This one weighs the cells inside a frame, given the
-query: w = softmax(v . relu((W c) * (A q) + B q)), c a cell with its neighbours, and f_o of a frame is the weighted mean
-of its cells. It is part of a critic, Q of [f_e, l, f_o, f_g, context], that learns what every move would pay in windows
-drawn at random (Eq. 5; training knows the truth in time). Boxes play no part. Yet to value moves right the critic must
-see the object that the sentence names and no other, so its attention comes to rest there.
+query: w = softmax(g(c, q)), c a cell with its neighbours, and what is seen of a frame is the weighted mean of its
+cells, f. It learns to tell frames inside the moment from those outside, log-odds h(f, q), which the truth in time
+answers; g and h are `Gated`. Boxes play no part. Yet to answer, it must see the object that the sentence names and no
+other, so its attention comes to rest there.
 
 That makes it the signal between the levels that Eq. 11 wants and does not give: max Q is optimism, while the gaze says
-in every frame where the evidence is. `agents.strong` pays the spatial level for following it.
+in every frame where the evidence is. `agents.strong` pays the spatial level for following it; `agents.evidence` makes
+windows of the log-odds themselves, the reference that says what the agents add to it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from torch import Tensor, nn
 from agents.loops import Ticker, load_optimiser, optimiser_state, run, split
 from agents.watch import Watch
 from features.bank import FeatureBank
-from strong_envs.spans import frame_window
-from strong_envs.temporal_task import TemporalTask, random_windows
 
 
 @dataclass(frozen=True)
@@ -34,39 +33,49 @@ class GazeArgs:
     """Updates in one training; learning rates rise and fall once over them."""
     queries: int = 32
     """Queries in an update."""
-    windows: int = 16
-    """Random windows of each query: the gaze is computed once for all of them."""
     frames: int = 20
     """Frames looked at of each video, evenly spread; longer stretches are averaged."""
     lr: float = 6e-3
     hidden: int = 32
-    value_hidden: int = 256
+    """Width of g, which weighs cells."""
+    inside_hidden: int = 64
+    """Width of h, which tells whether a frame is inside the moment."""
     size: float = 0.3
     """Sides of the box around the peak of the gaze, in fractions of the frame."""
 
 
+class Gated(nn.Module):
+    """One number for a vector x, given a query q: v . relu((W x) * (A q) + B q)."""
+
+    def __init__(self, channels: int, query: int, hidden: int) -> None:
+        super().__init__()
+        self.x = nn.Linear(channels, hidden)
+        self.gate = nn.Linear(query, hidden)
+        self.shift = nn.Linear(query, hidden)
+        self.out = nn.Linear(hidden, 1)
+
+    def forward(self, x: Tensor, query: Tensor) -> Tensor:
+        """Vectors (B, ..., C) and one query for each row (B, Dq) to (B, ...)."""
+        middle = [1] * (x.dim() - 2)
+        gate, shift = (part.view(len(x), *middle, -1) for part in (self.gate(query), self.shift(query)))
+        return self.out(torch.relu(self.x(x) * gate + shift)).squeeze(-1)
+
+
 class Gaze(nn.Module):
-    """Attention over cells and the critic that trains it.
+    """Attention over cells, and what it is trained to tell.
 
     Args:
         bank: the training split; its features set the scale of the inputs. args: see `GazeArgs`.
     """
 
-    def __init__(self, bank: FeatureBank, n_actions: int, args: GazeArgs, seed: int = 0) -> None:
+    def __init__(self, bank: FeatureBank, args: GazeArgs, seed: int = 0) -> None:
         super().__init__()
         self.args = args
         channels, query = bank.grid_shape[2], bank.query_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.cell = nn.Linear(channels, args.hidden)
-            self.gate = nn.Linear(query, args.hidden)
-            self.shift = nn.Linear(query, args.hidden)
-            self.score = nn.Linear(args.hidden, 1)
-            inputs = query + 2 + 6 * channels
-            width = args.value_hidden
-            self.value = nn.Sequential(
-                nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, n_actions)
-            )
+            self.attention = Gated(channels, query, args.hidden)
+            self.inside = Gated(channels, query, args.inside_hidden)
         sample = bank.grid.flatten(0, 2)
         sample = sample[:: max(len(sample) // 100_000, 1)].to(torch.float32)
         self.register_buffer("cell_mean", sample.mean(0))
@@ -86,11 +95,11 @@ class Gaze(nn.Module):
         offsets = bank.offsets.tolist()
         for video, samples in enumerate(order.split(counts)):
             # The samples of a video share its cells; one after the other they stay in the processor's cache.
-            cells = self.cell(_over_time(self._cells(bank.grid[offsets[video] : offsets[video + 1]])))
+            cells = self.attention.x(_over_time(self._cells(bank.grid[offsets[video] : offsets[video + 1]])))
             query = self._query(bank, samples)
             scores = [
-                _over_time(self.score(torch.addcmul(shift, cells, gate).relu_()))
-                for gate, shift in zip(self.gate(query), self.shift(query), strict=True)
+                _over_time(self.attention.out(torch.addcmul(shift, cells, gate).relu_()))
+                for gate, shift in zip(self.attention.gate(query), self.attention.shift(query), strict=True)
             ]
             weights = torch.stack(scores).squeeze(-1).softmax(-1)
             found = gaze_box(weights.flatten(0, 1), height, width, self.args.size).unflatten(0, weights.shape[:2])
@@ -107,34 +116,12 @@ class Gaze(nn.Module):
         x = nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)
         return x.flatten(2).transpose(1, 2).reshape(*maps.shape[:-3], -1, maps.shape[-1])
 
-    def _attend(self, cells: Tensor, query: Tensor) -> Tensor:
-        """Cells (B, M, k, C) and queries (B, Dq) to weights (B, M, k)."""
-        gate, shift = self.gate(query)[:, None, None], self.shift(query)[:, None, None]
-        return self.score(torch.relu(self.cell(cells) * gate + shift)).squeeze(-1).softmax(-1)
-
-    def q_values(self, task: TemporalTask, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Values of all moves from windows (B, W) in steps of samples (B,): (B, W, A)."""
-        bank, count = task.bank, self.args.frames
-        videos = bank.video[samples]
-        cells = self._cells(self._spread(bank, videos, count))
+    def evidence(self, bank: FeatureBank, samples: Tensor, count: int | None = None) -> Tensor:
+        """Log-odds that each of ``count`` equal stretches lies inside the moment: (B, count), None takes ``frames``."""
+        cells = self._cells(self._spread(bank, bank.video[samples], count or self.args.frames))
         query = self._query(bank, samples)
-        seen = torch.einsum("bmk,bmkc->bmc", self._attend(cells, query), cells)
-        prefix = torch.cat((seen.new_zeros(len(seen), 1, seen.shape[-1]), seen.cumsum(1)), 1)
-        total = task.config.total
-        flat_start, flat_end = start.flatten(), end.flatten()
-        first, last = frame_window(flat_start, flat_end, total, torch.full_like(flat_start, count))
-        third, reach = (last - first + 2) // 3, max(round(2 * count / total), 1)
-        lows = torch.stack((first, first, last - third, (first - reach).clamp(min=0), last), -1)
-        highs = torch.stack((last, first + third, last, first, (last + reach).clamp(max=count)), -1)
-        shape = (len(samples), -1)
-        row = torch.arange(len(samples), device=bank.device)[:, None]
-        low, high = lows.view(shape), highs.view(shape)
-        means = (prefix[row, high] - prefix[row, low]) / (high - low).clamp(min=1)[..., None]
-        means = means.view(*start.shape, -1)
-        location = torch.stack((start, end), -1).to(torch.float32) / total
-        wide = (seen.mean(1), query)
-        scene, said = (part[:, None].expand(*start.shape, part.shape[-1]) for part in wide)
-        return self.value(torch.cat((said, location, means, scene), -1))
+        weights = self.attention(cells, query).softmax(-1)
+        return self.inside(torch.einsum("bmk,bmkc->bmc", weights, cells), query)
 
     @staticmethod
     def _spread(bank: FeatureBank, videos: Tensor, count: int) -> Tensor:
@@ -156,23 +143,30 @@ def still_boxes(boxes: Tensor, lengths: Tensor) -> Tensor:
     return middle.repeat_interleave(lengths, 0)
 
 
+def inside_shares(truth: Tensor, count: int) -> Tensor:
+    """How much of each of ``count`` equal stretches lies inside a true window: (B, K, 2) fractions to (B, count)."""
+    edge = torch.arange(count + 1, device=truth.device, dtype=truth.dtype) / count
+    low, high = torch.maximum(edge[:-1], truth[..., :1]), torch.minimum(edge[1:], truth[..., 1:])
+    return ((high - low).clamp(min=0) * count).amax(1).to(torch.float32)
+
+
 def train_gaze(
     gaze: Gaze,
-    task: TemporalTask,
+    bank: FeatureBank,
     generator: torch.Generator,
     report: Callable[[int, dict[str, float]], None] | None = None,
     stage: str = "gaze",
     session: Ticker | None = None,
 ) -> None:
-    """Train in place on all samples of the task's bank; ``session`` as in `agents.ddpg.train`."""
-    run(GazeTraining(gaze, task, generator, stage), report, 10, session)
+    """Train in place on all samples of a bank; ``session`` as in `agents.ddpg.train`."""
+    run(GazeTraining(gaze, bank, generator, stage), report, 10, session)
 
 
 class GazeTraining:
-    """One training of a `Gaze` on all samples of a task's bank, an update each time; see `agents.loops`."""
+    """One training of a `Gaze` on all samples of a bank, an update each time; see `agents.loops`."""
 
-    def __init__(self, gaze: Gaze, task: TemporalTask, generator: torch.Generator, stage: str = "gaze") -> None:
-        self.gaze, self.task, self.generator, self.stage = gaze, task, generator, stage
+    def __init__(self, gaze: Gaze, bank: FeatureBank, generator: torch.Generator, stage: str = "gaze") -> None:
+        self.gaze, self.bank, self.generator, self.stage = gaze, bank, generator, stage
         self.total, self.done, self.iteration = gaze.args.steps, 0, 0
         self.optimiser = torch.optim.AdamW(gaze.parameters(), gaze.args.lr, weight_decay=1e-3)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, gaze.args.lr, total_steps=self.total)
@@ -188,13 +182,10 @@ class GazeTraining:
         return before
 
     def advance(self) -> bool:
-        gaze, task, args, device = self.gaze, self.task, self.gaze.args, self.task.bank.device
-        samples = torch.randint(len(task.bank), (args.queries,), generator=self.generator).to(device)
-        start, end = random_windows((args.queries, args.windows), task.config.total, self.generator)
-        start, end = start.to(device), end.to(device)
-        wide = samples.repeat_interleave(args.windows)
-        pays = task.move_rewards(wide, start.flatten(), end.flatten())
-        loss = nn.functional.mse_loss(gaze.q_values(task, samples, start, end).flatten(0, 1), pays)
+        gaze, bank, args = self.gaze, self.bank, self.gaze.args
+        samples = torch.randint(len(bank), (args.queries,), generator=self.generator).to(bank.device)
+        inside = inside_shares(bank.truth[samples], args.frames)
+        loss = nn.functional.binary_cross_entropy_with_logits(gaze.evidence(bank, samples), inside)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(gaze.parameters(), 1.0)

@@ -204,7 +204,7 @@ class Strong:
         self.spatial: DDPG | None = None
         self.gaze: Gaze | None = None
         if args.boxes in ("gaze", "still") or (args.boxes == "tracked" and args.spatial_env.reward == "gaze"):
-            self.gaze = Gaze(bank, self.task.n_actions, args.gaze, args.seed).to(bank.device)
+            self.gaze = Gaze(bank, args.gaze, args.seed).to(bank.device)
         if args.boxes == "tracked":
             spatial_task = self._spatial_task(self.task)
             seeded = replace(args.spatial, seed=args.seed + 1)
@@ -365,7 +365,7 @@ class Strong:
         if self.gaze is not None:
             generator, stage = torch.Generator().manual_seed(self.args.seed + 100 * turn), f"round {turn}, gaze"
             told = _staged(report, stage, self.args.gaze.steps)
-            train_gaze(self.gaze, self.task, generator, told, stage, session)
+            train_gaze(self.gaze, self.bank, generator, told, stage, session)
 
     def _train_spatial(self, turn: int, report: Report | None, session: Session) -> None:
         if self.spatial is None:

@@ -12,7 +12,7 @@ from agents.loops import split
 if TYPE_CHECKING:
     from agents.strong import Strong
 
-LEAN = ("target_actor.", "target_critic.", "critic.", "value.")
+LEAN = ("target_actor.", "target_critic.", "critic.", "inside.")
 """Parts that learn and that a prediction does without."""
 
 

@@ -33,7 +33,7 @@ def small_strong(boxes: str = "tracked", **changes: object):
         temporal_steps=400,
         temporal=ddpg_args(**SMALL),
         spatial=ddpg_args(**SMALL, stop=8),
-        gaze=GazeArgs(steps=5, queries=4, windows=3, frames=6, hidden=8, value_hidden=16),
+        gaze=GazeArgs(steps=5, queries=4, frames=6, hidden=8, inside_hidden=8),
         **changes,
     )
 

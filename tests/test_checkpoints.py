@@ -40,7 +40,7 @@ def tiny(form: str = "replay", **changes):
         temporal_steps=80 if form != "uniform" else 160,
         temporal=ddpg_args(**level),
         spatial=ddpg_args(**{**level, "feedback": "all"}, stop=8),
-        gaze=GazeArgs(steps=6, queries=4, windows=3, frames=6, hidden=8, value_hidden=8),
+        gaze=GazeArgs(steps=6, queries=4, frames=6, hidden=8, inside_hidden=8),
         **{"random_boxes": 0.5, **changes},
     )
 

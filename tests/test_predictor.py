@@ -40,7 +40,7 @@ def small(boxes="tracked", **changes):
         temporal_steps=1280,
         temporal=ddpg_args(**LEVEL),
         spatial=ddpg_args(**LEVEL, stop=8),
-        gaze=GazeArgs(steps=10, queries=4, windows=3, frames=6, hidden=8, value_hidden=16),
+        gaze=GazeArgs(steps=10, queries=4, frames=6, hidden=8, inside_hidden=8),
         **changes,
     )
 

@@ -30,7 +30,7 @@ SMALL = [
     "spatial.updates=1",
     "temporal.critic_hidden=(16,)",
     "temporal.actor_hidden=(16,)",
-    "gaze.value_hidden=8",
+    "gaze.inside_hidden=8",
 ]
 
 
