@@ -18,8 +18,8 @@ from benchmarks.tables import columns_of
 
 SIDE = ("Acc@.5", "Acc@.7", "mIoU")
 """Columns of the paper's numbers in the printed table; the result file has all of them."""
-REFERENCES = ("blind one-shot",)
-"""Trained rows beside the paper's: what a policy does that never opens a video. Takes seconds."""
+REFERENCES = ("blind one-shot", "frame evidence")
+"""Trained rows beside the paper's: a policy that never opens a video, and STRONG's gaze with nothing after it."""
 TITLES = {1: "STRONG beside the systems it is compared with (Table 1)", 2: "STRONG beside its variants (Table 2)"}
 
 

@@ -20,7 +20,7 @@ from benchmarks.job import (
 )
 from benchmarks.predictions import PREDICTION, read_prediction
 
-SYSTEMS = ("random policy", "blind one-shot", "blind", "trl", "strong", "true boxes")
+SYSTEMS = ("random policy", "blind one-shot", "blind", "trl", "frame evidence", "strong", "true boxes")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
