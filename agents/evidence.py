@@ -2,15 +2,16 @@
 
 `agents.gaze` learns the log-odds h_m that stretch m of a video lies inside the moment. Were stretches independent given
 the video, the likelihood of a window, against none at all, would be exp of the sum of its h_m; the window with the
-largest sum answers. No window is compared in training, no box is given, nobody moves. Sums of log-odds over contiguous
-frames are old: this is the largest-sum subarray, here among all windows of a grid, so that they can be ranked.
+largest sum answers, with the box at which the gaze rests in every frame. No window is compared in training, no box is
+given, nobody moves. Sums over contiguous frames are old (the largest-sum subarray); here all windows of a grid are
+summed, so that they can be ranked.
 
 A system that moves, or that tracks, and learns from this gaze has added something where it is ahead of this row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from agents.gaze import Gaze, GazeArgs, inside_shares
 from agents.references import windows_on_grid
 from agents.supervised import Inputs, RankArgs, WindowSystem
-from agents.systems import Entry, register
+from agents.systems import Entry, Prediction, register
 from features.bank import FeatureBank
 from features.records import DataError
 from strong_envs.arguments import check_whole
@@ -92,6 +93,9 @@ class FrameEvidence(WindowSystem):
         evidence = self.net.gaze.evidence(bank, samples, self.args.cells)
         return window_sums(evidence).log_softmax(-1), self.windows.expand(len(samples), -1, -1)
 
+    def _predict(self, bank: FeatureBank) -> Prediction:
+        return replace(super()._predict(bank), boxes=self.net.gaze.boxes(bank))
+
     def probability(self, scores: Tensor) -> Tensor:
         """Of the window, if stretches were independent: surer than it should be, for neighbours are alike."""
         return scores.exp()
@@ -111,5 +115,6 @@ register(
         "STRONG's gaze alone: the window whose frames speak most for the moment",
         needs_grid=True,
         ranks_candidates=True,
+        tracks_boxes=True,
     )
 )

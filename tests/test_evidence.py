@@ -122,6 +122,7 @@ def test_saving_seeds_and_ranks(train, tmp_path):
     assert torch.equal(one.scores.nan_to_num(9.0), same.scores.nan_to_num(9.0))
     assert not torch.equal(one.scores.nan_to_num(9.0), different.scores.nan_to_num(9.0))
     assert torch.equal(one.spans, one.ranked[:, 0]) and one.ranked.shape == (len(test), 10, 2)
+    assert torch.equal(one.boxes, first.net.gaze.boxes(test)) and not torch.equal(one.boxes, different.boxes)
     path = str(tmp_path / "evidence.safetensors")
     first.save(path)
     loaded = FrameEvidence.load(path, test)
