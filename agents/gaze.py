@@ -94,6 +94,8 @@ class Gaze(nn.Module):
         counts = torch.bincount(bank.video, minlength=len(bank.videos)).tolist()
         offsets = bank.offsets.tolist()
         for video, samples in enumerate(order.split(counts)):
+            if not len(samples):
+                continue
             # The samples of a video share its cells; one after the other they stay in the processor's cache.
             cells = self.attention.x(_over_time(self._cells(bank.grid[offsets[video] : offsets[video + 1]])))
             query = self._query(bank, samples)
