@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,6 +24,12 @@ from torch import Tensor, nn
 from agents.loops import Ticker, load_optimiser, optimiser_state, run, split
 from agents.watch import Watch
 from features.bank import FeatureBank
+from features.pooling import WindowMeans, ragged_prefix_sums
+from strong_envs.local_features import LocalFeatures
+from strong_envs.temporal_task import TemporalConfig, TemporalTask
+
+SUREST = 6.0
+"""Log-odds at which the temporal level takes a frame for certain."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +91,15 @@ class Gaze(nn.Module):
         self.register_buffer("query_scale", 1 / bank.query.std(0).clamp(min=1e-3))
 
     @torch.no_grad()
-    def boxes(self, bank: FeatureBank) -> Tensor:
-        """Where the gaze rests in all frames of all samples: corners, packed sample after sample (R, 4) float32."""
+    def look(self, bank: FeatureBank) -> tuple[Tensor, Tensor]:
+        """Where the gaze rests in all frames of all samples, and what it says of them.
+
+        Returns corners (R, 4) and the log-odds (R,) that a frame lies inside the moment, packed sample after sample,
+        float32.
+        """
         lengths = bank.n_frames[bank.video]
         first = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).tolist()
-        out = torch.empty((first[-1], 4), device=bank.device)
+        boxes, told = (torch.empty((first[-1], *shape), device=bank.device) for shape in ((4,), ()))
         height, width, _ = bank.grid_shape
         order = torch.argsort(bank.video, stable=True)
         counts = torch.bincount(bank.video, minlength=len(bank.videos)).tolist()
@@ -97,17 +108,22 @@ class Gaze(nn.Module):
             if not len(samples):
                 continue
             # The samples of a video share its cells; one after the other they stay in the processor's cache.
-            cells = self.attention.x(_over_time(self._cells(bank.grid[offsets[video] : offsets[video + 1]])))
-            query = self._query(bank, samples)
+            maps = _over_time(self._cells(bank.grid[offsets[video] : offsets[video + 1]]))
+            cells, query = self.attention.x(maps), self._query(bank, samples)
             scores = [
                 _over_time(self.attention.out(torch.addcmul(shift, cells, gate).relu_()))
                 for gate, shift in zip(self.attention.gate(query), self.attention.shift(query), strict=True)
             ]
             weights = torch.stack(scores).squeeze(-1).softmax(-1)
             found = gaze_box(weights.flatten(0, 1), height, width, self.args.size).unflatten(0, weights.shape[:2])
-            for sample, part in zip(samples.tolist(), found, strict=True):
-                out[first[sample] : first[sample + 1]] = part
-        return out
+            inside = self.inside(torch.einsum("snk,nkc->snc", weights, maps), query)
+            for sample, *parts in zip(samples.tolist(), found, inside, strict=True):
+                boxes[first[sample] : first[sample + 1]], told[first[sample] : first[sample + 1]] = parts
+        return boxes, told
+
+    def boxes(self, bank: FeatureBank) -> Tensor:
+        """Where the gaze rests in all frames of all samples: corners, packed sample after sample (R, 4) float32."""
+        return self.look(bank)[0]
 
     def _query(self, bank: FeatureBank, samples: Tensor) -> Tensor:
         return (bank.query[samples] - self.query_mean) * self.query_scale
@@ -134,6 +150,46 @@ class Gaze(nn.Module):
         frame = ((pair + 0.5) * n / (2 * count)).floor().to(torch.int64)
         maps = bank.grid[bank.offsets[videos][:, None] + frame].to(torch.float32)
         return maps.view(len(videos), count, 2, *maps.shape[2:]).mean(2)
+
+
+class Look:
+    """What a gaze sees in a bank, found when first asked; a gaze that learns on needs a new one."""
+
+    def __init__(self, gaze: Gaze, bank: FeatureBank) -> None:
+        self.gaze, self.bank = gaze, bank
+
+    @cached_property
+    def both(self) -> tuple[Tensor, Tensor]:
+        """Boxes and log-odds, see `Gaze.look`."""
+        return self.gaze.look(self.bank)
+
+
+class EvidenceTask(TemporalTask):
+    """A `TemporalTask` whose observations also hold what the gaze says: ``evidence`` (B, P), means of its log-odds.
+
+    The means are over the windows of f_o: the span and, with ``context``, its first and last third and surroundings.
+
+    Args:
+        told: log-odds of every frame of each sample, packed sample after sample (R,).
+    """
+
+    def __init__(self, bank: FeatureBank, local: LocalFeatures, config: TemporalConfig, told: Tensor) -> None:
+        super().__init__(bank, local, config)
+        self.told = told
+        # A frame that is sure beyond doubt must not outweigh all others of its window.
+        prefix, mean = ragged_prefix_sums(told[:, None].clamp(-SUREST, SUREST), local.rows)
+        samples = torch.arange(len(bank), device=bank.device)
+        self.means = WindowMeans(prefix, mean, local.rows[:-1] + samples, samples)
+
+    def observe(
+        self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, local: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        first, last = self.windows(samples, start, end)
+        told = self.means(samples, first, last).squeeze(-1)
+        return super().observe(samples, start, end, t, local) | {"evidence": told}
+
+    def dims(self) -> dict[str, tuple[int, ...]]:
+        return super().dims() | {"evidence": (5 if self.config.context else 1,)}
 
 
 def still_boxes(boxes: Tensor, lengths: Tensor) -> Tensor:

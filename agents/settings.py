@@ -24,7 +24,7 @@ OWN = ("bank", "seed", "budget", "preset")
 def places(system: str) -> dict[str, list[Path]]:
     """The settings of a system: names, plain and dotted, to where each stands among the arguments of `agents.make`."""
     import agents
-    from agents.strong import StrongArgs
+    from agents.strong_args import StrongArgs
     from agents.systems import StrongSystem
     from strong_envs.temporal_task import CONFIG_NAMES
 
@@ -120,7 +120,7 @@ def check_settings(systems: Iterable[str], settings: Mapping[str, Any]) -> None:
 def check_types(system: str, settings: Mapping[str, Any]) -> None:
     """Refuse values of another kind than the arguments of STRONG have, before they fail deep in a training."""
     import agents
-    from agents.strong import StrongArgs
+    from agents.strong_args import StrongArgs
     from agents.systems import StrongSystem
 
     factory = agents.find(system).factory

@@ -12,10 +12,10 @@ is visual: what language and position alone can do. True boxes are never used in
 Deviations of ``preset="default"`` from the paper:
 
 - *What pays the spatial level*: ``reward="gaze"`` instead of Eq. 11. Max Q is optimism: it is high where a box suggests
-  that some move will pay, which a distractor doing the right event does as well. Instead the temporal level has a
-  critic with attention over the cells of each frame (`agents.gaze`), trained by the truth in time, and the spatial
-  level is paid for bringing its box to where that critic looks. ``reward="signed_q"`` compares values at moves whose
-  reward is known, Eq. 11's nearest relative that works.
+  that some move will pay, which a distractor doing the right event does as well. Instead attention over the cells of
+  each frame (`agents.gaze`) learns from the truth in time which frames lie inside the moment, and the spatial level is
+  paid for bringing its box to where that attention rests. ``reward="signed_q"`` compares values at moves whose reward
+  is known, Eq. 11's nearest relative.
 - *What the critic has seen*, under the rewards that compare Q: a share ``random_boxes`` of the samples keeps a random
   box while the temporal level trains, for a critic that never saw a cropped frame cannot compare crops.
 - *What the spatial level sees*: the gaze of its frame, relative to its box.
@@ -30,7 +30,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from copy import copy
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -40,22 +41,22 @@ from torch import Tensor
 from agents import strong_state
 from agents.attention import AttentionTask
 from agents.checkpoint import inputs_of, load_weights, save_weights
-from agents.ddpg import DDPG, DDPGArgs, ddpg_args, train
-from agents.gaze import Gaze, GazeArgs, still_boxes, train_gaze
+from agents.ddpg import DDPG, DDPGArgs, train
+from agents.gaze import EvidenceTask, Gaze, GazeArgs, Look, still_boxes, train_gaze
 from agents.session import Session
+from agents.strong_args import StrongArgs
 from features.bank import FeatureBank
 from features.records import DataError, nearest
 from strong_envs import boxes as box_ops
 from strong_envs.arguments import check_number
 from strong_envs.local_features import SOURCES, LocalFeatures
-from strong_envs.rewards import FROM_CRITIC
 from strong_envs.rollout import localise, track
 from strong_envs.spatial_task import SpatialConfig, SpatialTask
 from strong_envs.spatial_track import SpatialTrackVectorEnv
 from strong_envs.temporal_moment import TemporalMomentVectorEnv
 from strong_envs.temporal_task import TemporalConfig, TemporalTask
 
-VISUAL = ("local", "global", "context")
+VISUAL = ("local", "global", "context", "evidence")
 LEARNT = ("tracked", "gaze", "still")
 """Boxes that a system learns to give."""
 BOXES = (*SOURCES, *LEARNT)
@@ -64,115 +65,6 @@ SELECT = ("last", "value")
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called with the stage, environment steps done and in all, and scalars."""
-
-
-@dataclass(frozen=True)
-class StrongArgs:
-    """Arguments of `Strong`; the defaults are ``preset="default"``."""
-
-    boxes: str = "tracked"
-    """What the temporal level sees: see the module."""
-    attention: bool = False
-    """Both attentions over frames (Eqs. 2-3 and 13-14), see `agents.attention`; without them means (STRONG-A)."""
-    blind: bool = False
-    """Hide every visual part of the observation."""
-    rounds: int = 2
-    """Turns of spatial and temporal training after the temporal level was trained alone."""
-    pretrain_steps: int = 60_000
-    spatial_steps: int = 40_000
-    temporal_steps: int = 350_000
-    """Steps of the temporal level in a turn, on average over the turns."""
-    ramp: float = 3.0
-    """How many times longer each turn trains the temporal level than the one before; the sum stays. Early boxes are not
-    worth much training: on the travel level it is what puts tracked boxes ahead of the best that stand still."""
-    gaze: GazeArgs = field(default_factory=GazeArgs)
-    """Attention of the temporal level, trained at the start of every turn when ``spatial_env.reward`` is "gaze"."""
-    random_boxes: float = 0.0
-    """Share of the samples with a random box while the temporal level trains in a tracked system."""
-    box_margin: float = 0.0
-    """Added around every box, in fractions of the frame."""
-    temporal: DDPGArgs = field(
-        default_factory=lambda: ddpg_args(
-            states="uniform",
-            feedback="all",
-            objective="distil",
-            critic="heads",
-            critic_hidden=(256, 256),
-            entropy=0.3,
-            num_envs=1024,
-            batch=256,
-            updates=8,
-            capacity=200_000,
-            epsilon_end=0.3,
-            lr_actor=3e-3,
-            lr_critic=2e-3,
-        )
-    )
-    select: str = "last"
-    """The result of an episode: the window after the last move, or with ``"value"`` the one of its path in which
-    stopping has the highest predicted value relative to the other moves."""
-    exploring_starts: bool = True
-    """Train the temporal level from windows drawn at random; it is scored from the initial window all the same."""
-    spatial: DDPGArgs = field(
-        default_factory=lambda: ddpg_args(
-            feedback="all",
-            gain=1.0,
-            objective="distil",
-            critic="heads",
-            num_envs=128,
-            updates=8,
-            stop=box_ops.STOP,
-            entropy=0.1,
-            epsilon_end=0.3,
-            lr_actor=3e-3,
-            lr_critic=3e-3,
-            actor_hidden=(64, 64),
-            critic_hidden=(64, 64),
-        )
-    )
-    temporal_env: TemporalConfig = field(default_factory=TemporalConfig)
-    spatial_env: SpatialConfig = field(
-        default_factory=lambda: SpatialConfig(
-            reward="gaze", window="random", first_frame_actions=16, appearance=False, surroundings=False
-        )
-    )
-    seed: int = 0
-
-    def turn_steps(self, turn: int) -> int:
-        """Steps of the temporal level in a turn, counted from 1."""
-        weights = [self.ramp**i for i in range(self.rounds)]
-        return round(self.temporal_steps * self.rounds * weights[turn - 1] / sum(weights))
-
-
-def strong_args(preset: str = "default", reward: str | None = None, **changes: Any) -> StrongArgs:
-    """The arguments of a preset with some of them changed; ``seed`` reaches both levels.
-
-    ``reward`` is what pays the spatial level. One that compares values of the critic (``rewards.FROM_CRITIC``) leaves
-    the gaze out: the spatial level sees what is in and around its box, as in Eq. 10, and learns from the moves it made.
-    """
-    if preset == "paper":
-        args = StrongArgs(
-            attention=True,
-            temporal=ddpg_args("paper"),
-            spatial=ddpg_args("paper", stop=box_ops.STOP),
-            exploring_starts=False,
-            temporal_env=TemporalConfig(context=False),
-            spatial_env=SpatialConfig(surroundings=False),
-        )
-    elif preset == "default":
-        args = StrongArgs()
-        if reward in FROM_CRITIC:
-            args = replace(
-                args,
-                random_boxes=0.3,
-                spatial=replace(args.spatial, feedback="taken"),
-                spatial_env=replace(args.spatial_env, appearance=True, surroundings=True),
-            )
-    else:
-        raise DataError(f"preset must be 'default' or 'paper', got {preset!r}")
-    if reward is not None:
-        args = replace(args, spatial_env=replace(args.spatial_env, reward=reward))
-    return replace(args, **changes)
 
 
 class Strong:
@@ -192,21 +84,28 @@ class Strong:
             raise DataError(f"boxes={args.boxes!r} needs a spatial grid, which {bank.name!r} lacks; use boxes='frame'")
         if args.boxes in BOUNDS and not bank.has_boxes:
             raise DataError(f"boxes={args.boxes!r} needs a true box track for every query, which {bank.name!r} lacks")
+        looks = args.boxes in ("gaze", "still") or (args.boxes == "tracked" and args.spatial_env.reward == "gaze")
+        if args.evidence and (args.attention or not looks):
+            reward = args.spatial_env.reward
+            raise DataError(
+                "evidence=True is what a gaze says: boxes must be 'gaze', 'still', or 'tracked' with reward='gaze', "
+                f"and attention off; got boxes={args.boxes!r}, reward={reward!r}, attention={args.attention}"
+            )
         self.args, self.bank = args, bank
         self.history: list[dict[str, Any]] = []
         self.lean = False
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
-        self._tracking: SpatialTask | None = None
+        self._tracking: tuple[SpatialTask, Look | None] | None = None
         self.task = self._temporal_task(bank, self.untracked(bank))
         hidden = VISUAL if args.blind else ()
         seeded = replace(args.temporal, seed=args.seed)
         self.temporal = DDPG(self.task.dims(), self.task.n_actions, seeded, hidden).to(bank.device)
         self.spatial: DDPG | None = None
         self.gaze: Gaze | None = None
-        if args.boxes in ("gaze", "still") or (args.boxes == "tracked" and args.spatial_env.reward == "gaze"):
+        if looks:
             self.gaze = Gaze(bank, args.gaze, args.seed).to(bank.device)
         if args.boxes == "tracked":
-            spatial_task = self._spatial_task(self.task)
+            spatial_task = self._spatial_task(self.task, self._look(bank))
             seeded = replace(args.spatial, seed=args.seed + 1)
             self.spatial = DDPG(spatial_task.dims(), spatial_task.n_actions, seeded).to(bank.device)
 
@@ -256,20 +155,25 @@ class Strong:
         system ``boxes``, corners of every frame of each sample, packed (R, 4).
         """
         turned = self.takes_turns if use_tracker is None else use_tracker
-        out: dict[str, Tensor] = {"boxes": self.boxes(bank)} if turned else {}
-        task = self._temporal_task(bank, out.get("boxes", self.untracked(bank)))
+        look = self._look(bank)
+        out: dict[str, Tensor] = {"boxes": self.boxes(bank, look)} if turned else {}
+        task = self._temporal_task(bank, out.get("boxes", self.untracked(bank)), look)
         value = self.temporal.q_values if self.args.select == "value" else None
         if value is not None and self.lean:
             raise DataError("select='value' asks the critic, which this file was saved without (lean=True)")
         episodes = localise(task, self.temporal.act, value=value)
         return out | {"spans": episodes.spans, "length": episodes.length, "path": episodes.path}
 
-    def boxes(self, bank: FeatureBank) -> Tensor:
+    def boxes(self, bank: FeatureBank, look: Look | None = None) -> Tensor:
         """Boxes that the system has learnt to give, in every frame of each sample: corners, packed (R, 4)."""
+        look = look or self._look(bank)
         if self.spatial is None:
-            boxes = self.gaze.boxes(bank)
+            boxes = look.both[0]
             return still_boxes(boxes, bank.n_frames[bank.video]) if self.args.boxes == "still" else boxes
-        return track(self._spatial_task(self._temporal_task(bank, self.untracked(bank))), self.spatial.act)
+        return track(self._spatial_task(self._temporal_task(bank, self.untracked(bank), look), look), self.spatial.act)
+
+    def _look(self, bank: FeatureBank) -> Look | None:
+        return None if self.gaze is None else Look(self.gaze, bank)
 
     def save(self, path: str, lean: bool = False) -> None:
         """Write weights and arguments as one safetensors file; ``lean`` leaves out what predictions do without."""
@@ -278,7 +182,8 @@ class Strong:
             if part is not None:
                 tensors |= {f"{name}.{k}": v for k, v in part.state_dict().items()}
         if lean:
-            tensors = {k: v for k, v in tensors.items() if not k.partition(".")[2].startswith(strong_state.LEAN)}
+            unused = strong_state.unused(self.args)
+            tensors = {k: v for k, v in tensors.items() if not k.partition(".")[2].startswith(unused)}
         about = {"args": asdict(self.args), "history": self.history, "turn": self.turn, "lean": lean}
         save_weights(path, tensors, about | {"inputs": inputs_of(self.bank)})
 
@@ -313,7 +218,7 @@ class Strong:
                 part = {k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}
                 if system.lean:
                     # What was left out stays as it was made: a prediction does not look at it.
-                    rest = {k: v for k, v in level.state_dict().items() if k.startswith(strong_state.LEAN)}
+                    rest = {k: v for k, v in level.state_dict().items() if k.startswith(strong_state.unused(args))}
                     part = rest | part
                 try:
                     level.load_state_dict(part)
@@ -335,29 +240,31 @@ class Strong:
 
     # Stages -----------------------------------------------------------------------------------------------------
 
-    def _temporal_task(self, bank: FeatureBank, boxes: str | Tensor) -> TemporalTask:
+    def _temporal_task(
+        self, bank: FeatureBank, boxes: str | Tensor, look: Look | None = None, told: Tensor | None = None
+    ) -> TemporalTask:
+        """``told`` is the evidence where it is known already; before the first turn nothing is said."""
         margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
+        local = LocalFeatures(bank, boxes, margin=margin)
+        if self.args.evidence:
+            if told is None:
+                told = (look or self._look(bank)).both[1] if self.turn else torch.zeros(int(local.rows[-1]))
+            return EvidenceTask(bank, local, self.args.temporal_env, told.to(bank.device))
         # Frames are a visual part: a blind agent has no use for them.
         kind = AttentionTask if self.args.attention and not self.args.blind else TemporalTask
-        return kind(bank, LocalFeatures(bank, boxes, margin=margin), self.args.temporal_env)
+        return kind(bank, local, self.args.temporal_env)
 
-    def _spatial_task(self, task: TemporalTask) -> SpatialTask:
-        if self.gaze is None:
-            return SpatialTask(task, self.args.spatial_env, self.temporal.q_values)
-        gaze, bank, rows = self.gaze, task.bank, task.local.rows
-        looked: Tensor | None = None
+    def _spatial_task(self, task: TemporalTask, look: Look | None) -> SpatialTask:
+        rows = task.local.rows
 
-        def look(samples: Tensor, frames: Tensor) -> Tensor:
-            nonlocal looked
-            if looked is None:
-                looked = gaze.boxes(bank)
-            return looked[rows[samples] + frames]
+        def gaze(samples: Tensor, frames: Tensor) -> Tensor:
+            return look.both[0][rows[samples] + frames]
 
-        return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, look)
+        return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, gaze if look else None)
 
     def _train_temporal(self, stage: str, steps: int, report: Report | None, session: Session) -> None:
-        config = replace(self.task.config, start="random" if self.args.exploring_starts else "initial")
-        task = type(self.task)(self.bank, self.task.local, config)
+        task = copy(self.task)
+        task.config = replace(task.config, start="random" if self.args.exploring_starts else "initial")
         env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
         train(self.temporal, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
 
@@ -371,19 +278,21 @@ class Strong:
         if self.spatial is None:
             return
         stage, steps = f"round {turn}, spatial", self.args.spatial_steps
-        self._tracking = self._spatial_task(self.task)
-        env = SpatialTrackVectorEnv.of(self._tracking, self.args.spatial.num_envs)
+        look = self._look(self.bank)
+        self._tracking = self._spatial_task(self.task, look), look
+        env = SpatialTrackVectorEnv.of(self._tracking[0], self.args.spatial.num_envs)
         train(self.spatial, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
 
     def _take_turn(self, turn: int) -> None:
         """The boxes that the spatial level has learnt to give go to the temporal level."""
         self.turn = turn
+        look = self._look(self.bank)
         if self.spatial is None:
-            self._give_boxes(self.boxes(self.bank))
+            self._give_boxes(self.boxes(self.bank, look), look)
             return
-        # The task of the training just done has looked at all frames already; a process that went on here has not.
-        task, self._tracking = self._tracking or self._spatial_task(self.task), None
-        self._give_boxes(track(task, self.spatial.act))
+        # The training just done has looked at all frames already; a process that went on here has not.
+        (task, look), self._tracking = self._tracking or (self._spatial_task(self.task, look), look), None
+        self._give_boxes(track(task, self.spatial.act), look)
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: arguments and data, JSON-ready."""
@@ -397,7 +306,7 @@ class Strong:
         """Go on where `training_state` was taken."""
         strong_state.restore(self, tensors, values)
 
-    def _give_boxes(self, tracks: Tensor | None) -> None:
+    def _give_boxes(self, tracks: Tensor | None, look: Look | None = None) -> None:
         """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in."""
         bank, args = self.bank, self.args
         lengths = bank.n_frames[bank.video]
@@ -407,7 +316,7 @@ class Strong:
         still = random_boxes(len(bank), generator).to(bank.device)
         pick = (torch.rand(len(bank), generator=generator) < args.random_boxes).to(bank.device)
         mixed = torch.where(pick[:, None].repeat_interleave(lengths, 0), still.repeat_interleave(lengths, 0), tracks)
-        self.task = self._temporal_task(bank, mixed)
+        self.task = self._temporal_task(bank, mixed, look)
 
 
 def random_boxes(count: int, generator: torch.Generator) -> Tensor:

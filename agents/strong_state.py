@@ -11,9 +11,12 @@ from agents.loops import split
 
 if TYPE_CHECKING:
     from agents.strong import Strong
+    from agents.strong_args import StrongArgs
 
-LEAN = ("target_actor.", "target_critic.", "critic.", "inside.")
-"""Parts that learn and that a prediction does without."""
+
+def unused(args: StrongArgs) -> tuple[str, ...]:
+    """How the names of weights begin that learn and that a prediction does without."""
+    return ("target_actor.", "target_critic.", "critic.", *(() if args.evidence else ("inside.",)))
 
 
 def collect(strong: Strong) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -30,6 +33,8 @@ def collect(strong: Strong) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= {f"gaze.{key}": value for key, value in strong.gaze.state_dict().items()}
     if strong.task.local.source == "given":
         tensors["boxes"] = strong.task.local.boxes.clone()
+    if strong.args.evidence:
+        tensors["told"] = strong.task.told.clone()
     return tensors, values
 
 
@@ -43,4 +48,5 @@ def restore(strong: Strong, tensors: dict[str, Tensor], values: dict[str, Any]) 
     if strong.gaze is not None:
         strong.gaze.load_state_dict(split(tensors, "gaze."))
     if "boxes" in tensors:
-        strong.task = strong._temporal_task(strong.bank, tensors["boxes"].to(strong.bank.device))
+        boxes = tensors["boxes"].to(strong.bank.device)
+        strong.task = strong._temporal_task(strong.bank, boxes, told=tensors.get("told"))

@@ -178,7 +178,8 @@ class StrongSystem:
         env: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> None:
-        from agents.strong import LEARNT, Strong, strong_args
+        from agents.strong import LEARNT, Strong
+        from agents.strong_args import strong_args
 
         # Part of a level's or an environment's arguments may be given by name: {"temporal": {"gamma": 0.4}}.
         parts = {name: changes.pop(name) for name, value in list(changes.items()) if isinstance(value, Mapping)}
@@ -285,6 +286,14 @@ for _entry in (
         needs_grid=True,
         tracks_boxes=True,
         defaults={"boxes": "tracked", "attention": True},
+    ),
+    Entry(
+        "strong+evidence",
+        StrongSystem,
+        "STRONG that is also shown what its gaze says of the frames",
+        needs_grid=True,
+        tracks_boxes=True,
+        defaults={"boxes": "tracked", "evidence": True},
     ),
     Entry(
         "gaze boxes",

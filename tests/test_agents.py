@@ -15,7 +15,8 @@ from agents.ddpg import DDPG, ddpg_args, train
 from agents.gaze import GazeArgs
 from agents.networks import Actor, Critic, Standardise
 from agents.replay import IndexReplay
-from agents.strong import Strong, strong_args
+from agents.strong import Strong
+from agents.strong_args import strong_args
 from features.records import DataError
 from strong_envs.rewards import FROM_CRITIC
 from strong_envs.rollout import localise

@@ -10,7 +10,8 @@ import torch
 import features
 from agents.attention import AttentionTask, AttentiveInputs
 from agents.ddpg import DDPG, ddpg_args, train
-from agents.strong import Strong, strong_args
+from agents.strong import Strong
+from agents.strong_args import strong_args
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal_moment import TemporalMomentVectorEnv
 from strong_envs.temporal_task import TemporalConfig

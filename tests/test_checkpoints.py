@@ -12,7 +12,8 @@ from agents.checkpoint import load_weights
 from agents.ddpg import DDPG, ddpg_args
 from agents.gaze import GazeArgs
 from agents.session import Session
-from agents.strong import Strong, strong_args
+from agents.strong import Strong
+from agents.strong_args import strong_args
 from agents.watch import CollapseWarning, TrainingDiverged, Watch
 from features.records import DataError
 from strong_envs.spatial_track import SpatialTrackVectorEnv
@@ -97,8 +98,7 @@ def test_a_training_killed_again_and_again_ends_as_one_that_never_stopped(form, 
 
 @pytest.mark.parametrize("reward", ["signed_q", "gaze"])
 def test_snapshots_of_environments_go_on_alike(reward, bank):
-    from agents.strong import SpatialConfig
-    from strong_envs.spatial_task import SpatialTask
+    from strong_envs.spatial_task import SpatialConfig, SpatialTask
     from strong_envs.temporal_moment import make_task
 
     task = make_task(bank, boxes="initial")

@@ -12,7 +12,8 @@ from agents.checkpoint import load_weights, save_weights
 from agents.ddpg import ddpg_args
 from agents.gaze import GazeArgs
 from agents.predictor import WEIGHTS
-from agents.strong import Strong, strong_args
+from agents.strong import Strong
+from agents.strong_args import strong_args
 from agents.train_command import held_out
 from features import shapes
 from features.records import DataError
