@@ -73,10 +73,10 @@ def bank(ragged_store):
     return features.load(ragged_store, "train")
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_training_killed_again_and_again_ends_as_one_that_never_stopped(form, bank, tmp_path):
+@pytest.mark.parametrize(("form", "evidence"), [*((form, False) for form in FORMS), ("uniform", True)])
+def test_a_training_killed_again_and_again_ends_as_one_that_never_stopped(form, evidence, bank, tmp_path):
     """Kills every few updates, checkpoints every two: they fall into every stage, at its start and within it."""
-    args, stages = tiny(form), set()
+    args, stages = tiny(form, evidence=evidence), set()
     straight = Strong(bank, args).fit()
     path = tmp_path / "checkpoint.safetensors"
     while True:
