@@ -37,6 +37,8 @@ class EvidenceArgs(RankArgs):
     """Stretches of each video in training."""
     hidden: int = GazeArgs.hidden
     inside_hidden: int = GazeArgs.inside_hidden
+    change: float = 0.05
+    """Not part of STRONG's gaze unless asked for: a frame alone does not show whether what moves also grows."""
     cells: int = 40
     """Stretches in a prediction; windows end between two of them."""
 
@@ -73,8 +75,8 @@ class FrameEvidence(WindowSystem):
             raise DataError("frame evidence looks at all cells of a frame; boxes must stay 'frame'")
         for option in ("frames", "hidden", "inside_hidden", "cells"):
             check_whole(getattr(args, option), option)
-        gaze = GazeArgs(frames=args.frames, hidden=args.hidden, inside_hidden=args.inside_hidden)
-        return EvidenceNet(inputs, Gaze(self.bank, gaze, self.seed))
+        shared = {name: getattr(args, name) for name in ("frames", "hidden", "inside_hidden", "change")}
+        return EvidenceNet(inputs, Gaze(self.bank, GazeArgs(**shared), self.seed))
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         optimiser = torch.optim.AdamW(self.net.parameters(), self.args.lr, weight_decay=1e-3)

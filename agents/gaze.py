@@ -3,8 +3,8 @@
 The paper's attentions (Eqs. 2-3 and 13-14) weigh whole frames. This one weighs the cells inside a frame, given the
 query: w = softmax(g(c, q)), c a cell with its neighbours, and what is seen of a frame is the weighted mean of its
 cells, f. It learns to tell frames inside the moment from those outside, log-odds h(f, q), which the truth in time
-answers; g and h are `Gated`. Boxes play no part. Yet to answer, it must see the object that the sentence names and no
-other, so its attention comes to rest there.
+answers; g and h are `Gated`, and with ``change`` h also sees how f changes. Boxes play no part. Yet to answer, it must
+see the object that the sentence names and no other, so its attention comes to rest there.
 
 That makes it the signal between the levels that Eq. 11 wants and does not give: max Q is optimism, while the gaze says
 in every frame where the evidence is. `agents.strong` pays the spatial level for following it; `agents.evidence` makes
@@ -25,6 +25,7 @@ from agents.loops import Ticker, load_optimiser, optimiser_state, run, split
 from agents.watch import Watch
 from features.bank import FeatureBank
 from features.pooling import WindowMeans, ragged_prefix_sums
+from strong_envs.arguments import check_number
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal_task import TemporalConfig, TemporalTask
 
@@ -49,6 +50,8 @@ class GazeArgs:
     """Width of h, which tells whether a frame is inside the moment."""
     size: float = 0.3
     """Sides of the box around the peak of the gaze, in fractions of the frame."""
+    change: float = 0.0
+    """How far before and after a frame, as a share of the video, h compares what is seen; 0: h sees the frame alone."""
 
 
 class Gated(nn.Module):
@@ -78,11 +81,12 @@ class Gaze(nn.Module):
     def __init__(self, bank: FeatureBank, args: GazeArgs, seed: int = 0) -> None:
         super().__init__()
         self.args = args
+        check_number(args.change, "change", 0, 0.5)
         channels, query = bank.grid_shape[2], bank.query_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.attention = Gated(channels, query, args.hidden)
-            self.inside = Gated(channels, query, args.inside_hidden)
+            self.inside = Gated(2 * channels if args.change else channels, query, args.inside_hidden)
         sample = bank.grid.flatten(0, 2)
         sample = sample[:: max(len(sample) // 100_000, 1)].to(torch.float32)
         self.register_buffer("cell_mean", sample.mean(0))
@@ -116,7 +120,7 @@ class Gaze(nn.Module):
             ]
             weights = torch.stack(scores).squeeze(-1).softmax(-1)
             found = gaze_box(weights.flatten(0, 1), height, width, self.args.size).unflatten(0, weights.shape[:2])
-            inside = self.inside(torch.einsum("snk,nkc->snc", weights, maps), query)
+            inside = self._tell(torch.einsum("snk,nkc->snc", weights, maps), query)
             for sample, *parts in zip(samples.tolist(), found, inside, strict=True):
                 boxes[first[sample] : first[sample + 1]], told[first[sample] : first[sample + 1]] = parts
         return boxes, told
@@ -139,7 +143,13 @@ class Gaze(nn.Module):
         cells = self._cells(self._spread(bank, bank.video[samples], count or self.args.frames))
         query = self._query(bank, samples)
         weights = self.attention(cells, query).softmax(-1)
-        return self.inside(torch.einsum("bmk,bmkc->bmc", weights, cells), query)
+        return self._tell(torch.einsum("bmk,bmkc->bmc", weights, cells), query)
+
+    def _tell(self, seen: Tensor, query: Tensor) -> Tensor:
+        """h of what is seen in frames or stretches that divide a video: (B, n, C) to (B, n)."""
+        if self.args.change:
+            seen = torch.cat((seen, changes(seen, max(1, round(self.args.change * seen.shape[1])))), -1)
+        return self.inside(seen, query)
 
     @staticmethod
     def _spread(bank: FeatureBank, videos: Tensor, count: int) -> Tensor:
@@ -199,6 +209,16 @@ def still_boxes(boxes: Tensor, lengths: Tensor) -> Tensor:
     """
     middle = torch.stack([part.median(0).values for part in boxes.split(lengths.tolist())])
     return middle.repeat_interleave(lengths, 0)
+
+
+def changes(seen: Tensor, reach: int) -> Tensor:
+    """What is seen ``reach`` rows later less what was seen as much earlier: (B, n, C) to (B, n, C).
+
+    Where an end of the video cuts that short, the difference is stretched to the same time.
+    """
+    row = torch.arange(seen.shape[1], device=seen.device)
+    before, after = (row - reach).clamp(min=0), (row + reach).clamp(max=len(row) - 1)
+    return (seen[:, after] - seen[:, before]) * (2 * reach / (after - before).clamp(min=1))[:, None]
 
 
 def inside_shares(truth: Tensor, count: int) -> Tensor:

@@ -290,10 +290,10 @@ for _entry in (
     Entry(
         "strong+evidence",
         StrongSystem,
-        "STRONG that is also shown what its gaze says of the frames",
+        "STRONG that is also shown what its gaze says of the frames and of how they change",
         needs_grid=True,
         tracks_boxes=True,
-        defaults={"boxes": "tracked", "evidence": True},
+        defaults={"boxes": "tracked", "evidence": True, "gaze": {"change": 0.05}},
     ),
     Entry(
         "gaze boxes",

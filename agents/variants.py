@@ -6,7 +6,7 @@ Each differs from its neighbour in the part that its name says and in nothing el
 | system | neighbour | what differs |
 |---|---|---|
 | strong+attention | strong | windows are weighed by both attentions (Eqs. 2-3 and 13-14) beside the means |
-| strong+evidence | strong | the temporal level also sees what its gaze says of the frames (ours) |
+| strong+evidence | strong | the temporal level also sees what its gaze says of frames and their changes (ours) |
 | trl | strong | no spatial level, f_o := f_s (`agents.systems`) |
 | trl+gau | trl | f_o weighs each frame by a fixed centred Gaussian (`agents.systems`) |
 | trl+local | trl | f_o is the mean of the detected objects of each frame |

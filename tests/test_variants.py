@@ -29,7 +29,7 @@ NEIGHBOURS = {
     "trl+dis": ("strong", {"spatial_env.inheritance"}),
     "trl+fix": ("strong", {"spatial_env.inheritance"}),
     "strong+attention": ("strong", {"attention"}),
-    "strong+evidence": ("strong", {"evidence"}),
+    "strong+evidence": ("strong", {"evidence", "gaze.change"}),
 }
 
 
