@@ -9,7 +9,7 @@ from test_supervised_systems import miou, only
 import agents
 import features
 from agents.evidence import FrameEvidence, window_sums
-from agents.gaze import Gated, Gaze, GazeArgs, inside_shares, train_gaze
+from agents.gaze import Gated, Gaze, GazeArgs, changes, inside_shares, train_gaze
 from agents.references import windows_on_grid
 from features.records import DataError
 
@@ -33,6 +33,13 @@ def test_labels_by_hand():
     truth = torch.tensor([[[0.1, 0.5], [0.1, 0.5]], [[0.0, 0.25], [0.6, 1.0]]], dtype=torch.float64)
     expected = [[0.6, 1.0, 0.0, 0.0], [1.0, 0.0, 0.6, 1.0]]
     assert inside_shares(truth, 4).tolist() == [pytest.approx(row) for row in expected]
+
+
+def test_changes_by_hand():
+    seen = torch.tensor([1.0, 2.0, 4.0, 8.0])[None, :, None]
+    # At both ends one step is what there is of two: what it shows counts twice.
+    assert changes(seen, 1).flatten().tolist() == [2.0, 3.0, 6.0, 8.0]
+    assert changes(seen[:, :1], 1).flatten().tolist() == [0.0], "a single frame cannot change"
 
 
 def test_the_gate_is_its_formula():
@@ -135,6 +142,7 @@ def test_saving_seeds_and_ranks(train, tmp_path):
     [
         (dict(frames=0), "at least 1, got 0"),
         (dict(cells=0), "1 or more"),
+        (dict(change=0.7), "change must lie in"),
         (dict(boxes="truth"), "must stay 'frame'"),
         (dict(hiden=3), "did you mean 'hidden'"),
     ],

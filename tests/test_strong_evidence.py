@@ -41,8 +41,9 @@ def test_the_agent_sees_the_means_of_what_is_said_in_the_windows_of_f_o(context,
             assert torch.isclose(seen["evidence"][row, part], expected, atol=1e-4)
 
 
-def test_what_the_gaze_says_of_a_frame_is_its_formula(bank):
-    gaze = Gaze(bank, GazeArgs(hidden=8, inside_hidden=8), seed=3)
+@pytest.mark.parametrize("change", [0.0, 0.1])
+def test_what_the_gaze_says_of_a_frame_is_its_formula(change, bank):
+    gaze = Gaze(bank, GazeArgs(hidden=8, inside_hidden=8, change=change), seed=3)
     boxes, told = gaze.look(bank)
     lengths = bank.n_frames[bank.video].tolist()
     assert len(told) == sum(lengths) and torch.equal(boxes, gaze.boxes(bank))
@@ -55,7 +56,13 @@ def test_what_the_gaze_says_of_a_frame_is_its_formula(bank):
 
     cells = around(gaze._cells(bank.grid[base : base + n]))
     weights = around(gaze.attention(cells, query.expand(n, -1))).softmax(-1)
-    expected = gaze.inside((weights[..., None] * cells).sum(1), query.expand(n, -1))
+    seen = (weights[..., None] * cells).sum(1)
+    if change:
+        reach = round(change * n)
+        ends = [(max(i - reach, 0), min(i + reach, n - 1)) for i in range(n)]
+        assert reach > 1
+        seen = torch.cat((seen, torch.stack([(seen[b] - seen[a]) / (b - a) * 2 * reach for a, b in ends])), -1)
+    expected = gaze.inside(seen, query.expand(n, -1))
     start = sum(lengths[:sample])
     assert torch.allclose(told[start : start + n], expected, atol=1e-4)
 
