@@ -4,7 +4,8 @@
 the video, the likelihood of a window, against none at all, would be exp of the sum of its h_m; the window with the
 largest sum answers, with the box at which the gaze rests in every frame. No window is compared in training, no box is
 given, nobody moves. Sums over contiguous frames are old (the largest-sum subarray); here all windows of a grid are
-summed, so that they can be ranked.
+summed, so that they can be ranked. Unlike STRONG's own, this gaze compares what it sees a little before and after each
+frame (``change``), without which it cannot tell growing from shrinking where objects move; ``change=0`` is STRONG's.
 
 A system that moves, or that tracks, and learns from this gaze has added something where it is ahead of this row.
 """
