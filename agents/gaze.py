@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from agents.loops import Ticker, load_optimiser, optimiser_state, run, split
 from agents.watch import Watch
 from features.bank import FeatureBank
-from features.pooling import WindowMeans, ragged_prefix_sums
+from features.pooling import WindowMeans
 from strong_envs.arguments import check_number
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal_task import TemporalConfig, TemporalTask
@@ -187,9 +187,8 @@ class EvidenceTask(TemporalTask):
         super().__init__(bank, local, config)
         self.told = told
         # A frame that is sure beyond doubt must not outweigh all others of its window.
-        prefix, mean = ragged_prefix_sums(told[:, None].clamp(-SUREST, SUREST), local.rows)
         samples = torch.arange(len(bank), device=bank.device)
-        self.means = WindowMeans(prefix, mean, local.rows[:-1] + samples, samples)
+        self.means = WindowMeans.of(told[:, None].clamp(-SUREST, SUREST), local.rows, samples)
 
     def observe(
         self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, local: Tensor | None = None

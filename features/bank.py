@@ -144,8 +144,7 @@ class FeatureBank:
             return MappedMeans(self.frames, self.offsets, self.video)
         taken = 4 * (len(self.frames) + len(self.videos)) * self.frame_dim
         need_memory(taken, f"the prefix sums of the frames of {self.name!r}", self.device, INSTEAD)
-        prefix, mean = ragged_prefix_sums(self.frames, self.offsets)
-        return WindowMeans(prefix, mean, self.offsets[self.video] + self.video, self.video)
+        return WindowMeans.of(self.frames, self.offsets, self.video)
 
     @cached_property
     def grid(self) -> Tensor | MappedRows:

@@ -76,6 +76,12 @@ class WindowMeans:
     base: Tensor
     group: Tensor
 
+    @classmethod
+    def of(cls, rows: Tensor, offsets: Tensor, group: Tensor) -> WindowMeans:
+        """Means over packed sequences, see `ragged_prefix_sums`; ``group`` (S,) is the sequence of each sample."""
+        prefix, mean = ragged_prefix_sums(rows, offsets)
+        return cls(prefix, mean, offsets[group] + group, group)
+
     @property
     def dim(self) -> int:
         """D, the length of a mean."""

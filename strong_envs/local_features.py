@@ -122,8 +122,7 @@ class LocalFeatures:
                 f"or ({len(self.bank)}, 4), a box per sample; got {tuple(boxes.shape)}"
             )
         self.boxes = boxes
-        prefix, mean = ragged_prefix_sums(self.pool(self._frame_rows(samples), boxes), self.rows)
-        self.means = WindowMeans(prefix, mean, self.rows[:-1] + samples, samples)
+        self.means = WindowMeans.of(self.pool(self._frame_rows(samples), boxes), self.rows, samples)
 
     def set_boxes(self, samples: Tensor, boxes: Tensor) -> None:
         """Replace the boxes of some samples: (B,) distinct samples and their corners, packed (sum of frames, 4).
@@ -214,8 +213,7 @@ class LocalFeatures:
                     for part in bank.grid.split(self._rows_at_once())
                 ]
             )
-        prefix, mean = ragged_prefix_sums(features, bank.offsets)
-        return WindowMeans(prefix, mean, bank.offsets[bank.video] + bank.video, bank.video)
+        return WindowMeans.of(features, bank.offsets, bank.video)
 
 
 def static_boxes(bank: FeatureBank, tracks: Tensor, rows: Tensor) -> Tensor:
