@@ -14,7 +14,7 @@ from typing import Any
 import features
 from agents.predictor import WEIGHTS
 from agents.session import Session
-from agents.settings import check_settings, check_types, parse_settings, with_settings
+from agents.settings import check_settings, parse_settings, with_settings
 from agents.systems import make
 from agents.train_command import held_out
 from features.records import DataError
@@ -51,7 +51,6 @@ def _train(args: argparse.Namespace) -> None:
 
     settings = SETTINGS | parse_settings(args.set)
     check_settings([SYSTEM], settings)
-    check_types(SYSTEM, settings)
     bank, test = features.load(args.features, "train"), features.load(args.features, "test")
     system: Any = make(SYSTEM, bank, seed=args.seed, budget=args.budget, **with_settings(SYSTEM, settings))
     bar = tqdm(unit="step", unit_scale=True)

@@ -109,15 +109,18 @@ def with_settings(system: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(systems: Iterable[str], settings: Mapping[str, Any]) -> None:
-    """Refuse a setting that none of the systems has: it would be ignored in silence."""
+    """Refuse a setting that none of the systems has, which would be ignored in silence, and values of a wrong kind."""
+    systems = list(systems)
     known = {name for system in systems for name in places(system)}
     for name in settings:
         if name not in known:
             plain = sorted(n for n in known if "." not in n)
             raise DataError(f"no system of this job has a setting {name!r}{nearest(name, known)}; there are {plain}")
+    for system in systems:
+        _check_types(system, settings)
 
 
-def check_types(system: str, settings: Mapping[str, Any]) -> None:
+def _check_types(system: str, settings: Mapping[str, Any]) -> None:
     """Refuse values of another kind than the arguments of STRONG have, before they fail deep in a training."""
     import agents
     from agents.strong_args import StrongArgs

@@ -70,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
     import agents
     import features
     from agents.session import Session
-    from agents.settings import check_settings, check_types, parse_settings, with_settings
+    from agents.settings import check_settings, parse_settings, with_settings
     from features.backbones import usable_device
 
     out = Path(args.out)
@@ -81,7 +81,6 @@ def main(args: argparse.Namespace) -> int:
     name, settings = options["system"], parse_settings(options["set"])
     agents.find(name)
     check_settings([name], settings)
-    check_types(name, settings)
     _check_numbers(options, args)
     device = str(usable_device(options["device"]))
     train, test = (features.load(options["features"], options[split], device) for split in ("train", "test"))

@@ -103,6 +103,7 @@ def test_an_outsiders_agent_gets_its_row(ragged_store, tmp_path, monkeypatch):
         (["run", "--features", "/no/such/store"], "no store at"),
         (["run", "--features", "shapes-v1"], "did you mean 'shapes-v0'"),
         (["run", "--features", "shapes-v0", "--systems", "strnog"], "did you mean"),
+        (["run", "--features", "shapes-v0", "--systems", "strong", "--set", "evidence=yes"], "must be of type bool"),
         (["run", "--features", "shapes-v0", "--seeds", "0"], "must be positive"),
         (["run", "--features", "shapes-v0", "--thresholds", "50"], "lie in [0, 1]"),
         (["run", "--features", "shapes-v0", "--thresholds", "half"], "such as .3,.5,.7"),
