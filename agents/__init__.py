@@ -1,19 +1,19 @@
-"""Agents: the two levels of STRONG, the systems it is compared with, and the references that keep everyone honest."""
+"""Agents: STRONG, the systems it is compared with, and reference predictors."""
 
-from agents import (  # noqa: F401 (register their systems)
+from strong_envs.agents.baselines import (  # noqa: F401 (register their systems)
     acrn,
     ctrl,
-    evidence,
-    library_agents,
+    frame_classifier,
     mcn,
     one_shot,
-    read_agent,
+    read,
+    sb3,
     sm_rl,
     tsp_prl,
-    variants,
 )
-from agents.predictor import Moment, Predictor, load, pretrained
-from agents.systems import REGISTRY, Entry, Prediction, System, find, make, names, register, why_not
+from strong_envs.agents.inference import Moment, Predictor, load, pretrained
+from strong_envs.agents.registry import REGISTRY, Entry, Prediction, System, find, make, names, register, why_not
+from strong_envs.agents.strong import system, variants  # noqa: F401 (register their systems)
 
 __all__ = [
     "REGISTRY",

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from benchmarks.metrics import COMPARISONS, IOU_KINDS, THRESHOLDS
-from features.protocols import FULL_VIDEO
-from features.records import DataError, nearest
-from strong_envs.temporal_task import INITIAL_SPAN, INVALID
+from strong_envs.benchmarks.metrics.definitions import COMPARISONS, IOU_KINDS, THRESHOLDS
+from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.search_windows import FULL_VIDEO
+from strong_envs.temporal.task import INITIAL_SPAN, INVALID
 
 DYNAMICS = {
     "max_steps": "steps",
@@ -32,7 +32,8 @@ class Protocol:
         name: what people call it; the only field that may differ within a column.
         data: name of the data set. train, test: its splits.
         window: what is searched: ``"full video"``, or the rule that cut a window out of it.
-        iou: ``"clamped"``, ``"signed"`` or ``"legacy"`` (`benchmarks.metrics.temporal_iou`). comparison: of Acc@m.
+        iou: ``"clamped"``, ``"signed"`` or ``"legacy"`` (`benchmarks.metrics.definitions.temporal_iou`). comparison:
+        of Acc@m.
         thresholds: the m of Acc@m.
         steps: moves of an episode, T. z_e: half the number of steps that make a video. None where it does not apply.
         step_scale: steps of a plain move. multi_scale: whether there are finer and coarser moves beside it.

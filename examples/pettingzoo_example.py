@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from strong_envs.boxes import STOP
-from strong_envs.pettingzoo_env import SPATIAL, TwoLevelsEnv
+from strong_envs.adapters.pettingzoo import SPATIAL, TwoLevelsEnv
+from strong_envs.core.boxes import STOP
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import argparse
 import stable_baselines3
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from strong_envs.sb3 import vec_env
+from strong_envs.adapters.sb3 import vec_env
 
 SETTINGS = {
     "ppo": {"n_steps": 32, "batch_size": 128, "ent_coef": 0.02},

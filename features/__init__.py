@@ -1,10 +1,11 @@
 """Features of videos and sentences: readers, extraction, stores on disk, banks on a device, and the default world."""
 
-from features import protocols
-from features.bank import FeatureBank
-from features.records import Annotations, DataError, Query, Report, Video
-from features.registry import join, keys, load, open_store, register
-from features.store import FeatureStore, StoredVideo, write_store
+from strong_envs.features import search_windows
+from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.datasets.types import Annotations, Query, Report, Video
+from strong_envs.features.errors import DataError
+from strong_envs.features.registry import join, keys, load, open_store, register
+from strong_envs.features.store.store import FeatureStore, StoredVideo, write_store
 
 __all__ = [
     "Annotations",
@@ -19,7 +20,7 @@ __all__ = [
     "keys",
     "load",
     "open_store",
-    "protocols",
     "register",
+    "search_windows",
     "write_store",
 ]

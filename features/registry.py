@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from features.bank import FeatureBank
-from features.joined import join as join_stores
-from features.query_store import PREFIX, QueryStore
-from features.records import DataError, nearest
-from features.store import FeatureStore
+from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.store.concat import join as join_stores
+from strong_envs.features.store.in_memory import PREFIX, QueryStore
+from strong_envs.features.store.store import FeatureStore
 
 Opener = Callable[[], FeatureStore]
 Source = str | os.PathLike | FeatureStore
@@ -24,7 +24,7 @@ _BANKS: dict[tuple, FeatureBank] = {}
 
 def _shapes(level: str, build: str) -> Opener:
     def opener() -> FeatureStore:
-        from features import shapes
+        from strong_envs.features import shapes
 
         return shapes.open_store(level, build)
 
@@ -51,7 +51,7 @@ def keys() -> list[str]:
 def open_store(features: Source | Sequence[Source]) -> FeatureStore:
     """Open a store by key or path. A key is tried first; a store is opened once per process.
 
-    ``"queries:PATH"`` makes one of annotations alone, see `features.query_store`. A list of several is joined, see
+    ``"queries:PATH"`` makes one of annotations alone, see `features.store.in_memory`. A list of several is joined, see
     `features.join`; an open store is returned as it is.
     """
     if isinstance(features, FeatureStore):

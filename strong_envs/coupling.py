@@ -8,12 +8,12 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
-from features.records import DataError, nearest
-from strong_envs import boxes as box_ops
+from strong_envs.core import boxes as box_ops
+from strong_envs.features.errors import DataError, nearest
 from strong_envs.policies import as_policy
 from strong_envs.rollout import localise, track
-from strong_envs.spatial_task import Critic, SpatialTask
-from strong_envs.temporal_task import TemporalTask
+from strong_envs.spatial.task import Critic, SpatialTask
+from strong_envs.temporal.task import TemporalTask
 
 GIVEN = ("frozen", "random", "truth")
 

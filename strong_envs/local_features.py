@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from features.bank import FeatureBank
-from features.pooling import WindowMeans, ragged_prefix_sums, spatial_pyramid
-from features.records import DataError, nearest
-from strong_envs import boxes as box_ops
-from strong_envs.arguments import check_number, check_whole
+from strong_envs.core import boxes as box_ops
+from strong_envs.core.validation import check_number, check_whole
+from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.bank.pooling import WindowMeans, ragged_prefix_sums, spatial_pyramid
+from strong_envs.features.errors import DataError, nearest
 
 SOURCES = ("frame", "initial", "gaussian", "truth", "static", "objects", "cells")
 BOXLESS = ("objects", "cells")

@@ -9,8 +9,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from features.records import DataError
-from strong_envs.temporal_task import flat
+from strong_envs.core.observations import flat
+from strong_envs.features.errors import DataError
 
 Policy = Callable[[dict[str, Tensor]], Tensor]
 """Observations (named (B, ...) tensors) to actions (B,) int64."""

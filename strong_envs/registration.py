@@ -5,9 +5,9 @@ from __future__ import annotations
 import gymnasium as gym
 
 IDS = {
-    "TemporalMoment-v0": ("temporal_moment:TemporalMomentEnv", "temporal_moment:TemporalMomentVectorEnv"),
-    "SpatialTrack-v0": ("spatial_track:SpatialTrackEnv", "spatial_track:SpatialTrackVectorEnv"),
-    "TemporalOneShot-v0": ("temporal_one_shot:TemporalOneShotEnv", "temporal_one_shot:TemporalOneShotVectorEnv"),
+    "TemporalMoment-v0": ("temporal.env:TemporalMomentEnv", "temporal.vector_env:TemporalMomentVectorEnv"),
+    "SpatialTrack-v0": ("spatial.env:SpatialTrackEnv", "spatial.env:SpatialTrackVectorEnv"),
+    "TemporalOneShot-v0": ("temporal.one_shot:TemporalOneShotEnv", "temporal.one_shot:TemporalOneShotVectorEnv"),
 }
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from strong_envs import boxes as box_ops
-from strong_envs import spans
+from strong_envs.core import boxes as box_ops
+from strong_envs.core import spans
 from strong_envs.policies import Policy
-from strong_envs.spatial_task import SpatialTask
-from strong_envs.temporal_task import TemporalTask
+from strong_envs.spatial.task import SpatialTask
+from strong_envs.temporal.task import TemporalTask
 
 
 @dataclass

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import features as feature_registry
 import strong_envs  # noqa: F401 (registers the ids)
-from features.bank import FeatureBank
-from features.records import DataError
+from strong_envs import features as feature_registry
+from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.errors import DataError
 
 TEMPORAL, SPATIAL = "TemporalMoment-v0", "SpatialTrack-v0"
 ENVS = 3

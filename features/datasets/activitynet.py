@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from features.datasets.collect import Collector
-from features.datasets.dense import read_dense
-from features.datasets.parsing import PathOrPaths, list_files
-from features.datasets.sniff import sniff_file
-from features.records import Annotations, DataError, Video, nearest
+from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.dense import read_dense
+from strong_envs.features.datasets.parsing import PathOrPaths, list_files
+from strong_envs.features.datasets.sniff import sniff_file
+from strong_envs.features.datasets.types import Annotations, Video
+from strong_envs.features.errors import DataError, nearest
 
 # Which file plays which part. val_1 and val_2 are two annotations of largely the same videos.
 CONVENTIONS = {

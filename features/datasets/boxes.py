@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from features.datasets.parsing import id_problem, number, read_json, show, whole
-from features.records import DataError, Report
+from strong_envs.features.datasets.parsing import id_problem, number, read_json, show, whole
+from strong_envs.features.datasets.types import Report
+from strong_envs.features.errors import DataError
 
 MAX_FRAMES = 5_000_000  # over all tracks of one file: 80 MB of boxes, 46 hours at 30 frames a second
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from features.datasets.collect import Collector
-from features.datasets.parsing import (
+from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.parsing import (
     MAX_JSON_BYTES,
     PathOrPaths,
     check_file,
@@ -18,8 +18,9 @@ from features.datasets.parsing import (
     read_lines,
     show,
 )
-from features.datasets.sniff import sniff_file
-from features.records import Annotations, DataError, Report
+from strong_envs.features.datasets.sniff import sniff_file
+from strong_envs.features.datasets.types import Annotations, Report
+from strong_envs.features.errors import DataError
 
 _LINE = re.compile(r"(\S+)\s+(\S+)\s+(\S+?)##(.*)")
 

@@ -6,8 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from features.datasets.parsing import id_problem, is_unicode, number, show, split_of, whole
-from features.records import Annotations, DataError, Query, Report, Video, clean_window
+from strong_envs.features.datasets.parsing import id_problem, is_unicode, number, show, split_of, whole
+from strong_envs.features.datasets.types import Annotations, Query, Report, Video, clean_window
+from strong_envs.features.errors import DataError
 
 MAX_DURATION = 1e7  # seconds; four months. Longer "videos" are a wrong unit or a broken number.
 MAX_TEXT_LENGTH = 20_000

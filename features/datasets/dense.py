@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from features.datasets.collect import Collector
-from features.datasets.parsing import read_json, show
-from features.records import DataError, Video
+from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.parsing import read_json, show
+from strong_envs.features.datasets.types import Video
+from strong_envs.features.errors import DataError
 
 # Given (id in the file, record, where, number of rows): the registered video and the seconds of one unit, or None.
 VideoOf = Callable[[object, dict, str, int], tuple[Video, float] | None]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from features.datasets.collect import Collector
-from features.datasets.parsing import PathOrPaths, list_files, number, read_json, show, whole
-from features.datasets.sniff import sniff_file
-from features.records import Annotations, DataError
+from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.parsing import PathOrPaths, list_files, number, read_json, show, whole
+from strong_envs.features.datasets.sniff import sniff_file
+from strong_envs.features.datasets.types import Annotations
+from strong_envs.features.errors import DataError
 
 CHUNK_SECONDS = 5.0
 ANNOTATORS = 4

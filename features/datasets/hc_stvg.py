@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from features.datasets.boxes import corners
-from features.datasets.collect import Collector
-from features.datasets.parsing import PathOrPaths, list_files, number, read_json, show, strip_video_suffix, whole
-from features.datasets.sniff import sniff_file
-from features.records import Annotations, DataError
+from strong_envs.features.datasets.boxes import corners
+from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.parsing import (
+    PathOrPaths,
+    list_files,
+    number,
+    read_json,
+    show,
+    strip_video_suffix,
+    whole,
+)
+from strong_envs.features.datasets.sniff import sniff_file
+from strong_envs.features.datasets.types import Annotations
+from strong_envs.features.errors import DataError
 
 CLIP_SECONDS = 20.0
 

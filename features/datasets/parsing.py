@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from features.records import DataError, Report
+from strong_envs.features.datasets.types import Report
+from strong_envs.features.errors import DataError
 
 MAX_JSON_BYTES = 128 * 2**20  # a JSON tree takes up to 24 times its text in memory, so this bounds it near 3 GiB
 MAX_LINES_BYTES = 512 * 2**20

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from features.datasets.collect import Collector
-from features.datasets.parsing import PathOrPaths, id_problem, list_files, number, parse_json, read_lines, show
-from features.datasets.sniff import sniff_file
-from features.records import Annotations, DataError
+from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.parsing import (
+    PathOrPaths,
+    id_problem,
+    list_files,
+    number,
+    parse_json,
+    read_lines,
+    show,
+)
+from strong_envs.features.datasets.sniff import sniff_file
+from strong_envs.features.datasets.types import Annotations
+from strong_envs.features.errors import DataError
 
 SPLITS = ("train", "val", "test")
 FIELDS = ("qid", "query", "duration", "vid", "relevant_windows", "split")

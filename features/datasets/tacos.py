@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from features.datasets.collect import Collector
-from features.datasets.dense import read_dense
-from features.datasets.parsing import (
+from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.dense import read_dense
+from strong_envs.features.datasets.parsing import (
     PathOrPaths,
     list_files,
     number,
@@ -18,8 +18,9 @@ from features.datasets.parsing import (
     strip_video_suffix,
     whole,
 )
-from features.datasets.sniff import sniff_file
-from features.records import Annotations, DataError, Report, Video
+from strong_envs.features.datasets.sniff import sniff_file
+from strong_envs.features.datasets.types import Annotations, Report, Video
+from strong_envs.features.errors import DataError
 
 _TALL = re.compile(r"([^:]+)_(-?\d{1,15})_(-?\d{1,15}):(.*)")
 

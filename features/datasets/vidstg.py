@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from features.datasets.boxes import MAX_FRAMES, corners
-from features.datasets.collect import Collector
-from features.datasets.parsing import PathOrPaths, list_files, number, read_json, show, whole
-from features.datasets.sniff import sniff_file
-from features.records import Annotations, DataError, Video
+from strong_envs.features.datasets.boxes import MAX_FRAMES, corners
+from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.parsing import PathOrPaths, list_files, number, read_json, show, whole
+from strong_envs.features.datasets.sniff import sniff_file
+from strong_envs.features.datasets.types import Annotations, Video
+from strong_envs.features.errors import DataError
 
 KINDS = ("captions", "questions")
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from features.records import DataError, nearest
+from strong_envs.features.errors import DataError, nearest
 
 if TYPE_CHECKING:
-    from features.store import FeatureStore
+    from strong_envs.features.store.store import FeatureStore
 
 LEVELS = ("easy", "standard", "travel")
 BUILDS = {"small": (40, 12), "medium": (800, 200), "full": (2400, 600)}
@@ -59,7 +59,7 @@ def open_store(
     Raises:
         DataError: an unknown level or build, ``workers`` < 1, or a damaged store in the cache.
     """
-    from features.store import FeatureStore
+    from strong_envs.features.store.store import FeatureStore
 
     check_level(level)
     if build not in BUILDS:
@@ -72,7 +72,7 @@ def open_store(
     path = Path(cache or cache_dir()).expanduser() / f"{name}-{_content_version(level, train, test)}"
     if not path.exists():
         # Not before: what builds a world imports OpenCV, which takes longer than to open one.
-        from features.shapes import build as building
+        from strong_envs.features.shapes import build as building
 
         if workers is None:
             workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -91,8 +91,8 @@ def open_store(
 
 def render(seed: int, level: str) -> np.ndarray:
     """(60, 64, 64, 3) uint8 RGB: the pixels of a video; ``StoredVideo.extra`` holds its ``seed`` and ``level``."""
-    from features.shapes.drawing import draw
-    from features.shapes.scene import sample_scene
+    from strong_envs.features.shapes.drawing import draw
+    from strong_envs.features.shapes.scene import sample_scene
 
     check_level(level)
     if not isinstance(seed, (int, np.integer)) or seed < 0:
@@ -107,8 +107,8 @@ def check_level(level: str) -> None:
 
 
 def _content_version(level: str, train: int, test: int) -> str:
-    from features import hashed_words
-    from features.store import FORMAT_VERSION
+    from strong_envs.features.encoders import hashed_words
+    from strong_envs.features.store.store import FORMAT_VERSION
 
     digest = hashlib.sha256(repr((level, train, test, WORLD_VERSION, FORMAT_VERSION)).encode())
     here = Path(__file__).parent

@@ -25,14 +25,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from features import hashed_words
-from features.records import DataError, Query
-from features.shapes.cells import CELLS, CHANNELS, MEAN, SCALE, cell_features
-from features.shapes.drawing import draw
-from features.shapes.events import DURATION, FPS, FRAMES
-from features.shapes.language import describe
-from features.shapes.scene import LEVELS, sample_scene, stream
-from features.store import FeatureStore, StoredVideo, write_store
+from strong_envs.features.datasets.types import Query
+from strong_envs.features.encoders import hashed_words
+from strong_envs.features.errors import DataError
+from strong_envs.features.shapes.cells import CELLS, CHANNELS, MEAN, SCALE, cell_features
+from strong_envs.features.shapes.drawing import draw
+from strong_envs.features.shapes.events import DURATION, FPS, FRAMES
+from strong_envs.features.shapes.language import describe
+from strong_envs.features.shapes.scene import LEVELS, sample_scene, stream
+from strong_envs.features.store.store import FeatureStore, StoredVideo, write_store
 
 # Seeds of test videos start here; train videos count from 0.
 TEST_SEEDS = 1_000_000_000
@@ -103,11 +104,15 @@ def _fill(arrays: dict[str, np.ndarray], row: int, seed: int, level: str) -> lis
 def _in_children(folder: Path, level: str, train: int, test: int, workers: int) -> Iterator[tuple[int, list[dict]]]:
     """Start the workers and yield (row, objects) of every video they finish; all are gone once this is closed."""
     package = str(Path(__file__).resolve().parents[1])
-    # A bare stand-in for this package: importing the real one loads torch, which a worker has no use for.
+    # Bare stand-ins for the packages: importing the real ones loads torch, which a worker has no use for.
     code = (
-        "import sys, types; sys.modules['features'] = types.ModuleType('features');"
-        "sys.modules['features'].__path__ = [sys.argv.pop(1)];"
-        "from features.shapes.build import work; work()"
+        "import sys, types\n"
+        "for name in ('strong_envs', 'strong_envs.features'):\n"
+        "    sys.modules[name] = types.ModuleType(name)\n"
+        "    sys.modules[name].__path__ = [sys.argv[1]] if name.endswith('features') else []\n"
+        "del sys.argv[1]\n"
+        "from strong_envs.features.shapes.build import work\n"
+        "work()"
     )
     args = [str(folder), level, str(train), str(test), str(workers)]
     lines: queue.SimpleQueue[str | subprocess.Popen] = queue.SimpleQueue()

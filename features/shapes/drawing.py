@@ -15,8 +15,8 @@ from functools import cache
 
 import numpy as np
 
-from features.shapes.events import FRAMES
-from features.shapes.scene import EXTENT, SIZE, Body, Scene, stream
+from strong_envs.features.shapes.events import FRAMES
+from strong_envs.features.shapes.scene import EXTENT, SIZE, Body, Scene, stream
 
 RGB = {
     "red": (205, 35, 35),

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features.shapes.events import DIRECTIONS, EVENTS, FRAMES, MAX_FRAMES, MIN_FRAMES, Act, scale, visible
-from features.shapes.language import COLOUR_WORDS, SHAPE_WORDS
+from strong_envs.features.shapes.events import DIRECTIONS, EVENTS, FRAMES, MAX_FRAMES, MIN_FRAMES, Act, scale, visible
+from strong_envs.features.shapes.language import COLOUR_WORDS, SHAPE_WORDS
 
 SIZE = 64
 COLOURS = tuple(COLOUR_WORDS)

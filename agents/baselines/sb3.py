@@ -1,0 +1,264 @@
+"""PPO, A2C, DQN and DDPG of Stable-Baselines3 on the temporal level: what a library's learners make of it as they are.
+
+They train in `TemporalMomentVectorEnv` through `strong_envs.adapters.sb3.vec_env`, from random windows, and are
+scored by
+`strong_envs.rollout.localise` with their greedy policy in batches. Their algorithms are untouched; ours are only
+
+- the arguments of `LibraryArgs` and ``ALGORITHMS``, chosen for many environments side by side,
+- a layer that standardises the inputs with statistics of the training split, kept with the weights,
+- phi = 0: the penalty phi * t is not in the state, so that a critic can only learn it as noise.
+
+DDPG knows no discrete actions: it gives seven preferences and the largest is taken
+(`strong_envs.adapters.sb3.BoxActions`).
+Stable-Baselines3 is imported when a system is made, not before.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from strong_envs.adapters.sb3 import vec_env
+from strong_envs.agents.baselines.sequential import TemporalSystem, standardiser_batch
+from strong_envs.agents.registry import Entry, Prediction, Report, register
+from strong_envs.core.observations import flat
+from strong_envs.features.errors import DataError
+from strong_envs.rollout import localise
+from strong_envs.temporal.env import TemporalMomentVectorEnv
+from strong_envs.temporal.task import TemporalConfig, TemporalTask
+
+REPLAY_BYTES = 512 << 20
+"""Most that a replay of Stable-Baselines3 may hold: it stores both observations of every transition."""
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "ppo": {"n_steps": 16, "batch_size": 1024, "n_epochs": 4, "gae_lambda": 0.9, "ent_coef": 0.01},
+    "a2c": {"n_steps": 5, "ent_coef": 0.02, "use_rms_prop": False},
+    "dqn": {
+        "learning_starts": 4_000,
+        "train_freq": 1,
+        "gradient_steps": 4,
+        "target_update_interval": 100,
+        "exploration_fraction": 0.5,
+    },
+    "ddpg": {"learning_starts": 4_000, "train_freq": 1, "gradient_steps": 2, "tau": 0.01},
+}
+"""Arguments of each algorithm that differ from Stable-Baselines3's own."""
+
+
+@dataclass(frozen=True)
+class LibraryArgs:
+    """Arguments of `LibraryAgent`; ``PRESETS`` has what differs for an algorithm."""
+
+    steps: int = 200_000
+    """Environment steps to train for, the same for all algorithms; updates in a step differ."""
+    num_envs: int = 256
+    """Episodes that run side by side."""
+    batch: int = 512
+    """Transitions in an update of DQN and DDPG."""
+    buffer: int = 100_000
+    """Transitions in their replay, fewer where these would need more than `REPLAY_BYTES`."""
+    noise: float = 0.5
+    """Standard deviation of the noise on DDPG's preferences, which lie in [-1, 1]."""
+    lr: float = 1e-3
+    gamma: float = 0.4
+    hidden: tuple[int, int] = (128, 128)
+    """Widths of the hidden layers of every network."""
+    exploring_starts: bool = True
+    """Train from windows drawn at random; it is scored from the initial window all the same."""
+
+
+class LibraryAgent(TemporalSystem):
+    """An algorithm of Stable-Baselines3 under the interface of systems; options are `LibraryArgs`.
+
+    ``settings`` are arguments for the algorithm itself, over those in ``ALGORITHMS``. ``model`` is the library's object
+    and ``network`` its policy, whose state dict is what `save` writes: loading never unpickles.
+    """
+
+    algorithm: ClassVar[str] = ""
+
+    def __init__(self, *args: Any, settings: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        self.settings = dict(settings or {})
+        super().__init__(*args, **kwargs)
+
+    def build(self, task: TemporalTask) -> nn.Module:
+        """The policy of a new model over the environments that it will learn in."""
+        try:
+            import stable_baselines3
+        except ImportError:
+            raise DataError(
+                f"sb3-{self.algorithm} needs Stable-Baselines3; install it with pip install stable-baselines3"
+            ) from None
+        args, off_policy = self.args, self.algorithm in ("dqn", "ddpg")
+        env = self._vec_env(args.num_envs)
+        chosen: dict[str, Any] = {**ALGORITHMS[self.algorithm], **self.settings}
+        if off_policy:
+            size = int(np.prod(env.observation_space.shape))
+            fits = max(REPLAY_BYTES // (2 * 4 * size), args.num_envs)
+            chosen = {"buffer_size": min(args.buffer, fits), "batch_size": args.batch, **chosen}
+        if self.algorithm == "ddpg":
+            from stable_baselines3.common.noise import NormalActionNoise
+
+            count = task.n_actions
+            chosen = {"action_noise": NormalActionNoise(np.zeros(count), np.full(count, args.noise)), **chosen}
+        policy = {
+            "net_arch": list(args.hidden),
+            "features_extractor_class": _extractor(),
+        }
+        with _library_seed(self.seed):
+            try:
+                self.model = getattr(stable_baselines3, self.algorithm.upper())(
+                    "MlpPolicy",
+                    env,
+                    learning_rate=args.lr,
+                    gamma=args.gamma,
+                    seed=self.seed,
+                    device=task.bank.device,
+                    policy_kwargs=policy,
+                    **chosen,
+                )
+            except TypeError as error:
+                raise DataError(f"settings of sb3-{self.algorithm}: {error}") from None
+        return self.model.policy
+
+    def train(self, report: Report | None) -> None:
+        """Fit the inputs, then let the library learn."""
+        from stable_baselines3.common.callbacks import BaseCallback
+
+        total = self.args.steps
+
+        class Told(BaseCallback):
+            def _on_step(self) -> bool:
+                if report is not None and self.n_calls % 50 == 0:
+                    infos = self.model.ep_info_buffer
+                    mean = float(np.mean([info["r"] for info in infos])) if infos else float("nan")
+                    report("training", min(self.num_timesteps, total), total, {"return": mean})
+                return True
+
+        self.fit_inputs()
+        with _library_seed(self.seed):
+            self.model.learn(total, callback=Told())
+
+    def fit_inputs(self) -> None:
+        """Take the statistics of the inputs in every network of the policy, the targets too."""
+        x = flat(standardiser_batch(self.training_task(), torch.Generator().manual_seed(self.seed)))
+        spread = x.std(0)
+        scale = torch.where(spread > 1e-4, 1 / spread.clamp(min=1e-4), 0.0)
+        for module in self.network.modules():
+            if hasattr(module, "shift") and hasattr(module, "scale"):
+                module.shift.copy_(x.mean(0))
+                module.scale.copy_(scale)
+
+    @torch.no_grad()
+    def act(self, observation: dict[str, Tensor]) -> Tensor:
+        """Greedy actions (B,) of named (B, ...) parts, by the policy's network."""
+        x, policy = flat(observation), self.network
+        if self.algorithm == "dqn":
+            return policy.q_net(x).argmax(-1)
+        if self.algorithm == "ddpg":
+            return policy.actor(x).argmax(-1)
+        return policy.get_distribution(x).mode()
+
+    def locate(self, task: TemporalTask, samples: Tensor) -> Prediction:
+        """Greedy episodes; the global mean looks at every frame."""
+        self.network.set_training_mode(False)
+        episodes = localise(task, self.act, samples, batch=len(samples))
+        return Prediction(**vars(episodes), looked=torch.ones(len(samples), device=task.bank.device))
+
+    def make_env(self, task: TemporalTask, num_envs: int) -> TemporalMomentVectorEnv:
+        """Flat observations and NumPy output, as the library wants them."""
+        return TemporalMomentVectorEnv.of(task, num_envs, True, "numpy", "features", "light")
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Trained numbers: target networks are copies."""
+        return [p for name, p in self.network.named_parameters() if "target" not in name]
+
+    def remember(self) -> dict[str, Any]:
+        return {"settings": self.settings}
+
+    @classmethod
+    def recall(cls, about: Mapping[str, Any]) -> dict[str, Any]:
+        return {"settings": about["settings"]}
+
+    def _vec_env(self, num_envs: int) -> Any:
+        env = self.make_env(self.training_task(), num_envs)
+        return vec_env(env, box_actions=self.algorithm == "ddpg")
+
+
+@contextmanager
+def _library_seed(seed: int) -> Iterator[None]:
+    """The library draws from the process's generators: seeded within, and afterwards as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _extractor() -> type:
+    """The class of the layer that standardises flat inputs, made here because its base is an optional library's."""
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+    class Standardised(BaseFeaturesExtractor):
+        """Flat observations (B, n) to mean 0 and spread 1 by the statistics in its buffers."""
+
+        def __init__(self, observation_space: Any) -> None:
+            super().__init__(observation_space, observation_space.shape[0])
+            self.register_buffer("shift", torch.zeros(observation_space.shape[0]))
+            self.register_buffer("scale", torch.ones(observation_space.shape[0]))
+
+        def forward(self, observations: Tensor) -> Tensor:
+            return ((observations - self.shift) * self.scale).clamp(-10, 10)
+
+    return Standardised
+
+
+ENV = TemporalConfig(phi=0.0)
+
+
+class LibraryPPO(LibraryAgent):
+    """Proximal policy optimisation."""
+
+    algorithm = "ppo"
+    PRESETS = {"default": (LibraryArgs(), ENV)}
+
+
+class LibraryA2C(LibraryAgent):
+    """Advantage actor-critic."""
+
+    algorithm = "a2c"
+    PRESETS = {"default": (LibraryArgs(num_envs=128), ENV)}
+
+
+class LibraryDQN(LibraryAgent):
+    """Deep Q-learning."""
+
+    algorithm = "dqn"
+    PRESETS = {"default": (LibraryArgs(num_envs=64), ENV)}
+
+
+class LibraryDDPG(LibraryAgent):
+    """Deep deterministic policy gradient over preferences."""
+
+    algorithm = "ddpg"
+    PRESETS = {"default": (LibraryArgs(num_envs=64), ENV)}
+
+
+for _kind, _words in (
+    (LibraryPPO, "PPO"),
+    (LibraryA2C, "A2C"),
+    (LibraryDQN, "DQN"),
+    (LibraryDDPG, "DDPG over preferences"),
+):
+    register(Entry(f"sb3-{_kind.algorithm}", _kind, f"{_words} of Stable-Baselines3 on the temporal level"))

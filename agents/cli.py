@@ -1,0 +1,244 @@
+"""``strong-envs train``: trains one system, with progress, a log, held-out evaluation and checkpoints.
+
+In the folder: ``run.json`` (what is trained), ``log.csv`` and event files, ``checkpoint.safetensors`` while it trains,
+and at the end ``system.safetensors`` (see `agents.load`) and ``result.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from strong_envs.features.errors import DataError
+
+DEFAULTS = {
+    "features": "shapes-v0-medium",
+    "train": "train",
+    "test": "test",
+    "system": "strong",
+    "seed": 0,
+    "budget": 1.0,
+    "set": [],
+    "device": "cpu",
+}
+"""What a run is, as run.json has it."""
+MAY_CHANGE = ("device",)
+"""What may differ when a run goes on; on another device it is no longer the same to the bit."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``train`` command."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train one system, with checkpoints and a log",
+        description="Train one system on one split and evaluate it on another as it learns. Ctrl-C stores the "
+        "training; the same folder with --resume goes on, bit for bit as if it had never stopped.",
+    )
+    d = DEFAULTS
+    # None stands for "not given": with --resume, what is not given is as it was.
+    parser.add_argument("--features", help=f"a key or the path of a store ({d['features']})")
+    parser.add_argument("--train", help=f"training split ({d['train']})")
+    parser.add_argument("--test", help=f"held-out split ({d['test']})")
+    parser.add_argument("--system", help=f"a registered name, or module:Class ({d['system']})")
+    parser.add_argument("--out", required=True, help="folder of the run")
+    parser.add_argument("--seed", type=int, help=f"everything random follows it ({d['seed']})")
+    parser.add_argument("--budget", type=float, help=f"factor on the training steps ({d['budget']})")
+    parser.add_argument("--device", help=f"torch device ({d['device']})")
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="change a setting of the system or its environment, such as phi=0.05 or temporal.gamma=0.4; repeatable",
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="between checkpoints (%(default)s)"
+    )
+    parser.add_argument(
+        "--evaluations", type=int, default=5, help="held-out evaluations in each temporal stage (%(default)s)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.set_defaults(run=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command; 0 when the training ended, 130 after Ctrl-C."""
+    from strong_envs import agents, features
+    from strong_envs.agents.overrides import check_settings, parse_settings, with_settings
+    from strong_envs.agents.training.session import Session
+    from strong_envs.features.encoders.backbones import usable_device
+
+    out = Path(args.out)
+    options = _options(args, out)
+    if args.resume and (out / "result.json").is_file():
+        print(f"{out}: this run has ended; what it learnt is in system.safetensors")
+        return 0
+    name, settings = options["system"], parse_settings(options["set"])
+    agents.find(name)
+    check_settings([name], settings)
+    _check_numbers(options, args)
+    device = str(usable_device(options["device"]))
+    train, test = (features.load(options["features"], options[split], device) for split in ("train", "test"))
+    arguments = with_settings(name, settings)
+    try:
+        system = agents.make(name, train, seed=options["seed"], budget=options["budget"], **arguments)
+    except (TypeError, ValueError) as error:
+        raise DataError(str(error)) from None
+    stores = "checkpoint" in inspect.signature(system.fit).parameters
+    if args.resume and not stores:
+        raise DataError(f"{name} writes no checkpoints to go on from; leave out --resume and take a new --out")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(out / "run.json", options)
+    if not stores:
+        return _train(system, test, out, args, None)
+    with Session(out / "checkpoint.safetensors", every=args.checkpoint_every, resume=args.resume) as session:
+        return _train(system, test, out, args, session)
+
+
+def _train(system: Any, test: Any, out: Path, args: argparse.Namespace, session: Any) -> int:
+    from strong_envs.agents.training.logs import Logger
+
+    restored = (session.restored if session is not None else None) or {}
+    log = Logger(out, restored.get("log"))
+    bar = Bar(log)
+    evaluator = Evaluator(system, test, bar, args.evaluations, restored.get("evaluator"))
+    try:
+        if session is None:
+            system.fit(bar.report, evaluator.after)
+        else:
+            session.extra = lambda: {"log": log.state(), "evaluator": evaluator.state()}
+            session.watchers.append(evaluator.during)
+            system.fit(bar.report, evaluator.after, checkpoint=session)
+        score = held_out(system, test)
+    except KeyboardInterrupt:
+        bar.close()
+        if session is None:
+            print("interrupted; this system writes no checkpoints, its training is lost", file=sys.stderr)
+        else:
+            print(f"interrupted; go on with: strong-envs train --out {out} --resume", file=sys.stderr)
+        return 130
+    finally:
+        bar.close()
+        log.close()
+    if hasattr(system, "save"):
+        system.save(str(out / "system.safetensors"))
+    _write_json(out / "result.json", {"mIoU": score, "history": system.history})
+    # Last: a kill before this line leaves a checkpoint from which the few steps that were left are made again.
+    (out / "checkpoint.safetensors").unlink(missing_ok=True)
+    print(f"{out}: mIoU {score:.3f} on {len(test)} held-out queries")
+    return 0
+
+
+def held_out(system: Any, bank: Any) -> float:
+    """Mean IoU of a system's windows with the nearest true window of each query."""
+    from strong_envs.core.spans import span_iou
+
+    spans = system.predict(bank).spans.to(bank.truth)
+    truth = bank.truth * bank.duration[bank.video][:, None, None]
+    return float(span_iou(spans[:, 0], spans[:, 1], truth, "clamped").mean())
+
+
+class Bar:
+    """A progress bar for every stage, with return, mIoU, speed and estimate; what it is told goes into the log."""
+
+    def __init__(self, log: Any) -> None:
+        self.log = log
+        self._bar: Any = None
+        self._stage = ""
+
+    def report(self, stage: str, step: int, total: int, scalars: dict[str, float]) -> None:
+        """`agents.registry.Report`."""
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            self.close()
+            self._stage = stage
+            self._bar = tqdm(total=total, initial=step, desc=stage, unit="step", unit_scale=True)
+        self.log.report(stage, step, total, scalars)
+        shown = {name: f"{self.log.last[name]:.3f}" for name in ("return", "mIoU") if name in self.log.last}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(step - self._bar.n)
+
+    def close(self) -> None:
+        """Leave the last bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+            self._stage = ""
+
+
+class Evaluator:
+    """Scores on held-out queries, ``count`` times in a temporal stage and after each stage.
+
+    When is decided by steps alone, so that a run that went on evaluates where one that never stopped does.
+    """
+
+    def __init__(
+        self, system: Any, bank: Any, bar: Bar, count: int, state: dict[str, Any] | None = None
+    ) -> None:
+        self.system, self.bank, self.bar, self.count = system, bank, bar, count
+        state = state or {"stage": "", "part": 0, "total": 0}
+        self.stage, self.part, self.total = state["stage"], state["part"], state["total"]
+
+    def state(self) -> dict[str, Any]:
+        """JSON-ready: where in which stage the last evaluation was due."""
+        return {"stage": self.stage, "part": self.part, "total": self.total}
+
+    def during(self, training: Any) -> None:
+        """Called after each update."""
+        if training.stage != self.stage:
+            self.stage, self.part, self.total = training.stage, 0, training.total
+        part = self.count * training.done // max(training.total, 1)
+        # The boxes of the temporal level are in place while it trains; in the other stages its score stands still.
+        if part > self.part and training.done < training.total and "temporal" in training.stage:
+            scores = {"mIoU": held_out(self.system, self.bank)}
+            self.bar.report(training.stage, training.done, training.total, scores)
+        self.part = part
+
+    def after(self, system: Any, stage: str) -> dict[str, float]:
+        """Called after each stage, for the history."""
+        scores = {"mIoU": held_out(system, self.bank)}
+        self.bar.report(self.stage or stage, self.total, self.total, scores)
+        return scores
+
+
+def _options(args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """What is trained: from the command line, or with --resume from the run's own file."""
+    file = out / "run.json"
+    given = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
+    if not args.resume:
+        if file.exists():
+            raise DataError(f"{str(out)!r} holds a run; go on with --resume, or choose another --out")
+        return {**DEFAULTS, **given}
+    if not file.is_file():
+        raise DataError(f"there is no run in {str(out)!r} to go on with")
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = {name: stored[name] for name in DEFAULTS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{str(file)!r} does not describe a run: {error!r}") from None
+    for name, value in given.items():
+        if name not in MAY_CHANGE and value != stored[name]:
+            raise DataError(f"the run in {str(out)!r} has --{name} {stored[name]!r}, not {value!r}; leave it out")
+    return {**stored, **{name: given[name] for name in MAY_CHANGE if name in given}}
+
+
+def _check_numbers(options: dict[str, Any], args: argparse.Namespace) -> None:
+    if not options["budget"] > 0:
+        raise DataError(f"--budget must be positive, got {options['budget']}")
+    if options["seed"] < 0:
+        raise DataError(f"--seed must be a whole number from 0, got {options['seed']}")
+    if not args.checkpoint_every > 0:
+        raise DataError(f"--checkpoint-every must be a positive number of seconds, got {args.checkpoint_every}")
+    if args.evaluations < 1:
+        raise DataError(f"--evaluations must be at least 1, got {args.evaluations}")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    staging = path.with_name(f".{path.name}.part{os.getpid()}")
+    staging.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(staging, path)

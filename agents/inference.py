@@ -1,0 +1,258 @@
+"""Ask a trained system, whichever it is, about one video and one sentence.
+
+::
+
+    system = agents.pretrained()                              # the default world's, shipped with the package
+    moment = system.predict("shapes-standard-test-000003", "the red circle moves left")
+    moment.start, moment.end                                  # seconds
+    agents.load("run/system.safetensors").predict("cat.mp4", "the cat jumps onto the table")
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from strong_envs.agents.registry import REGISTRY, Prediction, System
+from strong_envs.agents.strong.system import StrongSystem
+from strong_envs.agents.training.checkpoint import load_weights
+from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.extraction.single_video import VideoFeatures, encoder_of
+from strong_envs.features.registry import Source, keys, open_store
+from strong_envs.features.store.in_memory import OneVideoStore
+
+WEIGHTS = Path(__file__).parent / "data" / "strong_shapes.safetensors"
+"""The system that ships for the default world; ``strong-envs train-pretrained`` makes it."""
+
+
+@dataclass
+class Moment:
+    """What a system says about one sentence and one video.
+
+    ``start`` and ``end`` in seconds. ``confidence`` in [0, 1] orders answers and is no calibrated chance of being
+    right: the probability with which STRONG's policy stops in this window, or the score of the best candidate; None
+    where a system has no such number. ``boxes`` (n, 4) float32, normalised corners in every feature row, or None where
+    the system tracks nothing. ``path`` (moves + 1, 2) float64 seconds, the windows looked at, the last one being the
+    answer; None for systems that do not move. ``ranked`` (K, 2) float64 seconds, the candidates of a system that ranks
+    them, best first; None for others.
+    """
+
+    start: float
+    end: float
+    confidence: float | None
+    boxes: np.ndarray | None
+    path: np.ndarray | None
+    ranked: np.ndarray | None = None
+
+
+class Predictor:
+    """A saved system, ready to be asked; see `load`.
+
+    Args:
+        path: what the ``save`` of a system wrote.
+        features: store whose video ids are understood; the training store's by default.
+        device: where it runs. backbone_weights, text_weights: files for networks that do not come as packages.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        features: Source | None = None,
+        device: str | torch.device = "cpu",
+        backbone_weights: str | None = None,
+        text_weights: str | None = None,
+    ) -> None:
+        from strong_envs.agents.strong.agent import BOUNDS
+
+        _, about = load_weights(path)
+        if "inputs" not in about:
+            raise DataError(f"{str(path)!r} does not say what features it takes: it was saved by another release")
+        self.inputs: dict[str, Any] = about["inputs"]
+        self.path, self.device, self._features = Path(path), torch.device(device), features
+        self._weights = {"backbone": backbone_weights, "text": text_weights}
+        if self.inputs["frame_dim"] is None:
+            raise DataError(f"{str(path)!r} was trained on annotations alone and knows no video")
+        boxes = about["args"].get("boxes", about.get("boxes"))
+        if boxes in BOUNDS:
+            raise DataError(f"{str(path)!r} is an upper bound on true boxes; it cannot be asked about other videos")
+        if boxes is None and "boxes" in about:
+            raise DataError(f"{str(path)!r} was trained on boxes that somebody gave it, and has none of other videos")
+        self.system: System = load_system(path, self._bank(*self._blank(), 1.0, ["a", "b"], np.zeros))
+
+    def predict(
+        self,
+        video: str | os.PathLike | np.ndarray | torch.Tensor | tuple[np.ndarray, np.ndarray],
+        sentence: str,
+        duration: float | None = None,
+    ) -> Moment:
+        """Where in the video the sentence happens.
+
+        Args:
+            video: the id of a video of the store; the path of a video file; or an array: features (n, D) or cells
+                (n, h, w, C) as a store of the same kind holds them, both as a pair ``(frames, grid)``, or pixels
+                (n, H, W, 3) uint8 RGB, one frame for each feature row.
+            sentence: what happens, in words.
+            duration: seconds, for arrays; the number of rows over the store's rate by default.
+
+        Raises:
+            DataError: a video that nobody knows, features of other sizes than those of the training, a sentence that
+                cannot be encoded.
+        """
+        if not isinstance(sentence, str) or not sentence.strip():
+            raise DataError(f"sentence must be a string of words, got {sentence!r}")
+        frames, grid, seconds = self._look(video, duration)
+        if not (np.isfinite(seconds) and seconds > 0):
+            raise DataError(f"duration must be a positive number of seconds, got {seconds}")
+        bank = self._bank(frames, grid, seconds, [sentence], None)
+        out = self.system.predict(bank)
+        start, end = out.spans[0].tolist()
+        moves = None if out.length is None else int(out.length[0])
+        return Moment(
+            start,
+            end,
+            self._confidence(bank, out),
+            None if out.boxes is None else out.boxes.cpu().numpy(),
+            None if out.path is None else out.path[0, : moves + 1].cpu().numpy(),
+            None if out.ranked is None else _known(out.ranked[0].cpu().numpy()),
+        )
+
+    def _confidence(self, bank: FeatureBank, out: Prediction) -> float | None:
+        told = getattr(self.system, "confidence", None)
+        return None if told is None else float(told(bank, out)[0])
+
+    # Features ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return encoder_of(self.inputs["text"], str(self.device), self._weights["text"])
+
+    @cached_property
+    def _pixels(self) -> VideoFeatures:
+        made = self.inputs
+        kept = made["grid"] is not None
+        return VideoFeatures(
+            made["backbone"], made["fps"], made["dtypes"], kept, made.get("pca"), str(self.device),
+            self._weights["backbone"],
+        )  # fmt: skip
+
+    def _blank(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Features of the right sizes: the network takes its sizes from them and nothing else."""
+        grid = self.inputs["grid"]
+        return np.zeros((2, self.inputs["frame_dim"]), np.float32), None if grid is None else np.zeros((2, *grid), "f4")
+
+    def _bank(
+        self, frames: np.ndarray, grid: np.ndarray | None, seconds: float, sentences: list[str], vectors: Any
+    ) -> FeatureBank:
+        if vectors is not None:
+            encoded = vectors((len(sentences), self.inputs["query_dim"]), np.float32)
+        else:
+            encoded = self._encoder.encode(sentences)
+        if encoded.shape[1] != self.inputs["query_dim"]:
+            raise DataError(
+                f"sentences have {encoded.shape[1]} numbers, the system was trained on {self.inputs['query_dim']}"
+            )
+        return FeatureBank(OneVideoStore(frames, grid, seconds, sentences, encoded), None, self.device)
+
+    def _look(self, video: Any, duration: float | None) -> tuple[np.ndarray, np.ndarray | None, float]:
+        """Frames, grid and duration of whatever the video was given as."""
+        if isinstance(video, (str, os.PathLike)):
+            if Path(video).is_file():
+                return self._pixels.of_file(video)
+            return self._stored(str(video))
+        frames, grid = self._arrays(video)
+        if duration is None and self.inputs["fps"] is None:
+            raise DataError("the training store states no rate of feature rows; pass duration, in seconds")
+        return frames, grid, len(frames) / self.inputs["fps"] if duration is None else float(duration)
+
+    def _arrays(self, video: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        pair = video if isinstance(video, tuple) else (video,)
+        given = [x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x) for x in pair]
+        dim, wanted = self.inputs["frame_dim"], self.inputs["grid"]
+        if len(given) == 1 and given[0].dtype == np.uint8:
+            return self._pixels.of_pixels(given[0])
+        frames = next((x for x in given if x.ndim == 2), None)
+        grid = next((x for x in given if x.ndim == 4), None)
+        if grid is not None and wanted is not None and list(grid.shape[1:]) == wanted:
+            grid = grid.astype(self.inputs["dtypes"]["grid"])
+            if frames is None and wanted[2] == dim:
+                frames = grid.astype(np.float32).mean(axis=(1, 2))
+        elif grid is not None:
+            frames = None
+        needed = getattr(self.system, "boxes", "frame") != "frame"
+        if frames is None or frames.shape[1] != dim or not len(frames) or (needed and grid is None):
+            shapes = [x.shape for x in given]
+            cells = "no grid" if wanted is None else f"cells (n, {', '.join(map(str, wanted))})"
+            need = "this system needs cells" if needed else "frames are enough"
+            raise DataError(f"features must be frames (n, {dim}) or {cells}, and {need}; got {shapes}")
+        return frames.astype(self.inputs["dtypes"]["frames"]), grid
+
+    def _stored(self, video: str) -> tuple[np.ndarray, np.ndarray | None, float]:
+        source = self._features if self._features is not None else self.inputs["store"]
+        if self._features is None and source not in keys():
+            raise DataError(f"{video!r} is no file; for the id of a video pass features=, the store that holds it")
+        store = open_store(source)
+        row = 0
+        for held in store.videos:
+            if held.id == video:
+                stop = row + held.n_frames
+                grid = store.tensor("grid", row, stop) if store.has("grid") else None
+                return store.tensor("frames", row, stop), grid, held.duration
+            row += held.n_frames
+        ids = [held.id for held in store.videos]
+        raise DataError(f"{video!r} is neither a file nor a video of {store.name!r}{nearest(video, ids)}")
+
+
+def _known(ranked: np.ndarray) -> np.ndarray:
+    """Candidates without the rows of NaN that stand where a query has fewer."""
+    return ranked[np.isfinite(ranked).all(-1)]
+
+
+def load(
+    path: str | os.PathLike, features: Source | None = None, device: str | torch.device = "cpu", **weights: str
+) -> Predictor:
+    """A saved system, ready to be asked; see `Predictor`. Whatever `agents.make` made and trained can be read."""
+    return Predictor(path, features, device, **weights)
+
+
+def pretrained(features: Source | None = None, device: str | torch.device = "cpu") -> Predictor:
+    """STRONG as it ships for the default world, standard level; ``strong-envs train-pretrained`` trains it again.
+
+    It understands ids of videos of ``shapes-v0`` unless ``features`` names another store.
+    """
+    if not WEIGHTS.is_file():
+        raise DataError(f"{WEIGHTS} is missing; strong-envs train-pretrained makes it")
+    return Predictor(WEIGHTS, "shapes-v0" if features is None else features, device)
+
+
+def load_system(path: str | os.PathLike, bank: FeatureBank) -> System:
+    """Read what the ``save`` of a system wrote, whichever it was.
+
+    Args:
+        path: a file of weights. bank: gives the device and must have the features that the system was trained on.
+
+    Raises:
+        DataError: no such file, a kind of system that is not registered here, other features.
+    """
+    kind = kind_of(load_weights(path)[1])
+    known = kinds()
+    if kind not in known:
+        raise DataError(f"{str(path)!r} holds a system of the kind {kind!r}; registered here are {sorted(known)}")
+    return known[kind].load(str(path), bank)
+
+
+def kind_of(about: dict[str, Any]) -> str:
+    """What a file says it holds; STRONG's are known by their turns."""
+    return StrongSystem.__name__ if "turn" in about else about.get("system") or "unknown"
+
+
+def kinds() -> dict[str, Any]:
+    """Classes of registered systems that can be loaded, by the names that stand in their files."""
+    classes = {entry.factory for entry in REGISTRY.values() if hasattr(entry.factory, "load")}
+    return {getattr(kind, "name", kind.__name__): kind for kind in classes}

@@ -1,0 +1,89 @@
+"""``strong-envs train-reference-critic``: trains the critic that ships with the default world, in about two minutes.
+
+It values every move in the windows of ``TemporalMoment-v0`` (default arguments) from features inside random boxes, the
+true ones among them, so that `SpatialTrack-v0` can compare boxes. It is trained on what Eq. 5 pays each move relative
+to stopping. Written to ``strong_envs/data/reference_critic.safetensors``.
+
+On held-out videos of ``shapes-v0-medium`` a box on the target scores above a box of its size clear of it in 65 % of the
+pairs by max Q (Eq. 11 as printed), 77 % by ``signed_q`` and 79 % by ``q_error`` (5,895 pairs, random windows).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from strong_envs import features
+from strong_envs.agents.strong.agent import random_boxes
+from strong_envs.agents.training.networks import Standardise
+from strong_envs.local_features import LocalFeatures
+from strong_envs.spatial import reference_critic
+from strong_envs.temporal.task import TemporalConfig, TemporalTask
+
+HIDDEN = 160
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``train-reference-critic`` command."""
+    summary = "Train the critic that ships with the default world, in about two minutes."
+    parser = subparsers.add_parser("train-reference-critic", help=summary, description=summary)
+    parser.add_argument("--features", default="shapes-v0-full", help="a key or path (%(default)s)")
+    parser.add_argument("--updates", type=int, default=3000, help="updates of 512 windows (%(default)s)")
+    parser.add_argument("--out", default=str(reference_critic.PATH), help="file to write")
+    parser.set_defaults(run=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Train and write the critic."""
+    from safetensors.torch import save_file
+    from tqdm import tqdm
+
+    torch.manual_seed(0)
+    bank = features.load(args.features, "train")
+    generator = torch.Generator().manual_seed(0)
+    true = LocalFeatures(bank, "truth").boxes
+    lengths = bank.n_frames[bank.video]
+    still = random_boxes(len(bank), generator).repeat_interleave(lengths, 0)
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand_as(still)
+    kind = torch.rand(len(bank), generator=generator).repeat_interleave(lengths)[:, None]
+    mixed = torch.where(kind < 0.5, true, torch.where(kind < 0.9, still, whole))
+    task = TemporalTask(bank, LocalFeatures(bank, mixed), TemporalConfig())
+
+    def draw(count: int) -> tuple[torch.Tensor, ...]:
+        state = task.random_states(count, generator)
+        return state["sample"], state["start"], state["end"]
+
+    def observe(samples: torch.Tensor, start: torch.Tensor, end: torch.Tensor) -> dict[str, torch.Tensor]:
+        return task.observe(samples, start, end, torch.zeros_like(samples))
+
+    inputs = Standardise(task.dims())
+    inputs.fit(observe(*draw(5000)))
+    sizes = (inputs.size, HIDDEN, HIDDEN, task.n_actions)
+    layers = [nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    net = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    optimiser = torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=args.updates)
+    bar = tqdm(range(args.updates), "reference critic")
+    for _ in bar:
+        where = draw(512)
+        loss = nn.functional.mse_loss(net(inputs(observe(*where))), task.move_rewards(*where))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        bar.set_postfix(loss=f"{float(loss.detach()):.3f}", refresh=False)
+    weights = {"shift": inputs.shift, "scale": inputs.scale}
+    for i, layer in enumerate(layers):
+        weights |= {f"w{i}": layer.weight.detach().contiguous(), f"b{i}": layer.bias.detach()}
+    target = Path(args.out)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.part{os.getpid()}")
+    save_file(weights, str(staging), {"backbone": bank.store.manifest["backbone"]["name"]})
+    os.chmod(staging, 0o644)
+    os.replace(staging, target)
+    print(f"{target}: {target.stat().st_size / 1024:.0f} KiB")
+    return 0

@@ -1,0 +1,201 @@
+"""Checkpoints of a training: written at any moment, whole or not at all, and gone on from bit for bit.
+
+::
+
+    with Session("run/checkpoint.safetensors", every=60, resume=True) as session:
+        strong.fit(checkpoint=session)
+
+A checkpoint is one safetensors file: weights, targets, optimisers, replay, generators, episodes of the environment and
+boxes of the turn as tensors, counters as JSON in its header. It is written beside the old one and renamed over it, so a
+kill at any moment leaves the old one or the new one. Ctrl-C (and SIGTERM) is answered between two updates: the
+checkpoint is written, then `KeyboardInterrupt` is raised; a second Ctrl-C does not wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from strong_envs.agents.training.checkpoint import load_weights, save_weights
+from strong_envs.agents.training.loop import Training, split
+from strong_envs.features.errors import DataError
+
+KIND = "checkpoint"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Resumable(Protocol):
+    """A system that a session can store between two updates."""
+
+    def identity(self) -> dict[str, Any]:
+        """JSON-ready: what has to be the same for a training to go on, arguments and data."""
+
+    def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON-ready values."""
+
+    def load_training_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on where `training_state` was taken."""
+
+
+class Session:
+    """What happens beside a training: checkpoints, going on, and stopping between two updates.
+
+    Args:
+        path: the checkpoint's file; None writes nothing.
+        every: seconds between checkpoints; None leaves only those asked for otherwise.
+        updates: a checkpoint each so many updates as well.
+        resume: go on from ``path`` where it exists.
+        extra: JSON-ready values that are stored too, asked for at every checkpoint; ``restored`` has them afterwards.
+        watchers: called with the running training after each update; they must not change it.
+        signals: what stops the training between two updates while this is entered.
+
+    Attributes:
+        restored: what ``extra`` gave when the checkpoint was written that this session goes on from, or None.
+        written: number of checkpoints written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike | None = None,
+        *,
+        every: float | None = 60.0,
+        updates: int | None = None,
+        resume: bool = False,
+        extra: Callable[[], dict[str, Any]] | None = None,
+        watchers: tuple[Callable[[Training], None], ...] = (),
+        signals: tuple[signal.Signals, ...] = SIGNALS,
+    ) -> None:
+        if every is not None and not every > 0:
+            raise DataError(f"seconds between checkpoints must be positive, got {every}")
+        self.path = None if path is None else Path(path)
+        self.every, self.updates, self.extra, self.watchers = every, updates, extra, list(watchers)
+        self.signals = signals
+        self.restored: dict[str, Any] | None = None
+        self.written = 0
+        self._system: Resumable | None = None
+        self._training: Training | None = None
+        self._pending: tuple[dict[str, Tensor], dict[str, Any], str] | None = None
+        self._seen = self._done = self._ticks = 0
+        self._stop = False
+        self._handlers: dict[int, Any] = {}
+        self._found: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self._last = time.monotonic()
+        if resume and self.path is not None and self.path.is_file():
+            tensors, about = load_weights(self.path)
+            if about.get("kind") != KIND:
+                raise DataError(f"{str(self.path)!r} is a saved agent, not a checkpoint of a training")
+            self._found, self.restored = (tensors, about), about["extra"]
+
+    # Ctrl-C -----------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Session:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._asked) for number in self.signals}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def stop(self) -> None:
+        """Ask the training to stop at the end of its update, with a checkpoint."""
+        self._stop = True
+
+    def _asked(self, number: int, frame: object) -> None:
+        if self._stop:
+            raise KeyboardInterrupt
+        self.stop()
+
+    # What a system calls ----------------------------------------------------------------------------------------
+
+    def begin(self, system: Resumable) -> None:
+        """The start of `fit`; the system is brought to where the checkpoint was written."""
+        self._system, self._seen = system, 0
+        if self._found is None:
+            return
+        tensors, about = self._found
+        self._found = None
+        mine, theirs = json.loads(json.dumps(system.identity())), about["identity"]
+        if mine != theirs:
+            raise DataError(f"{str(self.path)!r} belongs to another training: {_difference(mine, theirs)}")
+        try:
+            system.load_training_state(split(tensors, "system."), about["system"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise DataError(f"{str(self.path)!r} was written by another release: {error}") from None
+        self._done = about["done"]
+        if about["training"] is not None:
+            self._pending = split(tensors, "training."), about["training"], about["stage"]
+
+    def step(self, run: Callable[[], object]) -> None:
+        """One of the steps that `fit` consists of, in their order; those done before the checkpoint are left out."""
+        self._seen += 1
+        if self._seen <= self._done:
+            return
+        run()
+        self._done, self._training = self._done + 1, None
+        self._settle()
+
+    # What a training calls --------------------------------------------------------------------------------------
+
+    def enter(self, training: Training) -> None:
+        """A training is about to start; the one that was running at the checkpoint goes on from there."""
+        if self._pending is not None:
+            tensors, values, stage = self._pending
+            if stage != training.stage:
+                raise DataError(f"{str(self.path)!r} stopped in {stage!r}, which is not {training.stage!r}")
+            training.load_state_dict(tensors, values)
+            self._pending = None
+        self._training = training
+
+    def tick(self, training: Training) -> None:
+        """The training stands between two updates."""
+        self._ticks += 1
+        for watcher in self.watchers:
+            watcher(training)
+        self._settle()
+
+    def _settle(self) -> None:
+        timed = self.every is not None and time.monotonic() - self._last >= self.every
+        counted = self.updates is not None and self._ticks % self.updates == 0
+        if self._stop or timed or counted:
+            self.write()
+        if self._stop:
+            raise KeyboardInterrupt
+
+    def write(self) -> None:
+        """Write a checkpoint now; only between two updates, as `step`, `tick` and the watchers are."""
+        if self.path is None or self._system is None:
+            return
+        training = self._training
+        # Weights that are lost must not replace a checkpoint that is not.
+        if training is not None:
+            training.check()
+        tensors, values = self._system.training_state()
+        stored = {f"system.{name}": value for name, value in tensors.items()}
+        about = {"kind": KIND, "identity": self._system.identity(), "system": values, "done": self._done}
+        about |= {"training": None, "stage": None, "extra": {} if self.extra is None else self.extra()}
+        if training is not None:
+            tensors, about["training"] = training.state_dict()
+            about["stage"] = training.stage
+            stored |= {f"training.{name}": value for name, value in tensors.items()}
+        save_weights(self.path, stored, about)
+        self.written += 1
+        self._last = time.monotonic()
+
+
+def _difference(mine: Any, theirs: Any, where: str = "") -> str:
+    """The first thing that differs between two JSON values, in words."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        for name in [*mine, *(n for n in theirs if n not in mine)]:
+            if mine.get(name) != theirs.get(name):
+                return _difference(mine.get(name), theirs.get(name), f"{where}.{name}" if where else name)
+    return f"{where} was {theirs!r}, now it is {mine!r}"

@@ -1,0 +1,165 @@
+"""``strong-envs compare A.json B.json``: paired differences over the same queries, or a refusal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strong_envs.benchmarks.metrics.definitions import per_query
+from strong_envs.benchmarks.metrics.statistics import paired_test
+from strong_envs.benchmarks.protocols import Protocol, same_column
+from strong_envs.features.errors import DataError, nearest
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The runs of one system: IoU (R, S) of each query, the queries' ids and videos, and what they were scored by."""
+
+    label: str
+    iou: np.ndarray
+    queries: list[str]
+    videos: list[str]
+    protocol: Protocol
+    reference: bool = False
+    """Fitted without a seed: its one run is all there is."""
+
+
+def read_scored(path: str | Path) -> dict[str, Scored]:
+    """The systems of a result file (of ``run``, ``table1`` or ``table2``), or the one of a cell's file, by label.
+
+    Raises:
+        DataError: not JSON, or a file without scores per query or without its protocol.
+    """
+    values = read_result(path)
+    if "per_query" in values:
+        scores = values["per_query"]
+        protocols = {row["system"]: row["protocol"] for row in values["rows"]}
+        references = {row["system"] for row in values["rows"] if row.get("reference")}
+        runs = {label: iou for label, iou in scores["IoU"].items() if label in protocols}
+    elif "scores" in values and "protocol" in values:
+        scores = {"queries": values["queries"], "videos": values["videos"]}
+        references = set()
+        runs, protocols = {values["system"]: [values["scores"]["IoU"]]}, {values["system"]: values["protocol"]}
+    else:
+        raise DataError(f"{path} holds no scores per query and protocol; give a results.json or a cell's file")
+    return {
+        label: Scored(
+            label,
+            np.atleast_2d(iou),
+            scores["queries"],
+            scores["videos"],
+            Protocol.from_dict(protocols[label]),
+            label in references,
+        )
+        for label, iou in runs.items()
+    }
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """The object of a JSON file; `DataError` where there is none."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{str(path)!r} is not a result file: it holds a {type(values).__name__}")
+    return values
+
+
+def compare(a: Scored, b: Scored) -> list[dict[str, Any]]:
+    """System a minus system b, one row a metric: both means, the difference with its interval, and the p-value.
+
+    Queries are matched by id; whole videos are drawn, since queries of one video are not independent.
+
+    Raises:
+        DataError: two protocols, or other queries under the same protocol.
+    """
+    same_column(a.protocol, b.protocol)
+    if set(a.queries) != set(b.queries):
+        only = len(set(a.queries) ^ set(b.queries))
+        raise DataError(f"{a.label!r} and {b.label!r} were scored on other queries: {only} are in one of them only")
+    at = {query: i for i, query in enumerate(b.queries)}
+    second = b.iou[:, [at[query] for query in a.queries]]
+    rows = []
+    rules = (a.protocol.thresholds, a.protocol.comparison)
+    ours, theirs = per_query(a.iou, *rules), per_query(second, *rules)
+    for metric in ours:
+        found = paired_test(ours[metric], theirs[metric], groups=a.videos)
+        rows.append(
+            {
+                "metric": metric,
+                "a": a.label,
+                "b": b.label,
+                "mean_a": float(ours[metric].mean()),
+                "mean_b": float(theirs[metric].mean()),
+                **found.as_dict(),
+            }
+        )
+    return rows
+
+
+def pairs(
+    first: Mapping[str, Scored], second: Mapping[str, Scored], a: str | None, b: str | None, same_file: bool = False
+) -> list[tuple[Scored, Scored]]:
+    """Who is compared with whom: the systems named, else those that both files have."""
+    for name, held in ((a, first), (b, second)):
+        if name is not None and name not in held:
+            raise DataError(f"there is no system {name!r}{nearest(name, held)}; the file has {sorted(held)}")
+    if a is not None or b is not None:
+        left, right = a or b, b or a
+        for name, held in ((left, first), (right, second)):
+            if name not in held:
+                raise DataError(f"there is no system {name!r} in the other file, which has {sorted(held)}; name both")
+        return [(first[left], second[right])]
+    if len(first) == len(second) == 1:
+        return [(next(iter(first.values())), next(iter(second.values())))]
+    shared = [name for name in first if name in second]
+    if not shared:
+        raise DataError(f"the files share no system: {sorted(first)} against {sorted(second)}; name them with --a, --b")
+    if same_file:
+        raise DataError(f"a file compared with itself needs two systems, --a and --b, of {sorted(first)}")
+    return [(first[name], second[name]) for name in shared]
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``compare`` command."""
+    parser = subparsers.add_parser(
+        "compare",
+        help="the difference between two results, paired over queries, with intervals",
+        description="Compare two result files (results.json, or the file of one cell) over the same queries: the "
+        "difference, its 95 % interval over videos, and a permutation test. Two protocols are refused.",
+    )
+    parser.add_argument("first", metavar="A.json")
+    parser.add_argument("second", metavar="B.json")
+    parser.add_argument("--a", help="system of the first file (default: every system that both files have)")
+    parser.add_argument("--b", help="system of the second file (default: the same as --a)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command; returns 0."""
+    first, second = read_scored(args.first), read_scored(args.second)
+    same_file = Path(args.first).resolve() == Path(args.second).resolve()
+    found = [compare(*pair) for pair in pairs(first, second, args.a, args.b, same_file)]
+    if args.json:
+        print(json.dumps({"comparisons": [row for rows in found for row in rows]}, indent=1))
+        return 0
+    for rows in found:
+        print(f"{rows[0]['a']} ({args.first}) minus {rows[0]['b']} ({args.second}), {rows[0]['queries']:,} queries")
+        print(f"  {'metric':<8}{'A':>8}{'B':>8}{'A - B':>9}   95 % interval      p")
+        for row in rows:
+            numbers = "".join(f"{100 * row[key]:>8.2f}" for key in ("mean_a", "mean_b"))
+            interval = f"[{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
+            print(f"  {row['metric']:<8}{numbers}{100 * row['difference']:>+9.2f}   {interval:<17}{row['p_value']:.4f}")
+        if rows[0]["caveat"]:
+            print(f"  {rows[0]['caveat']}")
+    return 0

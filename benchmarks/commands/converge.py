@@ -1,0 +1,74 @@
+"""``strong-envs converge``: held-out mIoU over iterations, after the paper's Figure 4a, and over seconds.
+
+The clock stands still while a system is scored (`benchmarks.execution.timed_training`), so that systems of any kind
+can stand in one
+picture. Run one cell at a time (``--jobs 1``) where seconds are the point.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strong_envs.agents.overrides import places
+from strong_envs.benchmarks.commands.run import add_arguments, apply_quick
+from strong_envs.benchmarks.execution.cell import write_json
+from strong_envs.benchmarks.execution.job import collect, finish, importable_here, plain_variants, run_job, systems_of
+from strong_envs.features.errors import DataError
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``converge`` command."""
+    parser = subparsers.add_parser(
+        "converge",
+        help="learning curves over the iterations of the alternating training (Figure 4a)",
+        description="Train systems for several iterations of the alternating training and draw the held-out mIoU "
+        "after each: over iterations (converge.png) and over seconds of training (seconds.png). --evaluations "
+        "scores every system on the way too, of whatever kind.",
+    )
+    parser.add_argument(
+        "--evaluations", type=int, default=0, help="scores on the way, in each stage of the training (%(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="iterations of systems in turns (%(default)s)")
+    add_arguments(parser)
+    parser.set_defaults(run=main, systems="strong", out="results/converge")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command; exit codes as of ``run``."""
+    from strong_envs.benchmarks.results import figures
+
+    if args.evaluations < 0:
+        raise DataError(f"--evaluations must be 0 or more, got {args.evaluations}")
+    apply_quick(args)
+    names = systems_of(args)
+    importable_here()
+    if any("rounds" in places(name) for name in names):
+        args.set = [f"rounds={args.rounds}", *args.set]
+    job = run_job(args, plain_variants(args, names))
+    result, out = collect(job), Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "results.json", result)
+    if result["curves"]:
+        figures.learning_curves(result, out / "converge.png", "stage")
+        figures.learning_curves(with_traces(result), out / "seconds.png")
+    if args.json:
+        print(json.dumps(result))
+    else:
+        for label, runs in result["curves"].items():
+            for i, stage in enumerate(runs[0]):
+                scores = [run[i]["IoU"] for run in runs if i < len(run) and "IoU" in run[i]]
+                if scores:
+                    spread = f" ({min(scores):.4f} to {max(scores):.4f} over {len(scores)} seeds)"
+                    print(f"{label}: {stage['stage']:<14} mIoU {np.mean(scores):.4f}{spread}")
+        print(f"{out}: results.json, converge.png, seconds.png ({result['wall_seconds']:.0f} s)")
+    return finish(job)
+
+
+def with_traces(result: dict[str, Any]) -> dict[str, Any]:
+    """The result with the scores on the way in place of those after each stage, where a system has them."""
+    return {**result, "curves": {**result["curves"], **result.get("traces", {})}}

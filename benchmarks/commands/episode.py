@@ -1,0 +1,115 @@
+"""``strong-envs episode results/run``: one query of a finished run as pictures and a video (Figure 5)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from strong_envs.benchmarks.commands.compare import read_result
+from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
+from strong_envs.features.errors import DataError, nearest
+
+
+def read_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
+    """The result file of a folder that ``run``, ``table1``, ``table2`` or ``converge`` wrote, and its cells' folder."""
+    path = Path(folder)
+    file = path if path.is_file() else path / "results.json"
+    if not file.is_file():
+        raise DataError(f"{str(path)!r} holds no results.json; give the folder that was --out of a run")
+    result = read_result(file)
+    if "cells" not in result:
+        raise DataError(f"{str(file)!r} names no cells; run the same command again to have them named")
+    return result, file.parent / "cells"
+
+
+def foremost(labels: Iterable[str]) -> str:
+    """The system that pictures are of where nobody names one: strong, else trl, else the last."""
+    labels = list(labels)
+    return next((label for wanted in ("strong", "trl") for label in labels if label.lower() == wanted), labels[-1])
+
+
+def cell_file(result: dict[str, Any], cells: Path, system: str | None, seed: int) -> tuple[str, dict[str, Any]]:
+    """The label and the stored result of one cell; without a system, of `foremost`.
+
+    Raises:
+        DataError: a system or a seed that the run does not have, or that did not finish.
+    """
+    known = result["cells"]
+    if not known:
+        raise DataError("this run has no cells")
+    label = system if system is not None else foremost(known)
+    if label not in known:
+        raise DataError(f"this run has no system {label!r}{nearest(label, known)}; it has {sorted(known)}")
+    if not 0 <= seed < len(known[label]):
+        raise DataError(f"{label} was run with seeds 0 to {len(known[label]) - 1}, not {seed}")
+    return label, read_result(cells / f"{known[label][seed]}.json")
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``episode`` command."""
+    parser = subparsers.add_parser(
+        "episode",
+        help="one query of a finished run: its moves, and its window after each stage (Figure 5)",
+        description="Draw what a trained system did on one held-out query, from the predictions that a run stored: "
+        "episode.png (four moves), episode.mp4 (all moves) and stages.png (after the paper's Figure 5).",
+    )
+    parser.add_argument("folder", help="folder of a finished run")
+    parser.add_argument("--query", help="id of the query (default: one of median IoU)")
+    parser.add_argument("--system", help="label of the system (default: strong, else trl, else the last)")
+    parser.add_argument("--seed", type=int, default=0, help="which of its runs (%(default)s)")
+    parser.add_argument("--features", help="key or path of the store (default: as in the run)")
+    parser.add_argument("--out", help="folder of the pictures (default: FOLDER/episodes/SYSTEM-SEED-QUERY)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command; returns 0."""
+    from strong_envs.benchmarks.results import filmstrip
+
+    result, cells = read_folder(args.folder)
+    label, stored = cell_file(result, cells, args.system, args.seed)
+    bank = bank_of(stored, args.features)
+    prediction, stages = read_prediction(cells / f"{stored['key']}{PREDICTION}")
+    sample = filmstrip.sample_of(bank, prediction, args.query)
+    query = bank.qids[sample]
+    slug = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (label, str(args.seed), query))
+    out = Path(args.out) if args.out else cells.parent / "episodes" / slug
+    out.mkdir(parents=True, exist_ok=True)
+    filmstrip.episode(prediction, bank, out / "episode.png", out / "episode.mp4", sample)
+    files = ["episode.png", "episode.mp4"]
+    if stages:
+        filmstrip.stages_picture(stages, bank, sample, out / "stages.png")
+        files.append("stages.png")
+    about = {
+        "query": query,
+        "text": bank.texts[sample],
+        "system": label,
+        "seed": args.seed,
+        "true": [list(w) for w in bank.queries[sample].windows],
+        "path": filmstrip.path_of(prediction, sample),
+        "stages": {name: stage.spans[sample].tolist() for name, stage in stages},
+        "tiou": stored["scores"]["IoU"][sample],
+        "files": [str(out / name) for name in files],
+    }
+    if args.json:
+        print(json.dumps(about, indent=1))
+    else:
+        moves = len(about["path"]) - 1
+        print(f"{query}: {about['text']!r}, {label} seed {args.seed}: {moves} moves, tIoU {about['tiou']:.2f}")
+        print(f"{out}: {', '.join(files)}")
+    return 0
+
+
+def bank_of(stored: dict[str, Any], override: str | None = None) -> Any:
+    """The test split that a cell was scored on; a store that has changed since is refused."""
+    from strong_envs import features
+
+    key = override or stored["features"]
+    store = features.open_store(key)
+    if store.content_hash != stored["data"]:
+        raise DataError(f"{key!r} is not the data of this run any more: {store.content_hash} against {stored['data']}")
+    return features.load(key, stored["test"])

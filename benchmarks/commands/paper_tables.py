@@ -1,0 +1,203 @@
+"""``strong-envs table1`` and ``table2``: the paper's tables in our protocol, and its claims."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from strong_envs.agents.overrides import check_settings, with_settings
+from strong_envs.benchmarks.commands.run import add_arguments, apply_quick
+from strong_envs.benchmarks.execution.cell import write_json
+from strong_envs.benchmarks.execution.job import (
+    Job,
+    Variant,
+    chosen_metrics,
+    collect,
+    finish,
+    importable_here,
+    run_job,
+    settings_of,
+)
+from strong_envs.benchmarks.metrics.statistics import paired_test
+from strong_envs.benchmarks.results.paper_numbers import CLAIMS, DATA, TABLES, rows
+from strong_envs.benchmarks.results.tables import columns_of
+
+SIDE = ("Acc@.5", "Acc@.7", "mIoU")
+"""Columns of the paper's numbers in the printed table; the result file has all of them."""
+REFERENCES = ("blind one-shot", "frame evidence")
+"""Trained rows beside the paper's: a policy that never opens a video, and STRONG's gaze with nothing after it."""
+TITLES = {1: "STRONG beside the systems it is compared with (Table 1)", 2: "STRONG beside its variants (Table 2)"}
+
+
+OURS = {1: {"STRONG": "strong+attention", "STRONG-A": "strong"}}
+"""Which of our systems are the paper's where the names differ: ours leave attention over frames out by default. Table 2
+compares boxes, all without it."""
+
+
+def registered(label: str, number: int = 0) -> str | None:
+    """The registered name of a system of the paper, whatever its hyphens and capitals; None where there is none."""
+    from strong_envs import agents
+
+    label = OURS.get(number, {}).get(label, label)
+
+    def plain(name: str) -> str:
+        return "".join(c for c in name.lower() if c.isalnum() or c == "+")
+
+    return next((name for name in agents.names() if plain(name) == plain(label)), None)
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``table1`` and ``table2``."""
+    for number, title in TITLES.items():
+        parser = subparsers.add_parser(
+            f"table{number}",
+            help=title,
+            description=f"{title}, in our protocol on --features. A system that is missing, or that the store cannot "
+            "serve, keeps its row and says why. The paper's own numbers stand in columns of their own.",
+        )
+        add_arguments(parser)
+        systems = ",".join((*REFERENCES, *TABLES[number][DATA[0]]))
+        parser.set_defaults(run=partial(main, number=number), systems=systems, out=f"results/table{number}")
+
+
+def main(args: argparse.Namespace, number: int) -> int:
+    """Run the command; exit codes as of ``run``."""
+    apply_quick(args)
+    importable_here()
+    labels = [name.strip() for name in args.systems.split(",") if name.strip()]
+    found = {label: registered(label, number) or (label if ":" in label else None) for label in [*labels, *args.agent]}
+    notes = stand_ins(found, args)
+    settings = settings_of(args)
+    known = [name for name in found.values() if name]
+    check_settings(known, settings)
+    variants = [Variant(label, name, with_settings(name, settings)) for label, name in found.items() if name]
+    job = run_job(args, variants)
+    result = collect(job)
+    reasons = {label: "absent: no system of this name in this release" for label, name in found.items() if not name}
+    fill(result, job, list(found), reasons, number)
+    for row in result["rows"]:
+        if row["system"] in notes:
+            row["note"] = notes[row["system"]]
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "results.json", result)
+    draw(result, out, chosen_metrics(args, result))
+    show(result, args, out, number)
+    return finish(job)
+
+
+def stand_ins(found: dict[str, str | None], args: argparse.Namespace) -> dict[str, str]:
+    """Put the stand-in of a system in ``found`` (label to name) where the store cannot serve it; notes by label."""
+    from strong_envs import agents, features
+    from strong_envs.agents.strong.variants import STAND_INS
+
+    notes = {}
+    for label, name in found.items():
+        if name in STAND_INS:
+            bank = features.load(args.features, args.train)
+            other, reason = STAND_INS[name], agents.why_not(name, bank)
+            if reason and agents.why_not(other, bank) is None:
+                found[label] = other
+                notes[label] = f"{reason}; {other} stands in: {agents.find(other).description}."
+    return notes
+
+
+def fill(result: dict[str, Any], job: Job, labels: list[str], reasons: dict[str, str], number: int) -> None:
+    """Put rows in the paper's order with those that are absent, the paper's numbers, and what became of its claims."""
+    by_system = {row["system"]: row for row in result["rows"]}
+    ordered = []
+    for label in labels:
+        if label in by_system:
+            ordered.append(by_system.pop(label))
+            continue
+        ordered.append(
+            {"system": label, "protocol": result["protocol"], "seeds": None, "metrics": {}, "caveat": reasons[label]}
+        )
+    result["rows"] = [*ordered, *by_system.values()]
+    result["table"] = number
+    result["paper"] = {data: rows(number, data) for data in DATA}
+    result["claims"] = judge(result, number)
+
+
+def judge(result: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """Each claim of the paper against our numbers: ``holds``, ``contradicted``, ``undecided`` or ``not tested``.
+
+    By mIoU, paired over queries: it holds where the 95 % interval of the difference lies above zero.
+    """
+    scores, found = result["per_query"], []
+    for claim in CLAIMS[number]:
+        entry: dict[str, Any] = {"better": claim.better, "worse": claim.worse, "section": claim.section}
+        if claim.better in scores["IoU"] and claim.worse in scores["IoU"]:
+            test = paired_test(scores["IoU"][claim.better], scores["IoU"][claim.worse], groups=scores["videos"])
+            verdict = "holds" if test.low > 0 else "contradicted" if test.high < 0 else "undecided"
+            entry |= {"verdict": verdict, **test.as_dict()}
+        else:
+            entry["verdict"] = "not tested"
+        found.append(entry)
+    return found
+
+
+def draw(result: dict[str, Any], out: Path, metrics: list[str] | None = None) -> None:
+    """table.md, table.png and curve.png."""
+    from strong_envs.benchmarks.results import figures
+
+    (out / "table.md").write_text(markdown(result, metrics), encoding="utf-8")
+    figures.table_figure(result["rows"], out / "table.png")
+    if result["curves"]:
+        figures.learning_curves(result, out / "curve.png")
+
+
+def markdown(result: dict[str, Any], metrics: list[str] | None = None) -> str:
+    """The table with the paper's columns beside it, then its claims."""
+    from strong_envs.benchmarks.results.tables import markdown_table
+
+    table = markdown_table(result["rows"], **columns(result, metrics))
+    return f"{table}\n{claims_markdown(result['claims'])}"
+
+
+def claims_markdown(claims: list[dict[str, Any]]) -> str:
+    """The claims as a Markdown table."""
+    lines = ["| the paper claims | section | here | difference in mIoU |", "| --- | --- | --- | ---: |"]
+    for c in claims:
+        number = "–"
+        if "difference" in c:
+            number = f"{100 * c['difference']:+.2f} [{100 * c['low']:+.2f}, {100 * c['high']:+.2f}]"
+        lines.append(f"| {c['better']} above {c['worse']} | {c['section']} | {c['verdict']} | {number} |")
+    return "\n".join(lines) + "\n"
+
+
+def columns(result: dict[str, Any], metrics: list[str] | None = None) -> dict[str, Any]:
+    """Arguments of the table: our metrics, and the paper's numbers of both data sets under their own headings."""
+    metrics = metrics or columns_of(result["rows"])
+    ours = {row["system"] for row in result["rows"]}
+    beside = {
+        f"paper, {data}": [
+            {**row, "metrics": {m: row["metrics"][m] for m in SIDE}} for row in printed if row["system"] in ours
+        ]
+        for data, printed in result["paper"].items()
+    }
+    return {"metrics": metrics, "beside": {heading: printed for heading, printed in beside.items() if printed}}
+
+
+def show(result: dict[str, Any], args: argparse.Namespace, out: Path, number: int) -> None:
+    """Print the table and the claims, or the result file with ``--json``."""
+    if args.json:
+        print(json.dumps(result))
+        return
+    import rich
+    from rich.console import Console
+
+    from strong_envs.benchmarks.results.tables import print_table
+
+    console = Console(width=max(rich.get_console().width, 140))
+    title = f"Table {number} on {result['protocol']['data']}, {args.test}"
+    print_table(result["rows"], chosen_metrics(args, result), title=title, console=console)
+    for data, printed in result["paper"].items():
+        print_table(printed, title=f"Table {number} as the paper printed it, {data}: another protocol", console=console)
+    for c in result["claims"]:
+        number_text = f", {100 * c['difference']:+.2f} mIoU" if "difference" in c else ""
+        print(f"{c['better']} above {c['worse']} ({c['section']}): {c['verdict']}{number_text}")
+    print(f"{out}: results.json, table.md, table.png ({result['wall_seconds']:.0f} s)")

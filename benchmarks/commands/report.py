@@ -1,0 +1,234 @@
+"""``strong-envs report results/run --out report.html``: one self-contained page of a finished run.
+
+The page has no external address: figures and frames are data URIs, the script is inside. It opens from a disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strong_envs.benchmarks.commands.compare import read_result
+from strong_envs.benchmarks.commands.converge import with_traces
+from strong_envs.benchmarks.commands.episode import bank_of, foremost, read_folder
+from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
+from strong_envs.benchmarks.metrics import breakdown
+from strong_envs.benchmarks.metrics.statistics import paired_test
+from strong_envs.benchmarks.results import figures
+from strong_envs.benchmarks.results.html_episodes import episodes
+from strong_envs.benchmarks.results.tables import cells as table_cells
+from strong_envs.features.errors import DataError
+
+TEMPLATE = Path(__file__).with_name("report.html")
+MOST_BYTES = 5_000_000
+FRAME_BYTES = 3_000_000
+"""Room for the frames of all episodes together, as they stand in the page."""
+MOST_QUERIES = 4_000
+SMALL = (4.2, 3.3)
+"""Inches: text of 7 points stays readable where the page is as wide as a phone."""
+
+
+def page(folder: str | Path, count: int = 12, features: str | None = None) -> str:
+    """The page of a finished run as HTML.
+
+    Args:
+        folder: what ``run``, ``table1``, ``table2`` or ``converge`` wrote. count: episodes to play.
+        features: key or path of the store, where it is not the run's.
+
+    Raises:
+        DataError: no finished run, data that changed since, or a page that would be too large.
+    """
+    result, cells = read_folder(folder)
+    done = finished(result, cells)
+    if not done:
+        raise DataError(f"{str(folder)!r} has no finished cell to report on")
+    bank = bank_of(next(iter(done.values()))[0], features)
+    predictions = {label: _stored(cells, runs[0]) for label, runs in done.items()}
+    judge = foremost(done)
+    data = {
+        "title": f"{result['protocol']['data']}, {result['protocol']['test']}",
+        "table": table_of(result),
+        "comparisons": comparisons(result),
+        "claims": result.get("claims", []),
+        "figures": draw_all(result, bank, done),
+        "breakdowns": {kind: _rounded(breakdown.table(result["per_query"], kind)) for kind in breakdown.KINDS},
+        "failed": [f"{key}: {reason}" for key, reason in result["failed"].items()],
+        "refused": [f"{label}: {reason}" for label, reason in result["refused"].items()],
+        "notes": result.get("notes", []),
+        "about": result["about"],
+        "queries": queries_of(result, bank),
+        "systems": list(done),
+        "judge": judge,
+        **episodes(bank, predictions, judge, count, FRAME_BYTES),
+    }
+    text = TEMPLATE.read_text(encoding="utf-8")
+    # A "<" of a sentence could end the script, two characters of Unicode could break its lines.
+    payload = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    html = text.replace("{{DATA}}", payload)
+    if len(html) > MOST_BYTES:
+        size = f"{len(html) / 1e6:.1f} MB, more than {MOST_BYTES / 1e6:g}"
+        raise DataError(f"the page would have {size}; ask for fewer --episodes")
+    return html
+
+
+def finished(result: dict[str, Any], cells: Path) -> dict[str, list[dict[str, Any]]]:
+    """The stored results of each label that has predictions, one a seed."""
+    found = {}
+    for label, keys in result["cells"].items():
+        runs = [read_result(cells / f"{key}.json") for key in keys if (cells / f"{key}{PREDICTION}").is_file()]
+        if runs:
+            found[label] = runs
+    return found
+
+
+def _stored(cells: Path, run: dict[str, Any]) -> Any:
+    return read_prediction(cells / f"{run['key']}{PREDICTION}")[0]
+
+
+def table_of(result: dict[str, Any]) -> dict[str, Any]:
+    """The table with its intervals and notes as strings; the paper's columns where the result has them."""
+    options: dict[str, Any] = {}
+    if "paper" in result:
+        from strong_envs.benchmarks.commands.paper_tables import columns
+
+        options = columns(result)
+    laid = table_cells(result["rows"], **options)
+    kinds = {row["system"]: "reference" if row.get("reference") else "system" for row in result["rows"]}
+    return {
+        "header": laid.header,
+        "body": laid.body,
+        "notes": laid.notes,
+        "kinds": [kinds.get(line[0], "system") for line in laid.body],
+        "descriptions": {row["system"]: row.get("description", "") for row in result["rows"]},
+    }
+
+
+def comparisons(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every trained system minus the constant window and minus the system before it, paired over queries."""
+    scores = result["per_query"]
+    systems = [label for label in result["cells"] if label in scores["IoU"]]
+    pairs = [(label, "constant") for label in systems if "constant" in scores["IoU"]]
+    pairs += [(b, a) for a, b in zip(systems, systems[1:], strict=False)]
+    found = []
+    for a, b in pairs:
+        test = paired_test(scores["IoU"][a], scores["IoU"][b], groups=scores["videos"], draws=4000)
+        found.append({"a": a, "b": b, **test.as_dict()})
+    return found
+
+
+def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> list[dict[str, str]]:
+    """Every figure as title, sentence and data URI."""
+    scores = result["per_query"]
+    shown = [label for label in ("constant", *result["cells"], "oracle") if label in scores["IoU"]]
+    duration = bank.duration[bank.video].cpu().numpy()[:, None]
+    truth = scores["truth"]
+    drawn = [
+        (
+            "mIoU of every system",
+            "Dots are means over seeds and queries, bars 95 % intervals; hollow dots are references.",
+            lambda path: figures.table_figure(result["rows"], path, size=(3.3, 0.9 + 0.25 * len(result["rows"]))),
+        ),
+        (
+            "Learning curves",
+            "Held-out mIoU over seconds of training; a dot a seed, shaded the 95 % interval of their mean.",
+            lambda path: figures.learning_curves(with_traces(result), path, size=(3.3, 3.1)),
+        ),
+        (
+            "Performance profiles",
+            "Share of queries whose IoU reaches m: Acc@m at every threshold at once.",
+            lambda path: figures.performance_profiles(scores, path, shown, SMALL),
+        ),
+        (
+            "By length of the moment",
+            "Bins with fewer than five queries are left out.",
+            lambda path: figures.breakdown(scores, "length", path, shown, SMALL),
+        ),
+        (
+            "By position in the video",
+            "A system that only learnt where moments tend to lie falls off at the ends.",
+            lambda path: figures.breakdown(scores, "position", path, shown, SMALL),
+        ),
+    ]
+    for label, runs in done.items():
+        windows = np.array([run["spans"] for run in runs]) / duration
+        drawn.append(
+            (
+                f"Predicted against true: {label}",
+                "All seeds. Perfect predictions lie on the diagonal; a level band is an answer that ignores the video.",
+                lambda path, label=label, windows=windows: figures.heat_maps({label: windows}, truth, path),
+            )
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        out = []
+        for index, (title, caption, draw) in enumerate(drawn):
+            file = Path(folder) / f"{index}.svg"
+            draw(file)
+            out.append({"title": title, "caption": caption, "uri": data_uri(file.read_bytes(), "image/svg+xml")})
+    return out
+
+
+def queries_of(result: dict[str, Any], bank: Any) -> list[dict[str, Any]]:
+    """Id, sentence, video, true windows (seconds) and each system's mean IoU of every query, `MOST_QUERIES` at most."""
+    scores = result["per_query"]
+    labels = [label for label in result["cells"] if label in scores["IoU"]]
+    means = {label: np.mean(scores["IoU"][label], axis=0) for label in labels}
+    rows = []
+    for i, query in enumerate(bank.queries[:MOST_QUERIES]):
+        windows = [[round(a, 2), round(b, 2)] for a, b in query.windows]
+        iou = {label: round(float(values[i]), 3) for label, values in means.items()}
+        rows.append({"id": query.qid, "text": query.text, "video": query.video, "true": windows, "iou": iou})
+    return rows
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """``data:`` address of an image."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {**row, "systems": {label: [round(v, 4) for v in values] for label, values in row["systems"].items()}}
+        for row in rows
+    ]
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``report`` command."""
+    parser = subparsers.add_parser(
+        "report",
+        help="one self-contained HTML page of a finished run",
+        description="Write one HTML page with tables, figures, breakdowns and episodes that play step by step. It "
+        "needs no server and no network.",
+    )
+    parser.add_argument("folder", help="folder of a finished run")
+    parser.add_argument("--out", help="the page (default: FOLDER/report.html)")
+    parser.add_argument("--episodes", type=int, default=12, help="held-out queries to play (%(default)s)")
+    parser.add_argument("--features", help="key or path of the store (default: as in the run)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command; returns 0."""
+    if args.episodes < 0:
+        raise DataError(f"--episodes must be 0 or more, got {args.episodes}")
+    html = page(args.folder, args.episodes, args.features)
+    given = Path(args.folder)
+    out = Path(args.out) if args.out else (given if given.is_dir() else given.parent) / "report.html"
+    if not out.parent.is_dir():
+        raise DataError(f"there is no folder {str(out.parent)!r} to write the page to")
+    staging = out.with_name(f".{out.name}.part{os.getpid()}")
+    staging.write_text(html, encoding="utf-8")
+    os.replace(staging, out)
+    if args.json:
+        print(json.dumps({"page": str(out), "bytes": len(html.encode())}))
+    else:
+        print(f"{out}: {len(html.encode()) / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,185 @@
+"""``strong-envs videos pretrained --count 10``: held-out queries drawn by a seed, as tracked-box videos.
+
+Nobody picks them: the seed does, and ``videos.json`` has the scores of each. A query gets an mp4 of its whole video
+with the tracked box, the true one and both windows, and a filmstrip of what the true moment and the answer cover.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from strong_envs.agents.registry import Prediction
+from strong_envs.benchmarks.commands.episode import bank_of, cell_file, read_folder
+from strong_envs.benchmarks.execution.cell import score, write_json
+from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
+from strong_envs.benchmarks.results.filmstrip import boxes_of, fitted, labelled_bar, path_of, write_picture
+from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.errors import DataError
+from strong_envs.rendering.viewer import (
+    CHOSEN_COLOUR,
+    FAINT,
+    INK,
+    PAPER,
+    TRUE_COLOUR,
+    Shot,
+    Viewer,
+    put,
+    rectangle,
+    wrap,
+    write_video,
+)
+
+SIDE, GAP, COLUMNS, LINES = 176, 10, 6, 2
+"""Pixels of a frame in the filmstrip and between two, and how many there are."""
+
+
+def drawn(bank: FeatureBank, count: int, seed: int) -> list[int]:
+    """Rows of ``count`` queries, drawn without replacement, in the order of the split."""
+    if count < 1:
+        raise DataError(f"--count must be 1 or more, got {count}")
+    return sorted(np.random.default_rng(seed).permutation(len(bank))[:count].tolist())
+
+
+def tracked_pictures(viewer: Viewer, bank: FeatureBank, prediction: Prediction, sample: int) -> Iterator[np.ndarray]:
+    """The whole video, a picture a feature row: both boxes, both windows, and where in the video it is."""
+    n_frames, duration = size_of(bank, sample)
+    boxes, answer = boxes_of(prediction, bank, sample), path_of(prediction, sample)[-1]
+    windows = bank.queries[sample].windows
+    for row in range(n_frames):
+        second = (row + 0.5) * duration / n_frames
+        said = [f"{second:.1f} s"]
+        said += ["in the answer"] if answer[0] <= second < answer[1] else []
+        said += ["in the true moment"] if any(a <= second < b for a, b in windows) else []
+        shown = [None if boxes is None else boxes[row]]
+        yield viewer.draw(Shot(sample, [row], answer, shown, cursor=second, footer="   ".join(said)))
+
+
+def strip(viewer: Viewer, bank: FeatureBank, prediction: Prediction, sample: int, said: str) -> np.ndarray:
+    """Frames over the stretch that the true moment and the answer cover, with both boxes, above both windows.
+
+    Returns (H, W, 3) uint8 RGB. ``said`` is the line below the sentence.
+    """
+    n_frames, duration = size_of(bank, sample)
+    boxes, answer = boxes_of(prediction, bank, sample), path_of(prediction, sample)[-1]
+    windows = bank.queries[sample].windows
+    low, high = (f([answer[i], *(w[i] for w in windows)]) for f, i in ((min, 0), (max, 1)))
+    width = GAP + COLUMNS * (SIDE + GAP)
+    line = SIDE + 26
+    canvas = np.full((64 + LINES * line + 84, width, 3), PAPER, np.uint8)
+    put(canvas, wrap(bank.texts[sample], 110)[0], (GAP, 26), 0.6, INK)
+    put(canvas, said, (GAP, 50), 0.45, FAINT)
+    video = int(bank.video[sample])
+    for i, second in enumerate(np.linspace(low, high, 2 * COLUMNS * LINES + 1)[1::2]):
+        row = min(int(second / duration * n_frames), n_frames - 1)
+        view = fitted(viewer.frame(video, row), SIDE)
+        if bank.has_boxes:
+            rectangle(view, true_box(bank, sample, row), TRUE_COLOUR)
+        if boxes is not None:
+            rectangle(view, boxes[row], CHOSEN_COLOUR)
+        x, y = GAP + i % COLUMNS * (SIDE + GAP), 64 + i // COLUMNS * line
+        canvas[y : y + SIDE, x : x + SIDE] = view
+        at = (row + 0.5) * duration / n_frames
+        # A mark under a frame says in which of the two windows it lies.
+        marks = [(answer[0] <= at < answer[1], CHOSEN_COLOUR), (any(a <= at < b for a, b in windows), TRUE_COLOUR)]
+        for j, (inside, colour) in enumerate(marks):
+            if inside:
+                canvas[y + SIDE + 8 : y + SIDE + 16, x + SIDE - 12 * (j + 1) : x + SIDE - 12 * j - 4] = colour
+        put(canvas, f"{at:.1f} s", (x, y + SIDE + 17), 0.42, FAINT)
+    y = 64 + LINES * line + 8
+    labelled_bar(canvas, y, width, "true", windows, duration, TRUE_COLOUR)
+    labelled_bar(canvas, y + 24, width, "answer", [answer], duration, CHOSEN_COLOUR)
+    legend = "boxes, windows and the marks of the frames that lie in them: green true, orange the system's"
+    put(canvas, f"0 to {duration:.1f} s   {legend}", (GAP + 70, y + 60), 0.42, FAINT)
+    return canvas
+
+
+def size_of(bank: FeatureBank, sample: int) -> tuple[int, float]:
+    """Feature rows and seconds of a query's video."""
+    video = int(bank.video[sample])
+    return int(bank.n_frames[video]), float(bank.duration[video])
+
+
+def true_box(bank: FeatureBank, sample: int, row: int) -> np.ndarray:
+    """Corners (4,) of the true box, NaN where there is none."""
+    import torch
+
+    at = (torch.tensor([number], device=bank.device) for number in (sample, row))
+    return bank.true_box(*at)[0].cpu().numpy()
+
+
+def source_of(args: argparse.Namespace) -> tuple[str, FeatureBank, Prediction, dict[str, np.ndarray]]:
+    """Name, held-out bank, predictions and scores of a finished run's system, of a saved one, or of that which ships.
+
+    Raises:
+        DataError: neither a run nor a saved system.
+    """
+    from strong_envs import agents, features
+    from strong_envs.agents.inference import WEIGHTS, load_system
+
+    path = WEIGHTS if args.source == "pretrained" else Path(args.source)
+    if path.suffix == ".safetensors":
+        saved = agents.load(path)
+        bank = features.load(args.features or saved.inputs["store"], args.test)
+        prediction = load_system(path, bank).predict(bank)
+        return args.source, bank, prediction, score(prediction, bank)
+    result, cells = read_folder(path)
+    label, stored = cell_file(result, cells, args.system, args.seed)
+    bank = bank_of(stored, args.features)
+    prediction, _ = read_prediction(cells / f"{stored['key']}{PREDICTION}")
+    return f"{label}, seed {args.seed}", bank, prediction, stored["scores"]
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``videos`` command."""
+    parser = subparsers.add_parser(
+        "videos",
+        help="tracked-box videos and filmstrips of held-out queries drawn by a seed",
+        description="Write an mp4 of the whole video and a filmstrip for each of --count held-out queries, with "
+        "tracked and true boxes and windows, and videos.json with their scores. The seed --draw chooses them.",
+    )
+    parser.add_argument("source", help="folder of a finished run, a saved system (.safetensors), or 'pretrained'")
+    parser.add_argument("--count", type=int, default=10, help="queries (%(default)s)")
+    parser.add_argument("--draw", type=int, default=0, help="seed that chooses them (%(default)s)")
+    parser.add_argument("--system", help="label of the system in a run (default: strong, else trl, else the last)")
+    parser.add_argument("--seed", type=int, default=0, help="which of its training runs (%(default)s)")
+    parser.add_argument("--features", help="key or path of the store (default: as in training)")
+    parser.add_argument("--test", default="test", help="split of a saved system's queries (%(default)s)")
+    parser.add_argument("--out", default="results/videos", help="folder of the videos (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command; returns 0."""
+    name, bank, prediction, scores = source_of(args)
+    out, viewer, told = Path(args.out), Viewer(bank), []
+    samples = drawn(bank, args.count, args.draw)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, sample in enumerate(samples):
+        query = bank.queries[sample]
+        stem = f"{number:02d}-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in query.qid)
+        found = {key: float(scores[key][sample]) for key in ("IoU", "v-IoU", "box IoU", "coverage") if key in scores}
+        said = f"{name}   " + "   ".join(f"{key} {value:.2f}" for key, value in found.items())
+        n_frames, duration = size_of(bank, sample)
+        pictures = list(tracked_pictures(viewer, bank, prediction, sample))
+        write_video(out / f"{stem}.mp4", pictures, fps=min(max(n_frames / duration, 1.0), 30.0))
+        write_picture(out / f"{stem}.png", strip(viewer, bank, prediction, sample, said))
+        answer = [round(x, 3) for x in path_of(prediction, sample)[-1]]
+        about = {"query": query.qid, "video": query.video, "text": query.text, "answer": answer, **found}
+        told.append(about | {"true": [list(w) for w in query.windows], "files": [f"{stem}.mp4", f"{stem}.png"]})
+    every = {key: float(np.mean(scores[key])) for key in ("IoU", "v-IoU", "coverage") if key in scores}
+    result = {"source": name, "data": bank.name, "draw": args.draw, "of": len(bank), "means": every, "videos": told}
+    write_json(out / "videos.json", result)
+    if args.json:
+        print(json.dumps(result, indent=1))
+        return 0
+    for entry in told:
+        coverage = f", coverage {entry['coverage']:.2f}" if "coverage" in entry else ""
+        print(f"{entry['files'][0]}: tIoU {entry['IoU']:.2f}{coverage}, {entry['text']!r}")
+    print(f"{out}: {len(told)} of {len(bank):,} queries, seed {args.draw}; over all of them mIoU {every['IoU']:.3f}")
+    return 0

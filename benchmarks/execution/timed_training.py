@@ -1,0 +1,177 @@
+"""The course of one cell's training: its clock, held-out scores on the way, and the checkpoint that it goes on from.
+
+The clock runs while a system is trained and stands still while it is scored, so that systems that are scored at
+different moments, or more often, can be compared by seconds. What is imported and prepared before has no part in it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from strong_envs.agents.registry import Prediction, Report
+from strong_envs.agents.training.session import Session
+from strong_envs.benchmarks.execution.predictions import read_prediction, write_prediction
+from strong_envs.features.errors import DataError
+
+if TYPE_CHECKING:
+    from signal import Signals
+
+Score = Callable[[Any], tuple[Prediction, dict[str, np.ndarray]]]
+"""A system's checked predictions and their scores, one value a query."""
+
+
+class Clock:
+    """Seconds of work; it starts at once and goes on from ``seconds``."""
+
+    def __init__(self) -> None:
+        self._before, self._began, self._still = 0.0, time.perf_counter(), False
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self._before + (0.0 if self._still else time.perf_counter() - self._began)
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self._before, self._began = value, time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens within takes no time."""
+        self.seconds, self._still = self.seconds, True
+        try:
+            yield
+        finally:
+            self.seconds, self._still = self._before, False
+
+
+class Course:
+    """A training that is watched: ``fit`` trains, then ``stages``, ``trace`` and ``clock`` say how it went.
+
+    Args:
+        path: the files of the cell without their endings; a checkpoint stands beside them while it trains.
+        score: how a system is judged. report: told of progress.
+        evaluations: held-out scores in each stage of the training, beside the one after it; 0 for none.
+        every: seconds between checkpoints; None writes none.
+        made_by: JSON-ready; a checkpoint that something else made is not gone on with.
+
+    Attributes:
+        stages: name and prediction after each stage of the training.
+        trace: a dict a score on the way: ``stage``, ``done`` and ``total`` steps of it, ``seconds`` so far, ``IoU``.
+        clock: seconds of training, those before a kill included.
+        resumed: whether it went on from a checkpoint.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        score: Score,
+        report: Report | None = None,
+        evaluations: int = 0,
+        every: float | None = 60.0,
+        made_by: Any = None,
+    ) -> None:
+        self.checkpoint = path.with_name(f"{path.name}.checkpoint.safetensors")
+        self.reached = path.with_name(f"{path.name}.stages.safetensors")
+        self.score, self.told, self.evaluations, self.every, self.made_by = score, report, evaluations, every, made_by
+        self.clock = Clock()
+        self.stages: list[tuple[str, Prediction]] = []
+        self.trace: list[dict[str, Any]] = []
+        self.resumed = self._stores = False
+        self._system: Any = None
+        self._stage, self._part = "", 0
+
+    def fit(self, system: Any, signals: tuple[Signals, ...] = ()) -> None:
+        """Train; a system that stores its training goes on where a killed one stopped.
+
+        ``signals`` stop it between two updates with a checkpoint, as `KeyboardInterrupt`.
+        """
+        self._system, self.clock.seconds = system, 0.0
+        self._stores = self.every is not None and "checkpoint" in inspect.signature(system.fit).parameters
+        if not self._stores:
+            system.fit(self.report, self.after)
+            return
+        with self._session(signals) as session:
+            try:
+                system.fit(self.report, self.after, checkpoint=session)
+            except DataError as error:
+                if self.resumed:
+                    raise DataError(f"{error}; delete {self.checkpoint} to train this cell from its start") from None
+                raise
+
+    def forget(self) -> None:
+        """Delete what was only needed to go on: the cell is finished."""
+        for file in (self.checkpoint, self.reached):
+            file.unlink(missing_ok=True)
+
+    def report(self, stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
+        """`agents.registry.Report`; a system is scored here, between two of its updates."""
+        if stage != self._stage:
+            # The first report of all is scored as well: where a curve begins.
+            self._stage, self._part = stage, 0 if self.trace else -1
+        part = self.evaluations * done // max(total, 1)
+        if self.evaluations and part > self._part and done < total:
+            with self.clock.paused(), undisturbed(self._system):
+                self._note(stage, done, total, self.score(self._system)[1])
+        self._part = max(part, self._part)
+        if self.told is not None:
+            self.told(stage, done, total, scalars)
+
+    def after(self, trained: Any, stage: str) -> dict[str, float]:
+        """Scores after a stage, for the history: means, and the seconds of training until now."""
+        with self.clock.paused():
+            prediction, scores = self.score(trained)
+            self.stages.append((stage, prediction))
+            self._note(stage, 1, 1, scores)
+            if self._stores:
+                self.reached.parent.mkdir(parents=True, exist_ok=True)
+                write_prediction(self.reached, prediction, self.stages)
+        return {name: float(np.mean(values)) for name, values in scores.items()} | {"seconds": self.clock.seconds}
+
+    def _note(self, stage: str, done: int, total: int, scores: dict[str, np.ndarray]) -> None:
+        point = {"stage": stage, "done": done, "total": total, "seconds": self.clock.seconds}
+        self.trace.append(point | {"IoU": float(np.mean(scores["IoU"]))})
+
+    def _session(self, signals: tuple[Signals, ...]) -> Session:
+        options: dict[str, Any] = {"every": self.every, "extra": self._state, "signals": signals}
+        try:
+            session = Session(self.checkpoint, resume=True, **options)
+        except DataError:
+            # Nothing that can be read: what it held is lost, and the cell is computed from its start.
+            return Session(self.checkpoint, **options)
+        state = session.restored
+        if state is None:
+            return session
+        if state["made_by"] != self.made_by:
+            return Session(self.checkpoint, **options)
+        self._stage, self._part, self.trace = state["stage"], state["part"], state["trace"]
+        if state["stages"]:
+            # The last stage may have been scored after the checkpoint was written; it will be scored again.
+            self.stages = [s for s in read_prediction(self.reached)[1] if s[0] in state["stages"]]
+        self.clock.seconds, self.resumed = state["seconds"], True
+        return session
+
+    def _state(self) -> dict[str, Any]:
+        names = [name for name, _ in self.stages]
+        state = {"made_by": self.made_by, "seconds": self.clock.seconds, "stages": names, "trace": self.trace}
+        return state | {"stage": self._stage, "part": self._part}
+
+
+@contextmanager
+def undisturbed(system: Any) -> Iterator[None]:
+    """Whatever is predicted within, the training goes on as if nobody had asked: its draws and its networks' modes."""
+    networks = [value for value in vars(system).values() if isinstance(value, nn.Module)]
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    with torch.random.fork_rng(devices=[]):
+        yield
+    for module, training in modes:
+        module.training = training

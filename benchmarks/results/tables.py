@@ -1,0 +1,214 @@
+"""Rows of results to tables: GitHub Markdown for documents, rich for terminals, the same cells in both.
+
+A row is a dict, ready for JSON::
+
+    {"system": "constant",                    # the label of the row
+     "protocol": {...},                       # Protocol.as_dict(), or a Protocol
+     "seeds": 5,                              # training runs; None for a system without randomness
+     "metrics": {"mIoU": 0.3047, ...},        # fractions for the metrics that are shares, else the plain number
+     "intervals": {"mIoU": [0.29, 0.32]},     # optional: low and high
+     "caveat": None,                          # optional: a sentence to print below the table
+     "note": None,                            # optional: another, about this system alone
+     "description": "..."}                    # optional: one sentence on the system
+
+All rows of a column share one protocol. Numbers of another protocol, such as those printed in papers, are given as
+``beside`` and get columns of their own under their own heading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from strong_envs.benchmarks.protocols import Protocol, same_column
+from strong_envs.features.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Row = Mapping[str, Any]
+PERCENT = ("mIoU", "Acc@", "R@", "dR@", "Rank@", "annotator IoU", "v-IoU", "box IoU", "coverage", "frames")
+DETAILS = ("R@1 ", "R@5 IoU=.1", "R@5 IoU=.3", "R@5 IoU=.9", "dR@", "mIoU (signed)", "mIoU (legacy)")
+"""Beginnings of metrics that rows hold and that no table shows unless asked: R@1 is Acc@m once more."""
+FIRST_TO_GO = ("ms/query", "R@", "mIoU (IQM)", "Acc@.1", "Acc@.9", "box IoU", "params", "frames", "Acc@.3")
+"""Beginnings of metrics that a terminal too narrow for all does without, in this order."""
+ABSENT = "–"
+WIDE = 10_000
+"""Characters: a terminal in which any table finds room."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table before it is drawn: ``header`` (C,), ``body`` rows of C strings, ``notes`` to print below."""
+
+    header: list[str]
+    body: list[list[str]]
+    notes: list[str]
+
+
+def cells(
+    rows: Sequence[Row],
+    metrics: Sequence[str] | None = None,
+    *,
+    intervals: bool = True,
+    beside: Mapping[str, Sequence[Row]] | None = None,
+) -> Cells:
+    """Lay out rows as strings.
+
+    Args:
+        rows: results of one protocol, in the order of the table.
+        metrics: columns; None takes those of `columns_of`.
+        intervals: write half the width of the interval behind each number that has one.
+        beside: heading to rows of another protocol, matched by system; each heading gets its own columns.
+
+    Raises:
+        DataError: no rows, two protocols in one column, or a system with two rows in one column.
+    """
+    groups = [("", list(rows)), *((label, list(other)) for label, other in (beside or {}).items())]
+    if not groups[0][1]:
+        raise DataError("a table needs at least one row")
+    header, notes = ["system", "seeds"], []
+    columns: list[dict[str, str]] = []
+    for label, group in groups:
+        by_system = _one_protocol(group, label)
+        for name in columns_of(group) if metrics is None or label else metrics:
+            header.append(f"{name} ({label})" if label else name)
+            columns.append({system: _number(name, row, intervals) for system, row in by_system.items()})
+        notes.extend(f"{label}: {_protocol(row)}" if label else str(_protocol(row)) for row in group[:1])
+    systems = list(dict.fromkeys(row["system"] for _, group in groups for row in group))
+    seeds = {row["system"]: _count(row.get("seeds")) for row in rows}
+    body = [[s, seeds.get(s, ABSENT), *(column.get(s, ABSENT) for column in columns)] for s in systems]
+    if intervals and any(row.get("intervals") for _, group in groups for row in group):
+        notes.append("± is half the width of the 95 % bootstrap interval.")
+    notes.extend(_caveats([row for _, group in groups for row in group]))
+    notes.extend(f"{row['system']}: {row['note']}" for _, group in groups for row in group if row.get("note"))
+    return Cells(header, body, notes)
+
+
+def markdown_table(rows: Sequence[Row], metrics: Sequence[str] | None = None, **options: Any) -> str:
+    """A GitHub-Markdown table with its notes below; arguments as in `cells`."""
+    laid = cells(rows, metrics, **options)
+    lines = [[_escape(cell) for cell in line] for line in (laid.header, *laid.body)]
+    rule = ["---"] + ["---:"] * (len(laid.header) - 1)
+    table = [f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:])]
+    return "\n".join([*table, "", *(f"- {_escape(note)}" for note in laid.notes)]) + "\n"
+
+
+def console_table(
+    rows: Sequence[Row], metrics: Sequence[str] | None = None, *, title: str | None = None, **options: Any
+) -> Table:
+    """The same table for `rich.print`, with its notes as the caption; arguments as in `cells`."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    laid = cells(rows, metrics, **options)
+    notes = "\n".join(escape(note) for note in laid.notes)
+    table = Table(title=title and escape(title), caption=notes, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(laid.header):
+        table.add_column(escape(name), justify="left" if index == 0 else "right", no_wrap=True)
+    for line in laid.body:
+        table.add_row(*(escape(cell) for cell in line))
+    return table
+
+
+def print_table(
+    rows: Sequence[Row],
+    metrics: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+    console: Console | None = None,
+    **options: Any,
+) -> None:
+    """Print `console_table`; in a narrow terminal without intervals, and then without the columns of `FIRST_TO_GO`.
+
+    Columns that were asked for by name stay.
+    """
+    from rich.console import Console
+
+    console = console or Console()
+    wide = console.options.update(width=WIDE)
+
+    def fits(table: Table) -> bool:
+        return console.measure(table, options=wide).maximum <= console.width
+
+    table = console_table(rows, metrics, title=title, **options)
+    if not fits(table) and options.get("intervals", True):
+        options = {**options, "intervals": False}
+        table = console_table(rows, metrics, title=title, **options)
+    shown, gone = columns_of(rows) if metrics is None else [], []
+    for prefix in FIRST_TO_GO:
+        if fits(table) or not shown:
+            break
+        gone += [name for name in shown if name.startswith(prefix)]
+        shown = [name for name in shown if not name.startswith(prefix)]
+        table = console_table(rows, shown, title=title, **options)
+    console.print(table)
+    if gone:
+        console.print(f"left out for want of width: {', '.join(gone)}", highlight=False)
+
+
+def format_number(name: str, value: float | None, interval: Sequence[float] | None = None) -> str:
+    """``30.47 ± 0.61`` for a share (in percent, two decimals), whole parameters, three digits for anything else."""
+    if value is None:
+        return ABSENT
+    share = name.startswith(PERCENT)
+    text = f"{100 * value:.2f}" if share else f"{value:,.0f}" if name == "params" else f"{value:.3g}"
+    if interval is None:
+        return text
+    half = (interval[1] - interval[0]) / 2
+    return f"{text} ± {100 * half:.2f}" if share else f"{text} ± {half:.2g}"
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """The metrics that a table of these rows shows, in the order of their first appearance."""
+    names = dict.fromkeys(name for row in rows for name in row["metrics"])
+    return [name for name in names if not name.startswith(DETAILS)]
+
+
+def _number(name: str, row: Row, intervals: bool) -> str:
+    interval = (row.get("intervals") or {}).get(name) if intervals else None
+    return format_number(name, row["metrics"].get(name), interval)
+
+
+def _protocol(row: Row) -> Protocol:
+    protocol = row.get("protocol")
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol is None:
+        raise DataError(f"the row of {row.get('system')!r} carries no protocol, so nothing can be compared with it")
+    return Protocol.from_dict(protocol)
+
+
+def _one_protocol(group: Sequence[Row], label: str) -> dict[str, Row]:
+    by_system: dict[str, Row] = {}
+    for row in group:
+        same_column(_protocol(group[0]), _protocol(row))
+        if row["system"] in by_system:
+            where = f" under {label!r}" if label else ""
+            raise DataError(f"{row['system']!r} has two rows{where}; give them two labels")
+        by_system[row["system"]] = row
+    return by_system
+
+
+
+
+def _count(seeds: int | None) -> str:
+    return ABSENT if seeds is None else f"{seeds:,}"
+
+
+def _caveats(rows: Sequence[Row]) -> list[str]:
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("caveat"):
+            found.setdefault(row["caveat"], []).append(row["system"])
+    return [
+        f"{'every system' if len(systems) == len(rows) > 1 else ', '.join(dict.fromkeys(systems))}: {text}"
+        for text, systems in found.items()
+    ]
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

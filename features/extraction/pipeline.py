@@ -1,0 +1,390 @@
+"""From videos and annotations to a store: ``strong-envs extract VIDEOS... --annotations FILE --out STORE``.
+
+Every video is decoded once, sampled at the centre of each feature row, sent through the backbone, and kept as a file
+of its own until all are there; then the store is written in one go. Kill it at any moment and run it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from strong_envs.features.datasets.types import Annotations, Query, Report
+from strong_envs.features.encoders.backbones import Backbone
+from strong_envs.features.encoders.backbones import load as load_backbone
+from strong_envs.features.encoders.text import load as load_text
+from strong_envs.features.errors import DataError
+from strong_envs.features.extraction import pca as reduce
+from strong_envs.features.extraction.assemble import merge, moved_before
+from strong_envs.features.extraction.pca import PCA
+from strong_envs.features.extraction.work_folder import (
+    Job,
+    finished,
+    need_space,
+    read_shard,
+    replace_text,
+    settings_hash,
+    size,
+    work_folder,
+)
+from strong_envs.features.extraction.worker import Setup, run
+from strong_envs.features.importing.detections import Detector
+from strong_envs.features.store.store import FeatureStore
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".ts")
+DTYPES = ("float16", "float32")
+# PCA is fitted on at most so many train videos: plenty for a covariance, few enough to wait on disk at full size.
+PCA_VIDEOS = 256
+
+
+def extract(
+    videos: Iterable[str | os.PathLike],
+    annotations: Annotations,
+    out: str | os.PathLike,
+    *,
+    boxes: dict[str, np.ndarray] | None = None,
+    backbone: str = "efficientnet-lite0",
+    text: str = "minilm",
+    fps: float = 2.0,
+    batch: int = 32,
+    grid: bool = True,
+    objects: str | None = None,
+    pca: int | str | os.PathLike | None = None,
+    pca_videos: int = PCA_VIDEOS,
+    workers: int = 1,
+    device: str = "cpu",
+    dtype: str = "float16",
+    weights: str | os.PathLike | None = None,
+    text_weights: str | os.PathLike | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> tuple[FeatureStore, Report]:
+    """Turn video files and their annotations into a store.
+
+    Row i of a video with n = round(duration * fps) rows holds the features of the frame that is on the screen at
+    (i + 0.5) * duration / n seconds. Finished videos wait in the folder ``OUT.work``; the same call goes on after a
+    kill and gives the same bytes as a run that was left alone. The folder is removed in the end.
+
+    Args:
+        videos: files, or folders searched for them; a file belongs to the annotated video whose id is its name,
+            with or without the suffix.
+        boxes: track id to (n_source_frames, 4) normalised corners, NaN rows where there is none. A track belongs to
+            the queries that name it in ``extra["track"]``, else to the queries of the video of that id. Boxes that
+            the annotations carry themselves (``extra["boxes"]``) are taken as well.
+        backbone, text: names, see `features.encoders.backbones` and `features.encoders.text`; ``weights`` and
+        ``text_weights`` theirs.
+        fps: feature rows per second. batch: frames a call of the backbone. workers: processes over videos.
+        grid: keep the (h, w, C) map of every row, which the spatial level needs.
+        objects: ``my.module:function`` that gives the features of K objects in each frame, see
+            `features.importing.detections.Detector`; they become the tensor ``objects``.
+        pca: channels to reduce to, fitted on at most ``pca_videos`` videos that have a train query; or the path of a
+            store whose own reduction is to be used again.
+        dtype: of the stored features, ``float16`` or ``float32``.
+        overwrite: replace a store at ``out``. progress: bars and a line a stage on the standard error stream.
+
+    Returns:
+        The store, and the report: the annotations' own findings, files without annotation, videos without a file,
+        broken videos, and every query dropped with its video.
+
+    Raises:
+        DataError: unusable arguments, missing packages or weights, too little disk, other settings than those of the
+            extraction that is to go on, or not one usable video.
+    """
+    _check_arguments(fps, batch, workers, dtype, pca_videos)
+    target = Path(out)
+    say: Callable[[str], object] = (lambda line: print(line, file=sys.stderr, flush=True)) if progress else len
+    report = Report(annotations.report.source)
+    report.merge(annotations.report)
+    files = match_files(videos, annotations, report)
+    jobs = _plan(annotations, files, fps, report)
+    planned = {job.video for job in jobs}
+    queries = [q for q in annotations.queries if q.video in planned]
+    network = load_backbone(backbone, device, weights)
+    reducer, fit_on, pca_settings = _plan_pca(pca, pca_videos, queries, network)
+    jobs = [replace(job, reduce=pca is not None and job.video not in fit_on) for job in jobs]
+    detector = None if objects is None else Detector(objects)
+    settings = {"backbone": network.describe(), "fps": fps, "grid": grid, "dtype": dtype, "pca": pca_settings}
+    if detector is not None:
+        settings["objects"] = detector.describe()
+    folder = target.with_name(target.name + ".work")
+    if target.exists():
+        done = moved_before(target, folder)
+        if done is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            report.kept = len(done.queries)
+            return done, report
+        if not overwrite:
+            raise DataError(f"{str(target)!r} exists; choose another path, or overwrite it (--overwrite)")
+    encoder = load_text(text, device, text_weights)
+    vectors = encoder.encode([q.text for q in queries])
+    for query, vector in zip(queries, vectors, strict=True):
+        if not vector.any():
+            report.add("the text encoder knows no word of a query", "doubtful", f"{query.qid}: {query.text!r}")
+    text_info = {**encoder.describe(), "dim": vectors.shape[1]}
+    del encoder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    needed = _bytes_needed(jobs, network, settings, folder)
+    _tell_size(jobs, network, settings, needed, need_space(folder, needed), say)
+    with work_folder(folder, settings):
+        weights = None if weights is None else str(weights)
+        setup = Setup(backbone, weights, str(device), batch, grid, dtype, folder, reducer, objects)
+        failed, reducer = _extract_all(jobs, setup, network, workers, pca_settings, progress, say)
+        kept = [job for job in jobs if job.video not in failed]
+        for video, reason in failed.items():
+            report.add("a broken video", "dropped", f"{video}: {reason}")
+        _drop_queries(queries, set(failed), "its video is broken", report)
+        rows = [i for i, q in enumerate(queries) if q.video not in failed]
+        if not rows:
+            raise DataError("no video could be extracted; {}: {}".format(*next(iter(failed.items()))))
+        left = [queries[i] for i in rows]
+        store = merge(
+            target, folder, kept, annotations, left, vectors[rows], boxes, reducer, settings, text_info, report
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    written = sum(f.stat().st_size for f in target.iterdir())
+    say(f"wrote {target}: {len(kept)} videos, {len(rows)} queries, {size(written)}")
+    return store, report
+
+
+def _check_arguments(fps: float, batch: int, workers: int, dtype: str, pca_videos: int) -> None:
+    if not (math.isfinite(fps) and fps > 0):
+        raise DataError(f"fps must be a positive number of feature rows per second, got {fps}")
+    for name, value in (("batch", batch), ("workers", workers), ("pca_videos", pca_videos)):
+        if value < 1:
+            raise DataError(f"{name} must be at least 1, got {value}")
+    if dtype not in DTYPES:
+        raise DataError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+
+
+def match_files(videos: Iterable[str | os.PathLike], annotations: Annotations, report: Report) -> dict[str, str]:
+    """Annotated video id to file. Ids match a file's name with or without a suffix of a video, on either side.
+
+    Raises:
+        DataError: a path that does not exist, two files for one id, or no match at all.
+    """
+    files: list[Path] = []
+    for given in map(Path, videos):
+        if given.is_dir():
+            files += sorted(p for p in given.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+        elif given.is_file():
+            files.append(given)
+        else:
+            raise DataError(f"no video file or folder at {str(given)!r}")
+    by_stem: dict[str, str] = {_stem(video): video for video in annotations.videos}
+    matched: dict[str, str] = {}
+    for file in dict.fromkeys(files):
+        video = next((v for v in (file.name, file.stem) if v in annotations.videos), by_stem.get(_stem(file.name)))
+        if video is None:
+            report.add("a video file that no annotation names", "doubtful", str(file))
+        elif video in matched:
+            raise DataError(f"video {video!r} has two files, {matched[video]!r} and {str(file)!r}; give one of them")
+        else:
+            matched[video] = str(file)
+    if not matched:
+        example = next(iter(annotations.videos), None)
+        raise DataError(
+            f"none of the {len(files)} files is one of the {len(annotations.videos)} annotated videos: "
+            f"names must be ids such as {example!r}"
+        )
+    return matched
+
+
+def _stem(name: str) -> str:
+    path = Path(name)
+    return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
+
+
+def _plan(annotations: Annotations, files: dict[str, str], fps: float, report: Report) -> list[Job]:
+    asked = {q.video for q in annotations.queries}
+    absent = [v for v in annotations.videos if v in asked and v not in files]
+    for video in absent:
+        report.add("no file for an annotated video", "dropped", video)
+    _drop_queries(annotations.queries, set(absent), "its video has no file", report)
+    jobs = []
+    for video in annotations.videos.values():
+        if video.id in files and not (math.isfinite(video.duration) and video.duration > 0):
+            raise DataError(f"video {video.id!r} has an annotated duration of {video.duration} s; it must be positive")
+        if video.id in files and video.id in asked:
+            jobs.append(Job(video.id, files[video.id], video.duration, max(1, round(video.duration * fps))))
+        elif video.id in files:
+            report.add("a video without a query is left out", "doubtful", video.id)
+    if not jobs:
+        raise DataError("none of the given videos has a query")
+    return jobs
+
+
+def _drop_queries(queries: Iterable[Query], videos: set[str], why: str, report: Report) -> None:
+    for query in queries:
+        if query.video in videos:
+            report.add(f"a query is dropped: {why}", "dropped", f"{query.qid} of {query.video}")
+
+
+def _plan_pca(
+    pca: int | str | os.PathLike | None, most: int, queries: list[Query], network: Backbone
+) -> tuple[PCA | None, set[str], dict | None]:
+    """A reduction that exists already, the videos to fit one on, and what the settings say about it."""
+    if pca is None:
+        return None, set(), None
+    if not isinstance(pca, int):
+        saved = FeatureStore.open(pca).manifest["extra"].get("pca")
+        if saved is None:
+            raise DataError(f"the store {str(pca)!r} has no reduction of its own; pass the number of channels instead")
+        reducer = PCA.from_json(saved)
+        if len(reducer.mean) != network.dim:
+            raise DataError(f"the reduction of {str(pca)!r} is for {len(reducer.mean)} channels, not {network.dim}")
+        return reducer, set(), {"dim": reducer.dim, "from": settings_hash(saved)}
+    if not 1 <= pca <= network.dim:
+        raise DataError(f"pca must lie between 1 and the {network.dim} channels of {network.name}, got {pca}")
+    train = sorted({q.video for q in queries if q.split == "train"})
+    if not train:
+        splits = sorted({q.split for q in queries})
+        raise DataError(
+            f"PCA is fitted on train videos and there are none (splits: {splits}); pass a train store's path"
+        )
+    chosen = set(random.Random(0).sample(train, min(most, len(train))))
+    return None, chosen, {"dim": pca, "fitted_on": settings_hash({"videos": sorted(chosen)})}
+
+
+def _row_bytes(network: Backbone, settings: dict, reduced: bool) -> int:
+    dim = settings["pca"]["dim"] if reduced and settings["pca"] else network.dim
+    cells = 1 + (math.prod(network.grid) if settings["grid"] else 0)
+    found = settings.get("objects", {"objects": 0, "dim": 0})
+    return (dim * cells + found["objects"] * found["dim"]) * np.dtype(settings["dtype"]).itemsize
+
+
+def _bytes_needed(jobs: list[Job], network: Backbone, settings: dict, folder: Path) -> int:
+    """Most bytes that will still be written at a time: videos to come, and the store."""
+    shards = sum(j.n_rows * _row_bytes(network, settings, j.reduce) for j in jobs if not finished(folder, j))
+    return shards + sum(j.n_rows for j in jobs) * _row_bytes(network, settings, True)
+
+
+def _tell_size(
+    jobs: list[Job], network: Backbone, settings: dict, needed: int, free: int, say: Callable[[str], object]
+) -> None:
+    rows = sum(j.n_rows for j in jobs)
+    total = rows * _row_bytes(network, settings, True)
+    dim = settings["pca"]["dim"] if settings["pca"] else network.dim
+    cells = f"({network.grid[0]} x {network.grid[1]} cells + 1)" if settings["grid"] else "1"
+    found = settings.get("objects")
+    more = f" and {found['objects']} objects x {found['dim']}" if found else ""
+    say(
+        f"{len(jobs)} videos, {rows} rows of {cells} x {dim}{more} {settings['dtype']}: the store will take "
+        f"{size(total)} ({total} bytes); {size(needed)} are needed on the way, {size(free)} are free"
+    )
+
+
+def _extract_all(
+    jobs: list[Job], setup: Setup, network: Backbone, workers: int, pca: dict | None, progress: bool,
+    say: Callable[[str], object],
+) -> tuple[dict[str, str], PCA | None]:  # fmt: skip
+    """Extract what is not finished; gives why videos failed, by id, and the reduction where there is one."""
+    from tqdm import tqdm
+
+    started = time.perf_counter()
+    todo = [job for job in jobs if not finished(setup.folder, job)]
+    if len(todo) < len(jobs):
+        say(f"going on: {len(jobs) - len(todo)} of {len(jobs)} videos were finished before")
+    total, left = sum(j.n_rows for j in jobs), sum(j.n_rows for j in todo)
+    fitting = pca is not None and setup.pca is None
+    failed: dict[str, str] = {}
+    with tqdm(total=total, initial=total - left, unit="row", desc="extract", disable=not progress) as bar:
+        for stage in [False, True] if fitting else [None]:
+            part = [job for job in todo if stage is None or job.reduce == stage]
+            if stage:
+                setup = replace(setup, pca=_fit_pca(jobs, failed, setup, pca))
+            for job, reason in run(part, setup, network, workers, bar.update):
+                if reason is not None:
+                    failed[job.video] = reason
+                    if progress:
+                        bar.write(f"skipped {job.video}: {reason}", file=sys.stderr)
+    seconds = time.perf_counter() - started
+    say(f"extracted {left} rows in {seconds:.1f} s ({left / max(seconds, 1e-9):.1f} rows/s)")
+    if setup.pca is not None:
+        say(f"{network.dim} channels to {setup.pca.dim} keep {100 * setup.pca.explained:.1f} % of the variance")
+    return {job.video: failed[job.video] for job in jobs if job.video in failed}, setup.pca
+
+
+def _fit_pca(jobs: list[Job], failed: dict[str, str], setup: Setup, pca: dict) -> PCA:
+    file = setup.folder / "pca.json"
+    if file.is_file():
+        return PCA.from_json(json.loads(file.read_text(encoding="utf-8")))
+
+    def parts() -> Iterable[np.ndarray]:
+        for job in jobs:
+            if not job.reduce and job.video not in failed:
+                x = read_shard(setup.folder, job, "grid" if setup.grid else "frames")
+                yield x.reshape(-1, x.shape[-1])
+
+    if all(job.reduce or job.video in failed for job in jobs):
+        raise DataError(f"PCA cannot be fitted: every chosen train video is broken; {next(iter(failed.items()))}")
+    reducer = reduce.fit(parts(), pca["dim"])
+    replace_text(file, json.dumps(reducer.as_json()))
+    return reducer
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add ``extract`` to a command line; ``main`` takes what it parses."""
+    parser = subparsers.add_parser("extract", help="turn videos and annotations into a store", description=__doc__)
+    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEOS", help="video files, or folders of them")
+    parser.add_argument("--annotations", required=True, type=Path, metavar="FILE", help="annotations, any known format")
+    parser.add_argument("--format", help="format of the annotations where it cannot be told from the file")
+    parser.add_argument("--boxes", type=Path, metavar="FILE", help="boxes of source frames (boxes.json)")
+    parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="folder of the store to write")
+    parser.add_argument("--backbone", default="efficientnet-lite0", help="%(default)s; see features/backbones.py")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of the backbone")
+    parser.add_argument("--text", default="minilm", help="text encoder, %(default)s; see features/text.py")
+    parser.add_argument("--text-weights", type=Path, metavar="FILE", help="weights of the text encoder")
+    parser.add_argument("--fps", type=float, default=2.0, help="feature rows per second (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="frames a call of the backbone (%(default)s)")
+    parser.add_argument("--grid", action=argparse.BooleanOptionalAction, default=True, help="keep the frame grid")
+    parser.add_argument("--objects", metavar="MODULE:FUNCTION", help="a detector of yours, see features/objects.py")
+    parser.add_argument("--pca", metavar="N|STORE", help="reduce to N channels, or as the given store does")
+    parser.add_argument("--pca-videos", type=int, default=PCA_VIDEOS, help="train videos to fit on (%(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes over videos (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the stored features (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the store if there is one")
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.set_defaults(run=main)
+    return parser
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run ``extract``; 0 when the store is written (what was dropped is printed), 130 after Ctrl-C."""
+    from strong_envs.features import datasets
+
+    started = time.perf_counter()
+    annotations = datasets.read(args.annotations, format=args.format)
+    boxes = None if args.boxes is None else datasets.read_boxes(args.boxes, annotations.report)
+    pca = int(args.pca) if args.pca is not None and args.pca.lstrip("-").isdigit() else args.pca
+    names = "backbone text fps batch grid objects pca_videos workers device dtype weights text_weights overwrite"
+    options = {name: getattr(args, name) for name in names.split()}
+    try:
+        store, report = extract(args.videos, annotations, args.out, boxes=boxes, pca=pca, **options)
+    except KeyboardInterrupt:
+        print(f"\nstopped; finished videos are kept: the same command goes on into {args.out}", file=sys.stderr)
+        return 130
+    if args.json:
+        summary = {
+            "store": str(store.path),
+            "bytes": sum(f.stat().st_size for f in store.path.iterdir()),
+            "seconds": round(time.perf_counter() - started, 2),
+            "shapes": {name: list(entry["shape"]) for name, entry in store.manifest["tensors"].items()},
+            "content_hash": store.content_hash,
+            "report": report.as_dict(),
+        }
+        print(json.dumps(summary))
+    else:
+        print(report)
+    return 0

@@ -1,0 +1,173 @@
+"""One video through the backbone, and many videos through several processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from strong_envs.features.encoders import backbones
+from strong_envs.features.encoders.backbones import Backbone
+from strong_envs.features.errors import DataError
+from strong_envs.features.extraction.pca import PCA
+from strong_envs.features.extraction.work_folder import Job, write_shard
+from strong_envs.features.importing.detections import Detector
+from strong_envs.features.video_io import Decoder, row_centres
+
+# A file that holds less than this share of its annotated duration counts as broken.
+ENOUGH = 0.9
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a process needs to extract: the backbone's name, weights and device, and what to keep where."""
+
+    backbone: str
+    weights: str | None
+    device: str
+    batch: int
+    grid: bool
+    dtype: str
+    folder: Path
+    pca: PCA | None
+    objects: str | None = None
+
+
+def extract_video(
+    job: Job, setup: Setup, backbone: Backbone, on_rows: Callable[[int], object], detector: Detector | None = None
+) -> None:
+    """Decode, compute and write one video; ``on_rows`` hears how many rows were added.
+
+    Raises:
+        DataError: the file cannot be decoded or is much shorter than annotated, or its features are not finite.
+    """
+    reducer = setup.pca if job.reduce else None
+    dim = backbone.dim if reducer is None else reducer.dim
+    frames = np.empty((job.n_rows, dim), setup.dtype)
+    grid = np.empty((job.n_rows, *backbone.grid, dim), setup.dtype) if setup.grid else None
+    objects = None if detector is None else np.empty((job.n_rows, *detector.shape), setup.dtype)
+    decoder = Decoder(job.path)
+    facts = {"width": decoder.width, "height": decoder.height, "source_fps": round(decoder.fps, 6)}
+    row, images, whole = 0, [], []
+    centres = row_centres(job.duration, job.n_rows)
+    for number, centre in enumerate(centres):
+        image = decoder.at(float(centre))
+        if image is not None:
+            images.append(backbone.resize(image))
+            if detector is not None:
+                whole.append(image)
+        if images and (image is None or len(images) == setup.batch or number == len(centres) - 1):
+            cells, pooled = (x.cpu().numpy() for x in backbone(np.stack(images)))
+            part = slice(row, row + len(images))
+            frames[part] = _narrow(pooled if reducer is None else reducer.apply(pooled), setup.dtype)
+            if grid is not None:
+                grid[part] = _narrow(cells if reducer is None else reducer.apply(cells), setup.dtype)
+            if objects is not None:
+                objects[part] = _narrow(detector(whole), setup.dtype, "the detector")
+            on_rows(len(images))
+            row, images, whole = row + len(images), [], []
+        if image is None:
+            break
+    if row < job.n_rows:
+        facts["missing_seconds"] = round(_missing(job, decoder, row), 3)
+        for rows in (frames, grid, objects):
+            if rows is not None:
+                rows[row:] = rows[row - 1]
+        on_rows(job.n_rows - row)
+    elif decoder.listed_seconds > 1.02 * job.duration + 1.0:
+        facts["unused_seconds"] = round(decoder.listed_seconds - job.duration, 3)
+    decoder.close()
+    write_shard(setup.folder, job, {"frames": frames, "grid": grid, "objects": objects}, facts)
+
+
+def _missing(job: Job, decoder: Decoder, rows: int) -> float:
+    """Seconds that the file is short of its annotated duration."""
+    if not rows or decoder.seconds < ENOUGH * job.duration:
+        raise DataError(f"it decodes to {max(decoder.seconds, 0.0):.2f} s of the annotated {job.duration:.2f} s")
+    return job.duration - decoder.seconds
+
+
+def _narrow(x: np.ndarray, dtype: str, source: str = "the backbone") -> np.ndarray:
+    if not np.isfinite(x).all():
+        raise DataError(f"{source} gave values that are not finite")
+    largest = float(np.abs(x).max())
+    if largest > np.finfo(dtype).max:
+        raise DataError(f"features reach {largest:.3g}, which {dtype} cannot hold; use float32")
+    return x.astype(dtype)
+
+
+def run(
+    jobs: list[Job], setup: Setup, backbone: Backbone, workers: int, on_rows: Callable[[int], object]
+) -> Iterator[tuple[Job, str | None]]:
+    """Extract videos, in this process or in several; gives each job with None, or with why it failed."""
+    if workers == 1 or len(jobs) < 2:
+        detector = None if setup.objects is None or not jobs else Detector(setup.objects)
+        for job in jobs:
+            yield job, _attempt(job, setup, backbone, on_rows, detector)
+        return
+    import multiprocessing
+    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    from concurrent.futures.process import BrokenProcessPool
+
+    # Spawned, not forked: a forked child of a process that has used threads or a device may hang.
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (setup, threads))
+    waiting = {}
+    try:
+        waiting = {pool.submit(_work, job): job for job in jobs}
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                job = waiting.pop(future)
+                reason = future.result()
+                on_rows(job.n_rows)
+                yield job, reason
+    except BrokenProcessPool:
+        raise DataError(
+            "a worker process died, perhaps for lack of memory or over a damaged file; finished videos are kept: "
+            "run the same command again, with --workers 1 to see which video it is"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _attempt(
+    job: Job, setup: Setup, backbone: Backbone, on_rows: Callable[[int], object], detector: Detector | None
+) -> str | None:
+    import cv2
+
+    try:
+        extract_video(job, setup, backbone, on_rows, detector)
+    except (DataError, cv2.error) as error:
+        return " ".join(str(error).split())
+    return None
+
+
+_STATE: dict = {}
+
+
+def _start(setup: Setup, threads: int) -> None:
+    import multiprocessing
+    import signal
+    import threading
+
+    import torch
+
+    # Ctrl-C reaches every process of the terminal: a worker ends at once instead of taking up its next video.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # A worker whose parent was killed would wait for work for ever.
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    torch.set_num_threads(threads)
+    detector = None if setup.objects is None else Detector(setup.objects)
+    _STATE.update(
+        setup=setup, backbone=backbones.load(setup.backbone, setup.device, setup.weights), detector=detector
+    )
+
+
+def _work(job: Job) -> str | None:
+    return _attempt(job, _STATE["setup"], _STATE["backbone"], lambda rows: None, _STATE["detector"])

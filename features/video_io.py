@@ -1,0 +1,166 @@
+"""Pixels of a stored video, one frame per feature row: the frame shown at the centre of the row's stretch of time.
+
+Frames are found by their time stamps, so files with an uneven or odd frame rate come out right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from strong_envs.features.errors import DataError
+from strong_envs.features.store.store import StoredVideo
+
+# A jump longer than this is a seek when somebody browses; shorter ones are decoded through, which is exact and fast.
+SEEK_SECONDS = 5.0
+
+
+def row_centres(duration: float, n_rows: int) -> np.ndarray:
+    """Times in seconds, (n_rows,) float64: row i covers [i*T/n, (i+1)*T/n), its centre is (i + 0.5)*T/n."""
+    return (np.arange(n_rows) + 0.5) * (duration / n_rows)
+
+
+class Decoder:
+    """A video file kept open; times may be asked for in any order, ascending order is the fast one.
+
+    The frame of time t is the one on the screen at t: frame number floor(t * fps) in a file with a steady rate, else
+    the first whose time stamp is later than t minus 1/fps. Time stamps count from the first frame.
+
+    Attributes: ``fps`` (nominal source frames per second), ``width`` and ``height`` (pixels), ``time`` (seconds of the
+    frame last decoded), ``listed_seconds`` (length that the container claims; NaN where it does not tell).
+
+    Raises:
+        DataError: no such file, not a video, or without a single frame.
+    """
+
+    def __init__(self, path: str | Path, *, seek_seconds: float = math.inf) -> None:
+        import cv2
+
+        self._cv2 = cv2
+        self.path = str(path)
+        self.seek_seconds = seek_seconds
+        if not Path(path).is_file():
+            raise DataError(f"no video file at {self.path!r}")
+        self._open()
+        if not self._grab():
+            raise DataError(f"{self.path!r} cannot be decoded as a video: it yields no frame")
+        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+        if not (math.isfinite(self.fps) and 0 < self.fps <= 1000):
+            raise DataError(f"{self.path!r} states a rate of {self.fps:g} frames per second; valid are 0 to 1000")
+        frames = float(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.listed_seconds = frames / self.fps if frames > 0 else math.nan
+        self.height, self.width = self._retrieve().shape[:2]
+
+    @property
+    def seconds(self) -> float:
+        """End of the frame last decoded, in seconds from the first frame."""
+        return self.time + 1.0 / self.fps
+
+    def at(self, time: float) -> np.ndarray | None:
+        """The frame of a time in seconds, (height, width, 3) uint8 RGB; None past the end of the file."""
+        wanted = time - 1.0 / self.fps + 1e-6
+        if wanted <= self._previous or wanted - self.time > self.seek_seconds:
+            self._seek(wanted)
+        while self.time < wanted:
+            if not self._grab():
+                return None
+        return self._retrieve()
+
+    def close(self) -> None:
+        self._capture.release()
+
+    def _open(self) -> None:
+        self._capture = self._cv2.VideoCapture(self.path)
+        self._first: float | None = None
+        self._previous, self.time = -math.inf, -math.inf
+        self._image: np.ndarray | None = None
+
+    def _grab(self) -> bool:
+        if not self._capture.grab():
+            return False
+        stamp = self._capture.get(self._cv2.CAP_PROP_POS_MSEC) / 1000.0
+        if self._first is None:
+            self._first = stamp if math.isfinite(stamp) else 0.0
+            now = 0.0
+        else:
+            now = stamp - self._first
+            # Some containers carry no stamps, or repeat one: then the nominal rate tells.
+            if not math.isfinite(now) or now <= self.time:
+                now = max(self.time, 0.0) + 1.0 / self.fps
+        self._previous, self.time, self._image = self.time, now, None
+        return True
+
+    def _retrieve(self) -> np.ndarray:
+        if self._image is None:
+            ok, image = self._capture.retrieve()
+            if not ok or image is None or image.ndim != 3:
+                raise DataError(f"{self.path!r} has a frame at {self.time:.2f} s that cannot be decoded")
+            self._image = self._cv2.cvtColor(image, self._cv2.COLOR_BGR2RGB)
+        return self._image
+
+    def _seek(self, wanted: float) -> None:
+        """Stand before ``wanted``, near it if the file lets us, else at the start."""
+        first, target = self._first or 0.0, max(wanted - 1.0, 0.0)
+        self._previous, self.time, self._image = -math.inf, -math.inf, None
+        if math.isfinite(self.seek_seconds) and target > 0.0:
+            self._capture.set(self._cv2.CAP_PROP_POS_MSEC, 1000.0 * (target + first))
+            if self._grab() and 0.0 < self.time < wanted:
+                return
+        self._capture.release()
+        self._open()
+        self._grab()
+
+
+def open_frames(video: StoredVideo) -> Callable[[int], np.ndarray | None]:
+    """A function from feature row to pixels, (H, W, 3) uint8 RGB, or None where the pixels cannot be had.
+
+    Pixels come from the file at ``video.path``, or are drawn when ``video.extra`` holds the seed and the level of a
+    video of the default world. The file stays open between calls; rows in ascending order are fast.
+
+    Raises:
+        DataError: from the returned function, for a row outside [0, n_frames).
+    """
+    rows = _drawn(video) if "seed" in video.extra else _decoded(video)
+
+    def frame(row: int) -> np.ndarray | None:
+        if not 0 <= row < video.n_frames:
+            raise DataError(f"video {video.id!r} has rows 0 to {video.n_frames - 1}, not {row}")
+        return rows(int(row))
+
+    return frame
+
+
+def _decoded(video: StoredVideo) -> Callable[[int], np.ndarray | None]:
+    if video.path is None:
+        return lambda row: None
+    try:
+        decoder = Decoder(video.path, seek_seconds=SEEK_SECONDS)
+    except DataError:
+        return lambda row: None
+    centres = row_centres(video.duration, video.n_frames)
+    last: list[np.ndarray] = []
+
+    def frame(row: int) -> np.ndarray | None:
+        image = decoder.at(float(centres[row]))
+        if image is None:  # The annotated duration runs past the file: its last frame stands, as in the features.
+            return last[-1] if last else None
+        last[:] = [image]
+        return image
+
+    return frame
+
+
+def _drawn(video: StoredVideo) -> Callable[[int], np.ndarray | None]:
+    from strong_envs.features import shapes
+
+    frames: list = []
+
+    def frame(row: int) -> np.ndarray | None:
+        if not frames:
+            frames.append(shapes.render(video.extra["seed"], video.extra["level"]))
+        return np.asarray(frames[0][row], dtype=np.uint8)
+
+    return frame

@@ -1,0 +1,288 @@
+"""What both vector environments share: automatic resets, masks, seeds, episode statistics, NumPy or torch output.
+
+The states of all episodes are tensors on one device; a step is a fixed sequence of tensor operations with no transfer
+to the host. Subclasses say how an episode starts, advances, and is observed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+from strong_envs.core.observations import flat, split_options
+from strong_envs.core.sampling import draw, keys_from_seeds, seeds_of
+from strong_envs.core.validation import check_samples, check_whole
+from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.errors import DataError
+
+OUTPUTS = ("numpy", "torch")
+OBSERVATIONS = ("features", "index")
+
+
+def check_observation(observation: str, flatten: bool) -> str:
+    """``"features"`` or ``"index"``; an index has no flat form."""
+    if observation not in OBSERVATIONS:
+        raise DataError(f"observation must be one of {OBSERVATIONS}, got {observation!r}")
+    if observation == "index" and flatten:
+        raise DataError("observation='index' has no flat form; drop flatten=True")
+    return observation
+
+
+def refuse_render_mode(arguments: dict[str, Any]) -> None:
+    """Vector environments have no picture; a ``render_mode`` other than None is refused."""
+    mode = arguments.pop("render_mode", None)
+    if mode is not None:
+        raise DataError(f"a vector environment does not render, got render_mode={mode!r}; for pictures use gym.make")
+
+
+class IndexVectorEnv(gym.vector.VectorEnv):
+    """Base of the vector environments; see `TemporalMomentVectorEnv` and `SpatialTrackVectorEnv`."""
+
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+    several_sizes = False
+    """Whether there are longer and shorter moves in the same direction."""
+
+    def __init__(
+        self,
+        num_envs: int,
+        bank: FeatureBank,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        flatten: bool,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        output: str = "numpy",
+        observation: str = "features",
+    ) -> None:
+        num_envs = check_whole(num_envs, "num_envs")
+        if output not in OUTPUTS:
+            raise DataError(f"output must be one of {OUTPUTS}, got {output!r}")
+        self.num_envs, self.bank, self.device, self.output = num_envs, bank, bank.device, output
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            modes = [mode.value for mode in AutoresetMode]
+            raise DataError(f"autoreset_mode must be one of {modes}, got {autoreset_mode!r}") from None
+        # A copy for this instance: writing into the class would change every other environment.
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space, self.single_action_space = observation_space, action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+        self.flatten, self.observation = flatten, check_observation(observation, flatten)
+        self._keys: Tensor | None = None
+        everything = torch.ones(num_envs, dtype=torch.bool, device=self.device)
+        self._all, self._none = everything, ~everything
+        self._episode = torch.full((num_envs,), -1, dtype=torch.int64, device=self.device)
+        self._return = torch.zeros(num_envs, dtype=torch.float64, device=self.device)
+        self._length = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        self._began = time.perf_counter()
+        self._done = everything.clone()
+        self.sample = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+
+    # What a subclass provides -----------------------------------------------------------------------------------
+
+    OPTIONS: tuple[str, ...] = ("sample", "reset_mask")
+
+    def _read(self, options: dict, sample: Tensor, mask: Tensor) -> dict:
+        """The options of a reset as tensors, for samples (B,); unfit ones are refused."""
+        return options
+
+    def _start(self, mask: Tensor, options: dict) -> None:
+        """Begin new episodes where ``mask`` (B,) is set, for the samples in ``self.sample``."""
+        raise NotImplementedError
+
+    def _advance(self, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Act where ``active``; returns reward (B,), terminated (B,), truncated (B,)."""
+        raise NotImplementedError
+
+    def _info(self) -> dict[str, Tensor]:
+        """Named (B, ...) tensors."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Tensor]:
+        """The compact state of all episodes, named (B, ...) tensors: what a replay stores."""
+        raise NotImplementedError
+
+    def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Observations, named (B, ...) tensors, of stored states, computed from the bank as it is now."""
+        raise NotImplementedError
+
+    def observe_moves(
+        self, state: dict[str, Tensor], reached: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Observations of stored states and of those that a move led to: two calls of `observe_state`, to rounding.
+
+        Both of a transition are computed one after the other: most of what the second reads is in the caches then.
+        """
+        pairs = {name: torch.stack((part, reached[name]), 1).flatten(0, 1) for name, part in state.items()}
+        seen = self.observe_state(pairs)
+        before, after = ({name: part[side::2] for name, part in seen.items()} for side in range(2))
+        return before, after
+
+    # Going on where another process stopped -----------------------------------------------------------------------
+
+    COUNTERS: tuple[str, ...] = ("sample", "_keys", "_episode", "_return", "_length", "_done", "_invalid")
+    """Tensors (B,) that say, with what a subclass adds, how all episodes go on."""
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of all that decides how the episodes go on, random draws included: named tensors (B, ...)."""
+        if self._keys is None:
+            raise gym.error.ResetNeeded("call reset() before snapshot()")
+        return {name.lstrip("_"): getattr(self, name).clone() for name in self.COUNTERS}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go on as the environment, of the same arguments, from which `snapshot` was taken. No reset is needed."""
+        for name in self.COUNTERS:
+            given = snapshot.get(name.lstrip("_"))
+            if given is None or given.shape != (self.num_envs,):
+                got = None if given is None else tuple(given.shape)
+                raise DataError(f"a snapshot of {self.num_envs} episodes is needed; {name.lstrip('_')!r} has {got}")
+        for name in self.COUNTERS:
+            # A tensor of its own: some of those here are views of arrays that a compiled step writes into.
+            setattr(self, name, snapshot[name.lstrip("_")].to(self.device, copy=True))
+
+    # The interface of Gymnasium ---------------------------------------------------------------------------------
+
+    def reset(self, *, seed: int | list[int | None] | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        """Start new episodes everywhere, or where ``options["reset_mask"]`` (B,) is set.
+
+        ``options["sample"]`` (an int or (B,) ints) picks the samples. Unknown options are refused.
+        """
+        options = split_options(options, self.OPTIONS)
+        mask = self._mask(options.pop("reset_mask", None))
+        if "sample" in options:
+            options["sample"] = check_samples(options["sample"], self.num_envs, len(self.bank))
+        if seed is not None or self._keys is None:
+            seeds = seeds_of(seed, self.num_envs)
+            fresh = keys_from_seeds(seeds, self.device)
+            if self._keys is not None:
+                # A None in a list of seeds lets that environment go on as it was.
+                seeded = mask & torch.tensor([one is not None for one in seeds], device=self.device)
+                fresh = torch.where(seeded, fresh, self._keys)
+                self._episode = torch.where(seeded, -1, self._episode)
+            self._keys = fresh
+        self._begin(mask, options)
+        return self._out(self._view(self.state())), self._out(self._info())
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict]:
+        """One step of every environment; see the class for what happens to finished episodes."""
+        action = self._actions(actions)
+        next_step = self.autoreset_mode == AutoresetMode.NEXT_STEP
+        if self._keys is None:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        if self.autoreset_mode == AutoresetMode.DISABLED and self.device.type == "cpu" and bool(self._done.any()):
+            stopped = self._done.nonzero().flatten().tolist()
+            raise gym.error.ResetNeeded(f"environments {stopped[:8]} have ended; reset them with options['reset_mask']")
+        resetting = self._done if next_step else self._none
+        active = ~resetting
+        reward, terminated, truncated = self._advance(action, active)
+        self.reached = self.state()
+        reward = torch.where(active, reward, 0.0)
+        terminated, truncated = terminated & active, truncated & active
+        done = terminated | truncated
+        self._return = self._return + reward
+        self._length = self._length + active
+        info: dict[str, Any] = {}
+        # On a CPU a look at the flags is free; on a device it would stop the pipeline, so all rows are computed.
+        look = self.device.type != "cpu"
+        if look or bool(done.any()):
+            info["episode"] = {
+                "r": torch.where(done, self._return, 0.0),
+                "l": torch.where(done, self._length, 0),
+                "t": torch.where(done, time.perf_counter() - self._began, 0.0),
+            }
+            info["_episode"] = done
+            if self.autoreset_mode == AutoresetMode.SAME_STEP:
+                info["final_obs"], info["_final_obs"] = self._final(done), done
+                final = self._info()
+                if final:
+                    info["final_info"], info["_final_info"] = final, done
+                self._begin(done, {})
+        if next_step and (look or bool(resetting.any())):
+            self._begin(resetting, {})
+        self._done = done
+        info.update(self._info())
+        reward = reward.to(torch.float32)
+        return (
+            self._out(self._view(self.state())),
+            *(self._out(x) for x in (reward, terminated, truncated)),
+            self._out(info),
+        )
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Nothing is held open."""
+
+    # Details ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, mask: Tensor, options: dict) -> None:
+        episode = torch.where(mask, self._episode + 1, self._episode)
+        if "sample" in options:
+            sample = torch.as_tensor(options["sample"], device=self.device)
+        else:
+            sample = draw(self._keys, episode, len(self.bank))
+        sample = torch.where(mask, sample, self.sample)
+        # Options are read before anything changes, so that a refused reset leaves the episodes as they were.
+        options = self._read(options, sample, mask)
+        self._episode, self.sample = episode, sample
+        self._return = torch.where(mask, 0.0, self._return)
+        self._length = torch.where(mask, 0, self._length)
+        self._done = self._done & ~mask
+        self._start(mask, options)
+
+    def _mask(self, mask: Any) -> Tensor:
+        if mask is None:
+            return self._all
+        given = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+        if given.dtype != np.bool_ or given.shape != (self.num_envs,):
+            raise DataError(f"reset_mask must be {self.num_envs} bools, got {given.dtype} {given.shape}")
+        if self._keys is None and not given.all():
+            raise DataError("the first reset must start every environment; drop options['reset_mask']")
+        return torch.as_tensor(given, device=self.device)
+
+    def _actions(self, actions: Any) -> Tensor:
+        on_host = not isinstance(actions, Tensor) or actions.device.type == "cpu"
+        if not isinstance(actions, Tensor):
+            actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,):
+            raise DataError(f"actions must have shape ({self.num_envs},), got {tuple(actions.shape)}")
+        action = torch.as_tensor(actions, device=self.device)
+        if action.is_floating_point():
+            raise DataError(f"actions must be integers in [0, {self.single_action_space.n}), got {action.dtype}")
+        if on_host and bool(((action < 0) | (action >= self.single_action_space.n)).any()):
+            raise DataError(f"actions must lie in [0, {self.single_action_space.n}), got {actions}")
+        return action.to(torch.int64)
+
+    def _final(self, done: Tensor) -> Any:
+        """The last observation of each finished episode as one dense batch; rows outside ``done`` hold zeros."""
+        if self.device.type != "cpu":
+            return self._view(self.state())
+        index = done.nonzero().flatten()
+        if self.observation == "index":
+            return {name: part.clone() for name, part in self.state().items()}
+        dense = {}
+        for name, part in self.observe_state({name: part[index] for name, part in self.state().items()}).items():
+            dense[name] = part.new_zeros((self.num_envs, *part.shape[1:]))
+            dense[name][index] = part
+        return self._arrange(dense)
+
+    def _view(self, state: dict[str, Tensor]) -> Any:
+        """What the agent is shown in a state."""
+        if self.observation == "index":
+            return {name: part.clone() for name, part in state.items()}
+        return self._arrange(self.observe_state(state))
+
+    def _arrange(self, observation: dict[str, Tensor]) -> Any:
+        return flat(observation) if self.flatten else observation
+
+    def _out(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: self._out(part) for name, part in value.items()}
+        if isinstance(value, Tensor) and self.output == "numpy":
+            return value.detach().cpu().numpy()
+        return value

@@ -1,0 +1,309 @@
+"""Pictures of episodes, drawn with OpenCV: frames with boxes, the query, a time bar with both windows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.errors import DataError
+
+if TYPE_CHECKING:
+    from strong_envs.spatial.env import SpatialTrackEnv
+    from strong_envs.temporal.env import TemporalMomentEnv
+    from strong_envs.temporal.one_shot import TemporalOneShotEnv
+
+WIDTH, HEIGHT = 480, 360
+TRUE_COLOUR, CHOSEN_COLOUR = (60, 180, 75), (245, 150, 40)
+INK, FAINT, PAPER = (235, 235, 235), (165, 165, 175), (24, 24, 28)
+_BAR_LEFT, _BAR_RIGHT = 56, WIDTH - 16
+
+
+@dataclass
+class Shot:
+    """What one picture shows: rows of the sample's video with boxes (corners), windows in seconds, a line of text."""
+
+    sample: int
+    rows: Sequence[int]
+    chosen: tuple[float, float] | None
+    boxes: Sequence[Sequence[float] | None] = ()
+    captions: Sequence[str] = ()
+    cursor: float | None = None
+    footer: str = ""
+    true_boxes: bool = True
+    extra: dict = field(default_factory=dict)
+
+
+class Viewer:
+    """Draws shots of one bank; keeps the pixels of the last video at hand."""
+
+    def __init__(self, bank: FeatureBank) -> None:
+        self.bank = bank
+        self._open: tuple[int, Any] | None = None
+        self._window: str | None = None
+
+    def frame(self, video: int, row: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB: the true pixels, or a heat map of the features where the store leads to none."""
+        from strong_envs.features.video_io import open_frames
+
+        if self._open is None or self._open[0] != video:
+            try:
+                self._open = (video, open_frames(self.bank.videos[video]))
+            except DataError:
+                self._open = (video, None)
+        picture = self._open[1](row) if self._open[1] is not None else None
+        return self._heat_map(video, row) if picture is None else picture
+
+    def _heat_map(self, video: int, row: int) -> np.ndarray:
+        import cv2
+
+        index = int(self.bank.offsets[video]) + row
+        if self.bank.has_grid:
+            strength = self.bank.grid[index].to(torch.float32).norm(dim=-1).cpu().numpy()
+        else:
+            strength = self.bank.frames[index].to(torch.float32).abs().cpu().numpy()[None, :]
+            # A bar as high as half its width, so that it is seen beside others.
+            strength = cv2.resize(strength, (16, 1), interpolation=cv2.INTER_AREA).repeat(8, axis=0)
+        spread = max(float(strength.max() - strength.min()), 1e-9)
+        grey = ((strength - strength.min()) / spread * 255).astype(np.uint8)
+        return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+
+    def draw(self, shot: Shot) -> np.ndarray:
+        """One picture, (360, 480, 3) uint8 RGB."""
+        canvas = np.full((HEIGHT, WIDTH, 3), PAPER, np.uint8)
+        bank, sample = self.bank, shot.sample
+        video = int(bank.video[sample])
+        for i, line in enumerate(wrap(bank.texts[sample], 56)[:2]):
+            put(canvas, line, (12, 22 + 20 * i), 0.5, INK)
+        self._frames(canvas, shot, video, top=48, height=206)
+        duration = float(bank.duration[video])
+        true = bank.queries[sample].windows
+        self._bar(canvas, 274, "true", true, duration, TRUE_COLOUR, shot.cursor)
+        chosen = [] if shot.chosen is None else [shot.chosen]
+        self._bar(canvas, 294, "now", chosen, duration, CHOSEN_COLOUR, shot.cursor)
+        put(canvas, "0", (_BAR_LEFT, 326), 0.4, FAINT)
+        label = f"{duration:.1f} s"
+        put(canvas, label, (_BAR_RIGHT - text_width(label, 0.4), 326), 0.4, FAINT)
+        put(canvas, shot.footer, (12, 350), 0.45, INK)
+        return canvas
+
+    def _frames(self, canvas: np.ndarray, shot: Shot, video: int, top: int, height: int) -> None:
+        import cv2
+
+        count = len(shot.rows)
+        room = (WIDTH - 12 * (count + 1)) // count
+        space = height - (16 if shot.captions else 0)
+        for i, row in enumerate(shot.rows):
+            picture = self.frame(video, int(row))
+            scale = min(room / picture.shape[1], space / picture.shape[0])
+            size = (max(int(picture.shape[1] * scale), 1), max(int(picture.shape[0] * scale), 1))
+            shrink = scale < 1
+            view = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if shrink else cv2.INTER_NEAREST)
+            x = 12 + i * (room + 12) + (room - size[0]) // 2
+            y = top + (space - size[1]) // 2
+            if shot.true_boxes and self.bank.has_boxes:
+                at = (torch.tensor([number], device=self.bank.device) for number in (shot.sample, int(row)))
+                true = self.bank.true_box(*at)[0].cpu().numpy()
+                rectangle(view, true, TRUE_COLOUR)
+            if i < len(shot.boxes) and shot.boxes[i] is not None:
+                rectangle(view, np.asarray(shot.boxes[i]), CHOSEN_COLOUR)
+            canvas[y : y + size[1], x : x + size[0]] = view
+            if i < len(shot.captions):
+                put(canvas, shot.captions[i], (x, y + size[1] + 14), 0.4, FAINT)
+
+    def _bar(
+        self,
+        canvas: np.ndarray,
+        y: int,
+        label: str,
+        spans: Sequence[tuple[float, float]],
+        duration: float,
+        colour: tuple[int, int, int],
+        cursor: float | None,
+    ) -> None:
+        import cv2
+
+        def at(second: float) -> int:
+            return int(round(_BAR_LEFT + (_BAR_RIGHT - _BAR_LEFT) * min(max(second / duration, 0.0), 1.0)))
+
+        put(canvas, label, (12, y + 12), 0.42, colour)
+        cv2.rectangle(canvas, (_BAR_LEFT, y), (_BAR_RIGHT, y + 13), (52, 52, 60), -1)
+        for start, end in spans:
+            cv2.rectangle(canvas, (at(start), y), (max(at(end), at(start) + 1), y + 13), colour, -1)
+        if cursor is not None:
+            cv2.line(canvas, (at(cursor), y - 3), (at(cursor), y + 16), INK, 1, cv2.LINE_AA)
+
+    def show(self, picture: np.ndarray, fps: float) -> None:
+        """Show a picture in a window; a machine without a display gets one clear error."""
+        import cv2
+
+        problem = display_problem()
+        if problem is not None:
+            raise DataError(f"render_mode='human' needs a display: {problem}; use render_mode='rgb_array'")
+        self._window = "strong-envs"
+        cv2.imshow(self._window, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        cv2.waitKey(max(int(1000 / fps), 1))
+
+    def close(self) -> None:
+        """Close the window."""
+        import cv2
+
+        if self._window is not None:
+            with contextlib.suppress(cv2.error):  # its user may have closed it already
+                cv2.destroyWindow(self._window)
+            self._window = None
+
+
+@lru_cache(maxsize=1)
+def display_problem() -> str | None:
+    """Why no window can be opened here, or None. Found out in a process of its own: OpenCV's Qt aborts on failure."""
+    if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"} & set(os.environ):
+        return "neither DISPLAY nor WAYLAND_DISPLAY is set"
+    probe = "import cv2; cv2.namedWindow('strong-envs'); cv2.waitKey(1); cv2.destroyAllWindows()"
+    try:
+        tried = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"a test window could not be opened ({error})"
+    if tried.returncode:
+        said = [line for line in tried.stderr.splitlines() if line.strip()]
+        return f"OpenCV cannot open a window ({said[0] if said else f'exit status {tried.returncode}'})"
+    return None
+
+
+def temporal_picture(viewer: Viewer, env: TemporalMomentEnv) -> np.ndarray:
+    """What `TemporalMomentEnv.render` returns: first, middle and last frame of the window over the time bar."""
+    task, bank = env.task, env.bank
+    sample = int(env.sample)
+    first, last = (int(x[0, 0]) for x in task.windows(env.sample, env.start, env.end))
+    rows = [first, (first + last - 1) // 2, last - 1]
+    boxes: list[Any] = []
+    if task.local.boxes is not None:
+        base = int(task.local.rows[sample])
+        boxes = [task.local.boxes[base + row].tolist() for row in rows]
+    elif task.local.source == "initial":
+        from strong_envs.core.boxes import INITIAL_BOX, corners
+
+        boxes = [corners(torch.tensor([INITIAL_BOX]))[0].tolist()] * len(rows)
+    seconds = float(bank.duration[bank.video[sample]]) / int(task.n_frames[sample])
+    tiou = float(task.iou(env.sample, env.start, env.end, "clamped"))
+    names = ("first", "middle", "last")
+    return viewer.draw(
+        Shot(
+            sample,
+            rows,
+            env.path[-1],
+            boxes,
+            [f"{name} {(row + 0.5) * seconds:.1f} s" for name, row in zip(names, rows, strict=True)],
+            footer=f"step {int(env.t)}   reward {env.last_reward:+.2f}   tIoU {tiou:.2f}",
+        )
+    )
+
+
+def spatial_picture(viewer: Viewer, env: SpatialTrackEnv) -> np.ndarray:
+    """What `SpatialTrackEnv.render` returns: the frame last acted on, with the tracked and the true box."""
+    walk, bank = env.walk, env.bank
+    sample = int(walk.sample)
+    frame, box = env.path[-1] if env.path else (int(walk.frame), None)
+    if box is None:
+        from strong_envs.core.boxes import corners
+
+        box = corners(walk.placed)[0].tolist()
+    duration = float(bank.duration[bank.video[sample]])
+    second = (frame + 0.5) * duration / int(env.task.temporal.n_frames[sample])
+    start, end = env.task.temporal.to_seconds(walk.sample, walk.start, walk.end)[0].tolist()
+    footer = f"frame {frame}   reward {env.last_reward:+.0f}"
+    if bank.has_boxes:
+        from strong_envs.core.boxes import box_iou
+
+        true = bank.true_box(walk.sample, torch.tensor([frame], device=bank.device))
+        footer += f"   box IoU {float(box_iou(torch.tensor([box]), true.cpu().to(torch.float64))):.2f}"
+    return viewer.draw(Shot(sample, [frame], (start, end), [box], cursor=second, footer=footer))
+
+
+def one_shot_picture(viewer: Viewer, env: TemporalOneShotEnv) -> np.ndarray:
+    """What `TemporalOneShotEnv.render` returns: frames of the named window, or of the whole video before the action."""
+    info, bank = env.last_info, env.bank
+    sample = info["sample"]
+    count = int(env.task.n_frames[sample])
+    seconds = float(bank.duration[bank.video[sample]]) / count
+    start, end = info["span"] or (0.0, count * seconds)
+    rows = [min(max(int(second / seconds), 0), count - 1) for second in (start, (start + end) / 2, end - seconds / 2)]
+    return viewer.draw(
+        Shot(
+            sample,
+            rows,
+            info["span"],
+            captions=[f"{(row + 0.5) * seconds:.1f} s" for row in rows],
+            footer=f"reward {env.last_reward:.2f}" if info["span"] else "before the answer",
+        )
+    )
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` characters, cut with an ellipsis after the second."""
+    import textwrap
+
+    return textwrap.wrap(ascii_only(text), width, max_lines=2, placeholder=" ...") or [""]
+
+
+def ascii_only(text: str) -> str:
+    """OpenCV's fonts have ASCII only; anything else becomes a question mark."""
+    return text.encode("ascii", "replace").decode()
+
+
+def put(canvas: np.ndarray, text: str, at: tuple[int, int], scale: float, colour: tuple[int, int, int]) -> None:
+    """Write one line of text; ``at`` is its lower left corner in pixels."""
+    import cv2
+
+    cv2.putText(canvas, ascii_only(text), at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+
+
+def text_width(text: str, scale: float) -> int:
+    """Pixels that `put` needs for one line."""
+    import cv2
+
+    return cv2.getTextSize(ascii_only(text), cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]
+
+
+def rectangle(view: np.ndarray, corners: np.ndarray, colour: tuple[int, int, int]) -> None:
+    """Draw a box given as normalised corners; NaN draws nothing."""
+    import cv2
+
+    if np.isnan(corners).any():
+        return
+    height, width = view.shape[:2]
+    scale = np.array([width - 1, height - 1, width - 1, height - 1])
+    x1, y1, x2, y2 = (int(round(v)) for v in np.clip(corners, 0, 1) * scale)
+    cv2.rectangle(view, (x1, y1), (x2, y2), colour, 2 if min(height, width) >= 100 else 1)
+
+
+def write_video(path: str | os.PathLike, pictures: Sequence[np.ndarray], fps: float = 4.0) -> Path:
+    """Write RGB pictures of one size as an mp4 with OpenCV; the file appears whole or not at all."""
+    import cv2
+
+    target = Path(path)
+    if not len(pictures):
+        raise DataError(f"no pictures to write to {str(target)!r}")
+    height, width = pictures[0].shape[:2]
+    sizes = {picture.shape for picture in pictures}
+    if sizes != {(height, width, 3)}:
+        raise DataError(f"a video takes pictures of one size, (height, width, 3); got {sorted(sizes)}")
+    staging = target.with_name(f".{target.stem}.part{os.getpid()}.mp4")
+    writer = cv2.VideoWriter(str(staging), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+    if not writer.isOpened():
+        raise DataError(f"OpenCV cannot write {str(target)!r}; choose a path that ends in .mp4 in a folder that exists")
+    for picture in pictures:
+        writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    writer.release()
+    os.replace(staging, target)
+    return target

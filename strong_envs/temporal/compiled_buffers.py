@@ -1,0 +1,115 @@
+"""Arrays that are handed out again once nobody holds them any more.
+
+Fresh memory costs as much as what is written into it (the system clears every page), and views, slices and torch
+tensors of an array all hold it, so what somebody still looks at is never touched.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from strong_envs.temporal import compiled_kernels as c
+
+_OBJECTS = [object()]
+_HELD_HERE_ONLY = sys.getrefcount(_OBJECTS[0])
+
+
+class RecycledArrays:
+    """(B, size) float32 arrays, zero when new."""
+
+    def __init__(self, rows: int, size: int, most: int = 3) -> None:
+        self._shape, self._most = (rows, size), most
+        self._arrays: list[np.ndarray] = []
+        self._helds: list[np.ndarray] = []
+
+    def take(self) -> tuple[np.ndarray, np.ndarray]:
+        """An array, and (B,) int64, the sample that each of its rows last showed (-1: none)."""
+        arrays = self._arrays
+        for i in range(len(arrays)):
+            if sys.getrefcount(arrays[i]) == _HELD_HERE_ONLY:
+                return arrays[i], self._helds[i]
+        arrays.append(np.zeros(self._shape, np.float32))
+        self._helds.append(np.full(self._shape[0], -1, np.int64))
+        if len(arrays) > self._most:
+            del arrays[0], self._helds[0]
+        return arrays[-1], self._helds[-1]
+
+
+class StepArrays:
+    """What one compiled step hands out, and the dicts that name its rows.
+
+    Attributes:
+        ints, floats, flags: (rows, width); spans: (rows, width, 2); reward: (B,) float32, see `compiled.OUT_ROWS`.
+        shown, info, episode, final_obs, final_info: views by the names they have in observations and ``info``.
+    """
+
+    def __init__(self, count: int, width: int) -> None:
+        rows = c.OUT_ROWS
+        self.ints, self.floats = np.zeros((rows[0], width), np.int64), np.zeros((rows[1], width), np.float64)
+        self.flags, self.spans = np.zeros((rows[2], width), np.bool_), np.zeros((rows[3], width, 2), np.float64)
+        self.reward = np.zeros(count, np.float32)
+        ints, floats, flags, spans = (x[:, :count] for x in (self.ints, self.floats, self.flags, self.spans))
+        self.terminated, self.truncated, self.ended = flags[c.TERMINATED], flags[c.TRUNCATED], flags[c.ENDED]
+        self.shown = {
+            "sample": ints[c.SHOWN_SAMPLE],
+            "start": floats[c.SHOWN_START],
+            "end": floats[c.SHOWN_END],
+            "t": ints[c.SHOWN_T],
+        }
+        self.final_obs = {
+            "sample": ints[c.FINAL_SAMPLE],
+            "start": floats[c.FINAL_START],
+            "end": floats[c.FINAL_END],
+            "t": ints[c.FINAL_T],
+        }
+        self.episode = {"r": floats[c.ENDED_RETURN], "l": ints[c.ENDED_LENGTH], "t": floats[c.ENDED_TIME]}
+        self.info = {
+            "tiou": floats[c.TIOU],
+            "span": spans[c.SPAN],
+            "true_span": spans[c.TRUE_SPAN],
+            "invalid_move": flags[c.INVALID_MOVE],
+            "sample": ints[c.INFO_SAMPLE],
+        }
+        self.final_info = {
+            "tiou": floats[c.FINAL_TIOU],
+            "span": spans[c.FINAL_SPAN],
+            "true_span": spans[c.FINAL_TRUE],
+            "invalid_move": flags[c.FINAL_INVALID],
+            "sample": ints[c.FINAL_INFO_SAMPLE],
+        }
+        # Whoever slices one of the views holds the array below it, so both kinds count.
+        self._watched: list[Any] = [self.ints, self.floats, self.flags, self.spans, self.reward]
+        self._watched += [self.terminated, self.truncated, self.ended]
+        for views in (self.shown, self.final_obs, self.episode, self.info, self.final_info):
+            self._watched += views.values()
+        del ints, floats, flags, spans, views
+        self._own = self._references()
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody else holds any of the arrays."""
+        return self._references() == self._own
+
+    def _references(self) -> int:
+        return sum(map(sys.getrefcount, self._watched))
+
+
+class RecycledSteps:
+    """`StepArrays` by turns; with ``reuse`` always the same."""
+
+    def __init__(self, count: int, width: int, reuse: bool, most: int = 3) -> None:
+        self._size, self._reuse, self._most = (count, width), reuse, most
+        self._all: list[StepArrays] = []
+
+    def take(self) -> StepArrays:
+        """Arrays for the next step."""
+        for one in self._all:
+            if self._reuse or one.free:
+                return one
+        self._all.append(StepArrays(*self._size))
+        if len(self._all) > self._most:
+            del self._all[0]
+        return self._all[-1]

@@ -1,0 +1,161 @@
+"""Frame evidence: sums against brute force, labels by hand, the gaze's training, windows, files, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from supervised_scores import miou, only
+
+from strong_envs import agents, features
+from strong_envs.agents.baselines.frame_classifier import FrameEvidence, window_sums
+from strong_envs.agents.baselines.heuristics import windows_on_grid
+from strong_envs.agents.strong.frame_attention import Gated, Gaze, GazeArgs, changes, inside_shares, train_gaze
+from strong_envs.features.errors import DataError
+
+QUICK = dict(steps=20, batch=8, frames=10, hidden=8, inside_hidden=8, cells=10)
+
+
+@pytest.fixture(scope="module")
+def train():
+    return features.load("shapes-v0", "train")
+
+
+def test_sums_are_those_of_the_windows():
+    evidence = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    windows = (torch.as_tensor(windows_on_grid(7)) * 7).round().long()
+    by_hand = torch.stack([evidence[:, low:high].sum(1) for low, high in windows.tolist()], 1)
+    assert torch.allclose(window_sums(evidence), by_hand, atol=1e-5)
+
+
+def test_labels_by_hand():
+    # The second truth of the second sample is apart from its first; both samples are padded to two windows.
+    truth = torch.tensor([[[0.1, 0.5], [0.1, 0.5]], [[0.0, 0.25], [0.6, 1.0]]], dtype=torch.float64)
+    expected = [[0.6, 1.0, 0.0, 0.0], [1.0, 0.0, 0.6, 1.0]]
+    assert inside_shares(truth, 4).tolist() == [pytest.approx(row) for row in expected]
+
+
+def test_changes_by_hand():
+    seen = torch.tensor([1.0, 2.0, 4.0, 8.0])[None, :, None]
+    # At both ends one step is what there is of two: what it shows counts twice.
+    assert changes(seen, 1).flatten().tolist() == [2.0, 3.0, 6.0, 8.0]
+    assert changes(seen[:, :1], 1).flatten().tolist() == [0.0], "a single frame cannot change"
+
+
+def test_the_gate_is_its_formula():
+    gated = Gated(3, 2, 5)
+    x, q = torch.randn(2, 4, 3), torch.randn(2, 2)
+    by_hand = [
+        [gated.out(torch.relu(gated.x(v) * gated.gate(q[i]) + gated.shift(q[i]))).item() for v in x[i]]
+        for i in range(2)
+    ]
+    assert gated(x, q).tolist() == [pytest.approx(row, abs=1e-6) for row in by_hand]
+    assert gated(x[:, 0], q).tolist() == pytest.approx([row[0] for row in by_hand], abs=1e-6)
+
+
+def test_gradient_reaches_every_parameter(train):
+    system = agents.make("frame evidence", train, **QUICK)
+    system.loss(torch.arange(64), torch.Generator()).backward()
+    for key, parameter in system.net.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+        # A softmax does not change where all scores rise alike.
+        assert parameter.grad.abs().sum() > 0 or key == "gaze.attention.out.bias", key
+
+
+def test_ten_samples_are_learnt_by_heart(train):
+    ten = only(train, range(0, 200, 20))
+    system = agents.make("frame evidence", ten, steps=300, cells=20)
+    before, bound = miou(system, ten), float(system.oracle(ten).mean())
+    assert bound > 0.85 and miou(system.fit(), ten) > max(bound - 0.15, before + 0.3)
+
+
+def test_the_window_whose_frames_speak_for_the_moment_answers(train, monkeypatch):
+    few = only(train, range(4))
+    system = agents.make("frame evidence", few, **QUICK)
+    says = torch.tensor([-1.0, -1, 2, 3, -1, 2, -4, 2, -1, -1]).expand(4, -1)
+    monkeypatch.setattr(Gaze, "evidence", lambda *_: says)
+    prediction = system.predict(few)
+    assert (prediction.spans / few.duration[few.video][:, None]).tolist() == [pytest.approx([0.2, 0.6])] * 4
+    # Probabilities of all windows sum to one, so that of the best is e^6 over the sum.
+    share = torch.exp(torch.tensor(6.0)) / window_sums(says[:1]).exp().sum()
+    assert system.confidence(few, prediction).tolist() == pytest.approx([float(share)] * 4, rel=1e-4)
+
+
+def test_the_gaze_finds_the_object_that_the_query_names():
+    """Made for the purpose: three objects in each video, each on the move for a third of it; a query names one."""
+    train, test = MarkedBank(seed=0), MarkedBank(seed=1)
+    gaze = Gaze(train, GazeArgs(steps=150, frames=9, hidden=16), seed=0)
+    train_gaze(gaze, train, torch.Generator().manual_seed(0))
+    evidence, inside = gaze.evidence(test, torch.arange(len(test))), inside_shares(test.truth, 9) > 0.5
+    assert evidence[inside].mean() > 1 + evidence[~inside].mean()
+    # Outside the moment it may as well look at what else moves, which is no less of an answer.
+    centre = gaze.boxes(test).view(len(test), 9, 2, 2).mean(2)
+    near = ((centre - test.place[:, None]).abs() < 0.2).all(-1)
+    assert near[inside].float().mean() > 0.8
+
+
+class MarkedBank:
+    """Sixty videos of 9 frames with 6 x 6 cells: channels 0 to 3 say what an object is, channel 4 that it moves."""
+
+    def __init__(self, seed: int, count: int = 60) -> None:
+        gen = torch.Generator().manual_seed(seed)
+        self.grid_shape, self.query_dim, self.device = (6, 6, 5), 4, torch.device("cpu")
+        self.n_frames, self.offsets = torch.full((count,), 9), torch.arange(count + 1) * 9
+        self.videos, self.video = list(range(count)), torch.arange(count).repeat_interleave(3)
+        grid = 0.1 * torch.randn(count, 9, 6, 6, 5, generator=gen)
+        turns = torch.randint(3, (count, 3), generator=gen)
+        kinds, rows, columns = (
+            torch.stack([torch.randperm(limit, generator=gen)[:3] for _ in range(count)]) for limit in (4, 6, 6)
+        )
+        for video in range(count):
+            for i in range(3):
+                start, row, column = 3 * turns[video, i], rows[video, i], columns[video, i]
+                grid[video, :, row, column, kinds[video, i]] += 3
+                grid[video, start : start + 3, row, column, 4] += 3
+        self.grid = grid.flatten(0, 1)
+        self.query = torch.nn.functional.one_hot(kinds.flatten(), 4).float()
+        first = turns.flatten().double() / 3
+        self.truth = torch.stack((first, first + 1 / 3), -1)[:, None]
+        self.place = torch.stack(((columns.flatten() + 0.5) / 6, (rows.flatten() + 0.5) / 6), -1)
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+
+def test_saving_seeds_and_ranks(train, tmp_path):
+    test = features.load("shapes-v0", "test")
+    first, again, other = (agents.make("frame evidence", train, seed=seed, **QUICK).fit() for seed in (0, 0, 1))
+    one, same, different = (system.predict(test) for system in (first, again, other))
+    assert torch.equal(one.scores.nan_to_num(9.0), same.scores.nan_to_num(9.0))
+    assert not torch.equal(one.scores.nan_to_num(9.0), different.scores.nan_to_num(9.0))
+    assert torch.equal(one.spans, one.ranked[:, 0]) and one.ranked.shape == (len(test), 10, 2)
+    assert torch.equal(one.boxes, first.net.gaze.boxes(test)) and not torch.equal(one.boxes, different.boxes)
+    path = str(tmp_path / "evidence.safetensors")
+    first.save(path)
+    loaded = FrameEvidence.load(path, test)
+    assert loaded.args == first.args
+    assert torch.equal(loaded.predict(test).ranked.nan_to_num(9.0), one.ranked.nan_to_num(9.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (dict(frames=0), "at least 1, got 0"),
+        (dict(cells=0), "1 or more"),
+        (dict(change=0.7), "change must lie in"),
+        (dict(boxes="truth"), "must stay 'frame'"),
+        (dict(hiden=3), "did you mean 'hidden'"),
+    ],
+)
+def test_wrong_options_are_explained(options, says, train):
+    with pytest.raises(DataError, match=says):
+        agents.make("frame evidence", train, **options)
+
+
+def test_a_store_without_places_is_refused_before_training(train, tmp_path):
+    from random_stores import random_store
+
+    flat = features.load(str(random_store(tmp_path / "flat", [12, 16, 20, 18], grid=False).path), "train")
+    assert "needs a spatial grid" in agents.why_not("frame evidence", flat)
+    system = agents.make("frame evidence", train, **QUICK)
+    with pytest.raises(DataError, match="made for"):
+        system.predict(flat)

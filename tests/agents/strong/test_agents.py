@@ -1,0 +1,303 @@
+"""DDPG, its replay and networks, and STRONG in turns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from random_stores import random_store
+from small_strong import small_strong
+
+from strong_envs import agents, features
+from strong_envs.agents.strong.agent import Strong
+from strong_envs.agents.strong.args import strong_args
+from strong_envs.agents.strong.ddpg import DDPG, ddpg_args, train
+from strong_envs.agents.training.checkpoint import load_weights, save_weights
+from strong_envs.agents.training.networks import Actor, Critic, Standardise
+from strong_envs.agents.training.replay import IndexReplay
+from strong_envs.core.rewards import FROM_CRITIC
+from strong_envs.features.errors import DataError
+from strong_envs.rollout import localise
+from strong_envs.temporal.env import TemporalMomentVectorEnv, make_task
+
+
+def test_critic_values_all_actions_like_one_by_one():
+    torch.manual_seed(0)
+    critic, x = Critic(11, 7, (16, 8, 4)), torch.randn(5, 11)
+    one_by_one = [critic(x, torch.eye(7)[a].expand(5, 7)) for a in range(7)]
+    assert torch.allclose(critic.all_actions(x), torch.stack(one_by_one, 1), atol=1e-6)
+
+
+def test_gradient_reaches_every_parameter():
+    torch.manual_seed(0)
+    actor, critic, x = Actor(6, 7, (8, 8)), Critic(6, 7, (8, 8, 8)), torch.randn(64, 6)
+    critic(x, actor(x)).sum().backward()
+    for module in (actor, critic):
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_standardised_inputs_and_hidden_parts():
+    shapes = {"query": (3,), "local": (2,)}
+    inputs = Standardise(shapes, hidden=("local",))
+    batch = {"query": torch.randn(500, 3) * 7 + 4, "local": torch.randn(500, 2)}
+    inputs.fit(batch)
+    out = inputs(batch)
+    assert torch.allclose(out[:, :3].mean(0), torch.zeros(3), atol=1e-4)
+    assert torch.allclose(out[:, :3].std(0), torch.ones(3), atol=1e-3)
+    assert out[:, 3:].abs().max() == 0
+
+
+def test_replay_forgets_the_oldest_and_returns_what_was_stored():
+    replay = IndexReplay(10, torch.device("cpu"))
+    for i in range(0, 24, 4):
+        replay.add(a=torch.arange(i, i + 4), b=torch.arange(i, i + 4).to(torch.float64) / 2)
+    assert replay.size == 10
+    drawn = replay.sample(500, torch.Generator().manual_seed(0))
+    assert set(drawn["a"].tolist()) == set(range(14, 24))
+    assert torch.equal(drawn["a"] / 2, drawn["b"])
+
+
+def test_a_transition_is_some_tens_of_bytes(ragged_store):
+    env = TemporalMomentVectorEnv(8, ragged_store, output="torch", observation="index")
+    env.reset(seed=0)
+    state = env.state()
+    env.step(torch.zeros(8, dtype=torch.int64))
+    replay = IndexReplay(1000, torch.device("cpu"))
+    replay.add(
+        **{f"state.{k}": v for k, v in state.items()},
+        **{f"next.{k}": v for k, v in env.reached.items()},
+        action=torch.zeros(8, dtype=torch.uint8),
+        reward=torch.zeros(8),
+        terminated=torch.zeros(8, dtype=torch.bool),
+    )
+    assert replay.nbytes / replay.capacity < 64
+
+
+@pytest.mark.parametrize(
+    ("multi_scale", "options", "least"),
+    [
+        (False, {"feedback": "taken"}, 0.6),
+        (False, {"feedback": "all"}, 0.6),
+        # More moves than there are steps to make them in: what matters is to take the long ones first.
+        (True, {"feedback": "all", "objective": "distil"}, 0.8),
+    ],
+)
+def test_ddpg_overfits_ten_samples(multi_scale, options, least):
+    bank = features.load("shapes-v0", "train")
+    task = make_task(bank, boxes="truth", multi_scale=multi_scale)
+    ten = torch.arange(10)
+
+    class TenSamples(TemporalMomentVectorEnv):
+        def _start(self, mask, options):
+            self.sample = self.sample % 10
+            super()._start(mask, options)
+
+    env = TenSamples.of(task, 32)
+    args = ddpg_args(steps=20_000, num_envs=32, batch=128, updates=2, warmup=640, **options)
+    agent = train(DDPG(task.dims(), task.n_actions, args), env)
+
+    def miou(policy):
+        spans = localise(task, policy, ten).spans / task.seconds[ten][:, None]
+        return float(task.iou(ten, spans[:, 0], spans[:, 1], "clamped").mean())
+
+    untrained = DDPG(task.dims(), task.n_actions, args)
+    assert miou(agent.act) > max(least, miou(untrained.act) + 0.2)
+
+
+@pytest.mark.parametrize("good", [0, 3, 6])
+def test_select_value_takes_the_window_that_is_valued_most(good, ragged_store):
+    """A policy that shifts forward six times; its critic would stop after ``good`` of them, the last included."""
+    task = make_task(ragged_store, boxes="frame", max_steps=6, initial_span=(0.0, 0.5))
+    samples = torch.arange(len(task.bank))
+
+    def forward(observation):
+        return torch.full((len(observation["query"]),), 4)
+
+    def value(observation):
+        q = torch.zeros(len(observation["query"]), 7)
+        q[:, 6] = -abs(observation["location"][:, 0] * 20 - good)
+        return q
+
+    last = localise(task, forward, samples)
+    chosen = localise(task, forward, samples, value=value)
+    assert torch.allclose(last.spans[:, 0], 6 * task.seconds) and torch.equal(last.path, chosen.path)
+    assert torch.allclose(chosen.spans[:, 0], good * task.seconds)
+
+
+def test_select_is_an_argument_of_strong(ragged_store):
+    bank = features.load(ragged_store, "train")
+    with pytest.raises(DataError, match="select must be one of .*did you mean 'value'"):
+        Strong(bank, strong_args(select="vaule"))
+    assert strong_args().select == "last"
+    found = [Strong(bank, strong_args(boxes="frame", select=one)).predict(bank) for one in ("last", "value")]
+    assert torch.equal(found[0]["path"], found[1]["path"]) and not torch.equal(found[0]["spans"], found[1]["spans"])
+    on_path = (found[1]["path"] - found[1]["spans"][:, None]).abs().amax(-1).amin(1)
+    assert (on_path < 1e-9).all()
+
+
+def test_values_of_a_critic_that_was_not_saved_are_refused(ragged_store, tmp_path):
+    bank = features.load(ragged_store, "train")
+    Strong(bank, strong_args(boxes="frame", select="value")).save(str(tmp_path / "lean.safetensors"), lean=True)
+    with pytest.raises(DataError, match="saved without"):
+        Strong.load(str(tmp_path / "lean.safetensors"), bank).predict(bank)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reward": "gain"}, {"reward": "read", "start": "random"}, {"invalid": "penalty"}]
+)
+def test_action_rewards_are_what_a_step_pays(options, ragged_store):
+    env = TemporalMomentVectorEnv(32, ragged_store, output="torch", observation="index", **options)
+    env.reset(seed=1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        state = env.state()
+        action = torch.randint(7, (32,), generator=generator)
+        _, reward, *_ = env.step(action)
+        promised = env.action_rewards(state).gather(1, action[:, None])[:, 0]
+        assert torch.allclose(promised, reward, atol=1e-6)
+
+
+def test_gains_tell_long_moves_from_short_ones(ragged_store):
+    """Signs pay every move towards the truth alike; with gains the longest that does not overshoot is the best."""
+    env = TemporalMomentVectorEnv(8, ragged_store, output="torch", observation="index", multi_scale=True, phi=0.0)
+    env.reset(seed=0)
+    state = env.state() | {"start": torch.zeros(8, dtype=torch.float64), "end": torch.full((8,), 20.0).double()}
+    signs, paid = env.action_rewards(state), env.action_rewards(state, gain=1.0)
+    assert env.several_sizes and torch.equal(signs, signs.sign()) and ((paid - signs).abs() <= 1).all()
+    late = (signs[:, [0, 7, 13]] == 1).all(1)
+    assert late.any(), "start forward helps at all three sizes"
+    assert (paid[late, 0] > paid[late, 7]).all() and (paid[late, 7] > paid[late, 13]).all()
+    assert (env.action_rewards(state)[:, 6] == 0).all() and (paid[:, 6] == 0).all()
+
+
+def test_training_repeats_bit_for_bit_and_depends_on_the_seed(ragged_store):
+    bank = features.load(ragged_store, "train")
+    weights = []
+    for seed in (0, 0, 1):
+        system = Strong(bank, small_strong("frame", seed=seed)).fit()
+        weights.append(torch.cat([p.flatten() for p in system.temporal.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_strong_moves_boxes_and_survives_saving(ragged_store, tmp_path):
+    bank, test = features.load(ragged_store, "train"), features.load(ragged_store, "test")
+    stages = []
+    system = Strong(bank, small_strong()).fit(lambda stage, done, total, scalars: stages.append(stage))
+    assert [s["stage"] for s in system.history] == ["pre-training", "round 1"]
+    assert {"temporal alone", "round 1, spatial", "round 1, temporal"} <= set(stages)
+    before = system.predict(test)
+    assert before["boxes"].shape == (int(test.n_frames[test.video].sum()), 4)
+    assert (before["boxes"][..., 2:] > before["boxes"][..., :2]).all()
+    assert before["boxes"].min() >= 0 and before["boxes"].max() <= 1
+    system.save(str(tmp_path / "agent.safetensors"))
+    after = Strong.load(str(tmp_path / "agent.safetensors"), bank).predict(test)
+    for name in before:
+        assert torch.equal(before[name], after[name]), name
+
+
+def test_a_ramp_moves_steps_to_later_turns_and_keeps_their_sum(ragged_store):
+    args = strong_args(rounds=3, temporal_steps=700, ramp=2.0)
+    assert [args.turn_steps(turn) for turn in (1, 2, 3)] == [300, 600, 1200]
+    assert [strong_args(rounds=3, temporal_steps=700, ramp=1.0).turn_steps(turn) for turn in (1, 2, 3)] == [700] * 3
+    with pytest.raises(DataError, match="ramp must be a number above 0, got 0"):
+        Strong(features.load(ragged_store, "train"), strong_args(ramp=0.0))
+
+
+def test_frames_may_be_longer_than_cells(tmp_path):
+    """f_o comes from whole frames first and from boxes later; a store whose two lengths differ trains all the same."""
+    random_store(tmp_path / "wide", [7, 12, 9, 5], wider=5)
+    bank = features.load(str(tmp_path / "wide"), "train")
+    strong = Strong(bank, small_strong())
+    before = strong.predict(bank, use_tracker=False)
+    strong.fit().save(str(tmp_path / "wide.safetensors"))
+    loaded = Strong.load(str(tmp_path / "wide.safetensors"), bank)
+    assert torch.equal(loaded.predict(bank)["path"], strong.predict(bank)["path"])
+    assert "boxes" not in before and torch.isfinite(before["spans"]).all()
+    with pytest.raises(DataError, match="6 numbers and a frame .* has 11"):
+        Strong(bank, small_strong(attention=True))
+
+
+def test_spans_stay_inside_their_videos(ragged_store):
+    bank, test = features.load(ragged_store, "train"), features.load(ragged_store, "test")
+    spans = Strong(bank, small_strong("frame")).fit().predict(test)["spans"]
+    assert (spans[:, 0] >= 0).all() and (spans[:, 0] < spans[:, 1]).all()
+    assert (spans[:, 1] <= test.duration[test.video] + 1e-9).all()
+
+
+def test_paper_preset_has_the_papers_state_and_numbers(ragged_store):
+    args = strong_args("paper")
+    level = args.temporal
+    assert (level.lr_actor, level.gamma, level.tau, level.batch, level.weights_std) == (0.01, 0.2, 0.02, 128, 0.1)
+    assert (level.actor_hidden, level.critic_hidden) == ((500, 128), (1024, 512, 300))
+    assert args.temporal_env.phi == 0.1 and args.temporal_env.z_e == 10 and args.spatial_env.z_s == 10
+    assert not args.temporal_env.context and args.spatial_env.reward == "q_value"
+    bank = features.load(ragged_store, "train")
+    strong = Strong(bank, replace(args, boxes="frame"))
+    assert list(strong.task.dims()) == ["query", "location", "local", "global", "frames"]
+    assert strong.temporal.inputs.size == bank.query_dim + 2 + 2 * bank.frame_dim
+
+
+@pytest.mark.parametrize("reward", FROM_CRITIC)
+def test_rewards_that_compare_values_train_with_what_goes_with_them(reward, ragged_store):
+    bank = features.load(ragged_store, "train")
+    system = agents.make("strong", bank, budget=0.001, rounds=1, spatial_env={"reward": reward})
+    args = system.strong.args
+    assert system.strong.gaze is None and args.spatial.feedback == "taken" and args.random_boxes > 0
+    assert "inside" in system.fit().strong.spatial.inputs.names
+    asked = agents.make("strong", bank, budget=0.001, spatial_env={"reward": reward, "surroundings": False})
+    assert not asked.strong.args.spatial_env.surroundings, "what is asked for stays"
+    wrong = agents.make("strong", bank, budget=0.001, spatial_env={"reward": reward}, spatial={"feedback": "all"})
+    with pytest.raises(DataError, match="train with feedback='taken'"):
+        wrong.fit()
+
+
+def test_wrong_requests_are_explained(ragged_store, tmp_path):
+    bank = features.load(ragged_store, "train")
+    with pytest.raises(DataError, match="did you mean 'trl'"):
+        agents.make("tlr", bank)
+    with pytest.raises(DataError, match="boxes must be one of"):
+        Strong(bank, small_strong("nowhere"))
+    for wrong, says in (
+        ({"preset": "papre"}, "did you mean 'paper'"),
+        ({"gama": 0.1}, "no argument 'gama'; did you mean 'gamma'"),
+    ):
+        with pytest.raises(DataError, match=says):
+            ddpg_args(**wrong)
+    for wrong, says in (({"critic": "head"}, "did you mean 'heads'"), ({"states": "uniform"}, "needs feedback='all'")):
+        with pytest.raises(DataError, match=says):
+            DDPG({"query": (3,)}, 7, ddpg_args(**{"feedback": "taken", **wrong}))
+    with pytest.raises(DataError, match="no agent at"):
+        load_weights(tmp_path / "absent.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"not a safetensors file")
+    with pytest.raises(DataError, match="not a saved agent"):
+        load_weights(tmp_path / "broken.safetensors")
+    save_weights(tmp_path / "good.safetensors", {"a": torch.zeros(2)}, {"b": 1})
+    assert load_weights(tmp_path / "good.safetensors")[1] == {"b": 1}
+
+
+def test_a_store_without_grid_is_refused_before_training(tmp_path):
+    from random_stores import random_store
+
+    bank = features.load(str(random_store(tmp_path / "flat", [5, 6, 7, 8], grid=False).path), "train")
+    assert agents.why_not("trl", bank) is None
+    for name in ("strong", "trl+gau"):
+        assert "grid" in agents.why_not(name, bank)
+        with pytest.raises(DataError, match="grid"):
+            agents.make(name, bank)
+
+
+def test_a_still_gaze_box_is_the_median_of_the_gaze_of_its_video(ragged_store):
+    bank, test = (features.load(ragged_store, split) for split in ("train", "test"))
+    still, moving = (Strong(bank, small_strong(boxes)).fit() for boxes in ("still", "gaze"))
+    found, gaze = still.predict(test)["boxes"], still.gaze.boxes(test)
+    assert found.shape == gaze.shape and still.spatial is None
+    assert torch.equal(moving.predict(test)["boxes"], moving.gaze.boxes(test))
+    lengths = test.n_frames[test.video].tolist()
+    for boxes, looked in zip(found.split(lengths), gaze.split(lengths), strict=True):
+        assert (boxes == boxes[0]).all()
+        ordered = looked.sort(0).values[(len(looked) - 1) // 2]
+        assert torch.equal(boxes[0], ordered)
+    assert torch.equal(still.task.local.boxes, still.boxes(bank)), "trained on the boxes that it gives"

@@ -1,0 +1,59 @@
+"""The two levels as two agents; skipped where PettingZoo is absent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("pettingzoo")
+
+from pettingzoo.test import api_test, seed_test  # noqa: E402
+
+from strong_envs.adapters.pettingzoo import SPATIAL, TEMPORAL, TwoLevelsEnv  # noqa: E402
+
+
+def make(store, **options):
+    return TwoLevelsEnv(store, **{"flatten": True, "spatial": {"reward": "box_iou"}, **options})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # names without a number; observations of two sizes
+def test_pettingzoos_own_tests(ragged_store):
+    api_test(make(ragged_store), num_cycles=100)
+    seed_test(lambda: make(ragged_store), num_cycles=50)
+
+
+def test_the_boxes_of_one_level_are_what_the_other_sees(ragged_store):
+    env = make(ragged_store, flatten=False)
+    env.reset(seed=0, options={"sample": 4})
+    assert env.agent_selection == SPATIAL
+    before = env.observe(TEMPORAL)["local"]
+    order, track = [], []
+    for agent in env.agent_iter():
+        observation, reward, terminated, truncated, info = env.last()
+        order.append(agent)
+        if agent == SPATIAL and info["path"]:
+            track = [box for _, box in info["path"]]
+        env.step(None if terminated or truncated else 0 if agent == SPATIAL else 4)
+    turn = order.index(TEMPORAL)
+    assert set(order[:turn]) == {SPATIAL} and set(order[turn:]) == {TEMPORAL} and not env.agents
+    local = env.temporal.task.local
+    placed = local.boxes[local.rows[4] : local.rows[5]]
+    assert torch.allclose(placed, torch.tensor(track), atol=1e-6)
+    env.reset(options={"sample": 4})
+    assert np.allclose(env.observe(TEMPORAL)["local"], before, atol=1e-5)
+
+
+def test_each_agent_is_paid_by_its_level(ragged_store):
+    env = make(ragged_store, temporal={"phi": 0.5})
+    env.reset(seed=1)
+    alone = env.spatial
+    while env.agent_selection == SPATIAL:
+        reward = env.last()[1]
+        dead = env.terminations[SPATIAL]
+        env.step(None if dead else 8)
+        assert dead or reward == 0.0
+    assert alone.last_reward == 0.0
+    env.step(6)
+    assert env.terminations[TEMPORAL] and env.rewards[TEMPORAL] == 0.0
+    assert env.infos[TEMPORAL]["sample"] == int(env.spatial.walk.sample)
