@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from strong_envs.agents.baselines.heuristics import windows_on_grid
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowSystem
+from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Entry, Prediction, register
 from strong_envs.agents.strong.frame_attention import Gaze, GazeArgs, inside_shares
 from strong_envs.core.validation import check_whole

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.candidates import best_iou, window_means
-from strong_envs.agents.baselines.heuristics import windows_on_grid
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowSystem
+from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Entry, register
 from strong_envs.core.validation import check_whole
 from strong_envs.features.bank.bank import FeatureBank

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from strong_envs.agents.baselines.box_source import local_features
 from strong_envs.agents.baselines.candidates import best_iou, candidate_oracle, fit_scales, rank, sliding_windows
+from strong_envs.agents.box_source import local_features
 from strong_envs.agents.registry import Prediction, Report
 from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
 from strong_envs.agents.training.networks import Standardise
@@ -100,7 +100,7 @@ class WindowSystem:
         env: arguments of the environments, which this kind of system does not use.
         boxes: what it sees of a frame, see `LocalFeatures`: ``"frame"`` all of it, as published, ``"truth"`` what lies
             in the true box (an upper bound), a tensor of corners others' boxes; or a trained STRONG, see
-            `agents.baselines.box_source`. box_margin: added around every box, in fractions of the frame.
+            `agents.box_source`. box_margin: added around every box, in fractions of the frame.
         options: fields of ``Args``; an unknown one is refused.
     """
 

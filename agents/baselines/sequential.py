@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from strong_envs.agents.baselines.box_source import local_features
+from strong_envs.agents.box_source import local_features
 from strong_envs.agents.registry import Prediction, Report
 from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
 from strong_envs.core import spans
@@ -42,7 +42,7 @@ class TemporalSystem:
         bank: the training split. seed: everything random follows it. budget: factor on the arguments in ``SCALED``.
         preset: a key of ``PRESETS``. env: changes of the preset's `TemporalConfig`.
         boxes: where f_o comes from, see `LocalFeatures`: ``"frame"``, ``"initial"``, ``"gaussian"``, ``"truth"`` (an
-            upper bound) or a tensor of corners; or a trained STRONG, see `agents.baselines.box_source`.
+            upper bound) or a tensor of corners; or a trained STRONG, see `agents.box_source`.
         box_margin: added around every box, in fractions of the frame.
         options: changes of the preset's arguments.
     """

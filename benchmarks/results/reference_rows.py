@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from strong_envs.agents.baselines.heuristics import REFERENCES, QuerySet
+from strong_envs.agents.references.heuristics import REFERENCES, QuerySet
 from strong_envs.benchmarks.metrics.definitions import (
     DISCOUNTED_AT,
     discounted_name,
@@ -53,7 +53,7 @@ def reference_scores(
     """Fit each reference predictor on ``train`` and score it on ``test`` by the rules of a protocol.
 
     Args:
-        draws: of the random window. seed: of its first draw. names: of `agents.baselines.heuristics.REFERENCES`; ()
+        draws: of the random window. seed: of its first draw. names: of `agents.references.heuristics.REFERENCES`; ()
         is all.
     """
     if draws < 1:
@@ -113,7 +113,7 @@ def reference_rows(
         source: `features.Annotations` or a `features.FeatureStore` whose queries have windows and splits.
         train, test: names of the splits. draws, seed: of the random window.
         protocol: the rules to score by; None is the main protocol (full video, clamped IoU, >=, T = 20, z_e = 10).
-        names: predictors; () is all of `agents.baselines.heuristics.REFERENCES`. progress: draw a bar on standard
+        names: predictors; () is all of `agents.references.heuristics.REFERENCES`. progress: draw a bar on standard
         error.
         keep: filled with the IoU of every query, label to (S,), for comparisons with other systems.
     """

@@ -99,7 +99,7 @@ def given_boxes(runs: list[dict]) -> dict[str, Any]:
     """A note for the row of a system that ``--set boxes=truth`` gave what no system may see, or ``--set boxes=FILE``
     the boxes of another; nothing for others."""
     from strong_envs import agents
-    from strong_envs.agents.baselines.box_source import from_tracker
+    from strong_envs.agents.box_source import from_tracker
 
     boxes = (runs[0].get("options") or {}).get("boxes")
     entry = agents.find(runs[0]["system"])

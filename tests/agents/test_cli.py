@@ -10,11 +10,11 @@ import types
 
 import pytest
 import torch
-from agents.__main__ import main
 
 from strong_envs import agents, features
 from strong_envs.agents.training.checkpoint import load_weights
 from strong_envs.agents.training.logs import COLUMNS, Logger
+from strong_envs.benchmarks.cli import main
 from strong_envs.features.errors import DataError
 
 SMALL = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[1] / "examples"
+FOLDER = Path(__file__).parents[2] / "examples"
 RUNS = [
     ("sb3.py", ["--algorithm", "ppo"], "stable_baselines3"),
     ("sb3.py", ["--algorithm", "a2c", "--env", "SpatialTrack-v0"], "stable_baselines3"),

@@ -8,7 +8,7 @@ from supervised_scores import miou, only
 
 from strong_envs import agents, features
 from strong_envs.agents.baselines.frame_classifier import FrameEvidence, window_sums
-from strong_envs.agents.baselines.heuristics import windows_on_grid
+from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.strong.frame_attention import Gated, Gaze, GazeArgs, changes, inside_shares, train_gaze
 from strong_envs.features.errors import DataError
 

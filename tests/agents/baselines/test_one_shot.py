@@ -8,11 +8,11 @@ import pytest
 import torch
 from supervised_scores import miou, only
 
-from benchmarks.__main__ import main
 from strong_envs import agents, features
 from strong_envs.agents.baselines.candidates import best_iou
-from strong_envs.agents.baselines.heuristics import QueryNeighbours, QuerySet
 from strong_envs.agents.baselines.one_shot import OneShot, expected_iou, held_out_videos
+from strong_envs.agents.references.heuristics import QueryNeighbours, QuerySet
+from strong_envs.benchmarks.cli import main
 from strong_envs.features.datasets import read
 from strong_envs.features.errors import DataError
 from strong_envs.features.store.in_memory import QueryStore

@@ -9,7 +9,7 @@ import pytest
 from finished_run import finished_run
 from random_stores import random_store
 
-from benchmarks.__main__ import main
+from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands.aggregate import aggregate
 from strong_envs.benchmarks.commands.compare import read_scored
 from strong_envs.benchmarks.execution.cell import write_json

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from finished_run import finished_run
 
-from benchmarks.__main__ import main
 from strong_envs.agents.overrides import check_settings, parse_settings, parse_values, places, with_setting
+from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands import paper_tables
 from strong_envs.benchmarks.commands.compare import compare, read_scored
 from strong_envs.benchmarks.execution.cell import write_json
@@ -305,7 +305,7 @@ def test_converge_draws_over_iterations(ragged_store, tmp_path, capsys):
     assert "mIoU" in capsys.readouterr().out
 
 
-PAGE = (Path(__file__).parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "benchmark.md").read_text(encoding="utf-8")
 AGENT = re.search(r"```python\n(class MyAgent.*?)```", PAGE, re.S)[1]
 
 
@@ -373,11 +373,11 @@ def test_a_kill_in_the_middle_loses_only_the_cell_in_work(ragged_store, tmp_path
     import sys
     import time
 
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[3])
     arguments = ["run", "--features", ragged_store, "--systems", "random policy", "--seeds", "3", "--jobs", "1"]
     arguments += ["--out", str(tmp_path), "--json"]
     environment = {**os.environ, "PYTHONPATH": root}
-    command = [sys.executable, "-m", "benchmarks", *arguments]
+    command = [sys.executable, "-m", "strong_envs", *arguments]
     quiet = subprocess.DEVNULL
     started = subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
     deadline = time.monotonic() + 120

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from finished_run import finished_run
 
-from benchmarks.__main__ import main
+from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands.document import documents, update
 from strong_envs.features.errors import DataError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 TEXT = """# Title
 
 <!-- table docs/results/run.json metrics=mIoU,Acc@.5 -->

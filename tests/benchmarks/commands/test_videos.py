@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from finished_run import finished_run, prediction_of
 
-from benchmarks.__main__ import main
 from strong_envs import agents, features
+from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands.videos import drawn, strip
 from strong_envs.rendering.viewer import CHOSEN_COLOUR, TRUE_COLOUR, Viewer
 

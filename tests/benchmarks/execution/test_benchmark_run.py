@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from benchmarks.__main__ import main
 from strong_envs import features
+from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.execution.cell import Cell, read_cell, run_cell, score
 from strong_envs.benchmarks.execution.local_engine import run_matrix
 

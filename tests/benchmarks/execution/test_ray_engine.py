@@ -76,7 +76,7 @@ def test_a_lost_worker_is_made_good_and_a_failure_stays_alone(engine, ragged_sto
 def test_without_ray_there_is_one_sentence(ragged_store, monkeypatch, capsys, tmp_path):
     import sys
 
-    from benchmarks.__main__ import main
+    from strong_envs.benchmarks.cli import main
 
     monkeypatch.setitem(sys.modules, "ray", None)
     arguments = ["run", "--features", ragged_store, "--systems", "random policy", "--seeds", "1", "--engine", "ray"]

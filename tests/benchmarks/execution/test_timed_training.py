@@ -131,7 +131,7 @@ def test_a_checkpoint_that_does_not_fit_names_its_file(ragged_store, tmp_path, m
 
 def test_converge_draws_systems_of_two_kinds_on_true_boxes_over_seconds(ragged_store, tmp_path, monkeypatch, capsys):
     pytest.importorskip("stable_baselines3")
-    from benchmarks.__main__ import main
+    from strong_envs.benchmarks.cli import main
     from strong_envs.benchmarks.execution.local_engine import Outcome
 
     def here(cells, folder, jobs):
@@ -191,9 +191,9 @@ def test_a_worker_whose_run_was_killed_ends_too(ragged_store, tmp_path):
     if not Path("/proc/self/status").exists():
         pytest.skip("this test looks into /proc")
     (tmp_path / "slow_agent_of_a_test.py").write_text(SLOW)
-    command = [sys.executable, "-m", "benchmarks", "run", "--features", ragged_store]
+    command = [sys.executable, "-m", "strong_envs", "run", "--features", ragged_store]
     command += ["--systems", "slow_agent_of_a_test:Slow", "--seeds", "1", "--jobs", "1", "--out", "out"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen(command, cwd=tmp_path, env=environment, **quiet)
     until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())

@@ -12,8 +12,8 @@ import pytest
 from chromium import PROGRAM, Chromium
 from finished_run import finished_run
 
-from benchmarks.__main__ import main
 from strong_envs import features
+from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands import report
 from strong_envs.benchmarks.metrics.breakdown import bins, table
 from strong_envs.benchmarks.results.figures import spread

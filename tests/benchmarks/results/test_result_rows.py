@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import main
 from strong_envs import features
 from strong_envs.agents import Prediction
+from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.execution.cell import Cell, protocol_of, score
 from strong_envs.benchmarks.execution.job import chosen_metrics
 from strong_envs.benchmarks.metrics import definitions as metrics

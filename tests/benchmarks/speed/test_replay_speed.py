@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.__main__ import main
+from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.speed import harness as contest
 from strong_envs.benchmarks.speed import replay as replay_speed
 

@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import main
+from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.speed import scale
 from strong_envs.features import DataError
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import main
+from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.speed import throughput
 from strong_envs.benchmarks.speed.numpy_env import PlainMoment
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from features.__main__ import main
 from random_stores import random_store
 
+from strong_envs.benchmarks.cli import main
 from strong_envs.features import FeatureBank
 from strong_envs.features.commands.sizes import of_store, planned
 

@@ -172,13 +172,15 @@ def test_a_kill_loses_no_finished_video_and_changes_no_byte(clips, tmp_path, mon
     log.write_text("")
     script = (
         "import sys; sys.path[:0] = sys.argv[1:4]\n"
-        "from test_extract import *\n"
-        "extract([sys.argv[4]], annotate(DURATIONS), sys.argv[5], "
+        "from video_files import annotate\n"
+        "from strong_envs.features.extraction.pipeline import extract\n"
+        f"extract([sys.argv[4]], annotate({DURATIONS}), sys.argv[5], "
         "backbone='killer_net:net', text='hashed-words', batch=4)"
     )
-    root = Path(extraction.__file__).parents[1]
+    root = Path(__file__).parents[3]
     out = tmp_path / "killed" / "s"
-    command = [sys.executable, "-c", script, str(root), str(root / "tests"), str(tmp_path), str(clips), str(out)]
+    helpers = str(root / "tests" / "helpers")
+    command = [sys.executable, "-c", script, str(root), helpers, str(tmp_path), str(clips), str(out)]
     killed = subprocess.run(command, env={**os.environ, "DIE_AT": "4"}, capture_output=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(list((tmp_path / "killed" / "s.work" / "videos").iterdir())) == 1 and not out.exists()

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from strong_envs.agents.baselines.tfidf import TfIdf
+from strong_envs.agents.references.tfidf import TfIdf
 from strong_envs.features.datasets.types import Query
 from strong_envs.features.errors import DataError, nearest
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from strong_envs import agents, features
-from strong_envs.agents.baselines.box_source import local_features, tracked_boxes
+from strong_envs.agents.box_source import local_features, tracked_boxes
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.benchmarks.results.rows import given_boxes
 from strong_envs.features.errors import DataError

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strong_envs.agents.baselines.heuristics import (
+from strong_envs.agents.references.heuristics import (
     REFERENCES,
     QuerySet,
     best_window,
     reachable_windows,
     windows_on_grid,
 )
-from strong_envs.agents.baselines.tfidf import TfIdf
+from strong_envs.agents.references.tfidf import TfIdf
 from strong_envs.benchmarks.metrics.definitions import summary, temporal_iou
 from strong_envs.benchmarks.results import reference_rows as reference_table
 from strong_envs.features import Annotations, DataError, Query, Report, Video
