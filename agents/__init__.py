@@ -12,12 +12,22 @@ from strong_envs.agents.baselines import (  # noqa: F401 (register their systems
     tsp_prl,
 )
 from strong_envs.agents.inference import Moment, Predictor, load, pretrained
-from strong_envs.agents.registry import REGISTRY, Entry, Prediction, System, find, make, names, register, why_not
+from strong_envs.agents.registry import (
+    REGISTRY,
+    Prediction,
+    System,
+    SystemSpec,
+    find,
+    incompatibility,
+    make,
+    names,
+    register,
+)
 from strong_envs.agents.strong import system, variants  # noqa: F401 (register their systems)
 
 __all__ = [
     "REGISTRY",
-    "Entry",
+    "SystemSpec",
     "Moment",
     "Prediction",
     "Predictor",
@@ -28,5 +38,5 @@ __all__ = [
     "names",
     "pretrained",
     "register",
-    "why_not",
+    "incompatibility",
 ]

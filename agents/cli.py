@@ -104,7 +104,7 @@ def _train(system: Any, test: Any, out: Path, args: argparse.Namespace, session:
 
     restored = (session.restored if session is not None else None) or {}
     log = Logger(out, restored.get("log"))
-    bar = Bar(log)
+    bar = TrainingProgress(log)
     evaluator = Evaluator(system, test, bar, args.evaluations, restored.get("evaluator"))
     try:
         if session is None:
@@ -142,7 +142,7 @@ def held_out(system: Any, bank: Any) -> float:
     return float(span_iou(spans[:, 0], spans[:, 1], truth, "clamped").mean())
 
 
-class Bar:
+class TrainingProgress:
     """A progress bar for every stage, with return, mIoU, speed and estimate; what it is told goes into the log."""
 
     def __init__(self, log: Any) -> None:
@@ -151,7 +151,7 @@ class Bar:
         self._stage = ""
 
     def report(self, stage: str, step: int, total: int, scalars: dict[str, float]) -> None:
-        """`agents.registry.Report`."""
+        """`agents.registry.ProgressCallback`."""
         from tqdm import tqdm
 
         if stage != self._stage:
@@ -178,7 +178,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, system: Any, bank: Any, bar: Bar, count: int, state: dict[str, Any] | None = None
+        self, system: Any, bank: Any, bar: TrainingProgress, count: int, state: dict[str, Any] | None = None
     ) -> None:
         self.system, self.bank, self.bar, self.count = system, bank, bar, count
         state = state or {"stage": "", "part": 0, "total": 0}

@@ -107,7 +107,7 @@ class Predictor:
         """
         if not isinstance(sentence, str) or not sentence.strip():
             raise DataError(f"sentence must be a string of words, got {sentence!r}")
-        frames, grid, seconds = self._look(video, duration)
+        frames, grid, seconds = self._frame_scores(video, duration)
         if not (np.isfinite(seconds) and seconds > 0):
             raise DataError(f"duration must be a positive number of seconds, got {seconds}")
         bank = self._bank(frames, grid, seconds, [sentence], None)
@@ -124,8 +124,8 @@ class Predictor:
         )
 
     def _confidence(self, bank: FeatureBank, out: Prediction) -> float | None:
-        told = getattr(self.system, "confidence", None)
-        return None if told is None else float(told(bank, out)[0])
+        confidence = getattr(self.system, "confidence", None)
+        return None if confidence is None else float(confidence(bank, out)[0])
 
     # Features ---------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class Predictor:
             )
         return FeatureBank(OneVideoStore(frames, grid, seconds, sentences, encoded), None, self.device)
 
-    def _look(self, video: Any, duration: float | None) -> tuple[np.ndarray, np.ndarray | None, float]:
+    def _frame_scores(self, video: Any, duration: float | None) -> tuple[np.ndarray, np.ndarray | None, float]:
         """Frames, grid and duration of whatever the video was given as."""
         if isinstance(video, (str, os.PathLike)):
             if Path(video).is_file():

@@ -21,7 +21,7 @@ OWN = ("bank", "seed", "budget", "preset")
 """Arguments that are not settings: whoever makes the system gives them."""
 
 
-def places(system: str) -> dict[str, list[Path]]:
+def setting_paths(system: str) -> dict[str, list[Path]]:
     """The settings of a system: names, plain and dotted, to where each stands among the arguments of `agents.make`."""
     from strong_envs import agents
     from strong_envs.agents.strong.args import StrongArgs
@@ -82,7 +82,7 @@ def with_setting(system: str, options: Mapping[str, Any], name: str, value: Any)
     Raises:
         DataError: a name that the system does not have, or one that could mean several fields.
     """
-    known = places(system)
+    known = setting_paths(system)
     if name not in known:
         plain = sorted(n for n in known if "." not in n)
         raise DataError(f"{system} has no setting {name!r}{nearest(name, known)}; it has {plain}")
@@ -103,7 +103,7 @@ def with_settings(system: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments for those of ``settings`` that the system has; `check_settings` finds the others."""
     options: dict[str, Any] = {}
     for name, value in settings.items():
-        if name in places(system):
+        if name in setting_paths(system):
             options = with_setting(system, options, name, value)
     return options
 
@@ -111,7 +111,7 @@ def with_settings(system: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 def check_settings(systems: Iterable[str], settings: Mapping[str, Any]) -> None:
     """Refuse a setting that none of the systems has, which would be ignored in silence, and values of a wrong kind."""
     systems = list(systems)
-    known = {name for system in systems for name in places(system)}
+    known = {name for system in systems for name in setting_paths(system)}
     for name in settings:
         if name not in known:
             plain = sorted(n for n in known if "." not in n)
@@ -129,7 +129,7 @@ def _check_types(system: str, settings: Mapping[str, Any]) -> None:
     factory = agents.find(system).factory
     if not (isinstance(factory, type) and issubclass(factory, StrongSystem)):
         return
-    example, known = StrongArgs(), places(system)
+    example, known = StrongArgs(), setting_paths(system)
     for name, value in settings.items():
         for path in known.get(name, ()):
             held: Any = example
@@ -169,7 +169,7 @@ __all__ = [
     "parse_settings",
     "parse_value",
     "parse_values",
-    "places",
+    "setting_paths",
     "with_setting",
     "with_settings",
 ]

@@ -23,7 +23,7 @@ from strong_envs.features.errors import DataError, nearest
 if TYPE_CHECKING:
     pass
 
-Report = Callable[[str, int, int, dict[str, float]], None]
+ProgressCallback = Callable[[str, int, int, dict[str, float]], None]
 """Called with the stage, steps done and in all, and scalars to show."""
 
 
@@ -34,7 +34,8 @@ class Prediction:
     ``spans`` (S, 2) float64 seconds; ``length`` (S,) moves made; ``path`` (S, T + 1, 2) seconds, windows passed;
     ``boxes`` corners of every frame of each sample, packed (R, 4), where the system tracks. A system that ranks
     candidates gives them best first in ``ranked`` (S, K, 2) seconds, NaN where a query has fewer than K, with their
-    ``scores`` (S, K), higher is better; ``spans`` is then ``ranked[:, 0]``. ``looked`` (S,) is the share of the video's
+    ``scores`` (S, K), higher is better; ``spans`` is then ``ranked[:, 0]``. ``frames_seen`` (S,) is the share of the
+    video's
     frames that were looked at.
     """
 
@@ -44,7 +45,7 @@ class Prediction:
     boxes: Tensor | None = None
     ranked: Tensor | None = None
     scores: Tensor | None = None
-    looked: Tensor | None = None
+    frames_seen: Tensor | None = None
 
 
 @runtime_checkable
@@ -53,7 +54,7 @@ class System(Protocol):
 
     history: list[dict[str, Any]]
 
-    def fit(self, report: Report | None = None, evaluate: Callable[[Any, str], dict] | None = None) -> System:
+    def fit(self, report: ProgressCallback | None = None, evaluate: Callable[[Any, str], dict] | None = None) -> System:
         """Train on the bank it was made with."""
 
     def predict(self, bank: FeatureBank) -> Prediction:
@@ -69,7 +70,7 @@ class System(Protocol):
 
 
 @dataclass(frozen=True)
-class Entry:
+class SystemSpec:
     """A registered system: how to make it and what it needs."""
 
     name: str
@@ -91,10 +92,10 @@ class Entry:
     """How many videos it has to have for training: two where one is compared with another."""
 
 
-REGISTRY: dict[str, Entry] = {}
+REGISTRY: dict[str, SystemSpec] = {}
 
 
-def register(entry: Entry) -> Entry:
+def register(entry: SystemSpec) -> SystemSpec:
     """Add a system; a taken name is refused."""
     if entry.name in REGISTRY:
         raise DataError(f"a system named {entry.name!r} exists; registered are {sorted(REGISTRY)}")
@@ -107,7 +108,7 @@ def names() -> list[str]:
     return list(REGISTRY)
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> SystemSpec:
     """The entry of a name; ``module:attribute`` imports an outsider's class or function ``(bank, **kwargs)``."""
     if name in REGISTRY:
         return REGISTRY[name]
@@ -118,11 +119,11 @@ def find(name: str) -> Entry:
         except (ImportError, AttributeError) as error:
             raise DataError(f"cannot import the system {name!r}: {error}") from None
         # Nobody knows what an outsider's system looks at, so it is not refused for that.
-        return Entry(name, factory, (factory.__doc__ or name).strip().splitlines()[0], needs_frames=False)
+        return SystemSpec(name, factory, (factory.__doc__ or name).strip().splitlines()[0], needs_frames=False)
     raise DataError(f"no system is called {name!r} (registered: {sorted(REGISTRY)}){nearest(name, REGISTRY)}")
 
 
-def why_not(name: str, bank: FeatureBank, training: bool = True) -> str | None:
+def incompatibility(name: str, bank: FeatureBank, training: bool = True) -> str | None:
     """Why a bank cannot serve a system, or None: asked before any training starts.
 
     Args:
@@ -145,7 +146,7 @@ def why_not(name: str, bank: FeatureBank, training: bool = True) -> str | None:
 
 def make(name: str, bank: FeatureBank, **kwargs: Any) -> System:
     """Make a system for a training bank. ``kwargs`` go to its factory; all take ``seed`` and ``budget`` (a factor)."""
-    reason = why_not(name, bank)
+    reason = incompatibility(name, bank)
     if reason:
         raise DataError(reason)
     entry = find(name)

@@ -1,7 +1,9 @@
 """Trains the system that ships for the default world; ``strong-envs train-pretrained`` runs this.
 
-STRONG that is shown what its gaze says, in three turns (`SETTINGS`, the rest are its defaults), on the train split of
-the standard level: seed 0 of `strong+evidence` in the table of the full build. What predictions do without, critics and
+STRONG that is shown what its frame attention says, in three turns (`SETTINGS`, the rest are its defaults), on the
+train split of
+the standard level: seed 0 of `strong+frame scores` in the table of the full build. What predictions do without,
+critics and
 targets, is left out of the file.
 """
 
@@ -17,7 +19,7 @@ from strong_envs.agents.overrides import check_settings, parse_settings, with_se
 from strong_envs.agents.registry import make
 from strong_envs.agents.training.session import Session
 
-SYSTEM, SETTINGS = "strong+evidence", {"rounds": 3}
+SYSTEM, SETTINGS = "strong+frame scores", {"rounds": 3}
 """As in the table of the full build."""
 
 

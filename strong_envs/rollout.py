@@ -38,9 +38,7 @@ def localise(
     """
     samples = torch.arange(len(task.bank), device=task.bank.device) if samples is None else samples
     parts = [_localise(task, policy, part, value) for part in samples.split(batch)]
-    return Episodes(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ("spans", "length", "path"))
-    )
+    return Episodes(*(torch.cat([getattr(part, name) for part in parts]) for name in ("spans", "length", "path")))
 
 
 def _localise(task: TemporalTask, policy: Policy, samples: Tensor, value: Policy | None) -> Episodes:

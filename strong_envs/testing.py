@@ -1,9 +1,9 @@
 """`check`: hold your own bank, store, environment or subclass against what this project's environments promise.
 
-    from strong_envs.testing import check
-    check("my_store")                      # a store on disk, or a registered key: its numbers, then both levels on it
-    check("TemporalMoment-v0", phi=0.05)   # an id with arguments: scalar, vector, and that both agree
-    check(MyEnv, features="my_store")      # a subclass
+from strong_envs.testing import check
+check("my_store")                      # a store on disk, or a registered key: its numbers, then both levels on it
+check("TemporalMoment-v0", phi=0.05)   # an id with arguments: scalar, vector, and that both agree
+check(MyEnv, features="my_store")      # a subclass
 """
 
 from __future__ import annotations

@@ -19,8 +19,6 @@ def shared_data() -> Path:
     return folder
 
 
-
-
 @pytest.fixture(scope="session")
 def ragged_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Path of a store with videos from 1 to 300 rows."""

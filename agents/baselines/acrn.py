@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from strong_envs.agents.baselines.ctrl import Ctrl, CtrlArgs
 from strong_envs.agents.baselines.ranking import Inputs
-from strong_envs.agents.registry import Entry, register
+from strong_envs.agents.registry import SystemSpec, register
 from strong_envs.features.errors import DataError
 
 
@@ -100,4 +100,4 @@ class Acrn(Ctrl):
     network = AcrnNet
 
 
-register(Entry("acrn", Acrn, "CTRL with attention over its context and products as fusion", ranks_candidates=True))
+register(SystemSpec("acrn", Acrn, "CTRL with attention over its context and products as fusion", ranks_candidates=True))

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 
 from strong_envs.agents.baselines.candidates import context_means, draw, moved, nearest_truth, tall_positives
 from strong_envs.agents.baselines.ranking import Inputs, WindowArgs, WindowSystem, masks_by_sample
-from strong_envs.agents.registry import Entry, register
+from strong_envs.agents.registry import SystemSpec, register
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 
@@ -152,4 +152,4 @@ class Ctrl(WindowSystem):
         return scores.sigmoid()
 
 
-register(Entry("ctrl", Ctrl, "sliding windows matched with the sentence, ends corrected", ranks_candidates=True))
+register(SystemSpec("ctrl", Ctrl, "sliding windows matched with the sentence, ends corrected", ranks_candidates=True))

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from strong_envs.agents.baselines.candidates import best_iou, draw, window_means
 from strong_envs.agents.baselines.ranking import Inputs, WindowArgs, WindowSystem, closest_window, masks_by_sample
-from strong_envs.agents.registry import Entry, register
+from strong_envs.agents.registry import SystemSpec, register
 from strong_envs.features.bank.bank import FeatureBank
 
 
@@ -155,7 +155,7 @@ class Mcn(WindowSystem):
 
 
 register(
-    Entry(
+    SystemSpec(
         "mcn",
         Mcn,
         "sliding windows ranked by their distance from the sentence",

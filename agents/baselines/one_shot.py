@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from strong_envs.agents.baselines.candidates import best_iou, window_means
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowSystem
 from strong_envs.agents.references.heuristics import windows_on_grid
-from strong_envs.agents.registry import Entry, register
+from strong_envs.agents.registry import SystemSpec, register
 from strong_envs.core.validation import check_whole
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
@@ -127,7 +127,7 @@ class OneShot(WindowSystem):
         for option in ("dropout", "held_out"):
             if not 0 <= getattr(self.args, option) < 1:
                 raise DataError(f"{option} is a share in [0, 1), got {getattr(self.args, option)}")
-        self.looked = float(self.args.sees)
+        self.frames_seen = float(self.args.sees)
         self._held = torch.zeros(len(bank), dtype=torch.bool, device=bank.device)
         self._best: tuple[float, dict[str, Tensor]] | None = None
 
@@ -203,7 +203,7 @@ class OneShot(WindowSystem):
 
 
 register(
-    Entry(
+    SystemSpec(
         "blind one-shot",
         OneShot,
         "names the window from the sentence alone, trained by the exact gradient of its expected IoU",
@@ -213,7 +213,7 @@ register(
     )
 )
 register(
-    Entry(
+    SystemSpec(
         "one-shot",
         OneShot,
         "the same with the means of twenty parts of the video",

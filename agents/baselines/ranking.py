@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from strong_envs.agents.baselines.candidates import best_iou, candidate_oracle, fit_scales, rank, sliding_windows
 from strong_envs.agents.box_source import local_features
-from strong_envs.agents.registry import Prediction, Report
+from strong_envs.agents.registry import Prediction, ProgressCallback
 from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.features.bank.bank import FeatureBank
@@ -110,7 +110,7 @@ class WindowSystem:
     """Share of its length by which the system may move each end of a window."""
     clip: ClassVar[float] = float("inf")
     """Largest norm of a gradient."""
-    looked: float = 1.0
+    frames_seen: float = 1.0
     """Share of a video's frames that a prediction looks at."""
 
     def __init__(
@@ -197,7 +197,7 @@ class WindowSystem:
 
     def fit(
         self,
-        report: Report | None = None,
+        report: ProgressCallback | None = None,
         evaluate: Callable[[Any, str], dict] | None = None,
     ) -> WindowSystem:
         """Train on epochs of shuffled sentences; ``evaluate`` sees the trained system once, for the history."""
@@ -268,8 +268,8 @@ class WindowSystem:
             ranked.append(best)
             scores.append(best_value)
         seconds = torch.cat(ranked) * bank.duration[bank.video][:, None, None]
-        looked = torch.full((len(bank),), self.looked, dtype=torch.float64, device=bank.device)
-        return Prediction(seconds[:, 0], ranked=seconds, scores=torch.cat(scores), looked=looked)
+        frames_seen = torch.full((len(bank),), self.frames_seen, dtype=torch.float64, device=bank.device)
+        return Prediction(seconds[:, 0], ranked=seconds, scores=torch.cat(scores), frames_seen=frames_seen)
 
     def confidence(self, bank: FeatureBank, prediction: Prediction) -> Tensor:
         """How sure it is of the best window of each query: (S,) in [0, 1]."""

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns, nearest_truth
-from strong_envs.agents.registry import Entry, Prediction, Report, register
+from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.rollout import localise
 from strong_envs.temporal.env import TemporalMomentVectorEnv
@@ -175,7 +175,7 @@ class Read(TemporalSystem):
     def build(self, task: TemporalTask) -> ReadNetwork:
         return ReadNetwork(task.dims(), task.n_actions, self.args)
 
-    def train(self, report: Report | None) -> None:
+    def train(self, report: ProgressCallback | None) -> None:
         """Advantage actor-critic: an update after every whole episode of all environments."""
         self.train_on_episodes(
             lambda env, task, length, _, generator: ("training", *self._rollout(env, task, length, generator)), report
@@ -211,15 +211,13 @@ class Read(TemporalSystem):
         flat = {name: torch.cat(parts) for name, parts in rows.items()}
         iou_pair = network.iou(flat["z"]).squeeze(-1), flat["iou"]
         location_pair = network.location(flat["z"]), flat["truth"]
-        losses = read_loss(
-            flat["logits"], flat["value"], flat["action"], returns, iou_pair, location_pair, self.args
-        )
+        losses = read_loss(flat["logits"], flat["value"], flat["action"], returns, iou_pair, location_pair, self.args)
         return losses, torch.stack(rewards).mean()
 
     def locate(self, task: TemporalTask, samples: Tensor) -> Prediction:
         """Greedy episodes; the global mean looks at every frame."""
         episodes = localise(task, Memory(self.network), samples, batch=len(samples))
-        return Prediction(**vars(episodes), looked=torch.ones(len(samples), device=task.bank.device))
+        return Prediction(**vars(episodes), frames_seen=torch.ones(len(samples), device=task.bank.device))
 
 
-register(Entry("read", Read, "READ: recurrent actor-critic with multi-task heads"))
+register(SystemSpec("read", Read, "READ: recurrent actor-critic with multi-task heads"))

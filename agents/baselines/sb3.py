@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from strong_envs.adapters.sb3 import vec_env
 from strong_envs.agents.baselines.sequential import TemporalSystem, standardiser_batch
-from strong_envs.agents.registry import Entry, Prediction, Report, register
+from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.core.observations import flat
 from strong_envs.features.errors import DataError
 from strong_envs.rollout import localise
@@ -127,7 +127,7 @@ class LibraryAgent(TemporalSystem):
                 raise DataError(f"settings of sb3-{self.algorithm}: {error}") from None
         return self.model.policy
 
-    def train(self, report: Report | None) -> None:
+    def train(self, report: ProgressCallback | None) -> None:
         """Fit the inputs, then let the library learn."""
         from stable_baselines3.common.callbacks import BaseCallback
 
@@ -169,7 +169,7 @@ class LibraryAgent(TemporalSystem):
         """Greedy episodes; the global mean looks at every frame."""
         self.network.set_training_mode(False)
         episodes = localise(task, self.act, samples, batch=len(samples))
-        return Prediction(**vars(episodes), looked=torch.ones(len(samples), device=task.bank.device))
+        return Prediction(**vars(episodes), frames_seen=torch.ones(len(samples), device=task.bank.device))
 
     def make_env(self, task: TemporalTask, num_envs: int) -> TemporalMomentVectorEnv:
         """Flat observations and NumPy output, as the library wants them."""
@@ -261,4 +261,4 @@ for _kind, _words in (
     (LibraryDQN, "DQN"),
     (LibraryDDPG, "DDPG over preferences"),
 ):
-    register(Entry(f"sb3-{_kind.algorithm}", _kind, f"{_words} of Stable-Baselines3 on the temporal level"))
+    register(SystemSpec(f"sb3-{_kind.algorithm}", _kind, f"{_words} of Stable-Baselines3 on the temporal level"))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.box_source import local_features
-from strong_envs.agents.registry import Prediction, Report
+from strong_envs.agents.registry import Prediction, ProgressCallback
 from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
 from strong_envs.core import spans
 from strong_envs.core.validation import check_number, check_whole
@@ -86,7 +86,7 @@ class TemporalSystem:
         """The network; PyTorch's generator is seeded while this runs."""
         raise NotImplementedError
 
-    def train(self, report: Report | None) -> None:
+    def train(self, report: ProgressCallback | None) -> None:
         """Train ``self.network`` in place."""
         raise NotImplementedError
 
@@ -96,7 +96,7 @@ class TemporalSystem:
 
     # The interface of systems -----------------------------------------------------------------------------------
 
-    def fit(self, report: Report | None = None, evaluate: Evaluate | None = None) -> TemporalSystem:
+    def fit(self, report: ProgressCallback | None = None, evaluate: Evaluate | None = None) -> TemporalSystem:
         """Train; ``evaluate`` sees this system afterwards and its scores go into the history."""
         began = time.perf_counter()
         self.train(report)
@@ -170,7 +170,7 @@ class TemporalSystem:
 
     # Actor-critics ----------------------------------------------------------------------------------------------
 
-    def train_on_episodes(self, rollout: Rollout, report: Report | None) -> None:
+    def train_on_episodes(self, rollout: Rollout, report: ProgressCallback | None) -> None:
         """One update of the whole network after every whole episode of all environments, until ``args.steps``.
 
         For arguments with ``steps``, ``num_envs``, ``standardise``, ``lr``, ``decay`` and ``clip``, and a network whose

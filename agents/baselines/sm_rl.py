@@ -39,7 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, nearest_truth, standardiser_batch
-from strong_envs.agents.registry import Entry, Prediction, Report, register
+from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
 from strong_envs.features.bank.bank import FeatureBank
@@ -98,7 +98,7 @@ class SmrlArgs:
     standardise: bool = True
 
 
-class Walk(NamedTuple):
+class SmrlEpisode(NamedTuple):
     """What the agent did in N looks: positions (N, B) in [0, 1], detections (N, B, 2) fractions of the video, matching
     scores, indicator logits and log-probabilities of what was drawn (N, B), indicators (N, B) bool."""
 
@@ -176,7 +176,7 @@ def choose(match: Tensor, on: Tensor) -> Tensor:
 
 
 def smrl_loss(
-    walk: Walk, mismatch: Tensor, truth: Tensor, reward: Tensor, baseline: Tensor, args: SmrlArgs
+    episode: SmrlEpisode, mismatch: Tensor, truth: Tensor, reward: Tensor, baseline: Tensor, args: SmrlArgs
 ) -> dict[str, Tensor]:
     """The parts of the loss, weighted: their sum is minimised.
 
@@ -185,9 +185,9 @@ def smrl_loss(
         truth: (B, 2) fractions of the video. reward: (B,). baseline: its moving mean, a scalar.
     """
     bce = nn.functional.binary_cross_entropy_with_logits
-    match = bce(walk.match, torch.ones_like(walk.match)) + bce(mismatch, torch.zeros_like(mismatch))
-    detection = nn.functional.smooth_l1_loss(walk.detection, truth.expand_as(walk.detection))
-    policy = -(walk.log_prob.sum(0) * (reward - baseline)).mean()
+    match = bce(episode.match, torch.ones_like(episode.match)) + bce(mismatch, torch.zeros_like(mismatch))
+    detection = nn.functional.smooth_l1_loss(episode.detection, truth.expand_as(episode.detection))
+    policy = -(episode.log_prob.sum(0) * (reward - baseline)).mean()
     return {
         "match": args.match_weight * match / 2,
         "detection": args.detection_weight * detection,
@@ -236,7 +236,7 @@ class SmRl(TemporalSystem):
         """The samples (B,) of an update."""
         return torch.randint(len(self.bank), (self.args.batch,), generator=generator)
 
-    def train(self, report: Report | None) -> None:
+    def train(self, report: ProgressCallback | None) -> None:
         """Concepts first, then the agent."""
         self.network.train()
         try:
@@ -247,7 +247,7 @@ class SmRl(TemporalSystem):
         finally:
             self.network.eval()
 
-    def _train(self, report: Report | None) -> None:
+    def _train(self, report: ProgressCallback | None) -> None:
         args, task, network = self.args, self.task, self.network
         generator = torch.Generator().manual_seed(self.seed)
         if args.standardise:
@@ -291,23 +291,23 @@ class SmRl(TemporalSystem):
         differs = (texts[samples] != texts[other]).to(task.bank.device)
         samples, other = samples.to(task.bank.device), other.to(task.bank.device)
         query = torch.cat((task.bank.query[samples], task.bank.query[other]))
-        both = self.walk(task, samples.repeat(2), query, generator)
+        both = self.watch(task, samples.repeat(2), query, generator)
         count = len(samples)
-        walk = Walk(*(part[:, :count] for part in both))
+        episode = SmrlEpisode(*(part[:, :count] for part in both))
         # A large negative logit costs nothing in the mismatched half of the cross-entropy.
         mismatch = torch.where(differs, both.match[:, count:], -30.0)
         total = task.config.total
         with torch.no_grad():
-            picked = choose(walk.match, walk.on)
-            best = walk.detection[picked, torch.arange(count, device=picked.device)].to(torch.float64) * total
+            picked = choose(episode.match, episode.on)
+            best = episode.detection[picked, torch.arange(count, device=picked.device)].to(torch.float64) * total
             iou = spans.span_iou(best[:, 0], best[:, 1], task.truth[samples], "clamped")
             reward = rewards.hit_reward(iou, args.hit).to(torch.float32)
             truth = nearest_truth(task, samples, best[:, 0], best[:, 1])
-        return smrl_loss(walk, mismatch, truth, reward, baseline, args), reward
+        return smrl_loss(episode, mismatch, truth, reward, baseline, args), reward
 
-    def walk(
+    def watch(
         self, task: TemporalTask, samples: Tensor, query: Tensor, generator: torch.Generator | None = None
-    ) -> Walk:
+    ) -> SmrlEpisode:
         """N looks at the videos of samples (B,) with sentences (B, Dq); without a generator nothing is drawn."""
         args, network, count = self.args, self.network, len(samples)
         words = network.read(query)
@@ -338,19 +338,19 @@ class SmRl(TemporalSystem):
                 following = torch.where(anywhere, uniform, drawn.clamp(0, 1))
             rows.append((position, detection, match, indicator, on, log_prob))
             position = following
-        return Walk(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+        return SmrlEpisode(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
 
     def locate(self, task: TemporalTask, samples: Tensor) -> Prediction:
         """Mean positions; the detection with the indicator on and the highest match."""
-        walk = self.walk(task, samples, task.bank.query[samples])
+        episode = self.watch(task, samples, task.bank.query[samples])
         row = torch.arange(len(samples), device=samples.device)
-        detection = walk.detection[choose(walk.match, walk.on), row].to(torch.float64)
+        detection = episode.detection[choose(episode.match, episode.on), row].to(torch.float64)
         duration = task.bank.duration[task.bank.video[samples]]
         n_frames = task.n_frames[samples]
-        frames = (walk.position.to(torch.float64) * n_frames).floor().minimum(n_frames - 1.0).sort(0).values
+        frames = (episode.position.to(torch.float64) * n_frames).floor().minimum(n_frames - 1.0).sort(0).values
         distinct = 1 + (frames.diff(dim=0) > 0).sum(0)
         length = torch.full_like(samples, self.args.looks)
-        return Prediction(detection * duration[:, None], length=length, looked=distinct / n_frames)
+        return Prediction(detection * duration[:, None], length=length, frames_seen=distinct / n_frames)
 
     def _frame(self, task: TemporalTask, samples: Tensor, position: Tensor) -> Tensor:
         """f_o of the frame at positions (B,) in [0, 1]: (B, D), through a window of no length."""
@@ -378,4 +378,4 @@ class SmRl(TemporalSystem):
             optimiser.step()
 
 
-register(Entry("sm-rl", SmRl, "SM-RL, from description: looks at single frames, then detects"))
+register(SystemSpec("sm-rl", SmRl, "SM-RL, from description: looks at single frames, then detects"))

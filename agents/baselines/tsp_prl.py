@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns
-from strong_envs.agents.registry import Entry, Prediction, Report, register
+from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
 from strong_envs.features.bank.bank import FeatureBank
@@ -224,7 +224,7 @@ class TspPrl(TemporalSystem):
     def build(self, task: TemporalTask) -> TreeNetwork:
         return TreeNetwork(task.dims(), self.args)
 
-    def train(self, report: Report | None) -> None:
+    def train(self, report: ProgressCallback | None) -> None:
         """Root and leaves in turns, leaves first; an update after every whole episode of all environments.
 
         The heads that wait get no gradient at all, so the optimiser leaves them as they are.
@@ -312,7 +312,7 @@ class TspPrl(TemporalSystem):
         """Greedy episodes; of the windows passed, the one with the highest predicted IoU."""
         tree = Greedy(self.network)
         episodes = localise(task, tree, samples, batch=len(samples), value=tree.value)
-        return Prediction(**vars(episodes), looked=torch.ones(len(samples), device=task.bank.device))
+        return Prediction(**vars(episodes), frames_seen=torch.ones(len(samples), device=task.bank.device))
 
 
-register(Entry("tsp-prl", TspPrl, "TSP-PRL: a tree of sixteen moves, root and leaves trained in turns"))
+register(SystemSpec("tsp-prl", TspPrl, "TSP-PRL: a tree of sixteen moves, root and leaves trained in turns"))

@@ -94,7 +94,7 @@ class Reference(Protocol):
 class Whole:
     """The whole video."""
 
-    label = "whole video"
+    label = "full video"
     description = "Predicts the whole video."
 
     def fit(self, train: QuerySet) -> Whole:

@@ -4,14 +4,16 @@ The order of the paper: the temporal level is trained alone, f_o := f_s (section
 level learns to move boxes, paid by the temporal critic (Eq. 11), and the temporal level learns on the boxes it gets.
 
 ``boxes`` decides what the temporal level sees, and with it which system this is: ``"tracked"`` is STRONG; ``"frame"``
-TRL; ``"gaussian"`` TRL+gau; ``"initial"`` the box b0 for all; ``"gaze"`` leaves the tracker out and takes in every
-frame the box at which the gaze rests, ``"still"`` one box a sample, in the middle of these; ``"objects"`` and
+TRL; ``"gaussian"`` TRL+gau; ``"initial"`` the box b0 for all; ``"attention"`` leaves the tracker out and takes in every
+frame the box at which the frame attention rests, ``"static_attention"`` one box a sample, in the middle of these;
+``"objects"`` and
 ``"cells"`` know no box (see `LocalFeatures`); ``"truth"`` and ``"static"`` are upper bounds. ``blind=True`` hides what
 is visual: what language and position alone can do. True boxes are never used in training but by the bounds.
 
 Deviations of ``preset="default"`` from the paper:
 
-- *What pays the spatial level*: ``reward="gaze"`` instead of Eq. 11. Max Q is optimism: it is high where a box suggests
+- *What pays the spatial level*: ``reward="attention_box"`` instead of Eq. 11. Max Q is optimism: it is high where a
+box suggests
   that some move will pay, which a distractor doing the right event does as well. Instead attention over the cells of
   each frame (`agents.strong.frame_attention`) learns from the truth in time which frames lie inside the moment, and
   the spatial level is
@@ -19,7 +21,7 @@ Deviations of ``preset="default"`` from the paper:
   is known, Eq. 11's nearest relative.
 - *What the critic has seen*, under the rewards that compare Q: a share ``random_boxes`` of the samples keeps a random
   box while the temporal level trains, for a critic that never saw a cropped frame cannot compare crops.
-- *What the spatial level sees*: the gaze of its frame, relative to its box.
+- *What the spatial level sees*: the frame attention of its frame, relative to its box.
 - *The first frame* has room for ``first_frame_actions`` moves, so that the box reaches the object before it follows.
 - *Attention* over frames is off: beside the context of the window it adds .010 [.007, .014] in the medium default world
   (five seeds) and takes a quarter more time.
@@ -43,7 +45,14 @@ from strong_envs.agents.strong import agent as strong_state
 from strong_envs.agents.strong.args import StrongArgs
 from strong_envs.agents.strong.attention import AttentionTask
 from strong_envs.agents.strong.ddpg import DDPG, DDPGArgs, train
-from strong_envs.agents.strong.frame_attention import EvidenceTask, Gaze, GazeArgs, Look, still_boxes, train_gaze
+from strong_envs.agents.strong.frame_attention import (
+    FrameAttention,
+    FrameAttentionArgs,
+    FrameScores,
+    FrameScoresTask,
+    static_boxes_of,
+    train_frame_attention,
+)
 from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
 from strong_envs.agents.training.loop import split
 from strong_envs.agents.training.session import Session
@@ -58,14 +67,14 @@ from strong_envs.spatial.task import SpatialConfig, SpatialTask
 from strong_envs.temporal.env import TemporalMomentVectorEnv
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
 
-VISUAL = ("local", "global", "context", "evidence")
-LEARNT = ("tracked", "gaze", "still")
+VISUAL = ("local", "global", "context", "frame_scores")
+LEARNT = ("tracked", "attention", "static_attention")
 """Boxes that a system learns to give."""
 BOXES = (*SOURCES, *LEARNT)
 BOUNDS = ("truth", "static")
 SELECT = ("last", "value")
 
-Report = Callable[[str, int, int, dict[str, float]], None]
+ProgressCallback = Callable[[str, int, int, dict[str, float]], None]
 """Called with the stage, environment steps done and in all, and scalars."""
 
 
@@ -86,28 +95,31 @@ class Strong:
             raise DataError(f"boxes={args.boxes!r} needs a spatial grid, which {bank.name!r} lacks; use boxes='frame'")
         if args.boxes in BOUNDS and not bank.has_boxes:
             raise DataError(f"boxes={args.boxes!r} needs a true box track for every query, which {bank.name!r} lacks")
-        looks = args.boxes in ("gaze", "still") or (args.boxes == "tracked" and args.spatial_env.reward == "gaze")
-        if args.evidence and (args.attention or not looks):
+        looks = args.boxes in ("attention", "static_attention") or (
+            args.boxes == "tracked" and args.spatial_env.reward == "attention_box"
+        )
+        if args.frame_scores and (args.attention or not looks):
             reward = args.spatial_env.reward
             raise DataError(
-                "evidence=True is what a gaze says: boxes must be 'gaze', 'still', or 'tracked' with reward='gaze', "
+                "frame_scores=True requires frame attention: boxes must be 'attention', 'static_attention', or "
+                "'tracked' with reward='attention_box', "
                 f"and attention off; got boxes={args.boxes!r}, reward={reward!r}, attention={args.attention}"
             )
         self.args, self.bank = args, bank
         self.history: list[dict[str, Any]] = []
         self.lean = False
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
-        self._tracking: tuple[SpatialTask, Look | None] | None = None
+        self._tracking: tuple[SpatialTask, FrameScores | None] | None = None
         self.task = self._temporal_task(bank, self.untracked(bank))
         hidden = VISUAL if args.blind else ()
         seeded = replace(args.temporal, seed=args.seed)
         self.temporal = DDPG(self.task.dims(), self.task.n_actions, seeded, hidden).to(bank.device)
         self.spatial: DDPG | None = None
-        self.gaze: Gaze | None = None
+        self.frame_attention: FrameAttention | None = None
         if looks:
-            self.gaze = Gaze(bank, args.gaze, args.seed).to(bank.device)
+            self.frame_attention = FrameAttention(bank, args.frame_attention, args.seed).to(bank.device)
         if args.boxes == "tracked":
-            spatial_task = self._spatial_task(self.task, self._look(bank))
+            spatial_task = self._spatial_task(self.task, self._frame_scores(bank))
             seeded = replace(args.spatial, seed=args.seed + 1)
             self.spatial = DDPG(spatial_task.dims(), spatial_task.n_actions, seeded).to(bank.device)
 
@@ -118,7 +130,7 @@ class Strong:
 
     def fit(
         self,
-        report: Report | None = None,
+        report: ProgressCallback | None = None,
         evaluate: Callable[[Strong, str], dict] | None = None,
         checkpoint: Session | None = None,
     ) -> Strong:
@@ -157,30 +169,32 @@ class Strong:
         system ``boxes``, corners of every frame of each sample, packed (R, 4).
         """
         turned = self.takes_turns if use_tracker is None else use_tracker
-        look = self._look(bank)
-        out: dict[str, Tensor] = {"boxes": self.boxes(bank, look)} if turned else {}
-        task = self._temporal_task(bank, out.get("boxes", self.untracked(bank)), look)
+        scores = self._frame_scores(bank)
+        out: dict[str, Tensor] = {"boxes": self.boxes(bank, scores)} if turned else {}
+        task = self._temporal_task(bank, out.get("boxes", self.untracked(bank)), scores)
         value = self.temporal.q_values if self.args.select == "value" else None
         if value is not None and self.lean:
             raise DataError("select='value' asks the critic, which this file was saved without (lean=True)")
         episodes = localise(task, self.temporal.act, value=value)
         return out | {"spans": episodes.spans, "length": episodes.length, "path": episodes.path}
 
-    def boxes(self, bank: FeatureBank, look: Look | None = None) -> Tensor:
+    def boxes(self, bank: FeatureBank, scores: FrameScores | None = None) -> Tensor:
         """Boxes that the system has learnt to give, in every frame of each sample: corners, packed (R, 4)."""
-        look = look or self._look(bank)
+        scores = scores or self._frame_scores(bank)
         if self.spatial is None:
-            boxes = look.both[0]
-            return still_boxes(boxes, bank.n_frames[bank.video]) if self.args.boxes == "still" else boxes
-        return track(self._spatial_task(self._temporal_task(bank, self.untracked(bank), look), look), self.spatial.act)
+            boxes = scores.both[0]
+            return static_boxes_of(boxes, bank.n_frames[bank.video]) if self.args.boxes == "static_attention" else boxes
+        return track(
+            self._spatial_task(self._temporal_task(bank, self.untracked(bank), scores), scores), self.spatial.act
+        )
 
-    def _look(self, bank: FeatureBank) -> Look | None:
-        return None if self.gaze is None else Look(self.gaze, bank)
+    def _frame_scores(self, bank: FeatureBank) -> FrameScores | None:
+        return None if self.frame_attention is None else FrameScores(self.frame_attention, bank)
 
     def save(self, path: str, lean: bool = False) -> None:
         """Write weights and arguments as one safetensors file; ``lean`` leaves out what predictions do without."""
         tensors = {f"temporal.{k}": v for k, v in self.temporal.state_dict().items()}
-        for name, part in (("spatial", self.spatial), ("gaze", self.gaze)):
+        for name, part in (("spatial", self.spatial), ("frame_attention", self.frame_attention)):
             if part is not None:
                 tensors |= {f"{name}.{k}": v for k, v in part.state_dict().items()}
         if lean:
@@ -201,7 +215,7 @@ class Strong:
             ("spatial", DDPGArgs),
             ("temporal_env", TemporalConfig),
             ("spatial_env", SpatialConfig),
-            ("gaze", GazeArgs),
+            ("frame_attention", FrameAttentionArgs),
         )
         for name, _ in nested:
             raw[name] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw[name].items()}
@@ -214,7 +228,7 @@ class Strong:
         for name, level in (
             ("temporal.", system.temporal),
             ("spatial.", system.spatial),
-            ("gaze.", system.gaze),
+            ("frame_attention.", system.frame_attention),
         ):
             if level is not None:
                 part = {k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}
@@ -243,72 +257,82 @@ class Strong:
     # Stages -----------------------------------------------------------------------------------------------------
 
     def _temporal_task(
-        self, bank: FeatureBank, boxes: str | Tensor, look: Look | None = None, told: Tensor | None = None
+        self,
+        bank: FeatureBank,
+        boxes: str | Tensor,
+        scores: FrameScores | None = None,
+        frame_logits: Tensor | None = None,
     ) -> TemporalTask:
         """``told`` is the evidence where it is known already; before the first turn nothing is said."""
         margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
         local = LocalFeatures(bank, boxes, margin=margin)
-        if self.args.evidence:
-            if told is None:
-                told = (look or self._look(bank)).both[1] if self.turn else torch.zeros(int(local.rows[-1]))
-            return EvidenceTask(bank, local, self.args.temporal_env, told.to(bank.device))
+        if self.args.frame_scores:
+            if frame_logits is None:
+                frame_logits = (
+                    (scores or self._frame_scores(bank)).both[1] if self.turn else torch.zeros(int(local.rows[-1]))
+                )
+            return FrameScoresTask(bank, local, self.args.temporal_env, frame_logits.to(bank.device))
         # Frames are a visual part: a blind agent has no use for them.
         kind = AttentionTask if self.args.attention and not self.args.blind else TemporalTask
         return kind(bank, local, self.args.temporal_env)
 
-    def _spatial_task(self, task: TemporalTask, look: Look | None) -> SpatialTask:
+    def _spatial_task(self, task: TemporalTask, scores: FrameScores | None) -> SpatialTask:
         rows = task.local.rows
 
-        def gaze(samples: Tensor, frames: Tensor) -> Tensor:
-            return look.both[0][rows[samples] + frames]
+        def frame_attention(samples: Tensor, frames: Tensor) -> Tensor:
+            return scores.both[0][rows[samples] + frames]
 
-        return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, gaze if look else None)
+        return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, frame_attention if scores else None)
 
-    def _train_temporal(self, stage: str, steps: int, report: Report | None, session: Session) -> None:
+    def _train_temporal(self, stage: str, steps: int, report: ProgressCallback | None, session: Session) -> None:
         task = copy(self.task)
         task.config = replace(task.config, start="random" if self.args.exploring_starts else "initial")
         env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
         train(self.temporal, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
 
-    def _train_gaze(self, turn: int, report: Report | None, session: Session) -> None:
-        if self.gaze is not None:
-            generator, stage = torch.Generator().manual_seed(self.args.seed + 100 * turn), f"round {turn}, gaze"
-            told = _staged(report, stage, self.args.gaze.steps)
-            train_gaze(self.gaze, self.bank, generator, told, stage, session)
+    def _train_gaze(self, turn: int, report: ProgressCallback | None, session: Session) -> None:
+        if self.frame_attention is not None:
+            generator, stage = (
+                torch.Generator().manual_seed(self.args.seed + 100 * turn),
+                f"round {turn}, frame attention",
+            )
+            frame_logits = _staged(report, stage, self.args.frame_attention.steps)
+            train_frame_attention(self.frame_attention, self.bank, generator, frame_logits, stage, session)
 
-    def _train_spatial(self, turn: int, report: Report | None, session: Session) -> None:
+    def _train_spatial(self, turn: int, report: ProgressCallback | None, session: Session) -> None:
         if self.spatial is None:
             return
         stage, steps = f"round {turn}, spatial", self.args.spatial_steps
-        look = self._look(self.bank)
-        self._tracking = self._spatial_task(self.task, look), look
+        scores = self._frame_scores(self.bank)
+        self._tracking = self._spatial_task(self.task, scores), scores
         env = SpatialTrackVectorEnv.of(self._tracking[0], self.args.spatial.num_envs)
         train(self.spatial, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
 
     def _take_turn(self, turn: int) -> None:
         """The boxes that the spatial level has learnt to give go to the temporal level."""
         self.turn = turn
-        look = self._look(self.bank)
+        scores = self._frame_scores(self.bank)
         if self.spatial is None:
-            self._give_boxes(self.boxes(self.bank, look), look)
+            self._give_boxes(self.boxes(self.bank, scores), scores)
             return
         # The training just done has looked at all frames already; a process that went on here has not.
-        (task, look), self._tracking = self._tracking or (self._spatial_task(self.task, look), look), None
-        self._give_boxes(track(task, self.spatial.act), look)
+        (task, scores), self._tracking = self._tracking or (self._spatial_task(self.task, scores), scores), None
+        self._give_boxes(track(task, self.spatial.act), scores)
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: arguments and data, JSON-ready."""
         return {"args": asdict(self.args), "data": self.bank.store.content_hash, "split": self.bank.split}
 
     def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything but the training in progress: both levels, the gaze, the boxes of the turn, the history."""
+        """Everything but the training in progress: both levels, the frame attention, the boxes of the turn, the
+        history."""
         return strong_state.collect(self)
 
     def load_training_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on where `training_state` was taken."""
         strong_state.restore(self, tensors, values)
 
-    def _give_boxes(self, tracks: Tensor | None, look: Look | None = None) -> None:
+    def _give_boxes(self, tracks: Tensor | None, scores: FrameScores | None = None) -> None:
         """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in."""
         bank, args = self.bank, self.args
         lengths = bank.n_frames[bank.video]
@@ -318,7 +342,7 @@ class Strong:
         still = random_boxes(len(bank), generator).to(bank.device)
         pick = (torch.rand(len(bank), generator=generator) < args.random_boxes).to(bank.device)
         mixed = torch.where(pick[:, None].repeat_interleave(lengths, 0), still.repeat_interleave(lengths, 0), tracks)
-        self.task = self._temporal_task(bank, mixed, look)
+        self.task = self._temporal_task(bank, mixed, scores)
 
 
 def random_boxes(count: int, generator: torch.Generator) -> Tensor:
@@ -328,7 +352,7 @@ def random_boxes(count: int, generator: torch.Generator) -> Tensor:
     return box_ops.corners(torch.cat((centre, size), -1))
 
 
-def _staged(report: Report | None, stage: str, total: int) -> Callable[[int, dict], None] | None:
+def _staged(report: ProgressCallback | None, stage: str, total: int) -> Callable[[int, dict], None] | None:
     return None if report is None else lambda step, scalars: report(stage, step, total, scalars)
 
 
@@ -339,11 +363,11 @@ if TYPE_CHECKING:
 
 def unused(args: StrongArgs) -> tuple[str, ...]:
     """How the names of weights begin that learn and that a prediction does without."""
-    return ("target_actor.", "target_critic.", "critic.", *(() if args.evidence else ("inside.",)))
+    return ("target_actor.", "target_critic.", "critic.", *(() if args.frame_scores else ("inside.",)))
 
 
 def collect(strong: Strong) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON-ready values of both levels, the gaze, the boxes of the turn, and the history."""
+    """Tensors and JSON-ready values of both levels, the frame attention, the boxes of the turn, and the history."""
     values: dict[str, Any] = {"history": strong.history, "turn": strong.turn}
     values["seconds"] = time.perf_counter() - strong._began
     tensors: dict[str, Tensor] = {}
@@ -352,12 +376,12 @@ def collect(strong: Strong) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if level is not None:
             held, values[name] = level.training_state()
             tensors |= {f"{name}.{key}": value for key, value in held.items()}
-    if strong.gaze is not None:
-        tensors |= {f"gaze.{key}": value for key, value in strong.gaze.state_dict().items()}
+    if strong.frame_attention is not None:
+        tensors |= {f"frame_attention.{key}": value for key, value in strong.frame_attention.state_dict().items()}
     if strong.task.local.source == "given":
         tensors["boxes"] = strong.task.local.boxes.clone()
-    if strong.args.evidence:
-        tensors["told"] = strong.task.told.clone()
+    if strong.args.frame_scores:
+        tensors["frame_logits"] = strong.task.frame_logits.clone()
     return tensors, values
 
 
@@ -368,8 +392,8 @@ def restore(strong: Strong, tensors: dict[str, Tensor], values: dict[str, Any]) 
         level = getattr(strong, name)
         if level is not None:
             level.load_training_state(split(tensors, f"{name}."), values[name])
-    if strong.gaze is not None:
-        strong.gaze.load_state_dict(split(tensors, "gaze."))
+    if strong.frame_attention is not None:
+        strong.frame_attention.load_state_dict(split(tensors, "frame_attention."))
     if "boxes" in tensors:
         boxes = tensors["boxes"].to(strong.bank.device)
-        strong.task = strong._temporal_task(strong.bank, boxes, told=tensors.get("told"))
+        strong.task = strong._temporal_task(strong.bank, boxes, frame_logits=tensors.get("frame_logits"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from strong_envs.agents.strong.ddpg import DDPGArgs, ddpg_args
-from strong_envs.agents.strong.frame_attention import GazeArgs
+from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.core import boxes as box_ops
 from strong_envs.core.rewards import FROM_CRITIC
 from strong_envs.features.errors import DataError
@@ -34,10 +34,12 @@ class StrongArgs:
     ramp: float = 3.0
     """How many times longer each turn trains the temporal level than the one before; the sum stays. Early boxes are not
     worth much training: on the travel level it is what puts tracked boxes ahead of the best that stand still."""
-    gaze: GazeArgs = field(default_factory=GazeArgs)
-    """Attention of the temporal level, trained at the start of every turn when ``spatial_env.reward`` is "gaze"."""
-    evidence: bool = False
-    """Show the temporal level what its gaze says of the frames in the window and around it, see `EvidenceTask`."""
+    frame_attention: FrameAttentionArgs = field(default_factory=FrameAttentionArgs)
+    """Attention of the temporal level, trained at the start of every turn when ``spatial_env.reward`` is
+    "attention_box"."""
+    frame_scores: bool = False
+    """Show the temporal level what its frame attention says of the frames in the window and around it, see
+    `FrameScoresTask`."""
     random_boxes: float = 0.0
     """Share of the samples with a random box while the temporal level trains in a tracked system."""
     box_margin: float = 0.0
@@ -84,7 +86,7 @@ class StrongArgs:
     temporal_env: TemporalConfig = field(default_factory=TemporalConfig)
     spatial_env: SpatialConfig = field(
         default_factory=lambda: SpatialConfig(
-            reward="gaze", window="random", first_frame_actions=16, appearance=False, surroundings=False
+            reward="attention_box", window="random", first_frame_actions=16, appearance=False, surroundings=False
         )
     )
     seed: int = 0
@@ -99,7 +101,8 @@ def strong_args(preset: str = "default", reward: str | None = None, **changes: A
     """The arguments of a preset with some of them changed; ``seed`` reaches both levels.
 
     ``reward`` is what pays the spatial level. One that compares values of the critic (``rewards.FROM_CRITIC``) leaves
-    the gaze out: the spatial level sees what is in and around its box, as in Eq. 10, and learns from the moves it made.
+    the frame attention out: the spatial level sees what is in and around its box, as in Eq. 10, and learns from the
+    moves it made.
     """
     if preset == "paper":
         args = StrongArgs(

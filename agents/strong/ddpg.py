@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from strong_envs.agents.strong.attention import AttentiveInputs
 from strong_envs.agents.training.loop import (
     ReplayTraining,
-    Ticker,
     UniformTraining,
+    UpdateListener,
     load_optimiser,
     optimiser_state,
     run,
@@ -217,7 +217,7 @@ class DDPG(nn.Module):
         now = self.inputs(observation)
         if self.args.feedback == "all":
             value = self.critic.all_actions(now)
-            gain = float(env.several_sizes) if self.args.gain is None else self.args.gain
+            gain = float(env.has_multi_scale) if self.args.gain is None else self.args.gain
             pays = env.action_rewards(state, gain)
             # Relative to stopping: the penalty phi * t is the same for all actions and t is hidden, so it is noise.
             critic_loss = nn.functional.mse_loss(value, pays - pays[:, self.args.stop, None])
@@ -233,9 +233,7 @@ class DDPG(nn.Module):
                     torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), self.args.tau)
         return {"critic_loss": critic_loss.detach(), "q": value.detach().mean(), "entropy": entropy}
 
-    def _bellman(
-        self, batch: dict[str, Tensor], now: Tensor, reached: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def _bellman(self, batch: dict[str, Tensor], now: Tensor, reached: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Eqs. 6 and 7: values of the actions taken, and their squared error. ``reached``: observations after them."""
         args = self.args
         with torch.no_grad():
@@ -311,7 +309,7 @@ def train(
     report: Callable[[int, dict], None] | None = None,
     every: int = 20,
     stage: str = "training",
-    session: Ticker | None = None,
+    session: UpdateListener | None = None,
 ) -> DDPG:
     """Train on a vector environment with index observations and torch output.
 

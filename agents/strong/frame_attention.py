@@ -6,7 +6,8 @@ cells, f. It learns to tell frames inside the moment from those outside, log-odd
 answers; g and h are `Gated`, and with ``change`` h also sees how f changes. Boxes play no part. Yet to answer, it must
 see the object that the sentence names and no other, so its attention comes to rest there.
 
-That makes it the signal between the levels that Eq. 11 wants and does not give: max Q is optimism, while the gaze says
+That makes it the signal between the levels that Eq. 11 wants and does not give: max Q is optimism, while the frame
+attention says
 in every frame where the evidence is. `agents.strong.agent` pays the spatial level for following it;
 `agents.baselines.frame_classifier` makes
 windows of the log-odds themselves, the reference that says what the agents add to it.
@@ -22,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strong_envs.agents.training.health import Watch
-from strong_envs.agents.training.loop import Ticker, load_optimiser, optimiser_state, run, split
+from strong_envs.agents.training.health import TrainingMonitor
+from strong_envs.agents.training.loop import UpdateListener, load_optimiser, optimiser_state, run, split
 from strong_envs.core.validation import check_number
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.bank.pooling import WindowMeans
@@ -35,8 +36,8 @@ SUREST = 6.0
 
 
 @dataclass(frozen=True)
-class GazeArgs:
-    """Arguments of `Gaze` and its training."""
+class FrameAttentionArgs:
+    """Arguments of `FrameAttention` and its training."""
 
     steps: int = 650
     """Updates in one training; learning rates rise and fall once over them."""
@@ -50,7 +51,7 @@ class GazeArgs:
     inside_hidden: int = 64
     """Width of h, which tells whether a frame is inside the moment."""
     size: float = 0.3
-    """Sides of the box around the peak of the gaze, in fractions of the frame."""
+    """Sides of the box around the peak of the frame attention, in fractions of the frame."""
     change: float = 0.0
     """How far before and after a frame, as a share of the video, h compares what is seen; 0: h sees the frame alone."""
 
@@ -72,14 +73,14 @@ class Gated(nn.Module):
         return self.out(torch.relu(self.x(x) * gate + shift)).squeeze(-1)
 
 
-class Gaze(nn.Module):
+class FrameAttention(nn.Module):
     """Attention over cells, and what it is trained to tell.
 
     Args:
-        bank: the training split; its features set the scale of the inputs. args: see `GazeArgs`.
+        bank: the training split; its features set the scale of the inputs. args: see `FrameAttentionArgs`.
     """
 
-    def __init__(self, bank: FeatureBank, args: GazeArgs, seed: int = 0) -> None:
+    def __init__(self, bank: FeatureBank, args: FrameAttentionArgs, seed: int = 0) -> None:
         super().__init__()
         self.args = args
         check_number(args.change, "change", 0, 0.5)
@@ -97,14 +98,14 @@ class Gaze(nn.Module):
 
     @torch.no_grad()
     def look(self, bank: FeatureBank) -> tuple[Tensor, Tensor]:
-        """Where the gaze rests in all frames of all samples, and what it says of them.
+        """Where the frame attention rests in all frames of all samples, and what it says of them.
 
         Returns corners (R, 4) and the log-odds (R,) that a frame lies inside the moment, packed sample after sample,
         float32.
         """
         lengths = bank.n_frames[bank.video]
         first = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).tolist()
-        boxes, told = (torch.empty((first[-1], *shape), device=bank.device) for shape in ((4,), ()))
+        boxes, frame_logits = (torch.empty((first[-1], *shape), device=bank.device) for shape in ((4,), ()))
         height, width, _ = bank.grid_shape
         order = torch.argsort(bank.video, stable=True)
         counts = torch.bincount(bank.video, minlength=len(bank.videos)).tolist()
@@ -120,14 +121,15 @@ class Gaze(nn.Module):
                 for gate, shift in zip(self.attention.gate(query), self.attention.shift(query), strict=True)
             ]
             weights = torch.stack(scores).squeeze(-1).softmax(-1)
-            found = gaze_box(weights.flatten(0, 1), height, width, self.args.size).unflatten(0, weights.shape[:2])
+            found = attention_box(weights.flatten(0, 1), height, width, self.args.size).unflatten(0, weights.shape[:2])
             inside = self._tell(torch.einsum("snk,nkc->snc", weights, maps), query)
             for sample, *parts in zip(samples.tolist(), found, inside, strict=True):
-                boxes[first[sample] : first[sample + 1]], told[first[sample] : first[sample + 1]] = parts
-        return boxes, told
+                boxes[first[sample] : first[sample + 1]], frame_logits[first[sample] : first[sample + 1]] = parts
+        return boxes, frame_logits
 
     def boxes(self, bank: FeatureBank) -> Tensor:
-        """Where the gaze rests in all frames of all samples: corners, packed sample after sample (R, 4) float32."""
+        """Where the frame attention rests in all frames of all samples: corners, packed sample after sample (R, 4)
+        float32."""
         return self.look(bank)[0]
 
     def _query(self, bank: FeatureBank, samples: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class Gaze(nn.Module):
         x = nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)
         return x.flatten(2).transpose(1, 2).reshape(*maps.shape[:-3], -1, maps.shape[-1])
 
-    def evidence(self, bank: FeatureBank, samples: Tensor, count: int | None = None) -> Tensor:
+    def logits(self, bank: FeatureBank, samples: Tensor, count: int | None = None) -> Tensor:
         """Log-odds that each of ``count`` equal stretches lies inside the moment: (B, count), None takes ``frames``."""
         cells = self._cells(self._spread(bank, bank.video[samples], count or self.args.frames))
         query = self._query(bank, samples)
@@ -163,20 +165,22 @@ class Gaze(nn.Module):
         return maps.view(len(videos), count, 2, *maps.shape[2:]).mean(2)
 
 
-class Look:
-    """What a gaze sees in a bank, found when first asked; a gaze that learns on needs a new one."""
+class FrameScores:
+    """What a frame attention sees in a bank, found when first asked; a frame attention that learns on needs a new
+    one."""
 
-    def __init__(self, gaze: Gaze, bank: FeatureBank) -> None:
-        self.gaze, self.bank = gaze, bank
+    def __init__(self, frame_attention: FrameAttention, bank: FeatureBank) -> None:
+        self.frame_attention, self.bank = frame_attention, bank
 
     @cached_property
     def both(self) -> tuple[Tensor, Tensor]:
-        """Boxes and log-odds, see `Gaze.look`."""
-        return self.gaze.look(self.bank)
+        """Boxes and log-odds, see `FrameAttention.look`."""
+        return self.frame_attention.look(self.bank)
 
 
-class EvidenceTask(TemporalTask):
-    """A `TemporalTask` whose observations also hold what the gaze says: ``evidence`` (B, P), means of its log-odds.
+class FrameScoresTask(TemporalTask):
+    """A `TemporalTask` whose observations also hold what the frame attention says: ``evidence`` (B, P), means of its
+    log-odds.
 
     The means are over the windows of f_o: the span and, with ``context``, its first and last third and surroundings.
 
@@ -184,28 +188,28 @@ class EvidenceTask(TemporalTask):
         told: log-odds of every frame of each sample, packed sample after sample (R,).
     """
 
-    def __init__(self, bank: FeatureBank, local: LocalFeatures, config: TemporalConfig, told: Tensor) -> None:
+    def __init__(self, bank: FeatureBank, local: LocalFeatures, config: TemporalConfig, frame_logits: Tensor) -> None:
         super().__init__(bank, local, config)
-        self.told = told
+        self.frame_logits = frame_logits
         # A frame that is sure beyond doubt must not outweigh all others of its window.
         samples = torch.arange(len(bank), device=bank.device)
-        self.means = WindowMeans.of(told[:, None].clamp(-SUREST, SUREST), local.rows, samples)
+        self.means = WindowMeans.of(frame_logits[:, None].clamp(-SUREST, SUREST), local.rows, samples)
 
     def observe(
         self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, local: Tensor | None = None
     ) -> dict[str, Tensor]:
         first, last = self.windows(samples, start, end)
-        told = self.means(samples, first, last).squeeze(-1)
-        return super().observe(samples, start, end, t, local) | {"evidence": told}
+        frame_logits = self.means(samples, first, last).squeeze(-1)
+        return super().observe(samples, start, end, t, local) | {"frame_scores": frame_logits}
 
     def dims(self) -> dict[str, tuple[int, ...]]:
-        return super().dims() | {"evidence": (5 if self.config.context else 1,)}
+        return super().dims() | {"frame_scores": (5 if self.config.context else 1,)}
 
 
-def still_boxes(boxes: Tensor, lengths: Tensor) -> Tensor:
+def static_boxes_of(boxes: Tensor, lengths: Tensor) -> Tensor:
     """One box for all frames of a sample, each side the median of those it had: packed (R, 4), lengths (S,), to (R, 4).
 
-    A gaze that jumps to another object in a few frames does not move the median.
+    A frame attention that jumps to another object in a few frames does not move the median.
     """
     middle = torch.stack([part.median(0).values for part in boxes.split(lengths.tolist())])
     return middle.repeat_interleave(lengths, 0)
@@ -228,27 +232,35 @@ def inside_shares(truth: Tensor, count: int) -> Tensor:
     return ((high - low).clamp(min=0) * count).amax(1).to(torch.float32)
 
 
-def train_gaze(
-    gaze: Gaze,
+def train_frame_attention(
+    frame_attention: FrameAttention,
     bank: FeatureBank,
     generator: torch.Generator,
     report: Callable[[int, dict[str, float]], None] | None = None,
-    stage: str = "gaze",
-    session: Ticker | None = None,
+    stage: str = "frame attention",
+    session: UpdateListener | None = None,
 ) -> None:
     """Train in place on all samples of a bank; ``session`` as in `agents.strong.ddpg.train`."""
-    run(GazeTraining(gaze, bank, generator, stage), report, 10, session)
+    run(FrameAttentionTraining(frame_attention, bank, generator, stage), report, 10, session)
 
 
-class GazeTraining:
-    """One training of a `Gaze` on all samples of a bank, an update each time; see `agents.training.loop`."""
+class FrameAttentionTraining:
+    """One training of a `FrameAttention` on all samples of a bank, an update each time; see `agents.training.loop`."""
 
-    def __init__(self, gaze: Gaze, bank: FeatureBank, generator: torch.Generator, stage: str = "gaze") -> None:
-        self.gaze, self.bank, self.generator, self.stage = gaze, bank, generator, stage
-        self.total, self.done, self.iteration = gaze.args.steps, 0, 0
-        self.optimiser = torch.optim.AdamW(gaze.parameters(), gaze.args.lr, weight_decay=1e-3)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, gaze.args.lr, total_steps=self.total)
-        self.watch = Watch(stage, self.total)
+    def __init__(
+        self,
+        frame_attention: FrameAttention,
+        bank: FeatureBank,
+        generator: torch.Generator,
+        stage: str = "frame attention",
+    ) -> None:
+        self.frame_attention, self.bank, self.generator, self.stage = frame_attention, bank, generator, stage
+        self.total, self.done, self.iteration = frame_attention.args.steps, 0, 0
+        self.optimiser = torch.optim.AdamW(frame_attention.parameters(), frame_attention.args.lr, weight_decay=1e-3)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, frame_attention.args.lr, total_steps=self.total
+        )
+        self.watch = TrainingMonitor(stage, self.total)
         self.loss: Tensor | None = None
 
     @property
@@ -260,13 +272,13 @@ class GazeTraining:
         return before
 
     def advance(self) -> bool:
-        gaze, bank, args = self.gaze, self.bank, self.gaze.args
+        frame_attention, bank, args = self.frame_attention, self.bank, self.frame_attention.args
         samples = torch.randint(len(bank), (args.queries,), generator=self.generator).to(bank.device)
         inside = inside_shares(bank.truth[samples], args.frames)
-        loss = nn.functional.binary_cross_entropy_with_logits(gaze.evidence(bank, samples), inside)
+        loss = nn.functional.binary_cross_entropy_with_logits(frame_attention.logits(bank, samples), inside)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(gaze.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(frame_attention.parameters(), 1.0)
         self.optimiser.step()
         self.schedule.step()
         self.loss = loss.detach()
@@ -281,7 +293,7 @@ class GazeTraining:
         return {"loss": float(self.loss)}
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The weights are those of the gaze itself."""
+        """The weights are those of the frame attention itself."""
         held, groups = optimiser_state(self.optimiser)
         tensors = {f"optimiser.{name}": value for name, value in held.items()}
         tensors["generator"] = self.generator.get_state()
@@ -298,17 +310,20 @@ class GazeTraining:
 def _over_time(x: Tensor) -> Tensor:
     """Each frame's mean with the frame before and after it: (n, ...) to (n, ...).
 
-    Training looks at means of stretches, so single frames would be noisier than what the gaze has learnt from; scores
+    Training looks at means of stretches, so single frames would be noisier than what the frame attention has learnt
+    from; scores
     of neighbours agree but for noise, too. On the travel level both together raise coverage from .86 to .95.
     """
     rows = x.flatten(1).t()[None]
     return nn.functional.avg_pool1d(rows, 3, 1, 1, count_include_pad=False)[0].t().reshape(x.shape)
 
 
-def gaze_box(weights: Tensor, height: int, width: int, size: float) -> Tensor:
-    """A box of the given size, a share of the frame, where the gaze rests: (B, h * w) weights to (B, 4) corners.
+def attention_box(weights: Tensor, height: int, width: int, size: float) -> Tensor:
+    """A box of the given size, a share of the frame, where the frame attention rests: (B, h * w) weights to (B, 4)
+    corners.
 
-    The centre is the centre of mass of the 3 x 3 cells around the peak: other objects that draw some of the gaze do
+    The centre is the centre of mass of the 3 x 3 cells around the peak: other objects that draw some of the frame
+    attention do
     not pull the box between them.
     """
     maps = weights.view(-1, 1, height, width)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strong_envs.agents.registry import Entry, Prediction, Report, register
+from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.strong.agent import LEARNT, Strong
 from strong_envs.agents.strong.args import strong_args
 from strong_envs.agents.training.session import Session
@@ -41,8 +41,8 @@ class StrongSystem:
             # The same number of steps as a tracked system spends on its temporal level.
             changes = {"pretrain_steps": args.pretrain_steps + args.rounds * args.temporal_steps}
             args = replace(args, **changes)
-        gaze = replace(args.gaze, steps=max(int(args.gaze.steps * budget), 10))
-        args = replace(args, gaze=gaze)
+        frame_attention = replace(args.frame_attention, steps=max(int(args.frame_attention.steps * budget), 10))
+        args = replace(args, frame_attention=frame_attention)
         scaled = ("pretrain_steps", "spatial_steps", "temporal_steps")
         args = replace(args, **{name: max(int(getattr(args, name) * budget), 1000) for name in scaled})
         self.strong = Strong(bank, args)
@@ -53,7 +53,7 @@ class StrongSystem:
 
     def fit(
         self,
-        report: Report | None = None,
+        report: ProgressCallback | None = None,
         evaluate: Callable[[Any, str], dict] | None = None,
         checkpoint: Session | None = None,
     ) -> StrongSystem:
@@ -69,7 +69,7 @@ class StrongSystem:
         """
         found = self.strong.predict(bank, None if self.strong.turn else False)
         share = 0.0 if self.strong.args.blind else 1.0
-        found.setdefault("looked", torch.full((len(bank),), share, dtype=torch.float64, device=bank.device))
+        found.setdefault("frames_seen", torch.full((len(bank),), share, dtype=torch.float64, device=bank.device))
         return Prediction(**found)
 
     @property
@@ -88,8 +88,8 @@ class StrongSystem:
         return strong.temporal.actor(seen)[:, spans.STOP]
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """Trained numbers of both levels and the gaze; targets, which follow them, are not counted."""
-        parts = (self.strong.temporal, self.strong.spatial, self.strong.gaze)
+        """Trained numbers of both levels and the frame attention; targets, which follow them, are not counted."""
+        parts = (self.strong.temporal, self.strong.spatial, self.strong.frame_attention)
         return [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
 
     def save(self, path: str) -> None:
@@ -104,23 +104,23 @@ class StrongSystem:
         return system
 
 
-for _entry in (
-    Entry(
+for _spec in (
+    SystemSpec(
         "blind",
         StrongSystem,
         "the same agent with every visual input hidden",
         needs_frames=False,
         defaults={"boxes": "frame", "blind": True},
     ),
-    Entry("trl", StrongSystem, "temporal level alone, whole frames", defaults={"boxes": "frame"}),
-    Entry(
+    SystemSpec("trl", StrongSystem, "temporal level alone, whole frames", defaults={"boxes": "frame"}),
+    SystemSpec(
         "trl+gau",
         StrongSystem,
         "temporal level, a fixed centred Gaussian over the frame",
         needs_grid=True,
         defaults={"boxes": "gaussian"},
     ),
-    Entry(
+    SystemSpec(
         "strong",
         StrongSystem,
         "both levels, trained in turns, windows averaged",
@@ -128,7 +128,7 @@ for _entry in (
         tracks_boxes=True,
         defaults={"boxes": "tracked"},
     ),
-    Entry(
+    SystemSpec(
         "strong+attention",
         StrongSystem,
         "the same with both attentions over frames",
@@ -136,32 +136,32 @@ for _entry in (
         tracks_boxes=True,
         defaults={"boxes": "tracked", "attention": True},
     ),
-    Entry(
-        "strong+evidence",
+    SystemSpec(
+        "strong+frame scores",
         StrongSystem,
-        "STRONG that is also shown what its gaze says of the frames and of how they change",
+        "STRONG that is also shown what its frame attention says of the frames and of how they change",
         needs_grid=True,
         tracks_boxes=True,
-        defaults={"boxes": "tracked", "evidence": True, "gaze": {"change": 0.05}},
+        defaults={"boxes": "tracked", "frame_scores": True, "frame_attention": {"change": 0.05}},
     ),
-    Entry(
-        "gaze boxes",
+    SystemSpec(
+        "attention boxes",
         StrongSystem,
         "STRONG without the tracker: in every frame the box at which the temporal level looks",
         needs_grid=True,
         tracks_boxes=True,
-        defaults={"boxes": "gaze"},
+        defaults={"boxes": "attention"},
     ),
-    Entry(
-        "still gaze box",
+    SystemSpec(
+        "static attention box",
         StrongSystem,
         "the same with one box for the whole video, in the middle of these",
         needs_grid=True,
         tracks_boxes=True,
-        defaults={"boxes": "still"},
+        defaults={"boxes": "static_attention"},
     ),
-    Entry(
-        "static boxes",
+    SystemSpec(
+        "GT static box",
         StrongSystem,
         "temporal level on one box around the true ones of the moment (upper bound)",
         needs_grid=True,
@@ -169,8 +169,8 @@ for _entry in (
         upper_bound=True,
         defaults={"boxes": "static"},
     ),
-    Entry(
-        "true boxes",
+    SystemSpec(
+        "GT boxes",
         StrongSystem,
         "temporal level on the true boxes (upper bound)",
         needs_grid=True,
@@ -178,8 +178,8 @@ for _entry in (
         upper_bound=True,
         defaults={"boxes": "truth", "box_margin": 0.05},
     ),
-    Entry(
-        "critic on true boxes",
+    SystemSpec(
+        "critic on GT boxes",
         StrongSystem,
         "the same, choosing by the critic's values instead of the actor (upper bound)",
         needs_grid=True,
@@ -188,7 +188,7 @@ for _entry in (
         defaults={"boxes": "truth", "box_margin": 0.05, "temporal": {"greedy": "critic"}},
     ),
 ):
-    register(_entry)
+    register(_spec)
 
 
 class RandomPolicy:
@@ -199,7 +199,9 @@ class RandomPolicy:
     ) -> None:
         self.seed, self.env, self.history = seed, dict(env or {}), []
 
-    def fit(self, report: Report | None = None, evaluate: Callable[[Any, str], dict] | None = None) -> RandomPolicy:
+    def fit(
+        self, report: ProgressCallback | None = None, evaluate: Callable[[Any, str], dict] | None = None
+    ) -> RandomPolicy:
         """Nothing to learn."""
         return self
 
@@ -211,7 +213,7 @@ class RandomPolicy:
 
 
 register(
-    Entry(
+    SystemSpec(
         "random policy", RandomPolicy, "uniformly random moves until stop", needs_training=False, needs_frames=False
     )
 )

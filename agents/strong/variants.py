@@ -6,7 +6,7 @@ Each differs from its neighbour in the part that its name says and in nothing el
 | system | neighbour | what differs |
 |---|---|---|
 | strong+attention | strong | windows are weighed by both attentions (Eqs. 2-3 and 13-14) beside the means |
-| strong+evidence | strong | the temporal level also sees what its gaze says of frames and their changes (ours) |
+| strong+frame scores | strong | the temporal level also sees the scores of its frame attention (ours) |
 | trl | strong | no spatial level, f_o := f_s (`agents.registry`) |
 | trl+gau | trl | f_o weighs each frame by a fixed centred Gaussian (`agents.registry`) |
 | trl+local | trl | f_o is the mean of the detected objects of each frame |
@@ -26,28 +26,28 @@ agents here track through whole videos.
 
 from __future__ import annotations
 
-from strong_envs.agents.registry import Entry, register
+from strong_envs.agents.registry import SystemSpec, register
 from strong_envs.agents.strong.system import StrongSystem
 
 STAND_INS = {"trl+local": "trl+cells"}
 """Which system takes the row of another that a store cannot serve; the row says so."""
 
-for _entry in (
-    Entry(
+for _spec in (
+    SystemSpec(
         "trl+local",
         StrongSystem,
         "temporal level on the mean of detected objects",
         needs_objects=True,
         defaults={"boxes": "objects"},
     ),
-    Entry(
+    SystemSpec(
         "trl+cells",
         StrongSystem,
         "temporal level on the five cells of each frame with the largest norm",
         needs_grid=True,
         defaults={"boxes": "cells"},
     ),
-    Entry(
+    SystemSpec(
         "trl+dis",
         StrongSystem,
         "both levels, every frame's box from b0 alone",
@@ -55,7 +55,7 @@ for _entry in (
         tracks_boxes=True,
         defaults={"boxes": "tracked", "spatial_env": {"inheritance": "none"}},
     ),
-    Entry(
+    SystemSpec(
         "trl+fix",
         StrongSystem,
         "both levels, the first frame's box for all frames",
@@ -64,4 +64,4 @@ for _entry in (
         defaults={"boxes": "tracked", "spatial_env": {"inheritance": "first"}},
     ),
 ):
-    register(_entry)
+    register(_spec)

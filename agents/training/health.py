@@ -30,7 +30,7 @@ class TrainingDiverged(DataError):
         lost = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
         super().__init__(
             f"the training diverged in {stage!r} at step {step:,}: {lost}; lower the learning rates (lr_actor and "
-            "lr_critic, or gaze.lr) or tau, or look for extreme values in the features (strong-envs check)"
+            "lr_critic, or frame_attention.lr) or tau, or look for extreme values in the features (strong-envs check)"
         )
 
 
@@ -38,7 +38,7 @@ class CollapseWarning(UserWarning):
     """An actor that does one thing whatever it sees."""
 
 
-class Watch:
+class TrainingMonitor:
     """Looks at the log of one stage.
 
     Args:

@@ -60,7 +60,7 @@ class Logger:
         self._board = self._events(self._before) if tensorboard else None
 
     def report(self, stage: str, step: int, total: int, scalars: dict[str, float]) -> None:
-        """Log scalars of a stage (`agents.registry.Report`); ``speed`` and ``estimate`` are then up to date."""
+        """Log scalars of a stage (`agents.registry.ProgressCallback`); ``speed`` and ``estimate`` are then up to date."""
         now = time.perf_counter()
         if stage != self._stage:
             self._before += self._total

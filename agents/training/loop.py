@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from strong_envs.agents.training.health import Watch
+from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.replay import IndexReplay
 from strong_envs.core.vector_env import IndexVectorEnv
 
@@ -54,13 +54,13 @@ class Training(Protocol):
         """Go on where `state_dict` was taken."""
 
 
-class Ticker(Protocol):
+class UpdateListener(Protocol):
     """What is told of the progress: see `agents.training.session.Session`."""
 
     def enter(self, training: Training) -> None:
         """A training is about to start; it may be brought to where it stopped before."""
 
-    def tick(self, training: Training) -> None:
+    def after_update(self, training: Training) -> None:
         """The training stands between two updates."""
 
 
@@ -68,7 +68,7 @@ def run(
     training: Training,
     report: Callable[[int, dict[str, float]], None] | None = None,
     every: int = 20,
-    session: Ticker | None = None,
+    session: UpdateListener | None = None,
 ) -> None:
     """Drive a training to its end. ``report`` hears the step and the log each ``every`` iterations."""
     if session is not None:
@@ -82,7 +82,7 @@ def run(
             if report is not None:
                 report(training.reported(step), log)
         if session is not None:
-            session.tick(training)
+            session.after_update(training)
     training.check()
 
 
@@ -99,7 +99,7 @@ class _Level:
         self.done = self.iteration = 0
         self.log: dict[str, Tensor] = {}
         self.states: dict[str, Tensor] = {}
-        self.watch = Watch(stage, steps, agent.n_actions, agent.args.objective == "distil")
+        self.watch = TrainingMonitor(stage, steps, agent.n_actions, agent.args.objective == "distil")
 
     def check(self) -> None:
         self.watch.finite(self.done, {name: float(value) for name, value in self.log.items()})
@@ -263,9 +263,7 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
     return tensors, [{k: v for k, v in group.items() if k != "params"} for group in whole["param_groups"]]
 
 
-def load_optimiser(
-    optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
-) -> None:
+def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
     """Take over what `optimiser_state` gave for an optimiser of the same parameters."""
     whole = optimiser.state_dict()
     for mine, given in zip(whole["param_groups"], groups, strict=True):

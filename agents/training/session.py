@@ -156,7 +156,7 @@ class Session:
             self._pending = None
         self._training = training
 
-    def tick(self, training: Training) -> None:
+    def after_update(self, training: Training) -> None:
         """The training stands between two updates."""
         self._ticks += 1
         for watcher in self.watchers:

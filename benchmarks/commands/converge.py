@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from strong_envs.agents.overrides import places
+from strong_envs.agents.overrides import setting_paths
 from strong_envs.benchmarks.commands.run import add_arguments, apply_quick
 from strong_envs.benchmarks.execution.cell import write_json
 from strong_envs.benchmarks.execution.job import collect, finish, importable_here, plain_variants, run_job, systems_of
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     apply_quick(args)
     names = systems_of(args)
     importable_here()
-    if any("rounds" in places(name) for name in names):
+    if any("rounds" in setting_paths(name) for name in names):
         args.set = [f"rounds={args.rounds}", *args.set]
     job = run_job(args, plain_variants(args, names))
     result, out = collect(job), Path(args.out)

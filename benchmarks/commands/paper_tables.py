@@ -27,8 +27,9 @@ from strong_envs.benchmarks.results.tables import columns_of
 
 SIDE = ("Acc@.5", "Acc@.7", "mIoU")
 """Columns of the paper's numbers in the printed table; the result file has all of them."""
-REFERENCES = ("blind one-shot", "frame evidence")
-"""Trained rows beside the paper's: a policy that never opens a video, and STRONG's gaze with nothing after it."""
+REFERENCES = ("blind one-shot", "frame classifier")
+"""Trained rows beside the paper's: a policy that never opens a video, and STRONG's frame attention with nothing after
+it."""
 TITLES = {1: "STRONG beside the systems it is compared with (Table 1)", 2: "STRONG beside its variants (Table 2)"}
 
 
@@ -98,8 +99,8 @@ def stand_ins(found: dict[str, str | None], args: argparse.Namespace) -> dict[st
     for label, name in found.items():
         if name in STAND_INS:
             bank = features.load(args.features, args.train)
-            other, reason = STAND_INS[name], agents.why_not(name, bank)
-            if reason and agents.why_not(other, bank) is None:
+            other, reason = STAND_INS[name], agents.incompatibility(name, bank)
+            if reason and agents.incompatibility(other, bank) is None:
                 found[label] = other
                 notes[label] = f"{reason}; {other} stands in: {agents.find(other).description}."
     return notes

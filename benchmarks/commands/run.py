@@ -20,7 +20,7 @@ from strong_envs.benchmarks.execution.job import (
 )
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 
-SYSTEMS = ("random policy", "blind one-shot", "blind", "trl", "frame evidence", "strong", "true boxes")
+SYSTEMS = ("random policy", "blind one-shot", "blind", "trl", "frame classifier", "strong", "GT boxes")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strong_envs.agents.overrides import parse_values, places, with_setting
+from strong_envs.agents.overrides import parse_values, setting_paths, with_setting
 from strong_envs.benchmarks.commands.run import add_arguments, apply_quick
 from strong_envs.benchmarks.execution.cell import write_json
 from strong_envs.benchmarks.execution.job import Job, Variant, finish, plain_variants, run_job, systems_of
@@ -109,7 +109,7 @@ def _prepared(variant: Variant, args: argparse.Namespace) -> Variant:
     """The variant with what the swept setting needs, where the system has it and nobody set it."""
     options, said = variant.options, {word.partition("=")[0].strip().rpartition(".")[2] for word in args.set}
     for name, value in NEEDS.get(args.parameter.rpartition(".")[2], {}).items():
-        if name in places(variant.system) and name not in said:
+        if name in setting_paths(variant.system) and name not in said:
             options = with_setting(variant.system, options, name, value)
     return Variant(variant.label, variant.system, options)
 

@@ -157,13 +157,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0."""
     name, bank, prediction, scores = source_of(args)
-    out, viewer, told = Path(args.out), Viewer(bank), []
+    out, viewer, described = Path(args.out), Viewer(bank), []
     samples = drawn(bank, args.count, args.draw)
     out.mkdir(parents=True, exist_ok=True)
     for number, sample in enumerate(samples):
         query = bank.queries[sample]
         stem = f"{number:02d}-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in query.qid)
-        found = {key: float(scores[key][sample]) for key in ("IoU", "v-IoU", "box IoU", "coverage") if key in scores}
+        found = {key: float(scores[key][sample]) for key in ("IoU", "m_vIoU", "box IoU", "coverage") if key in scores}
         said = f"{name}   " + "   ".join(f"{key} {value:.2f}" for key, value in found.items())
         n_frames, duration = size_of(bank, sample)
         pictures = list(tracked_pictures(viewer, bank, prediction, sample))
@@ -171,15 +171,24 @@ def main(args: argparse.Namespace) -> int:
         write_picture(out / f"{stem}.png", strip(viewer, bank, prediction, sample, said))
         answer = [round(x, 3) for x in path_of(prediction, sample)[-1]]
         about = {"query": query.qid, "video": query.video, "text": query.text, "answer": answer, **found}
-        told.append(about | {"true": [list(w) for w in query.windows], "files": [f"{stem}.mp4", f"{stem}.png"]})
-    every = {key: float(np.mean(scores[key])) for key in ("IoU", "v-IoU", "coverage") if key in scores}
-    result = {"source": name, "data": bank.name, "draw": args.draw, "of": len(bank), "means": every, "videos": told}
+        described.append(about | {"true": [list(w) for w in query.windows], "files": [f"{stem}.mp4", f"{stem}.png"]})
+    every = {key: float(np.mean(scores[key])) for key in ("IoU", "m_vIoU", "coverage") if key in scores}
+    result = {
+        "source": name,
+        "data": bank.name,
+        "draw": args.draw,
+        "of": len(bank),
+        "means": every,
+        "videos": described,
+    }
     write_json(out / "videos.json", result)
     if args.json:
         print(json.dumps(result, indent=1))
         return 0
-    for entry in told:
+    for entry in described:
         coverage = f", coverage {entry['coverage']:.2f}" if "coverage" in entry else ""
         print(f"{entry['files'][0]}: tIoU {entry['IoU']:.2f}{coverage}, {entry['text']!r}")
-    print(f"{out}: {len(told)} of {len(bank):,} queries, seed {args.draw}; over all of them mIoU {every['IoU']:.3f}")
+    print(
+        f"{out}: {len(described)} of {len(bank):,} queries, seed {args.draw}; over all of them mIoU {every['IoU']:.3f}"
+    )
     return 0

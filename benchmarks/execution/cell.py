@@ -92,7 +92,7 @@ def run_cell(
     from strong_envs import agents, features
     from strong_envs.benchmarks.execution.predictions import PREDICTION, checked, write_prediction
     from strong_envs.benchmarks.execution.provenance import commit, machine
-    from strong_envs.benchmarks.execution.timed_training import Course
+    from strong_envs.benchmarks.execution.timed_training import TimedTraining
 
     device = cell.device
     train_bank = features.load(cell.features, cell.train, device)
@@ -103,10 +103,10 @@ def run_cell(
         return prediction, score(prediction, test_bank)
 
     made_by = [commit(), device]
-    course = Course(folder / cell.key, judged, report, cell.evaluations, checkpoint_every, made_by)
+    training = TimedTraining(folder / cell.key, judged, report, cell.evaluations, checkpoint_every, made_by)
     system = agents.make(cell.system, train_bank, seed=cell.seed, budget=cell.budget, **cell.options)
-    course.fit(system, signals)
-    seconds = course.clock.seconds
+    training.fit(system, signals)
+    seconds = training.clock.seconds
     start = time.perf_counter()
     prediction = checked(system.predict(test_bank), test_bank, cell.system)
     predict_seconds = time.perf_counter() - start
@@ -119,7 +119,7 @@ def run_cell(
         "parameters": count_parameters(system),
         "dynamics": dynamics_of(system),
         "history": getattr(system, "history", []),
-        **({"trace": course.trace} if cell.evaluations else {}),
+        **({"trace": training.trace} if cell.evaluations else {}),
         "threads": torch.get_num_threads(),
         "protocol": protocol_of(test_bank.store, cell).as_dict(),
         "commit": commit(),
@@ -134,15 +134,13 @@ def run_cell(
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(system, "save"):
         system.save(str(folder / f"{cell.key}.safetensors"))
-    write_prediction(folder / f"{cell.key}{PREDICTION}", prediction, course.stages)
+    write_prediction(folder / f"{cell.key}{PREDICTION}", prediction, training.stages)
     write_json(folder / f"{cell.key}.json", result)
-    course.forget()
+    training.forget()
     return result
 
 
-def protocol_of(
-    store: Any, cell: Cell, comparison: str = ">=", thresholds: tuple[float, ...] = THRESHOLDS
-) -> Protocol:
+def protocol_of(store: Any, cell: Cell, comparison: str = ">=", thresholds: tuple[float, ...] = THRESHOLDS) -> Protocol:
     """The protocol that a cell is scored by: what its store searches, with the moves of its environment's options.
 
     A system whose published moves differ from the default ones (READ) keeps them under any protocol, as part of what it
@@ -157,8 +155,8 @@ def protocol_of(
 
 
 def dynamics_of(system: Any) -> dict[str, Any] | None:
-    """The moves that a system really makes, by their names in `Protocol`; None for one that makes none or hides them.
-    """
+    """The moves that a system really makes, by their names in `Protocol`; None for one that makes none or hides
+    them."""
     config = getattr(system, "config", None)
     if config is None:
         config = getattr(getattr(getattr(system, "strong", None), "args", None), "temporal_env", None)
@@ -197,7 +195,8 @@ def score(prediction: Any, bank: Any) -> dict[str, np.ndarray]:
     ``IoU``; ``IoU signed`` and ``IoU legacy`` as older code has them; ``dR@n IoU=m``; ``IoU@n`` for the n of
     `RECALL_AT`, the best IoU among the first n candidates, so that R@n IoU=m is the share of queries where it reaches
     m; ``annotator IoU`` and ``annotator rank`` where the annotations keep every annotator's window (DiDeMo);
-    ``looked``, the share of frames looked at; ``moves``; and for tracked boxes ``v-IoU``, ``box IoU`` and ``coverage``.
+    ``frames_seen``, the share of frames looked at; ``moves``; and for tracked boxes ``v-IoU``, ``box IoU`` and
+    ``coverage``.
     """
     duration = bank.duration[bank.video].cpu().numpy()
     truth = (bank.truth * bank.duration[bank.video][:, None, None]).cpu().numpy()
@@ -218,10 +217,10 @@ def score(prediction: Any, bank: Any) -> dict[str, np.ndarray]:
         if prediction.ranked is not None:
             # JSON has no infinity: a rank behind every candidate says the same.
             out["annotator rank"] = np.minimum(annotator_rank(top, annotators), top.shape[1] + 1.0)
-    if prediction.looked is not None:
-        out["looked"] = prediction.looked.cpu().numpy().astype(np.float64)
+    if prediction.frames_seen is not None:
+        out["frames_seen"] = prediction.frames_seen.cpu().numpy().astype(np.float64)
     if prediction.length is not None:
-        out["moves"] = prediction.length.cpu().numpy().astype(np.float64)
+        out["steps"] = prediction.length.cpu().numpy().astype(np.float64)
     if prediction.boxes is not None and bank.has_boxes:
         out |= _spatial_scores(prediction.boxes.cpu().numpy(), spans, bank)
     return out
@@ -265,7 +264,7 @@ def _spatial_scores(boxes: np.ndarray, spans: np.ndarray, bank: Any) -> dict[str
     tube = np.where(inside_pred[:, None], boxes, np.nan)
     true_tube = np.where(inside_true[:, None], true, np.nan)
     return {
-        "v-IoU": v_iou(tube, true_tube, lengths.tolist()),
+        "m_vIoU": v_iou(tube, true_tube, lengths.tolist()),
         "box IoU": over_moment(box_iou(boxes, true)),
         "coverage": over_moment(box_coverage(boxes, true)),
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from strong_envs.agents.overrides import check_settings, parse_settings, places, with_settings
+from strong_envs.agents.overrides import check_settings, parse_settings, setting_paths, with_settings
 from strong_envs.benchmarks.execution.cell import Cell, code_hash, protocol_of
 from strong_envs.benchmarks.execution.local_engine import Outcome, run_matrix
 from strong_envs.benchmarks.execution.provenance import about
@@ -62,7 +62,7 @@ class Job:
     def protocol_for(self, label: str) -> Protocol:
         """The protocol of a label's cells; that of the job where a system takes no options of the environment."""
         cell = self.cells[label][0]
-        if not any(name.startswith("temporal_env.") for name in places(cell.system)):
+        if not any(name.startswith("temporal_env.") for name in setting_paths(cell.system)):
             return self.protocol
         return protocol_of(self.store, cell, self.protocol.comparison, self.protocol.thresholds)
 
@@ -157,7 +157,9 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
     cells: dict[str, list[Cell]] = {}
     refused: dict[str, str] = {}
     for variant in variants:
-        reason = agents.why_not(variant.system, train) or agents.why_not(variant.system, test, training=False)
+        reason = agents.incompatibility(variant.system, train) or agents.incompatibility(
+            variant.system, test, training=False
+        )
         if reason:
             refused[variant.label] = reason
             print(f"left out: {reason}", file=sys.stderr)

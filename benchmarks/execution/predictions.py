@@ -38,14 +38,14 @@ def checked(prediction: Any, bank: Any, system: str) -> Prediction:
             f"{system} predicted {int(wrong.sum())} windows that are none, the first {spans[first].tolist()} for query "
             f"{bank.qids[first]!r}; a window is (start, end) in seconds, start <= end"
         )
-    for name in ("ranked", "scores", "looked"):
+    for name in ("ranked", "scores", "frames_seen"):
         if not hasattr(prediction, name):
             setattr(prediction, name, None)
     if prediction.ranked is not None:
         _check_ranked(prediction, len(bank), system)
-    if prediction.looked is not None:
-        looked = prediction.looked
-        if tuple(looked.shape) != (len(bank),) or not ((looked >= 0) & (looked <= 1)).all():
+    if prediction.frames_seen is not None:
+        frames_seen = prediction.frames_seen
+        if tuple(frames_seen.shape) != (len(bank),) or not ((frames_seen >= 0) & (frames_seen <= 1)).all():
             raise DataError(f"{system} must say in looked which share of each video's frames it saw, in [0, 1]")
     return prediction
 

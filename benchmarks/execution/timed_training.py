@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from strong_envs.agents.registry import Prediction, Report
+from strong_envs.agents.registry import Prediction, ProgressCallback
 from strong_envs.agents.training.session import Session
 from strong_envs.benchmarks.execution.predictions import read_prediction, write_prediction
 from strong_envs.features.errors import DataError
@@ -54,12 +54,12 @@ class Clock:
             self.seconds, self._still = self._before, False
 
 
-class Course:
+class TimedTraining:
     """A training that is watched: ``fit`` trains, then ``stages``, ``trace`` and ``clock`` say how it went.
 
     Args:
         path: the files of the cell without their endings; a checkpoint stands beside them while it trains.
-        score: how a system is judged. report: told of progress.
+        score: how a system is judged. report: called with the progress.
         evaluations: held-out scores in each stage of the training, beside the one after it; 0 for none.
         every: seconds between checkpoints; None writes none.
         made_by: JSON-ready; a checkpoint that something else made is not gone on with.
@@ -75,14 +75,14 @@ class Course:
         self,
         path: Path,
         score: Score,
-        report: Report | None = None,
+        report: ProgressCallback | None = None,
         evaluations: int = 0,
         every: float | None = 60.0,
         made_by: Any = None,
     ) -> None:
         self.checkpoint = path.with_name(f"{path.name}.checkpoint.safetensors")
         self.reached = path.with_name(f"{path.name}.stages.safetensors")
-        self.score, self.told, self.evaluations, self.every, self.made_by = score, report, evaluations, every, made_by
+        self.score, self.progress, self.evaluations, self.every, self.made_by = score, report, evaluations, every, made_by
         self.clock = Clock()
         self.stages: list[tuple[str, Prediction]] = []
         self.trace: list[dict[str, Any]] = []
@@ -114,7 +114,7 @@ class Course:
             file.unlink(missing_ok=True)
 
     def report(self, stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
-        """`agents.registry.Report`; a system is scored here, between two of its updates."""
+        """`agents.registry.ProgressCallback`; a system is scored here, between two of its updates."""
         if stage != self._stage:
             # The first report of all is scored as well: where a curve begins.
             self._stage, self._part = stage, 0 if self.trace else -1
@@ -123,8 +123,8 @@ class Course:
             with self.clock.paused(), undisturbed(self._system):
                 self._note(stage, done, total, self.score(self._system)[1])
         self._part = max(part, self._part)
-        if self.told is not None:
-            self.told(stage, done, total, scalars)
+        if self.progress is not None:
+            self.progress(stage, done, total, scalars)
 
     def after(self, trained: Any, stage: str) -> dict[str, float]:
         """Scores after a stage, for the history: means, and the seconds of training until now."""

@@ -335,7 +335,7 @@ def _first(top: ArrayLike, n: int) -> np.ndarray:
 
 def _areas(pred: ArrayLike, truth: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Areas of the intersection, the predicted and the true box; NaN where a box is missing."""
-    boxes = [_floats(pred, "predicted boxes"), _floats(truth, "true boxes")]
+    boxes = [_floats(pred, "predicted boxes"), _floats(truth, "GT boxes")]
     if boxes[0].shape != boxes[1].shape or boxes[0].shape[-1:] != (4,):
         raise DataError(f"boxes have shape (..., 4), the same for both; got {boxes[0].shape} and {boxes[1].shape}")
     for box, what in zip(boxes, ("predicted", "true"), strict=True):

@@ -42,9 +42,9 @@ def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> 
         metrics["annotator IoU"] = scores["annotator IoU"]
     if "annotator rank" in known:
         metrics |= {f"Rank@{n}": (scores["annotator rank"] <= n).astype(np.float64) for n in RECALL_AT}
-    metrics |= {name: scores[name] for name in ("v-IoU", "box IoU", "coverage") if name in known}
-    if "looked" in known:
-        metrics["frames"] = scores["looked"]
+    metrics |= {name: scores[name] for name in ("m_vIoU", "box IoU", "coverage") if name in known}
+    if "frames_seen" in known:
+        metrics["frames_seen"] = scores["frames_seen"]
     measured = estimates(metrics, groups=groups)
     if len(runs) >= IQM_RUNS:
         over = estimates({"mIoU": iou}, groups=groups, statistic="iqm")["mIoU"]
@@ -52,7 +52,7 @@ def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> 
     else:
         middle = {}
     entry = agents.find(runs[0]["system"])
-    plain = {"moves": float(scores["moves"].mean())} if "moves" in known else {}
+    plain = {"steps": float(scores["steps"].mean())} if "steps" in known else {}
     if all("seconds_per_query" in run for run in runs):
         plain["ms/query"] = 1000 * float(np.mean([run["seconds_per_query"] for run in runs]))
     if entry.needs_training:

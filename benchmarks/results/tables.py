@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Row = Mapping[str, Any]
-PERCENT = ("mIoU", "Acc@", "R@", "dR@", "Rank@", "annotator IoU", "v-IoU", "box IoU", "coverage", "frames")
+PERCENT = ("mIoU", "Acc@", "R@", "dR@", "Rank@", "annotator IoU", "m_vIoU", "box IoU", "coverage", "frames_seen")
 DETAILS = ("R@1 ", "R@5 IoU=.1", "R@5 IoU=.3", "R@5 IoU=.9", "dR@", "mIoU (signed)", "mIoU (legacy)")
 """Beginnings of metrics that rows hold and that no table shows unless asked: R@1 is Acc@m once more."""
-FIRST_TO_GO = ("ms/query", "R@", "mIoU (IQM)", "Acc@.1", "Acc@.9", "box IoU", "params", "frames", "Acc@.3")
+FIRST_TO_GO = ("ms/query", "R@", "mIoU (IQM)", "Acc@.1", "Acc@.9", "box IoU", "params", "frames_seen", "Acc@.3")
 """Beginnings of metrics that a terminal too narrow for all does without, in this order."""
 ABSENT = "–"
 WIDE = 10_000
@@ -191,8 +191,6 @@ def _one_protocol(group: Sequence[Row], label: str) -> dict[str, Row]:
             raise DataError(f"{row['system']!r} has two rows{where}; give them two labels")
         by_system[row["system"]] = row
     return by_system
-
-
 
 
 def _count(seeds: int | None) -> str:

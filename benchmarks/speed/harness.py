@@ -27,7 +27,7 @@ REPETITIONS = 7
 
 
 @dataclass
-class Bar:
+class SpeedTarget:
     """A ratio that we hold ourselves to: ``ratio`` is the median over repetitions, ``wanted`` the least that will do.
 
     ``ours`` and ``other`` are what both did a second (medians), in ``unit``; ``wanted`` None only informs.
@@ -75,10 +75,12 @@ def race(
     return mine, theirs
 
 
-def bar(name: str, wanted: float | None, mine: list[float], theirs: list[float], amount: float, unit: str) -> Bar:
+def speed_target(
+    name: str, wanted: float | None, mine: list[float], theirs: list[float], amount: float, unit: str
+) -> SpeedTarget:
     """Compare seconds of two contestants that both did ``amount`` of work."""
     ratios = [other / one for one, other in zip(mine, theirs, strict=True)]
-    return Bar(name, median(ratios), ratios, wanted, amount / median(mine), amount / median(theirs), unit)
+    return SpeedTarget(name, median(ratios), ratios, wanted, amount / median(mine), amount / median(theirs), unit)
 
 
 def machine() -> dict[str, str]:
@@ -109,9 +111,9 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def outcome(quick: bool, bars: list[Bar], **more: Any) -> dict[str, Any]:
+def outcome(quick: bool, targets: list[SpeedTarget], **more: Any) -> dict[str, Any]:
     """The JSON-ready result of a command: its bars, the machine, and whatever else it found."""
-    return {"quick": quick, "machine": machine(), "bars": [{**asdict(one), "met": one.met} for one in bars], **more}
+    return {"quick": quick, "machine": machine(), "bars": [{**asdict(one), "met": one.met} for one in targets], **more}
 
 
 def met(result: dict[str, Any]) -> bool:
@@ -119,7 +121,7 @@ def met(result: dict[str, Any]) -> bool:
     return bool(result["quick"]) or all(row["met"] is not False for row in result["bars"])
 
 
-def show_bars(result: dict[str, Any]) -> None:
+def show_targets(result: dict[str, Any]) -> None:
     """Print the bars as a table."""
     head = f"{'what / against what':<66}{'ours':>12}{'theirs':>12} {'unit':<8}{'ratio':>8}"
     print(f"{head}  {'range':<21}required")
@@ -137,7 +139,7 @@ def show(result: dict[str, Any]) -> None:
     for name, found in result.get("largest errors", {}).items():
         print(f"largest error of {name}: " + ", ".join(f"{k}: {v:.1e}" for k, v in found.items()))
     print()
-    show_bars(result)
+    show_targets(result)
     for note in result.get("notes", []):
         print(f"\n{note}")
 

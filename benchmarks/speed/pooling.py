@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strong_envs.benchmarks.speed.harness import REPETITIONS, Bar, add_command, bar, one_thread, outcome, race
+from strong_envs.benchmarks.speed.harness import (
+    REPETITIONS,
+    SpeedTarget,
+    add_command,
+    one_thread,
+    outcome,
+    race,
+    speed_target,
+)
 from strong_envs.benchmarks.speed.numpy_env import crop_pyramid
 from strong_envs.features.bank import pooling_numba as compiled_pooling
 from strong_envs.features.bank.pooling import AdditiveScore, WindowAttention, spatial_pyramid, torch_pyramid
@@ -131,7 +139,7 @@ def attention_errors(scene: Scene) -> dict[int, float]:
     return errors
 
 
-def attention(scene: Scene, reps: int) -> list[Bar]:
+def attention(scene: Scene, reps: int) -> list[SpeedTarget]:
     """Bar 5: whole episodes, scoring at reset included, against scoring every window anew."""
     steps, envs = scene.first.shape
     pool, w = scene.pool(), scene.weights
@@ -167,9 +175,11 @@ def attention(scene: Scene, reps: int) -> list[Bar]:
     others = {"projecting": projecting, "one by one": one_by_one, "batched": batched}
     mine, theirs = race(ours, others, np.zeros(1), reps)
     again, amount, unit = theirs.pop("projecting"), steps * envs, "steps/s"
-    bars = [bar(f"attention / literal, {name}", 10, mine, took, amount, unit) for name, took in theirs.items()]
+    targets = [
+        speed_target(f"attention / literal, {name}", 10, mine, took, amount, unit) for name, took in theirs.items()
+    ]
     name = "attention, frames projected at each reset / literal, one by one"
-    return [*bars, bar(name, None, again, theirs["one by one"], amount, unit)]
+    return [*targets, speed_target(name, None, again, theirs["one by one"], amount, unit)]
 
 
 def whole_cell_boxes(count: int, size: int, generator: torch.Generator) -> Tensor:
@@ -180,7 +190,7 @@ def whole_cell_boxes(count: int, size: int, generator: torch.Generator) -> Tenso
     return torch.cat([low, low + torch.where(wide, 8, 4)], 1)
 
 
-def pyramids(boxes: int, channels: int, reps: int) -> tuple[list[Bar], dict[str, float]]:
+def pyramids(boxes: int, channels: int, reps: int) -> tuple[list[SpeedTarget], dict[str, float]]:
     """Bar 6: 1 + 4 + 16 bins of boxes on 8 x 8 maps, compiled and in eager torch, against cropping."""
     g = torch.Generator().manual_seed(0)
     maps = torch.randn(boxes, 8, 8, channels, generator=g)
@@ -203,7 +213,9 @@ def pyramids(boxes: int, channels: int, reps: int) -> tuple[list[Bar], dict[str,
     took = {first: mine, **theirs}
     amount = 2 * boxes
     return [
-        bar(f"pyramid, {name} / crop and adaptive pooling", wanted[name], took[name], took["crop"], amount, "boxes/s")
+        speed_target(
+            f"pyramid, {name} / crop and adaptive pooling", wanted[name], took[name], took["crop"], amount, "boxes/s"
+        )
         for name in contestants
     ], errors
 
@@ -214,9 +226,9 @@ def measure(quick: bool) -> dict[str, Any]:
     with one_thread():
         scene = Scene.draw(*((4, 16, 8, 6, 5, 4, 3) if quick else (64, 64, 2048, 4800, 256, 64, 20)))
         errors: dict[str, Any] = {"attention, by spread": attention_errors(scene)}
-        bars = attention(scene, reps)
+        targets = attention(scene, reps)
         more, errors["pyramid"] = pyramids(*((8, 16) if quick else (256, 512)), reps)
-    return outcome(quick, bars + more, **{"largest errors": errors})
+    return outcome(quick, targets + more, **{"largest errors": errors})
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

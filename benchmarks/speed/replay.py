@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from strong_envs.agents.training.loop import split
 from strong_envs.agents.training.networks import KeptParts, Standardise
 from strong_envs.agents.training.replay import IndexReplay
-from strong_envs.benchmarks.speed.harness import REPETITIONS, Bar, add_command, bar, one_thread, outcome, race
+from strong_envs.benchmarks.speed.harness import (
+    REPETITIONS,
+    SpeedTarget,
+    add_command,
+    one_thread,
+    outcome,
+    race,
+    speed_target,
+)
 from strong_envs.benchmarks.speed.throughput import bank_of
 from strong_envs.core.observations import flat
 from strong_envs.core.spans import STOP
@@ -92,7 +100,7 @@ class Replays:
             np.testing.assert_array_equal(rows[name].numpy(), want[:, 0].numpy(), err_msg=name)
         return worst
 
-    def bars(self, calls: int, reps: int) -> list[Bar]:
+    def targets(self, calls: int, reps: int) -> list[SpeedTarget]:
         """Bar 7: bytes of a transition, and a batch with both of its observations."""
         generator = torch.Generator().manual_seed(2)
 
@@ -104,8 +112,10 @@ class Replays:
         sizes = [self.ours.nbytes / self.ours.capacity], [sum(kept) / self.theirs.buffer_size]
         mine, theirs = race(ours, {"sb3": lambda _: self.theirs.sample(BATCH)}, np.zeros(calls), reps)
         return [
-            bar("transitions in a megabyte, indices / Stable-Baselines3", 1000, *sizes, 1e6, "per MB"),
-            bar(f"{BATCH} transitions, both observations rebuilt / stored", 1, mine, theirs["sb3"], calls, "per s"),
+            speed_target("transitions in a megabyte, indices / Stable-Baselines3", 1000, *sizes, 1e6, "per MB"),
+            speed_target(
+                f"{BATCH} transitions, both observations rebuilt / stored", 1, mine, theirs["sb3"], calls, "per s"
+            ),
         ]
 
 
@@ -125,7 +135,9 @@ def rollout(env: TemporalMomentVectorEnv, steps: int) -> list[dict[str, Tensor]]
     return seen
 
 
-def first_layer(bank: FeatureBank, envs: int, hidden: int, reps: int) -> tuple[list[Bar], float, dict[str, float]]:
+def first_layer(
+    bank: FeatureBank, envs: int, hidden: int, reps: int
+) -> tuple[list[SpeedTarget], float, dict[str, float]]:
     """Bar 8: a rollout through the first layer, the sums of the kept parts at its beginning included.
 
     Returns the bars, the largest error, and what a base has to save before it pays.
@@ -172,10 +184,16 @@ def first_layer(bank: FeatureBank, envs: int, hidden: int, reps: int) -> tuple[l
     found = {f"{name} ms": 1e3 * median(theirs[name]) / steps for name in ("bases", "ready", "plain")}
     if shares:
         found["steps"] = median(shares)
-    return [
-        bar(f"{name}, kept parts / plain, {steps} steps", 3, mine, theirs["plain"], amount, "steps/s"),
-        bar(f"{name}, the base at hand / plain", None, theirs["ready"], theirs["plain"], amount, "steps/s"),
-    ], worst, found
+    return (
+        [
+            speed_target(f"{name}, kept parts / plain, {steps} steps", 3, mine, theirs["plain"], amount, "steps/s"),
+            speed_target(
+                f"{name}, the base at hand / plain", None, theirs["ready"], theirs["plain"], amount, "steps/s"
+            ),
+        ],
+        worst,
+        found,
+    )
 
 
 def measure(quick: bool) -> dict[str, Any]:
@@ -186,7 +204,7 @@ def measure(quick: bool) -> dict[str, Any]:
         bank = bank_of(Path(name), 4, 20, 32, 64) if quick else bank_of(Path(name), 256, 60)
         replays = Replays.fill(bank, *((300, 8) if quick else (10_000, 64)))
         errors = {"a rebuilt observation": {"both": replays.largest_error()}}
-        bars = replays.bars(2 if quick else 20, reps)
+        targets = replays.targets(2 if quick else 20, reps)
         del replays
         more, worst, found = first_layer(bank, *((8, 16) if quick else (64, 1024)), reps)
     errors["the first layer"] = {"kept parts": worst}
@@ -195,7 +213,7 @@ def measure(quick: bool) -> dict[str, Any]:
         f"{found['plain ms']:.2f} ms without: "
         + (f"{found['steps']:.2f} steps pay for it." if "steps" in found else "it never pays.")
     )
-    return outcome(quick, bars + more, **{"largest errors": errors, "break-even": found, "notes": [note]})
+    return outcome(quick, targets + more, **{"largest errors": errors, "break-even": found, "notes": [note]})
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

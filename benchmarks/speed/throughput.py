@@ -21,15 +21,15 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from strong_envs.benchmarks.results.figures import COLOURS, save
 from strong_envs.benchmarks.speed.harness import (
     REPETITIONS,
-    Bar,
+    SpeedTarget,
     add_options,
-    bar,
     met,
     one_thread,
     outcome,
     race,
     random_actions,
-    show_bars,
+    show_targets,
+    speed_target,
     timed,
     write,
 )
@@ -95,7 +95,7 @@ def assert_equal_rollouts(env: TemporalMomentVectorEnv, others: dict[str, Any], 
                 np.testing.assert_array_equal(one, np.asarray(two, one.dtype), err_msg=name)
 
 
-def full_observations(bank: FeatureBank, count: int, steps: int, reps: int) -> list[Bar]:
+def full_observations(bank: FeatureBank, count: int, steps: int, reps: int) -> list[SpeedTarget]:
     """Bars 1 and 2: the flat observation of ``count`` environments against Gymnasium's SyncVectorEnv."""
     same = AutoresetMode.SAME_STEP
     ours, reused = vector(bank, count), vector(bank, count, copy=False, info="light")
@@ -107,15 +107,15 @@ def full_observations(bank: FeatureBank, count: int, steps: int, reps: int) -> l
     assert_equal_rollouts(ours, {**others, "reused": reused}, random_actions(25, count))
     contestants = {name: env.step for name, env in others.items()}
     mine, theirs = race(ours.step, {**contestants, "reused": reused.step}, random_actions(steps, count), reps)
-    again, amount, bars = theirs.pop("reused"), steps * count, []
+    again, amount, targets = theirs.pop("reused"), steps * count, []
     for what, wanted, taken in (("full observation", 4, mine), ("reused buffer", 10, again)):
         for name, seconds in theirs.items():
             title = f"{what}, {count} envs / SyncVectorEnv, {name}"
-            bars.append(bar(title, wanted, taken, seconds, amount, "steps/s"))
-    return bars
+            targets.append(speed_target(title, wanted, taken, seconds, amount, "steps/s"))
+    return targets
 
 
-def against_gather(bank: FeatureBank, count: int, steps: int, reps: int) -> list[Bar]:
+def against_gather(bank: FeatureBank, count: int, steps: int, reps: int) -> list[SpeedTarget]:
     """Bar 3: bytes of the observations returned, a second, against a plain gather of rows of that size.
 
     The final observations of ended episodes are written besides and not counted; a second figure counts them. The
@@ -140,13 +140,16 @@ def against_gather(bank: FeatureBank, count: int, steps: int, reps: int) -> list
 
     mine, theirs = race(step, {"gather": gather}, random_actions(steps, count), reps)
     name, amount = f"{count} envs / plain gather", steps * count * size * 4 / 1e9
-    counted = bar(f"full observation, {name}", 0.7, mine, theirs["gather"], amount, "GB/s")
+    counted = speed_target(f"full observation, {name}", 0.7, mine, theirs["gather"], amount, "GB/s")
     share = float(np.mean(written[2:])) / count
     taken = [seconds / share for seconds in mine]
-    return [counted, bar(f"same with final observations, {name}", None, taken, theirs["gather"], amount, "GB/s")]
+    return [
+        counted,
+        speed_target(f"same with final observations, {name}", None, taken, theirs["gather"], amount, "GB/s"),
+    ]
 
 
-def states_only(bank: FeatureBank, count: int, wanted: float, steps: int, reps: int) -> list[Bar]:
+def states_only(bank: FeatureBank, count: int, wanted: float, steps: int, reps: int) -> list[SpeedTarget]:
     """Bar 4: stepping without features against vectorised NumPy, with everything in ``info`` and with ``"light"``."""
     light, full = vector(bank, count, observation="index", info="light"), vector(bank, count, observation="index")
     plain = PlainStates(bank, count)
@@ -165,12 +168,12 @@ def states_only(bank: FeatureBank, count: int, wanted: float, steps: int, reps: 
     mine, others = race(full.step, {"plain": plain.step, "light": light.step}, actions, reps)
     name, amount = f"{count} envs / vectorised NumPy", steps * count
     return [
-        bar(f"state only, {name}", wanted, mine, others["plain"], amount, "steps/s"),
-        bar(f"state with light info, {name}", None, others["light"], others["plain"], amount, "steps/s"),
+        speed_target(f"state only, {name}", wanted, mine, others["plain"], amount, "steps/s"),
+        speed_target(f"state with light info, {name}", None, others["light"], others["plain"], amount, "steps/s"),
     ]
 
 
-def pyramid(count: int, channels: int, reps: int) -> Bar:
+def pyramid(count: int, channels: int, reps: int) -> SpeedTarget:
     """Bar 6 in eager torch: 1 + 4 + 16 bins of boxes on an 8 x 8 map against cropping and adaptive pooling."""
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(count, 8, 8, channels, generator=generator)
@@ -183,7 +186,9 @@ def pyramid(count: int, channels: int, reps: int) -> Bar:
     mine, theirs = race(
         lambda _: torch_pyramid(maps, cells / 8), {"crop": lambda _: crop_pyramid(maps, cells)}, actions, reps
     )
-    return bar("spatial pyramid / crop and adaptive pooling", 2, mine, theirs["crop"], len(actions) * count, "boxes/s")
+    return speed_target(
+        "spatial pyramid / crop and adaptive pooling", 2, mine, theirs["crop"], len(actions) * count, "boxes/s"
+    )
 
 
 def cost(bank: FeatureBank, count: int, seconds: float = 0.15, **options: Any) -> float:
@@ -239,16 +244,16 @@ def measure(quick: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
             bank = bank_of(folder, 4, 20, 32, 64) if quick else bank_of(folder, 64, 60)
             small, many, most = (4, 8, 16) if quick else (64, 1024, 8192)
             steps = 4 if quick else 40
-            bars = full_observations(bank, small, steps, reps)
+            targets = full_observations(bank, small, steps, reps)
             say("full observations measured")
-            bars += against_gather(bank, many, max(steps // 4, 2), reps)
-            bars += states_only(bank, small, 5, 25 * steps, reps) + states_only(bank, most, 1.3, steps, reps)
-            bars.append(pyramid(8 if quick else 256, 16 if quick else 512, reps))
+            targets += against_gather(bank, many, max(steps // 4, 2), reps)
+            targets += states_only(bank, small, 5, 25 * steps, reps) + states_only(bank, most, 1.3, steps, reps)
+            targets.append(pyramid(8 if quick else 256, 16 if quick else 512, reps))
             say("bars measured")
             curves = growth(folder, bank, quick)
             say("growth measured")
         begun = first_step(1 if quick else 3)
-    return outcome(quick, bars, growth=curves, first_step=begun)
+    return outcome(quick, targets, growth=curves, first_step=begun)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -288,7 +293,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 def show(result: dict[str, Any]) -> None:
     """Print the machine, the bars and the time to the first step."""
     print(", ".join(f"{name} {value}" for name, value in result["machine"].items()), "\n")
-    show_bars(result)
+    show_targets(result)
     parts = ", ".join(f"{name} {value:.2f}" for name, value in result["first_step"].items() if name != "total")
     total = result["first_step"]["total"]
     own = total - result["first_step"]["import torch"]

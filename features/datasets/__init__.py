@@ -10,17 +10,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from strong_envs.features.datasets.activitynet import read_activitynet_captions
 from strong_envs.features.datasets.boxes import boxes_at_rows, read_boxes
-from strong_envs.features.datasets.charades_cd import read_charades_cd
-from strong_envs.features.datasets.charades_sta import read_charades_sta
-from strong_envs.features.datasets.didemo import read_didemo
-from strong_envs.features.datasets.hc_stvg import read_hc_stvg
-from strong_envs.features.datasets.qvhighlights import read_qvhighlights
+from strong_envs.features.datasets.formats.activitynet import read_activitynet_captions
+from strong_envs.features.datasets.formats.charades_cd import read_charades_cd
+from strong_envs.features.datasets.formats.charades_sta import read_charades_sta
+from strong_envs.features.datasets.formats.didemo import read_didemo
+from strong_envs.features.datasets.formats.hc_stvg import read_hc_stvg
+from strong_envs.features.datasets.formats.qvhighlights import read_qvhighlights
+from strong_envs.features.datasets.formats.tacos import read_tacos
+from strong_envs.features.datasets.formats.vidstg import read_vidstg
 from strong_envs.features.datasets.sniff import sniff_file
-from strong_envs.features.datasets.tacos import read_tacos
 from strong_envs.features.datasets.types import Annotations
-from strong_envs.features.datasets.vidstg import read_vidstg
 from strong_envs.features.errors import DataError, nearest
 
 READERS: dict[str, Callable[..., Annotations]] = {

@@ -14,8 +14,6 @@ from strong_envs.features.errors import DataError
 MAX_EXAMPLES = 5
 
 
-
-
 @dataclass(frozen=True)
 class Video:
     """One untrimmed video.
@@ -120,9 +118,7 @@ class Annotations:
         return [q for q in self.queries if q.split == name]
 
 
-def clean_window(
-    start: float, end: float, duration: float, report: Report, where: str
-) -> tuple[float, float] | None:
+def clean_window(start: float, end: float, duration: float, report: Report, where: str) -> tuple[float, float] | None:
     """Apply the rule of the field to one window in seconds: clip to [0, duration], drop if nothing is left.
 
     Returns the cleaned (start, end), or None when the row must be dropped; either way ``report`` says so.
@@ -135,14 +131,10 @@ def clean_window(
         return None
     clipped_start, clipped_end = max(start, 0.0), min(end, duration)
     if clipped_start >= clipped_end:
-        report.add(
-            "the window lies outside its video", "dropped", f"{where}: [{start:g}, {end:g}] in {duration:g} s"
-        )
+        report.add("the window lies outside its video", "dropped", f"{where}: [{start:g}, {end:g}] in {duration:g} s")
         return None
     if clipped_end < end:
         report.add("end past the video's duration", "clipped", f"{where}: {end:g} s in {duration:g} s")
     if clipped_start > start:
         report.add("start before zero", "clipped", f"{where}: {start:g} s")
     return clipped_start, clipped_end
-
-

@@ -164,9 +164,7 @@ def _start(setup: Setup, threads: int) -> None:
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     torch.set_num_threads(threads)
     detector = None if setup.objects is None else Detector(setup.objects)
-    _STATE.update(
-        setup=setup, backbone=backbones.load(setup.backbone, setup.device, setup.weights), detector=detector
-    )
+    _STATE.update(setup=setup, backbone=backbones.load(setup.backbone, setup.device, setup.weights), detector=detector)
 
 
 def _work(job: Job) -> str | None:

@@ -8,8 +8,8 @@ import torch
 from strong_envs.core.spans import Array, _xp
 
 TEMPORAL_PHI = 0.1
-TEMPORAL_REWARDS = ("change", "gain", "read")
-SPATIAL_REWARDS = ("q_value", "signed_q", "q_error", "gaze", "box_iou")
+TEMPORAL_REWARDS = ("iou_sign", "iou_delta", "read")
+SPATIAL_REWARDS = ("q_value", "signed_q", "q_error", "attention_box", "box_iou")
 FROM_CRITIC = ("q_value", "signed_q", "q_error")
 
 
@@ -71,7 +71,7 @@ def tree_root_reward(before: Array, after: Array, best: Array) -> Array:
 
 def temporal_reward(kind: str, before: Array, after: Array, t: Array, phi: float) -> Array:
     """The reward of `TEMPORAL_REWARDS` named ``kind``: (B,) float64."""
-    paid = {"change": iou_step_reward, "gain": iou_gain_reward, "read": read_step_reward}[kind]
+    paid = {"iou_sign": iou_step_reward, "iou_delta": iou_gain_reward, "read": read_step_reward}[kind]
     return paid(before, after, t, phi)
 
 

@@ -46,7 +46,7 @@ class IndexVectorEnv(gym.vector.VectorEnv):
     """Base of the vector environments; see `TemporalMomentVectorEnv` and `SpatialTrackVectorEnv`."""
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
-    several_sizes = False
+    has_multi_scale = False
     """Whether there are longer and shorter moves in the same direction."""
 
     def __init__(

@@ -20,19 +20,27 @@ from strong_envs.core.validation import check_table, refuse_unknown
 from strong_envs.core.vector_env import IndexVectorEnv, refuse_render_mode
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
-from strong_envs.spatial.task import CONFIG_NAMES, Critic, Gaze, SpatialConfig, SpatialTask, Walk, check_box
+from strong_envs.spatial.task import (
+    CONFIG_NAMES,
+    AttentionBox,
+    Critic,
+    SpatialConfig,
+    SpatialTask,
+    TrackState,
+    check_box,
+)
 from strong_envs.temporal.task import CONFIG_NAMES as TEMPORAL_NAMES
 from strong_envs.temporal.task import TemporalTask, check_spans, make_task
 
 INDEX = ("sample", "first", "last", "frame", "box")
-ENV_ARGUMENTS = ("critic", "gaze", "flatten", "observation", "render_mode")
+ENV_ARGUMENTS = ("critic", "attention_box", "flatten", "observation", "render_mode")
 TASK_ARGUMENTS = ("features", "split", "device", "boxes", "box_margin", *TEMPORAL_NAMES)
 
 
 def make_spatial_task(
     features: str | FeatureBank = "shapes-v0",
     critic: Critic | str | None = None,
-    gaze: Gaze | None = None,
+    attention_box: AttentionBox | None = None,
     temporal: TemporalTask | None = None,
     **arguments: Any,
 ) -> SpatialTask:
@@ -47,7 +55,7 @@ def make_spatial_task(
         critic = find_reference_critic(task)
     elif isinstance(critic, str):
         raise DataError(f"critic must be a callable, 'reference' or None, got {critic!r}")
-    return SpatialTask(task, config, critic, gaze)
+    return SpatialTask(task, config, critic, attention_box)
 
 
 class SpatialTrackVectorEnv(IndexVectorEnv):
@@ -104,7 +112,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
             output,
             observation,
         )
-        self.walk: Walk | None = None
+        self.walk: TrackState | None = None
         self.choose_window: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
         self._invalid = self._none
 
@@ -137,7 +145,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
             index = torch.arange(self.num_envs, device=self.device)
             kept[index, fresh.first] = torch.where(mask[:, None], 0.0, kept[index, fresh.first])
             merged = (new if new is old else _merge(mask, new, old) for new, old in zip(fresh, self.walk, strict=True))
-            fresh = Walk(*merged)
+            fresh = TrackState(*merged)
         self.walk = fresh
         self._invalid = self._invalid & ~mask
 
@@ -149,16 +157,18 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         return super().snapshot() | {f"walk.{name}": part.clone() for name, part in parts.items()}
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:
-        missing = [f for f in Walk._fields if f != "sums" and f"walk.{f}" not in snapshot]
+        missing = [f for f in TrackState._fields if f != "sums" and f"walk.{f}" not in snapshot]
         if missing:
             raise DataError(f"this is no snapshot of SpatialTrack-v0: it lacks {missing}")
         super().restore(snapshot)
         # Clones: of two environments that go on from one snapshot, neither may write into the other's sums.
-        parts = {f: snapshot[f"walk.{f}"].to(self.device, copy=True) for f in Walk._fields if f"walk.{f}" in snapshot}
+        parts = {
+            f: snapshot[f"walk.{f}"].to(self.device, copy=True) for f in TrackState._fields if f"walk.{f}" in snapshot
+        }
         if "sums" not in parts:
             shape = (self.num_envs, self.bank.max_frames + 1, self.task.channels)
             parts["sums"] = torch.zeros(shape, device=self.device)
-        self.walk = Walk(**parts)
+        self.walk = TrackState(**parts)
 
     def _advance(self, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         walk, reward, terminated, valid = self.task.step(self.walk, action)
@@ -188,7 +198,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
             "sample": self.sample.clone(),
         }
         if bank.has_boxes:
-            seen = (walk.frame - (walk.tick == 0).to(torch.int64)).clamp(min=walk.first)
+            seen = (walk.frame - (walk.frame_action == 0).to(torch.int64)).clamp(min=walk.first)
             truth = bank.true_box(walk.sample, torch.minimum(seen, walk.last - 1)).to(torch.float64)
             info["box_iou"] = boxes.box_iou(corners, truth)
             info["coverage"] = boxes.coverage(corners, truth)
@@ -229,7 +239,7 @@ class SpatialTrackEnv(gym.Env):
     | inside | (C,) | f_o^k, what lies inside the box in the current frame |
     | around | (5 C,) | with `surroundings`: a box twice as large, and the neighbours left, right, up, down |
     | box | (4,) | with `surroundings`: centre and size as fractions of the frame |
-    | gaze | (4,) | only when a `gaze` is given: its corners in this frame minus the corners of the box |
+    | attention_box | (4,) | with an `attention_box`: its corners in this frame minus those of the box |
 
     Dq and D are the lengths of the store's sentence and frame vectors, C that of a cell of its h x w grid.
 
@@ -245,7 +255,7 @@ class SpatialTrackEnv(gym.Env):
     | q_value | max Q, Eq. 11 as printed | a critic |
     | signed_q | sum over moves of Q times the sign of the move's true change of IoU | a critic, the temporal truth |
     | q_error | minus the squared error of Q against those signs | a critic, the temporal truth |
-    | gaze | distance-IoU with the box in which the temporal level looks in this frame | `gaze` |
+    | attention_box | distance-IoU with the box in which the temporal level looks in this frame | `attention_box` |
     | box_iou | IoU with the true box in this frame (an upper bound, never a result) | true boxes |
 
     ## Start
@@ -264,7 +274,8 @@ class SpatialTrackEnv(gym.Env):
       and shape what the critic sees.
     - `critic=None`: a callable from temporal observations to (B, A) Q-values. None or `"reference"` takes the small
       critic that ships for the default world. `SpatioTemporalCoupling` supplies the live one.
-    - `gaze=None`: a callable from samples (B,) and frames (B,) to the corners (B, 4) of where the temporal level looks.
+    - `attention_box=None`: a callable from samples (B,) and frames (B,) to the corners (B, 4) of where the temporal
+    level looks.
     - `reward="q_value"`, `tie_tolerance=1e-5` (Q-values never tie exactly), `same_action=False` (one action for both).
     - `inheritance="previous"` (Eq. 12) | `"none"` (every frame begins with b0) | `"first"` (the box of the first frame
       serves all others: the episode ends with its actions).
@@ -350,7 +361,7 @@ class SpatialTrackEnv(gym.Env):
             self._viewer = None
 
     @property
-    def walk(self) -> Walk | None:
+    def walk(self) -> TrackState | None:
         """The state of the episode, tensors with a batch of one; None before the first reset."""
         return self._one.walk
 

@@ -33,7 +33,7 @@ or the box of the first frame, the only one in which there are actions (TRL+fix)
 Critic = Callable[[dict[str, Tensor]], Tensor]
 """Temporal observations (named tensors, (B, ...)) to the Q-values of the temporal actions (B, A)."""
 
-Gaze = Callable[[Tensor, Tensor], Tensor]
+AttentionBox = Callable[[Tensor, Tensor], Tensor]
 """Samples (B,) and frames (B,) to the box in which the temporal level looks for its evidence, corners (B, 4)."""
 
 
@@ -89,7 +89,7 @@ def check_box(box: object, name: str) -> None:
         raise DataError(f"{name} (centre x, y, width, height) must lie inside [0, 1], got {(x, y, w, h)}")
 
 
-class Walk(NamedTuple):
+class TrackState(NamedTuple):
     """State of B spatial episodes.
 
     ``start`` and ``end`` (B,) are in steps; ``first``, ``last`` and the current ``frame`` (B,) count frames; ``tick``
@@ -104,7 +104,7 @@ class Walk(NamedTuple):
     first: Tensor
     last: Tensor
     frame: Tensor
-    tick: Tensor
+    frame_action: Tensor
     box: Tensor
     placed: Tensor
     before: Tensor
@@ -119,23 +119,33 @@ class SpatialTask:
         temporal: the temporal level; its configuration shapes what the critic sees.
         config: see `SpatialConfig`.
         critic: see `Critic`; needed by the rewards that compare Q-values.
-        gaze: see `Gaze`; where given, the agent sees it, and ``reward="gaze"`` pays for following it.
+        attention_box: see `AttentionBox`; where given, the agent sees it, and ``reward="attention_box"`` pays it for
+            following.
     """
 
     def __init__(
-        self, temporal: TemporalTask, config: SpatialConfig, critic: Critic | None, gaze: Gaze | None = None
+        self,
+        temporal: TemporalTask,
+        config: SpatialConfig,
+        critic: Critic | None,
+        attention_box: AttentionBox | None = None,
     ) -> None:
         self.temporal, self.config, self.critic, self.bank = temporal, config, critic, temporal.bank
         if temporal.local.levels != (1,):
             raise DataError("the spatial level compares box means; build the temporal level with spp_levels=(1,)")
         if config.reward == "box_iou" and not self.bank.has_boxes:
             raise DataError(f"reward='box_iou' needs a true box track for every query; {self.bank.name!r} lacks them")
-        if config.reward == "gaze" and gaze is None:
-            raise DataError("reward='gaze' follows where the temporal level looks: pass gaze=callable(samples, frames)")
-        if not (config.appearance or config.surroundings or gaze is not None):
-            raise DataError("with appearance=False the agent needs surroundings=True or a gaze: it would see nothing")
-        self.gaze = gaze
-        for name, given in (("critic", critic), ("gaze", gaze)):
+        if config.reward == "attention_box" and attention_box is None:
+            raise DataError(
+                "reward='attention_box' follows where the temporal level looks: pass "
+                "attention_box=callable(samples, frames)"
+            )
+        if not (config.appearance or config.surroundings or attention_box is not None):
+            raise DataError(
+                "with appearance=False the agent needs surroundings=True or an attention_box: it would see nothing"
+            )
+        self.attention_box = attention_box
+        for name, given in (("critic", critic), ("attention_box", attention_box)):
             if given is not None and not callable(given):
                 raise DataError(f"{name} must be callable, got {given!r}")
         if config.reward in rewards.FROM_CRITIC and critic is None:
@@ -181,9 +191,7 @@ class SpatialTask:
         start = torch.floor(uniform[:, 0] * (total - 1))
         return start, (start + 1 + torch.floor(uniform[:, 1] * (total - start))).clamp(max=total)
 
-    def begin(
-        self, samples: Tensor, start: Tensor, end: Tensor, box: Tensor, sums: Tensor | None = None
-    ) -> Walk:
+    def begin(self, samples: Tensor, start: Tensor, end: Tensor, box: Tensor, sums: Tensor | None = None) -> TrackState:
         """The state before the first frame: spans in steps (B,), boxes (B, 4) centre and size.
 
         ``sums`` are those of an earlier walk to use again, as they are: only differences between entries that a walk
@@ -195,10 +203,10 @@ class SpatialTask:
             sums = torch.zeros((len(samples), bank.max_frames + 1, self.channels), device=bank.device)
         box = box.to(torch.float64)
         zeros = torch.zeros(len(samples), dtype=torch.float64, device=bank.device)
-        walk = Walk(samples, start, end, first, last, first, torch.zeros_like(first), box, box, box, sums, zeros)
+        walk = TrackState(samples, start, end, first, last, first, torch.zeros_like(first), box, box, box, sums, zeros)
         return walk._replace(score=self.score(walk, box))
 
-    def step(self, walk: Walk, action: Tensor) -> tuple[Walk, Tensor, Tensor, Tensor]:
+    def step(self, walk: TrackState, action: Tensor) -> tuple[TrackState, Tensor, Tensor, Tensor]:
         """One action in the current frame: the next state, reward (B,) float64, terminated (B,), valid (B,)."""
         config = self.config
         # An episode that has ended and waits for its reset stays in its last frame.
@@ -212,11 +220,11 @@ class SpatialTask:
             without = walk.score if config.reward in rewards.FROM_CRITIC else self.score(walk, walk.box)
             score = with_update = self.score(walk, box)
         reward = rewards.compare(with_update, without, config.tie_tolerance)
-        tick = walk.tick + 1
+        frame_action = walk.frame_action + 1
         opening = walk.frame == walk.first
-        leave = tick >= torch.where(opening, config.first_frame_actions, config.actions_per_frame)
+        leave = frame_action >= torch.where(opening, config.first_frame_actions, config.actions_per_frame)
         frame = torch.where(leave, walk.frame + 1, walk.frame)
-        tick = torch.where(leave, 0, tick)
+        frame_action = torch.where(leave, 0, frame_action)
         rows = self.bank.offsets[self.bank.video[walk.sample]] + walk.frame
         feature = self.bank.frame_box_features(rows, boxes.corners(box).to(torch.float32))
         placed, done = box, frame >= walk.last
@@ -228,10 +236,10 @@ class SpatialTask:
         # In place: entry frame + 1 is read only after this step, and written anew on each action of the frame.
         sums = walk.sums
         sums[index, walk.frame + 1] = sums[index, walk.frame] + feature
-        walk = walk._replace(frame=frame, tick=tick, box=box, placed=placed, sums=sums, score=score)
+        walk = walk._replace(frame=frame, frame_action=frame_action, box=box, placed=placed, sums=sums, score=score)
         return walk, reward, done, valid
 
-    def score(self, walk: Walk, box: Tensor) -> Tensor:
+    def score(self, walk: TrackState, box: Tensor) -> Tensor:
         """What the reward compares, if ``box`` were inherited from the current frame on: (B,) float64."""
         if self.config.reward not in rewards.FROM_CRITIC:
             return self.frame_score(walk.sample, self._current(walk), box)
@@ -244,14 +252,15 @@ class SpatialTask:
     def frame_score(self, sample: Tensor, frame: Tensor, box: Tensor) -> Tensor:
         """How good boxes are in their frames, by the rewards that look at one frame: (B,) or (B, P) float64.
 
-        ``box`` is (B, 4) or (B, P, 4). ``box_iou`` is the IoU with the true box; ``gaze`` the distance-IoU with the box
-        of the gaze, which also tells two boxes apart that both miss it.
+        ``box`` is (B, 4) or (B, P, 4). ``box_iou`` is the IoU with the true box; ``attention_box`` the distance-IoU
+        with the box
+        of the frame attention, which also tells two boxes apart that both miss it.
         """
         edges = boxes.corners(box)
         if self.config.reward == "box_iou":
             wanted, measure = self.bank.true_box(sample, frame), boxes.box_iou
         else:
-            wanted, measure = self.gaze(sample, frame), boxes.distance_iou
+            wanted, measure = self.attention_box(sample, frame), boxes.distance_iou
         wanted = wanted.to(torch.float64)
         return measure(edges, wanted if box.ndim == 2 else wanted[:, None].expand_as(edges))
 
@@ -278,7 +287,7 @@ class SpatialTask:
             reward = reward + gain * rewards.relative_gains(scores[:, :-1] - scores[:, -1:])
         return reward.to(torch.float32)
 
-    def q_values(self, walk: Walk, box: Tensor) -> Tensor:
+    def q_values(self, walk: TrackState, box: Tensor) -> Tensor:
         """Q-values (B, A) of the temporal state whose f_o has ``box`` from the current frame on."""
         t = torch.zeros_like(walk.first)
         observation = self.temporal.observe(walk.sample, walk.start, walk.end, t, local=self.trial(walk, box))
@@ -290,14 +299,14 @@ class SpatialTask:
             raise DataError(f"the critic must return a tensor of one value per temporal action, {wanted}, got {got}")
         return q
 
-    def _same_action_values(self, walk: Walk, box: Tensor) -> tuple[Tensor, Tensor]:
+    def _same_action_values(self, walk: TrackState, box: Tensor) -> tuple[Tensor, Tensor]:
         """Both Q-values of one action, the best without the update (decision: ``same_action``)."""
         without = self.q_values(walk, walk.box)
         best = without.argmax(-1, keepdim=True)
         updated = self.q_values(walk, box)
         return updated.gather(1, best)[:, 0].to(torch.float64), without.gather(1, best)[:, 0].to(torch.float64)
 
-    def trial(self, walk: Walk, box: Tensor) -> Tensor:
+    def trial(self, walk: TrackState, box: Tensor) -> Tensor:
         """f_o of the temporal windows: boxes as tracked before the current frame, ``box`` from there on: (B, P, D).
 
         Frames before the walk's window keep the box that the episode began with; so do those after the current frame
@@ -320,12 +329,12 @@ class SpatialTask:
         total = total + same_box(a, torch.minimum(c, first), walk.before)
         return total / (c - a).clamp(min=1).unsqueeze(-1)
 
-    def observe(self, walk: Walk) -> dict[str, Tensor]:
+    def observe(self, walk: TrackState) -> dict[str, Tensor]:
         """The state of Eq. 10 in the paper's order: query, scene (f_s), box features (f_o^k), with ``appearance``.
 
         With ``surroundings``: ``around`` (B, 5 D), the features of a box twice as large and of the four neighbours
         (left, right, up, down), and ``box`` (B, 4), centre and size. Without them the agent cannot see where it is nor
-        where the object went. With a gaze: ``gaze`` (B, 4), its corners minus those of the box.
+        where the object went. With a frame attention: ``attention_box`` (B, 4), its corners minus those of the box.
         """
         return self.observe_index(walk.sample, walk.first, walk.last, walk.frame, walk.box)
 
@@ -343,9 +352,9 @@ class SpatialTask:
         if self.config.surroundings:
             observation["around"] = self.around(rows, box)
             observation["box"] = box
-        if self.gaze is not None:
-            looked = self.gaze(sample, torch.minimum(frame, last - 1)).to(torch.float32)
-            observation["gaze"] = looked - boxes.corners(box)
+        if self.attention_box is not None:
+            frames_seen = self.attention_box(sample, torch.minimum(frame, last - 1)).to(torch.float32)
+            observation["attention_box"] = frames_seen - boxes.corners(box)
         return observation
 
     def around(self, rows: Tensor, box: Tensor) -> Tensor:
@@ -371,8 +380,8 @@ class SpatialTask:
             }
         if self.config.surroundings:
             shapes |= {"around": (5 * self.channels,), "box": (4,)}
-        if self.gaze is not None:
-            shapes["gaze"] = (4,)
+        if self.attention_box is not None:
+            shapes["attention_box"] = (4,)
         return shapes
 
     def observation_space(self, flatten: bool) -> spaces.Space:
@@ -380,7 +389,7 @@ class SpatialTask:
         store = self.bank.store
         grid = store.range("grid")
         ranges = {"query": store.range("queries"), "scene": store.range("frames"), "inside": grid, "around": grid}
-        ranges["gaze"] = (-1.0, 1.0)
+        ranges["attention_box"] = (-1.0, 1.0)
         return feature_space(self.dims(), ranges, flatten)
 
     def index_space(self) -> spaces.Space:
@@ -390,5 +399,5 @@ class SpatialTask:
         sample = spaces.Box(0, len(self.bank) - 1, (), np.int64)
         return spaces.Dict({"sample": sample, **counts, "box": spaces.Box(0.0, 1.0, (4,), np.float64)})
 
-    def _current(self, walk: Walk) -> Tensor:
+    def _current(self, walk: TrackState) -> Tensor:
         return torch.minimum(walk.frame, walk.last - 1)

@@ -17,7 +17,7 @@ _OBJECTS = [object()]
 _HELD_HERE_ONLY = sys.getrefcount(_OBJECTS[0])
 
 
-class RecycledArrays:
+class BufferPool:
     """(B, size) float32 arrays, zero when new."""
 
     def __init__(self, rows: int, size: int, most: int = 3) -> None:
@@ -97,7 +97,7 @@ class StepArrays:
         return sum(map(sys.getrefcount, self._watched))
 
 
-class RecycledSteps:
+class StepBufferPool:
     """`StepArrays` by turns; with ``reuse`` always the same."""
 
     def __init__(self, count: int, width: int, reuse: bool, most: int = 3) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from strong_envs.temporal import compiled_kernels as c
-from strong_envs.temporal.compiled_buffers import RecycledArrays, RecycledSteps
+from strong_envs.temporal.compiled_buffers import BufferPool, StepBufferPool
 from strong_envs.temporal.compiled_tables import HostArrays
 
 if TYPE_CHECKING:
@@ -58,16 +58,16 @@ class CompiledSteps:
         self.flat, self.index = env.flatten, env.observation == "index"
         self.torch = env.output == "torch"
         self.parts, self.size = self.host.parts, self.host.size
-        self._look()
+        self._frame_scores()
 
-    def _look(self) -> None:
+    def _frame_scores(self) -> None:
         """Arrays to hand out, and all that looks into the arrays of the state."""
         count = self.count
         ints, floats = self.ints[:, :count], self.floats[:, :count]
         self.now = (ints[c.SAMPLE], floats[c.START], floats[c.END], ints[c.T])
         self.was = (ints[c.WAS_SAMPLE], floats[c.WAS_START], floats[c.WAS_END], ints[c.WAS_T])
-        self.handed = RecycledSteps(count, self.width, not self.copy)
-        self.shown, self.final = RecycledArrays(count, self.size), RecycledArrays(count, self.size)
+        self.handed = StepBufferPool(count, self.width, not self.copy)
+        self.shown, self.final = BufferPool(count, self.size), BufferPool(count, self.size)
         self.current: tuple[Any, np.ndarray, np.ndarray] | None = None
         self.views = {name: torch.from_numpy(getattr(self, kind)[row, :count]) for name, (kind, row) in _STATE.items()}
 
@@ -77,7 +77,7 @@ class CompiledSteps:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._look()
+        self._frame_scores()
 
     def load(self, env: TemporalMomentVectorEnv) -> None:
         """Take the state of the environment over, after a reset or a step in torch."""

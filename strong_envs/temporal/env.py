@@ -73,7 +73,8 @@ class TemporalMomentEnv(gym.Env):
     ## Rewards
     Eq. 5: +1 - φt if the IoU rose, -φt if it did not change, -1 - φt if it fell; t counts from 0. The IoU is signed
     (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt. `reward="read"` is the one of READ
-    (AAAI 2019): +1 only if the IoU rose from 0 or more, -1 wherever it is negative. `reward="gain"` is the change of
+    (AAAI 2019): +1 only if the IoU rose from 0 or more, -1 wherever it is negative. `reward="iou_delta"` is the
+    change of
     the IoU itself: rewards of an episode add up to what its windows gained, while signs pay many short moves better
     than one long one, which matters with `multi_scale`; take `phi=0.0` with it.
 
@@ -99,7 +100,7 @@ class TemporalMomentEnv(gym.Env):
       `spp_levels=(1,)`: bins per side of its pyramid; `box_margin=0.0`.
     - `phi=0.1`, `max_steps=20`, `z_e=10`, `step_scale=1.0`, `multi_scale=False`, `initial_span=(0.25, 0.75)`,
       `start="initial"` | `"random"`.
-    - `iou="signed"` | `"clamped"` | `"legacy"`; `reward="change"` | `"gain"` | `"read"`.
+    - `iou="signed"` | `"clamped"` | `"legacy"`; `reward="iou_sign"` | `"iou_delta"` | `"read"`.
     - `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
     - `global_scope="video"` | `"moment"`; `context=True`; `time_in_observation=False`; `flatten=False`.
     - `observation="features"` | `"index"`.
@@ -182,7 +183,7 @@ class TemporalMomentEnv(gym.Env):
         start, end, valid = move_one(*self._span, *self._shifts[action], self._host.total)
         iou = iou_one(start, end, self._truth, self._host.kind)
         # As `TemporalTask.move` computes it for a batch
-        reward = iou - self._iou if config.reward == "gain" else (iou > self._iou) - (iou < self._iou)
+        reward = iou - self._iou if config.reward == "iou_delta" else (iou > self._iou) - (iou < self._iou)
         if config.reward == "read":
             reward = 0 if reward <= 0 <= iou else 1 if reward > 0 and self._iou >= 0 else -1
         reward -= self._host.phi * self._t

@@ -41,7 +41,7 @@ class TemporalConfig:
     step_scale: float = 1.0
     multi_scale: bool = False
     iou: str = "signed"
-    reward: str = "change"
+    reward: str = "iou_sign"
     invalid: str = "refuse"
     global_scope: str = "video"
     initial_span: tuple[float, float] = INITIAL_SPAN
@@ -111,7 +111,7 @@ class TemporalTask:
         return len(self.table)
 
     @property
-    def several_sizes(self) -> bool:
+    def has_multi_scale(self) -> bool:
         """Whether there are longer and shorter moves in the same direction."""
         return self.config.multi_scale
 
@@ -142,9 +142,7 @@ class TemporalTask:
         """IoU with the truth, of the kind of the reward unless named: (B,) float64."""
         return spans.span_iou(start, end, self.truth[samples], kind or self.config.iou)
 
-    def move(
-        self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, iou: Tensor, action: Tensor
-    ) -> Transition:
+    def move(self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, iou: Tensor, action: Tensor) -> Transition:
         """One step of every episode (Eq. 5). ``t`` (B,) counts from 0, ``iou`` (B,) belongs to the span given."""
         config = self.config
         new_start, new_end, valid = spans.move(start, end, action, self.table, config.total)
@@ -270,14 +268,6 @@ def random_windows(shape: tuple[int, ...], total: float, generator: torch.Genera
     return torch.minimum(ends[0], ends[1]), torch.maximum(ends[0], ends[1]) + 1
 
 
-
-
-
-
-
-
-
-
 TASK_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "box_margin")
 ENV_ARGUMENTS = (*TASK_ARGUMENTS, "flatten", "observation", "render_mode")
 
@@ -298,9 +288,7 @@ def make_task(
     return TemporalTask(bank, LocalFeatures(bank, boxes, spp_levels, margin=box_margin), TemporalConfig(**config))
 
 
-def check_spans(
-    task: TemporalTask, samples: Tensor, span: Any, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def check_spans(task: TemporalTask, samples: Tensor, span: Any, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Start and end in seconds, one pair or (B, 2), to steps (B,), (B,); refused if no window inside its video.
 
     Only rows in ``mask`` (B,) are looked at; the others may hold anything.

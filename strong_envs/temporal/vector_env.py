@@ -114,7 +114,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self._reached: dict[str, Tensor] | None = None
         self._compiled: CompiledSteps | None = None
         # A subclass may have changed what a step does, which the compiled one would not know; it pays by Eq. 5 alone.
-        in_memory = self.device.type == "cpu" and not task.bank.mapped and task.config.reward == "change"
+        in_memory = self.device.type == "cpu" and not task.bank.mapped and task.config.reward == "iou_sign"
         own = type(self) is TemporalMomentVectorEnv and type(task) is TemporalTask
         if own and in_memory and available():
             from strong_envs.temporal.compiled_stepper import CompiledSteps
@@ -170,8 +170,8 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         return state if self._compiled is None else {name: part.clone() for name, part in state.items()}
 
     @property
-    def several_sizes(self) -> bool:
-        return self.task.several_sizes
+    def has_multi_scale(self) -> bool:
+        return self.task.has_multi_scale
 
     def action_rewards(self, state: dict[str, Tensor], gain: float = 0.0) -> Tensor:
         """What a step pays for every action in stored states, (B, A) float32: training knows the truth, so all.

@@ -80,4 +80,4 @@ def test_the_row_says_whose_boxes():
     assert note("mcn", "results/a/strong.safetensors") == "looks through the boxes of strong.safetensors."
     assert note("read", "pretrained") == "looks through the boxes of pretrained."
     assert note("ctrl", "truth") == "trained and scored on true boxes: an upper bound."
-    assert note("blind", "truth") is note("ctrl", "frame") is note("ctrl", None) is note("true boxes", "truth") is None
+    assert note("blind", "truth") is note("ctrl", "frame") is note("ctrl", None) is note("GT boxes", "truth") is None

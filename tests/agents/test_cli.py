@@ -18,7 +18,7 @@ from strong_envs.benchmarks.cli import main
 from strong_envs.features.errors import DataError
 
 SMALL = [
-    "gaze.steps=4",
+    "frame_attention.steps=4",
     "rounds=1",
     "pretrain_steps=2560",
     "spatial_steps=1280",
@@ -29,7 +29,7 @@ SMALL = [
     "spatial.updates=1",
     "temporal.critic_hidden=(16,)",
     "temporal.actor_hidden=(16,)",
-    "gaze.inside_hidden=8",
+    "frame_attention.inside_hidden=8",
 ]
 
 
@@ -51,9 +51,9 @@ def press(monkeypatch):
     """Presses Ctrl-C in the given report of a training."""
 
     def at(count):
-        from strong_envs.agents.cli import Bar
+        from strong_envs.agents.cli import TrainingProgress
 
-        original, seen = Bar.report, []
+        original, seen = TrainingProgress.report, []
 
         def report(self, stage, step, total, scalars):
             original(self, stage, step, total, scalars)
@@ -61,7 +61,7 @@ def press(monkeypatch):
             if len(seen) == count:
                 signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr(Bar, "report", report)
+        monkeypatch.setattr(TrainingProgress, "report", report)
 
     return at
 
@@ -83,7 +83,7 @@ def test_a_run_leaves_a_system_a_log_and_a_result(whole_run, ragged_store, capsy
     ]
     rows = rows_of(whole_run)
     stages = list(dict.fromkeys(row["stage"] for row in rows))
-    assert stages == ["temporal alone", "round 1, gaze", "round 1, spatial", "round 1, temporal"]
+    assert stages == ["temporal alone", "round 1, frame attention", "round 1, spatial", "round 1, temporal"]
     steps = [int(row["steps"]) for row in rows]
     assert steps == sorted(steps)
     evaluated = [row for row in rows if row["mIoU"]]

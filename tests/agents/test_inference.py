@@ -12,7 +12,7 @@ from strong_envs.agents.inference import WEIGHTS
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.strong.args import strong_args
 from strong_envs.agents.strong.ddpg import ddpg_args
-from strong_envs.agents.strong.frame_attention import GazeArgs
+from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.features import shapes
 from strong_envs.features.errors import DataError
@@ -40,7 +40,7 @@ def small(boxes="tracked", **changes):
         temporal_steps=1280,
         temporal=ddpg_args(**LEVEL),
         spatial=ddpg_args(**LEVEL, stop=8),
-        gaze=GazeArgs(steps=10, queries=4, frames=6, hidden=8, inside_hidden=8),
+        frame_attention=FrameAttentionArgs(steps=10, queries=4, frames=6, hidden=8, inside_hidden=8),
         **changes,
     )
 
@@ -172,8 +172,8 @@ ASKED = [name for name, entry in agents.REGISTRY.items() if entry.needs_training
 def test_every_system_is_asked_like_any_other(name, world, tmp_path):
     """A file is enough: the system in it answers about one video as it does about a whole split."""
     train, test = world
-    if agents.why_not(name, train):
-        pytest.skip(agents.why_not(name, train))
+    if agents.incompatibility(name, train):
+        pytest.skip(agents.incompatibility(name, train))
     system, sample = agents.make(name, train, seed=0, budget=0.001).fit(), 5
     system.save(str(tmp_path / "system.safetensors"))
     whole, query = system.predict(test), test.queries[sample]

@@ -33,7 +33,7 @@ EVERYTHING = {
     "TemporalMoment-v0": {"time_in_observation": True},
     "SpatialTrack-v0": {
         "reward": "box_iou",
-        "gaze": lambda samples, frames: torch.tensor([0.1, 0.2, 0.4, 0.5]).expand(len(samples), 4),
+        "attention_box": lambda samples, frames: torch.tensor([0.1, 0.2, 0.4, 0.5]).expand(len(samples), 4),
     },
     "TemporalOneShot-v0": {"parts": 5},
 }
@@ -128,7 +128,7 @@ def arguments_of(name):
     if name == "SpatialTrack-v0":
         # Its temporal level looks at whole boxes: no pyramid.
         del found["spp_levels"]
-        found |= {"critic": None, "gaze": None, "observation": "features"}
+        found |= {"critic": None, "attention_box": None, "observation": "features"}
     if name == "TemporalOneShot-v0":
         found |= {"parts": 16, "iou": "clamped", "observation": "features"}
     return found

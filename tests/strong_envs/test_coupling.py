@@ -40,8 +40,10 @@ class Always:
 @pytest.mark.parametrize(("tracker", "boxes"), [("frozen", "initial"), ("truth", "truth")])
 def test_given_boxes_show_what_the_same_source_shows(tracker, boxes, vector, ragged_store):
     levels = SpatioTemporalCoupling(*pair(ragged_store, vector), tracker=tracker)
-    make = (lambda **o: gym.make_vec("TemporalMoment-v0", num_envs=3, **o)) if vector else (
-        lambda **o: gym.make("TemporalMoment-v0", **o)
+    make = (
+        (lambda **o: gym.make_vec("TemporalMoment-v0", num_envs=3, **o))
+        if vector
+        else (lambda **o: gym.make("TemporalMoment-v0", **o))
     )
     plain = make(features=ragged_store, boxes=boxes)
     actions = np.array([4, 0, 3]) if vector else 4

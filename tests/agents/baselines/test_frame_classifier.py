@@ -1,4 +1,5 @@
-"""Frame evidence: sums against brute force, labels by hand, the gaze's training, windows, files, refusals."""
+"""Frame classifier: sums against brute force, labels by hand, the frame attention's training, windows, files,
+refusals."""
 
 from __future__ import annotations
 
@@ -7,9 +8,16 @@ import torch
 from supervised_scores import miou, only
 
 from strong_envs import agents, features
-from strong_envs.agents.baselines.frame_classifier import FrameEvidence, window_sums
+from strong_envs.agents.baselines.frame_classifier import FrameClassifier, window_sums
 from strong_envs.agents.references.heuristics import windows_on_grid
-from strong_envs.agents.strong.frame_attention import Gated, Gaze, GazeArgs, changes, inside_shares, train_gaze
+from strong_envs.agents.strong.frame_attention import (
+    FrameAttention,
+    FrameAttentionArgs,
+    Gated,
+    changes,
+    inside_shares,
+    train_frame_attention,
+)
 from strong_envs.features.errors import DataError
 
 QUICK = dict(steps=20, batch=8, frames=10, hidden=8, inside_hidden=8, cells=10)
@@ -21,10 +29,10 @@ def train():
 
 
 def test_sums_are_those_of_the_windows():
-    evidence = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
     windows = (torch.as_tensor(windows_on_grid(7)) * 7).round().long()
-    by_hand = torch.stack([evidence[:, low:high].sum(1) for low, high in windows.tolist()], 1)
-    assert torch.allclose(window_sums(evidence), by_hand, atol=1e-5)
+    by_hand = torch.stack([logits[:, low:high].sum(1) for low, high in windows.tolist()], 1)
+    assert torch.allclose(window_sums(logits), by_hand, atol=1e-5)
 
 
 def test_labels_by_hand():
@@ -53,26 +61,26 @@ def test_the_gate_is_its_formula():
 
 
 def test_gradient_reaches_every_parameter(train):
-    system = agents.make("frame evidence", train, **QUICK)
+    system = agents.make("frame classifier", train, **QUICK)
     system.loss(torch.arange(64), torch.Generator()).backward()
     for key, parameter in system.net.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
         # A softmax does not change where all scores rise alike.
-        assert parameter.grad.abs().sum() > 0 or key == "gaze.attention.out.bias", key
+        assert parameter.grad.abs().sum() > 0 or key == "frame_attention.attention.out.bias", key
 
 
 def test_ten_samples_are_learnt_by_heart(train):
     ten = only(train, range(0, 200, 20))
-    system = agents.make("frame evidence", ten, steps=300, cells=20)
+    system = agents.make("frame classifier", ten, steps=300, cells=20)
     before, bound = miou(system, ten), float(system.oracle(ten).mean())
     assert bound > 0.85 and miou(system.fit(), ten) > max(bound - 0.15, before + 0.3)
 
 
 def test_the_window_whose_frames_speak_for_the_moment_answers(train, monkeypatch):
     few = only(train, range(4))
-    system = agents.make("frame evidence", few, **QUICK)
+    system = agents.make("frame classifier", few, **QUICK)
     says = torch.tensor([-1.0, -1, 2, 3, -1, 2, -4, 2, -1, -1]).expand(4, -1)
-    monkeypatch.setattr(Gaze, "evidence", lambda *_: says)
+    monkeypatch.setattr(FrameAttention, "logits", lambda *_: says)
     prediction = system.predict(few)
     assert (prediction.spans / few.duration[few.video][:, None]).tolist() == [pytest.approx([0.2, 0.6])] * 4
     # Probabilities of all windows sum to one, so that of the best is e^6 over the sum.
@@ -83,12 +91,12 @@ def test_the_window_whose_frames_speak_for_the_moment_answers(train, monkeypatch
 def test_the_gaze_finds_the_object_that_the_query_names():
     """Made for the purpose: three objects in each video, each on the move for a third of it; a query names one."""
     train, test = MarkedBank(seed=0), MarkedBank(seed=1)
-    gaze = Gaze(train, GazeArgs(steps=150, frames=9, hidden=16), seed=0)
-    train_gaze(gaze, train, torch.Generator().manual_seed(0))
-    evidence, inside = gaze.evidence(test, torch.arange(len(test))), inside_shares(test.truth, 9) > 0.5
-    assert evidence[inside].mean() > 1 + evidence[~inside].mean()
+    frame_attention = FrameAttention(train, FrameAttentionArgs(steps=150, frames=9, hidden=16), seed=0)
+    train_frame_attention(frame_attention, train, torch.Generator().manual_seed(0))
+    logits, inside = frame_attention.logits(test, torch.arange(len(test))), inside_shares(test.truth, 9) > 0.5
+    assert logits[inside].mean() > 1 + logits[~inside].mean()
     # Outside the moment it may as well look at what else moves, which is no less of an answer.
-    centre = gaze.boxes(test).view(len(test), 9, 2, 2).mean(2)
+    centre = frame_attention.boxes(test).view(len(test), 9, 2, 2).mean(2)
     near = ((centre - test.place[:, None]).abs() < 0.2).all(-1)
     assert near[inside].float().mean() > 0.8
 
@@ -123,15 +131,15 @@ class MarkedBank:
 
 def test_saving_seeds_and_ranks(train, tmp_path):
     test = features.load("shapes-v0", "test")
-    first, again, other = (agents.make("frame evidence", train, seed=seed, **QUICK).fit() for seed in (0, 0, 1))
+    first, again, other = (agents.make("frame classifier", train, seed=seed, **QUICK).fit() for seed in (0, 0, 1))
     one, same, different = (system.predict(test) for system in (first, again, other))
     assert torch.equal(one.scores.nan_to_num(9.0), same.scores.nan_to_num(9.0))
     assert not torch.equal(one.scores.nan_to_num(9.0), different.scores.nan_to_num(9.0))
     assert torch.equal(one.spans, one.ranked[:, 0]) and one.ranked.shape == (len(test), 10, 2)
-    assert torch.equal(one.boxes, first.net.gaze.boxes(test)) and not torch.equal(one.boxes, different.boxes)
+    assert torch.equal(one.boxes, first.net.frame_attention.boxes(test)) and not torch.equal(one.boxes, different.boxes)
     path = str(tmp_path / "evidence.safetensors")
     first.save(path)
-    loaded = FrameEvidence.load(path, test)
+    loaded = FrameClassifier.load(path, test)
     assert loaded.args == first.args
     assert torch.equal(loaded.predict(test).ranked.nan_to_num(9.0), one.ranked.nan_to_num(9.0))
 
@@ -148,14 +156,14 @@ def test_saving_seeds_and_ranks(train, tmp_path):
 )
 def test_wrong_options_are_explained(options, says, train):
     with pytest.raises(DataError, match=says):
-        agents.make("frame evidence", train, **options)
+        agents.make("frame classifier", train, **options)
 
 
 def test_a_store_without_places_is_refused_before_training(train, tmp_path):
     from random_stores import random_store
 
     flat = features.load(str(random_store(tmp_path / "flat", [12, 16, 20, 18], grid=False).path), "train")
-    assert "needs a spatial grid" in agents.why_not("frame evidence", flat)
-    system = agents.make("frame evidence", train, **QUICK)
+    assert "needs a spatial grid" in agents.incompatibility("frame classifier", flat)
+    system = agents.make("frame classifier", train, **QUICK)
     with pytest.raises(DataError, match="made for"):
         system.predict(flat)

@@ -77,7 +77,7 @@ def test_the_blind_one_sees_no_frame(train, monkeypatch):
 
     monkeypatch.setattr("strong_envs.agents.baselines.one_shot.window_means", shut)
     prediction = system.fit().predict(train)
-    assert (prediction.looked == 0).all() and len(system.windows) == 55
+    assert (prediction.frames_seen == 0).all() and len(system.windows) == 55
     with pytest.raises(AssertionError, match="looked"):
         agents.make("one-shot", train, **QUICK).fit()
     same = [i for i, text in enumerate(train.texts) if text == train.texts[0]]
@@ -132,7 +132,7 @@ def test_saving_seeds_and_ranks(name, train, tmp_path):
     path = str(tmp_path / "policy.safetensors")
     first.save(path)
     loaded = OneShot.load(path, test)
-    assert loaded.args == first.args and loaded.looked == first.looked
+    assert loaded.args == first.args and loaded.frames_seen == first.frames_seen
     assert torch.equal(loaded.predict(test).ranked.nan_to_num(9.0), one.ranked.nan_to_num(9.0))
 
 
@@ -223,7 +223,7 @@ def test_the_command_trains_on_annotations_alone(annotations, tmp_path):
     rows = {row["system"]: row for row in result["rows"]}
     assert "query only (kNN)" in rows
     assert "annotations alone" in result["refused"]["trl"]
-    assert rows["blind one-shot"]["metrics"]["frames"] == 0
+    assert rows["blind one-shot"]["metrics"]["frames_seen"] == 0
 
 
 def test_on_charades_sta_it_is_as_good_as_the_neighbours(shared_data):

@@ -11,7 +11,15 @@ from rl_checks import TenSamples, gradients, initial_miou, miou
 from strong_envs import agents, features
 from strong_envs.agents.baselines.read import Memory, Read, ReadArgs, ReadNetwork, read_loss
 from strong_envs.agents.baselines.sequential import gumbel_sample, n_step_returns, nearest_truth
-from strong_envs.agents.baselines.sm_rl import SmRl, SmrlArgs, SmrlNetwork, Walk, choose, concept_words, smrl_loss
+from strong_envs.agents.baselines.sm_rl import (
+    SmRl,
+    SmrlArgs,
+    SmrlEpisode,
+    SmrlNetwork,
+    choose,
+    concept_words,
+    smrl_loss,
+)
 from strong_envs.core import rewards
 from strong_envs.features.errors import DataError
 from strong_envs.rollout import localise
@@ -22,8 +30,6 @@ TSP_SMALL = dict(num_envs=8, part=8, hidden=16, iou_hidden=(8, 4), switch=1, ste
 READ_SMALL = dict(num_envs=8, sizes=(8, 8, 8, 4), hidden=16, steps=400)
 
 
-
-
 class SmRlTen(SmRl):
     def draw(self, generator):
         return super().draw(generator) % 10
@@ -32,12 +38,6 @@ class SmRlTen(SmRl):
 class ReadTen(Read):
     def make_env(self, task, num_envs):
         return TenSamples.of(task, num_envs)
-
-
-
-
-
-
 
 
 # Shared tools -------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_loss_of_sm_rl_by_hand():
     log_prob = torch.tensor([[-1.0, -3.0]], requires_grad=True)
     detection = torch.tensor([[[0.1, 0.5], [0.2, 0.4]]])
     zeros, on = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
-    walk = Walk(zeros, detection, zeros, zeros, on, log_prob)
+    walk = SmrlEpisode(zeros, detection, zeros, zeros, on, log_prob)
     truth = torch.tensor([[0.1, 0.7], [0.2, 0.4]])
     args = SmrlArgs(match_weight=1.0, detection_weight=2.0, policy_weight=0.5)
     loss = smrl_loss(walk, torch.zeros(1, 2), truth, torch.tensor([1.0, -1.0]), torch.tensor(0.5), args)
@@ -210,7 +210,7 @@ def test_sm_rl_sees_single_frames(ragged_store):
     position = torch.rand(len(bank), generator=torch.Generator().manual_seed(0))
     rows = bank.offsets[bank.video] + (position.double() * task.n_frames).floor().long()
     assert torch.allclose(system._frame(task, samples, position), bank.frames[rows], atol=1e-4)
-    walk = system.walk(task, samples, bank.query, torch.Generator().manual_seed(1))
+    walk = system.watch(task, samples, bank.query, torch.Generator().manual_seed(1))
     assert (walk.detection[..., 0] >= 0).all() and (walk.detection[..., 1] <= 1).all()
     assert (walk.detection[..., 1] - walk.detection[..., 0] > 0).all()
     assert (walk.position >= 0).all() and (walk.position <= 1).all() and (walk.log_prob < 0).any()
@@ -246,10 +246,10 @@ def test_a_system_survives_saving(name, options, ragged_store, tmp_path):
     system.fit(lambda stage, done, total, scalars: stages.append(stage), lambda made, stage: {"score": 0.5})
     assert stages and system.history[0]["score"] == 0.5 and system.history[0]["seconds"] > 0
     before = system.predict(test)
-    assert before.spans.shape == (len(test), 2) and before.looked.shape == (len(test),)
+    assert before.spans.shape == (len(test), 2) and before.frames_seen.shape == (len(test),)
     assert (before.spans[:, 0] >= 0).all() and (before.spans[:, 0] < before.spans[:, 1]).all()
     assert (before.spans[:, 1] <= test.duration[test.video] + 1e-6).all()
-    assert (before.looked > 0).all() and (before.looked <= 1).all()
+    assert (before.frames_seen > 0).all() and (before.frames_seen <= 1).all()
     file = str(tmp_path / "agent.safetensors")
     system.save(file)
     again = type(system).load(file, bank)

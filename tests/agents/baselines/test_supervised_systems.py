@@ -26,8 +26,6 @@ QUICK = {
 }
 
 
-
-
 @pytest.fixture(scope="module")
 def train():
     return features.load("shapes-v0", "train")
@@ -42,8 +40,6 @@ def quick(name: str, bank, seed: int = 0, **changes) -> WindowSystem:
     return agents.make(name, bank, seed=seed, **{**QUICK[name], **changes})
 
 
-
-
 def test_they_are_registered_and_need_no_grid(tmp_path):
     from random_stores import random_store
 
@@ -51,7 +47,7 @@ def test_they_are_registered_and_need_no_grid(tmp_path):
     for name in SYSTEMS:
         entry = agents.find(name)
         assert name in agents.names() and entry.ranks_candidates and entry.needs_training
-        assert agents.why_not(name, bank) is None
+        assert agents.incompatibility(name, bank) is None
         assert isinstance(quick(name, bank, env={"multi_scale": True}), agents.System)
 
 
@@ -145,7 +141,7 @@ def test_predictions_are_ranked_and_cannot_beat_the_oracle_of_their_windows(name
     size = len(test)
     assert prediction.spans.shape == (size, 2) and prediction.spans.dtype == torch.float64
     assert prediction.ranked.shape == (size, 10, 2) and prediction.scores.shape == (size, 10)
-    assert torch.equal(prediction.spans, prediction.ranked[:, 0]) and (prediction.looked == 1).all()
+    assert torch.equal(prediction.spans, prediction.ranked[:, 0]) and (prediction.frames_seen == 1).all()
     absent = prediction.scores.isnan()
     assert torch.equal(absent, prediction.ranked.isnan().all(-1))
     assert (prediction.scores.diff(dim=1).nan_to_num(0.0) <= 0).all()
@@ -208,7 +204,7 @@ def test_training_repeats_depends_on_the_seed_and_survives_saving(name, train, t
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_an_update_on_a_device_never_waits_for_it(name, train):
-    from test_no_host_sync_strict import OnlyOn, moved
+    from fake_device import OnlyOn, moved
 
     system = quick(name, features.FeatureBank(train.store, "train"))
     samples = system.examples().nonzero()[:8, 0].to("meta")
@@ -310,8 +306,11 @@ def test_what_cannot_be_learnt_or_read_is_explained(train, ragged_store):
     with pytest.raises(DataError, match="no window of ctrl matches"):
         agents.make("ctrl", train, scales=(0.01,)).fit()
     one_video = only(train, (train.video == 0).nonzero()[:, 0].tolist())
-    assert "needs 2 of them for training; 'shapes-v0:train' has 1" in agents.why_not("mcn", one_video)
-    assert agents.why_not("mcn", one_video, training=False) is None and agents.why_not("ctrl", one_video) is None
+    assert "needs 2 of them for training; 'shapes-v0:train' has 1" in agents.incompatibility("mcn", one_video)
+    assert (
+        agents.incompatibility("mcn", one_video, training=False) is None
+        and agents.incompatibility("ctrl", one_video) is None
+    )
     with pytest.raises(DataError, match="compares videos"):
         agents.make("mcn", one_video)
     with pytest.raises(DataError, match="diverged"):

@@ -145,7 +145,7 @@ def test_values_of_a_critic_that_was_not_saved_are_refused(ragged_store, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"reward": "gain"}, {"reward": "read", "start": "random"}, {"invalid": "penalty"}]
+    "options", [{}, {"reward": "iou_delta"}, {"reward": "read", "start": "random"}, {"invalid": "penalty"}]
 )
 def test_action_rewards_are_what_a_step_pays(options, ragged_store):
     env = TemporalMomentVectorEnv(32, ragged_store, output="torch", observation="index", **options)
@@ -165,7 +165,7 @@ def test_gains_tell_long_moves_from_short_ones(ragged_store):
     env.reset(seed=0)
     state = env.state() | {"start": torch.zeros(8, dtype=torch.float64), "end": torch.full((8,), 20.0).double()}
     signs, paid = env.action_rewards(state), env.action_rewards(state, gain=1.0)
-    assert env.several_sizes and torch.equal(signs, signs.sign()) and ((paid - signs).abs() <= 1).all()
+    assert env.has_multi_scale and torch.equal(signs, signs.sign()) and ((paid - signs).abs() <= 1).all()
     late = (signs[:, [0, 7, 13]] == 1).all(1)
     assert late.any(), "start forward helps at all three sizes"
     assert (paid[late, 0] > paid[late, 7]).all() and (paid[late, 7] > paid[late, 13]).all()
@@ -245,7 +245,7 @@ def test_rewards_that_compare_values_train_with_what_goes_with_them(reward, ragg
     bank = features.load(ragged_store, "train")
     system = agents.make("strong", bank, budget=0.001, rounds=1, spatial_env={"reward": reward})
     args = system.strong.args
-    assert system.strong.gaze is None and args.spatial.feedback == "taken" and args.random_boxes > 0
+    assert system.strong.frame_attention is None and args.spatial.feedback == "taken" and args.random_boxes > 0
     assert "inside" in system.fit().strong.spatial.inputs.names
     asked = agents.make("strong", bank, budget=0.001, spatial_env={"reward": reward, "surroundings": False})
     assert not asked.strong.args.spatial_env.surroundings, "what is asked for stays"
@@ -282,22 +282,22 @@ def test_a_store_without_grid_is_refused_before_training(tmp_path):
     from random_stores import random_store
 
     bank = features.load(str(random_store(tmp_path / "flat", [5, 6, 7, 8], grid=False).path), "train")
-    assert agents.why_not("trl", bank) is None
+    assert agents.incompatibility("trl", bank) is None
     for name in ("strong", "trl+gau"):
-        assert "grid" in agents.why_not(name, bank)
+        assert "grid" in agents.incompatibility(name, bank)
         with pytest.raises(DataError, match="grid"):
             agents.make(name, bank)
 
 
 def test_a_still_gaze_box_is_the_median_of_the_gaze_of_its_video(ragged_store):
     bank, test = (features.load(ragged_store, split) for split in ("train", "test"))
-    still, moving = (Strong(bank, small_strong(boxes)).fit() for boxes in ("still", "gaze"))
-    found, gaze = still.predict(test)["boxes"], still.gaze.boxes(test)
-    assert found.shape == gaze.shape and still.spatial is None
-    assert torch.equal(moving.predict(test)["boxes"], moving.gaze.boxes(test))
+    still, moving = (Strong(bank, small_strong(boxes)).fit() for boxes in ("static_attention", "attention"))
+    found, frame_attention = still.predict(test)["boxes"], still.frame_attention.boxes(test)
+    assert found.shape == frame_attention.shape and still.spatial is None
+    assert torch.equal(moving.predict(test)["boxes"], moving.frame_attention.boxes(test))
     lengths = test.n_frames[test.video].tolist()
-    for boxes, looked in zip(found.split(lengths), gaze.split(lengths), strict=True):
+    for boxes, frames_seen in zip(found.split(lengths), frame_attention.split(lengths), strict=True):
         assert (boxes == boxes[0]).all()
-        ordered = looked.sort(0).values[(len(looked) - 1) // 2]
+        ordered = frames_seen.sort(0).values[(len(frames_seen) - 1) // 2]
         assert torch.equal(boxes[0], ordered)
     assert torch.equal(still.task.local.boxes, still.boxes(bank)), "trained on the boxes that it gives"

@@ -28,7 +28,7 @@ NEIGHBOURS = {
     "trl+dis": ("strong", {"spatial_env.inheritance"}),
     "trl+fix": ("strong", {"spatial_env.inheritance"}),
     "strong+attention": ("strong", {"attention"}),
-    "strong+evidence": ("strong", {"evidence", "gaze.change"}),
+    "strong+frame scores": ("strong", {"frame_scores", "frame_attention.change"}),
 }
 
 
@@ -215,4 +215,4 @@ def test_objects_know_no_box(object_store, ragged_store):
         LocalFeatures(plain, "gaussian").set_boxes(torch.tensor([0]), torch.zeros(1, 4))
     with pytest.raises(DataError, match="no detector features"):
         LocalFeatures(plain, "objects")
-    assert "needs detector features" in agents.why_not("trl+local", plain)
+    assert "needs detector features" in agents.incompatibility("trl+local", plain)

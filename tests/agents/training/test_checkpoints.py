@@ -11,9 +11,9 @@ from strong_envs import features
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.strong.args import strong_args
 from strong_envs.agents.strong.ddpg import DDPG, ddpg_args
-from strong_envs.agents.strong.frame_attention import GazeArgs
+from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.agents.training.checkpoint import load_weights
-from strong_envs.agents.training.health import CollapseWarning, TrainingDiverged, Watch
+from strong_envs.agents.training.health import CollapseWarning, TrainingDiverged, TrainingMonitor
 from strong_envs.agents.training.session import Session
 from strong_envs.features.errors import DataError
 from strong_envs.spatial.env import SpatialTrackVectorEnv
@@ -41,7 +41,7 @@ def tiny(form: str = "replay", **changes):
         temporal_steps=80 if form != "uniform" else 160,
         temporal=ddpg_args(**level),
         spatial=ddpg_args(**{**level, "feedback": "all"}, stop=8),
-        gaze=GazeArgs(steps=6, queries=4, frames=6, hidden=8, inside_hidden=8),
+        frame_attention=FrameAttentionArgs(steps=6, queries=4, frames=6, hidden=8, inside_hidden=8),
         **{"random_boxes": 0.5, **changes},
     )
 
@@ -73,10 +73,10 @@ def bank(ragged_store):
     return features.load(ragged_store, "train")
 
 
-@pytest.mark.parametrize(("form", "evidence"), [*((form, False) for form in FORMS), ("uniform", True)])
-def test_a_training_killed_again_and_again_ends_as_one_that_never_stopped(form, evidence, bank, tmp_path):
+@pytest.mark.parametrize(("form", "frame_scores"), [*((form, False) for form in FORMS), ("uniform", True)])
+def test_a_training_killed_again_and_again_ends_as_one_that_never_stopped(form, frame_scores, bank, tmp_path):
     """Kills every few updates, checkpoints every two: they fall into every stage, at its start and within it."""
-    args, stages = tiny(form, evidence=evidence), set()
+    args, stages = tiny(form, frame_scores=frame_scores), set()
     straight = Strong(bank, args).fit()
     path = tmp_path / "checkpoint.safetensors"
     while True:
@@ -91,12 +91,12 @@ def test_a_training_killed_again_and_again_ends_as_one_that_never_stopped(form, 
     assert wanted.keys() == got.keys()
     for name in wanted:
         assert torch.equal(wanted[name], got[name]), name
-    parts = [f"round {turn}, {part}" for turn in (1, 2) for part in ("gaze", "spatial", "temporal")]
+    parts = [f"round {turn}, {part}" for turn in (1, 2) for part in ("frame attention", "spatial", "temporal")]
     assert {"temporal alone", *parts} <= stages
     assert [s["stage"] for s in resumed.history] == [s["stage"] for s in straight.history]
 
 
-@pytest.mark.parametrize("reward", ["signed_q", "gaze"])
+@pytest.mark.parametrize("reward", ["signed_q", "attention_box"])
 def test_snapshots_of_environments_go_on_alike(reward, bank):
     from strong_envs.spatial.task import SpatialConfig, SpatialTask
     from strong_envs.temporal.env import make_task
@@ -189,22 +189,22 @@ def test_numbers_that_are_lost_are_named(form, bank, tmp_path):
 
 
 def test_a_collapsed_actor_is_named_once():
-    watch = Watch("round 1, temporal", 1000, n_actions=7)
+    watch = TrainingMonitor("round 1, temporal", 1000, n_actions=7)
     with pytest.warns(CollapseWarning, match="collapsed in 'round 1, temporal' at step 50.*entropy") as caught:
         for step in range(0, 400, 10):
             watch.alive(step, 1e-4, 5)
     assert len(caught) == 1
-    watch = Watch("training", 1000, n_actions=7, exact=True)
+    watch = TrainingMonitor("training", 1000, n_actions=7, exact=True)
     with pytest.warns(CollapseWarning, match="one and the same action"):
         for step in range(0, 400, 10):
             watch.alive(step, 1e-4, 1)
 
 
 def test_a_healthy_actor_is_left_alone(recwarn):
-    watch = Watch("training", 1000, n_actions=7)
+    watch = TrainingMonitor("training", 1000, n_actions=7)
     for step in range(0, 1000, 10):
         watch.alive(step, 0.3, 1 if step % 100 else 2)
-    exact = Watch("training", 1000, n_actions=7, exact=True)
+    exact = TrainingMonitor("training", 1000, n_actions=7, exact=True)
     for step in range(0, 1000, 10):
         exact.alive(step, 1e-4, 3)
     assert not [w for w in recwarn if issubclass(w.category, CollapseWarning)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from finished_run import finished_run
 
-from strong_envs.agents.overrides import check_settings, parse_settings, parse_values, places, with_setting
+from strong_envs.agents.overrides import check_settings, parse_settings, parse_values, setting_paths, with_setting
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands import paper_tables
 from strong_envs.benchmarks.commands.compare import compare, read_scored
@@ -88,7 +88,7 @@ def test_a_setting_that_is_none_is_refused(system, name, words):
 
 
 def test_every_plain_setting_of_strong_is_unambiguous_or_says_so():
-    for name, paths in places("strong").items():
+    for name, paths in setting_paths("strong").items():
         if len({p[0] for p in paths}) == 1 or {p[0] for p in paths} == {"temporal", "spatial"}:
             with_setting("strong", {}, name, 1)
         else:

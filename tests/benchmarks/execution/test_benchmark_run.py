@@ -52,7 +52,7 @@ def test_scores_of_the_truth_are_perfect(ragged_store):
     spans = bank.truth[:, 0] * bank.duration[bank.video][:, None]
     boxes = LocalFeatures(bank, "truth").boxes
     scores = score(Prediction(spans, torch.zeros(len(bank)), None, boxes), bank)
-    for name in ("IoU", "v-IoU", "coverage"):
+    for name in ("IoU", "m_vIoU", "coverage"):
         assert scores[name] == pytest.approx(1.0, abs=1e-5), name
 
 
@@ -66,7 +66,7 @@ def test_run_writes_everything_and_resumes(ragged_store, tmp_path, capsys):
     rows = {row["system"]: row for row in result["rows"]}
     assert {"Acc@.25", "Acc@.5", "ms/query"} <= set(rows["trl"]["metrics"]) and "Acc@.25" in rows["constant"]["metrics"]
     assert "Acc@.3" not in rows["trl"]["metrics"] and result["protocol"]["thresholds"] == [0.25, 0.5]
-    assert {"whole video", "initial window", "constant", "random window", "oracle", "trl"} <= set(systems)
+    assert {"full video", "initial window", "constant", "random window", "oracle", "trl"} <= set(systems)
     assert result["protocol"]["window"] == "full video"
     assert {"versions", "machine", "command", "date"} <= set(result["about"])
     for name in ("table.md", "curve.png", "episode.png", "episode.mp4"):
@@ -103,7 +103,10 @@ def test_an_outsiders_agent_gets_its_row(ragged_store, tmp_path, monkeypatch):
         (["run", "--features", "/no/such/store"], "no store at"),
         (["run", "--features", "shapes-v1"], "did you mean 'shapes-v0'"),
         (["run", "--features", "shapes-v0", "--systems", "strnog"], "did you mean"),
-        (["run", "--features", "shapes-v0", "--systems", "strong", "--set", "evidence=yes"], "must be of type bool"),
+        (
+            ["run", "--features", "shapes-v0", "--systems", "strong", "--set", "frame_scores=yes"],
+            "must be of type bool",
+        ),
         (["run", "--features", "shapes-v0", "--seeds", "0"], "must be positive"),
         (["run", "--features", "shapes-v0", "--thresholds", "50"], "lie in [0, 1]"),
         (["run", "--features", "shapes-v0", "--thresholds", "half"], "such as .3,.5,.7"),

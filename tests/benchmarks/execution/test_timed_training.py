@@ -12,7 +12,7 @@ import pytest
 from strong_envs import features
 from strong_envs.benchmarks.execution.cell import Cell, run_cell
 from strong_envs.benchmarks.execution.predictions import PREDICTION
-from strong_envs.benchmarks.execution.timed_training import Course
+from strong_envs.benchmarks.execution.timed_training import TimedTraining
 from strong_envs.features.errors import DataError
 
 SMALL = {"temporal": {"num_envs": 16, "batch": 8}, "spatial": {"num_envs": 16}, "rounds": 1}
@@ -64,8 +64,10 @@ def test_a_cell_killed_in_its_middle_goes_on_and_ends_as_if_it_had_not_been(ragg
 def test_a_checkpoint_of_other_code_or_none_at_all_starts_anew(ragged_store, tmp_path, monkeypatch):
     cell = cell_of(ragged_store, "trl", options=TEMPORAL)
 
-    for spoil in (lambda: monkeypatch.setattr("strong_envs.benchmarks.execution.provenance.commit", lambda:
-    "another"), None):
+    for spoil in (
+        lambda: monkeypatch.setattr("strong_envs.benchmarks.execution.provenance.commit", lambda: "another"),
+        None,
+    ):
         folder = tmp_path / str(spoil is None)
         with pytest.raises(OSError):
             run_cell(cell, folder, stop, checkpoint_every=1e-9)
@@ -111,9 +113,9 @@ def test_the_clock_stands_still_while_a_system_is_scored(tmp_path, monkeypatch):
                 report("training", step, 4, {})
             self.history = [{"stage": "training", **evaluate(self, "training")}]
 
-    course, system = Course(tmp_path / "x", score, evaluations=4), System()
-    course.fit(system)
-    assert [point["seconds"] for point in course.trace] == [1, 2, 3, 4] and course.clock.seconds == 4
+    training, system = TimedTraining(tmp_path / "x", score, evaluations=4), System()
+    training.fit(system)
+    assert [point["seconds"] for point in training.trace] == [1, 2, 3, 4] and training.clock.seconds == 4
     assert system.history == [{"stage": "training", "IoU": 0.5, "seconds": 4}]
 
 
@@ -138,13 +140,13 @@ def test_converge_draws_systems_of_two_kinds_on_true_boxes_over_seconds(ragged_s
         return Outcome({cell.key: run_cell(cell, folder) for cell in cells})
 
     monkeypatch.setattr("strong_envs.benchmarks.execution.job.run_matrix", here)
-    arguments = ["converge", "--features", ragged_store, "--systems", "true boxes,sb3-ppo", "--set", "boxes=truth"]
+    arguments = ["converge", "--features", ragged_store, "--systems", "GT boxes,sb3-ppo", "--set", "boxes=truth"]
     arguments += ["--set", "box_margin=0.05", "--seeds", "1", "--budget", "0.01", "--evaluations", "2", "--json"]
     assert main([*arguments, "--set", "temporal.batch=32", "--out", str(tmp_path)]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert set(result["traces"]) == {"true boxes", "sb3-ppo"}
+    assert set(result["traces"]) == {"GT boxes", "sb3-ppo"}
     rows = {row["system"]: row for row in result["rows"]}
-    assert rows["sb3-ppo"]["note"].startswith("trained and scored on true boxes") and "note" not in rows["true boxes"]
+    assert rows["sb3-ppo"]["note"].startswith("trained and scored on true boxes") and "note" not in rows["GT boxes"]
     cell = json.loads((tmp_path / "cells" / f"{result['cells']['sb3-ppo'][0]}.json").read_text())
     assert cell["options"] == {"boxes": "truth", "box_margin": 0.05}
     assert (tmp_path / "seconds.png").stat().st_size > 0

@@ -44,7 +44,7 @@ def candidates(bank) -> Prediction:
     ranked = torch.stack([far, far, true, far, far, far], 1)
     ranked[0, 3:] = NAN
     scores = torch.arange(6, 0, -1.0).repeat(len(bank), 1)
-    return Prediction(far, ranked=ranked, scores=scores, looked=torch.full((len(bank),), 0.25))
+    return Prediction(far, ranked=ranked, scores=scores, frames_seen=torch.full((len(bank),), 0.25))
 
 
 def run_of(bank, prediction: Prediction, system: str = "ctrl", **more) -> dict:
@@ -72,15 +72,15 @@ def test_a_row_has_intervals_and_the_table_shows_what_is_known(bank):
     runs = [run_of(bank, candidates(bank), parameters=1234)] * 2
     row = row_of(bank, runs)
     assert row["metrics"]["R@5 IoU=.5"] == 1 and row["metrics"]["R@1 IoU=.5"] == row["metrics"]["Acc@.5"]
-    assert row["metrics"]["frames"] == 0.25 and row["metrics"]["params"] == 1234
-    assert {"R@5 IoU=.5", "frames"} <= set(row["intervals"])
+    assert row["metrics"]["frames_seen"] == 0.25 and row["metrics"]["params"] == 1234
+    assert {"R@5 IoU=.5", "frames_seen"} <= set(row["intervals"])
     plain = run_of(bank, Prediction(truth_of(bank)), parameters=None)
     other = {**row_of(bank, [plain]), "system": "plain"}
     shown = columns_of([row, other])
     assert "R@5 IoU=.7" in shown and not any(name.startswith("R@1") for name in shown)
     body = {line[0]: dict(zip(laid([row, other]).header, line, strict=True)) for line in laid([row, other]).body}
-    assert body["ctrl"]["params"] == "1,234" and body["ctrl"]["frames"].startswith("25.00")
-    assert body["plain"]["params"] == body["plain"]["frames"] == body["plain"]["R@5 IoU=.5"] == "–"
+    assert body["ctrl"]["params"] == "1,234" and body["ctrl"]["frames_seen"].startswith("25.00")
+    assert body["plain"]["params"] == body["plain"]["frames_seen"] == body["plain"]["R@5 IoU=.5"] == "–"
 
 
 def test_candidates_and_their_bound_stand_in_the_row(bank):
@@ -109,7 +109,7 @@ def test_a_tracked_box_is_scored_by_its_overlap_too(bank):
         (lambda p: {"ranked": p.ranked.flip(1)}, "not the first of those it ranks"),
         (lambda p: {"scores": p.scores[:, :2]}, "gives scores of shape"),
         (lambda p: {"scores": p.scores.flip(1)}, "rank the best window first"),
-        (lambda p: {"looked": p.looked * 8}, "which share of each video's frames"),
+        (lambda p: {"frames_seen": p.frames_seen * 8}, "which share of each video's frames"),
     ],
 )
 def test_a_ranking_that_is_none_is_refused(change, words, bank):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from strong_envs.benchmarks.cli import main
-from strong_envs.benchmarks.speed import harness as contest
+from strong_envs.benchmarks.speed import harness as harness
 from strong_envs.benchmarks.speed import pooling as pooling_speed
 
 
@@ -18,7 +18,7 @@ def test_the_command_runs_and_writes(compiled, tmp_path, capsys, monkeypatch):
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "pooling.json").read_text())
     names = [row["name"] for row in result["bars"]]
-    contest.show(result)
+    harness.show(result)
     assert "largest error" in capsys.readouterr().out
     assert any("eager" in name for name in names) and sum("attention" in name for name in names) == 3
     assert any("compiled" in name for name in names) == pooling_speed.compiled_pooling.available()

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from strong_envs.benchmarks.cli import main
-from strong_envs.benchmarks.speed import harness as contest
+from strong_envs.benchmarks.speed import harness as harness
 from strong_envs.benchmarks.speed import replay as replay_speed
 
 
@@ -17,7 +17,7 @@ def test_the_command_runs_and_writes(compiled, tmp_path, capsys, monkeypatch):
     assert main(["replay", "--quick", "--json", "--out", str(tmp_path)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "replay.json").read_text())
-    contest.show(result)
+    harness.show(result)
     printed = capsys.readouterr().out
     assert "largest error" in printed and "A base costs" in printed
     # 38 bytes a transition, whatever the features; two observations of 130 numbers take the other 1,060.

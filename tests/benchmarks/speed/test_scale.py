@@ -30,11 +30,11 @@ def test_the_command_measures_in_a_process_of_its_own(tmp_path, capsys):
 
 
 def test_growth_is_fitted_over_sizes_for_both_ways_to_hold_a_bank(tmp_path, capsys, monkeypatch):
-    looked = []
+    frames_seen = []
 
     def run(command, **_):
         given = json.loads(command[-1])
-        looked.append(given[1])
+        frames_seen.append(given[1])
         return subprocess.CompletedProcess(command, 0, json.dumps(scale.look(*given)), "")
 
     # The real thing is run above; each of these would import torch anew.
@@ -42,7 +42,7 @@ def test_growth_is_fitted_over_sizes_for_both_ways_to_hold_a_bank(tmp_path, caps
     words = ["scale", *TINY, "--shares", "0.0003", "0.0006", "--folder", str(tmp_path)]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "scale.json").read_text())
-    assert looked == ["device", "map"] * 2
+    assert frames_seen == ["device", "map"] * 2
     assert [row["rows"] for row in result["rows"]] == [180, 180, 360, 360]
     for memory in ("device", "map"):
         assert 0.5 < result["growth"][memory]["store_bytes"] <= 1

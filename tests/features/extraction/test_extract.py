@@ -144,7 +144,7 @@ KILLER = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from features import backbones
+from strong_envs.features.encoders import backbones
 log, die_at = Path(os.environ["CALLS"]), int(os.environ["DIE_AT"])
 def net(frames):
     if len(frames) > 1:

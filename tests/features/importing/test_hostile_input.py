@@ -59,16 +59,6 @@ def as_text(name: str, tree: object) -> str:
     return "\n".join(map(json.dumps, tree)) if name == "qvhighlights" and isinstance(tree, list) else json.dumps(tree)
 
 
-
-
-
-
-
-
-
-
-
-
 def read_bytes(name: str, data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         text = name in ("charades_sta", "tacos_tall")
@@ -120,8 +110,6 @@ def test_boxes_survive_spoilt_files(data):
         for report in (None, Report("boxes")):
             for rows in (only_data_errors(read_boxes, file, report) or {}).values():
                 assert rows.shape[1] == 4 and not (rows > 1).any() and not (rows < 0).any()
-
-
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "h5"])

@@ -30,10 +30,6 @@ def npz_folder(folder: Path, arrays: dict[str, np.ndarray], key: str = "features
     return folder
 
 
-
-
-
-
 def test_npy_npz_and_h5_give_the_same_rows(tmp_path):
     h5py = pytest.importorskip("h5py")
     arrays = features()

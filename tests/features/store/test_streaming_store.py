@@ -139,10 +139,6 @@ def test_the_import_command_takes_objects(tmp_path, capsys):
     assert FeatureStore.open(tmp_path / "s").shape("objects") == (5, 2, 3)
 
 
-
-
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_detector_of_the_user_sees_whole_frames(clips, tmp_path, workers):
     name = "detector_of_a_user:brightness"
@@ -158,8 +154,6 @@ def test_a_detector_of_the_user_sees_whole_frames(clips, tmp_path, workers):
 
 def test_a_detector_that_changes_its_mind_is_reported(clips, tmp_path):
     with pytest.raises(DataError, match=r"must return \(4, 1, 3\)"):
-        extract(
-            [clips], annotate({"v0": 4.0}), tmp_path / "s", fps=1.0, objects="detector_of_a_user:uneven", **SMALL
-        )
+        extract([clips], annotate({"v0": 4.0}), tmp_path / "s", fps=1.0, objects="detector_of_a_user:uneven", **SMALL)
     with pytest.raises(DataError, match="no function that can be imported"):
         extract([clips], annotate({"v0": 4.0}), tmp_path / "t", objects="detector_of_a_user:absent", **SMALL)

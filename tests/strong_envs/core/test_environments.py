@@ -22,7 +22,7 @@ def critic(observation):
     return observation["local"][:, :1] + torch.arange(7.0) * observation["location"][:, :1]
 
 
-def gaze(samples, frames):
+def attention_box(samples, frames):
     corner = torch.stack(((samples + frames) % 5, (samples + 2 * frames) % 4), -1) * 0.15
     return torch.cat((corner, corner + 0.3), -1)
 
@@ -64,7 +64,7 @@ TEMPORAL = [
     {"iou": "clamped", "phi": 0.0},
     {"iou": "legacy", "invalid": "penalty"},
     {"reward": "read", "step_scale": 2.0, "phi": 0.001, "start": "random"},
-    {"reward": "gain", "phi": 0.0, "multi_scale": True},
+    {"reward": "iou_delta", "phi": 0.0, "multi_scale": True},
     {"invalid": "terminate", "global_scope": "moment"},
     {"multi_scale": True, "time_in_observation": True, "max_steps": 7},
     {"context": False, "boxes": "truth", "box_margin": 0.1},
@@ -77,7 +77,7 @@ SPATIAL = [
     {"critic": critic, "reward": "signed_q", "window": "random", "box_moves": "symmetric"},
     {"critic": critic, "reward": "q_error", "window": "truth", "surroundings": False, "actions_per_frame": 2},
     {"critic": critic, "same_action": True, "tie_tolerance": 0.01, "z_s": 5, "initial_box": (0.3, 0.3, 0.2, 0.4)},
-    {"reward": "gaze", "gaze": gaze, "window": "random", "first_frame_actions": 5},
+    {"reward": "attention_box", "attention_box": attention_box, "window": "random", "first_frame_actions": 5},
     {"reward": "box_iou", "window": "random", "context": False},
 ]
 

@@ -31,7 +31,7 @@ def critic(observation):
     return observation["local"][:, :1] * torch.arange(1.0, 8.0) + observation["location"][:, :1]
 
 
-def gaze(samples, frames):
+def attention_box(samples, frames):
     corner = torch.stack(((samples + frames) % 5, (samples + 2 * frames) % 4), -1) * 0.15
     return torch.cat((corner, corner + 0.3), -1)
 
@@ -47,7 +47,7 @@ TEMPORAL = {
     "step_scale": [0.37, 3.0],
     "multi_scale": [True],
     "iou": [kind for kind in spans.IOU_KINDS if kind != "signed"],
-    "reward": [kind for kind in rewards.TEMPORAL_REWARDS if kind != "change"],
+    "reward": [kind for kind in rewards.TEMPORAL_REWARDS if kind != "iou_sign"],
     "invalid": [kind for kind in temporal_task.INVALID if kind != "refuse"],
     "global_scope": ["moment"],
     "initial_span": [(0.0, 1.0), (0.9, 0.95)],
@@ -58,7 +58,7 @@ TEMPORAL = {
     "observation": ["index"],
 }
 SPATIAL = {
-    "gaze": [gaze],
+    "attention_box": [attention_box],
     "reward": [kind for kind in rewards.SPATIAL_REWARDS if kind != "q_value"],
     "z_s": [3, 7.3],
     "box_moves": ["symmetric"],
@@ -77,7 +77,11 @@ SPATIAL = {
     "context": [False],
     "global_scope": ["moment"],
 }
-NEEDS = {"spp_levels": {"boxes": "initial"}, "box_margin": {"boxes": "truth"}, "gaze": {"gaze": gaze}}
+NEEDS = {
+    "spp_levels": {"boxes": "initial"},
+    "box_margin": {"boxes": "truth"},
+    "attention_box": {"attention_box": attention_box},
+}
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +93,8 @@ def store(tmp_path_factory):
 def cases(options):
     for name, values in options.items():
         for value in values:
-            more = NEEDS.get(value if value == "gaze" else name, {})
-            yield pytest.param({**more, name: value}, id=f"{name}={str(value)[:24]}")
+            more = NEEDS.get(value if value == "attention_box" else name, {})
+            yield pytest.param({**more, name: value}, id=f"{name}={getattr(value, '__name__', str(value))[:24]}")
 
 
 @pytest.mark.parametrize("options", [pytest.param({}, id="default"), *cases(TEMPORAL)])

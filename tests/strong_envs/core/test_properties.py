@@ -32,7 +32,7 @@ def critic(observation):
     return observation["local"][:, :1] * signs + 100 * observation["location"][:, :1]
 
 
-def gaze(samples, frames):
+def attention_box(samples, frames):
     """A box that jumps."""
     low = 0.6 * (frames % 2).to(torch.float32)[:, None].expand(-1, 2)
     return torch.cat((low, low + 0.3), -1)
@@ -44,12 +44,13 @@ def gaze(samples, frames):
     seed=st.integers(0, 1000),
     mode=st.sampled_from(MODES),
     window=st.sampled_from(["initial", "truth", "random", "whole"]),
-    reward=st.sampled_from(["q_value", "signed_q", "q_error", "gaze", "box_iou"]),
+    reward=st.sampled_from(["q_value", "signed_q", "q_error", "attention_box", "box_iou"]),
     moves=st.sampled_from([1, 3]),
 )
 def test_batches_of_the_spatial_level(ragged_store, actions, seed, mode, window, reward, moves):
     env = gym.make_vec(
-        "SpatialTrack-v0", num_envs=COUNT, features=ragged_store, critic=critic, gaze=gaze, window=window,
+        "SpatialTrack-v0", num_envs=COUNT, features=ragged_store, critic=critic, attention_box=attention_box,
+        window=window,
         reward=reward, box_moves="symmetric", actions_per_frame=moves, autoreset_mode=mode, flatten=True,
     )  # fmt: skip
     env.reset(seed=seed)

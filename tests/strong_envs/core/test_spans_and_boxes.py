@@ -124,8 +124,8 @@ def test_reward_of_read_by_hand():
 
 def test_gains_of_an_episode_add_up_to_the_iou_gained():
     ious = np.array([-0.5, -0.1, 0.3, 0.2, 0.9])
-    paid = rewards.temporal_reward("gain", ious[:-1], ious[1:], np.arange(4), 0.0)
+    paid = rewards.temporal_reward("iou_delta", ious[:-1], ious[1:], np.arange(4), 0.0)
     assert paid.sum() == pytest.approx(ious[-1] - ious[0]) and paid[2] == pytest.approx(-0.1)
     tensors = (torch.tensor(ious[:-1]), torch.tensor(ious[1:]), torch.arange(4))
-    taxed = rewards.temporal_reward("gain", *tensors, 0.1).tolist()
+    taxed = rewards.temporal_reward("iou_delta", *tensors, 0.1).tolist()
     assert taxed == pytest.approx((paid - 0.1 * np.arange(4)).tolist())

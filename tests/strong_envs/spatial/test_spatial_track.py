@@ -178,8 +178,8 @@ def test_stores_without_what_it_takes_are_explained(tmp_path):
         SpatialTrackEnv(str(unboxed.path), reward="box_iou")
     with pytest.raises(DataError, match="critic=callable"):
         SpatialTrackEnv(str(unboxed.path))
-    with pytest.raises(DataError, match="gaze"):
-        SpatialTrackEnv(str(unboxed.path), reward="gaze")
+    with pytest.raises(DataError, match="attention_box"):
+        SpatialTrackEnv(str(unboxed.path), reward="attention_box")
     assert features.load(str(unboxed.path)).has_boxes is False
 
 

@@ -1,4 +1,5 @@
-"""STRONG that is shown what its gaze says: the observation by hand, the look frame by frame, files, refusals."""
+"""STRONG that is shown what its frame attention says: the observation by hand, the look frame by frame, files,
+refusals."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from small_strong import small_strong
 from strong_envs import agents, features
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.strong.args import strong_args
-from strong_envs.agents.strong.frame_attention import SUREST, EvidenceTask, Gaze, GazeArgs
+from strong_envs.agents.strong.frame_attention import SUREST, FrameAttention, FrameAttentionArgs, FrameScoresTask
 from strong_envs.features.errors import DataError
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
@@ -25,8 +26,8 @@ def bank(ragged_store):
 @pytest.mark.parametrize("context", [True, False])
 def test_the_agent_sees_the_means_of_what_is_said_in_the_windows_of_f_o(context, bank):
     local, config = LocalFeatures(bank, "initial"), TemporalConfig(context=context)
-    told = torch.randn(int(local.rows[-1]), generator=torch.Generator().manual_seed(0)) * 4
-    task = EvidenceTask(bank, local, config, told)
+    frame_logits = torch.randn(int(local.rows[-1]), generator=torch.Generator().manual_seed(0)) * 4
+    task = FrameScoresTask(bank, local, config, frame_logits)
     state = task.random_states(64, torch.Generator().manual_seed(1))
     samples, start, end, t = (state[name] for name in ("sample", "start", "end", "t"))
     seen, plain = (each.observe(samples, start, end, t) for each in (task, TemporalTask(bank, local, config)))
@@ -34,58 +35,58 @@ def test_the_agent_sees_the_means_of_what_is_said_in_the_windows_of_f_o(context,
     assert all(torch.equal(seen[name], plain[name]) for name in plain)
     first, last = task.windows(samples, start, end)
     for row, sample in enumerate(samples.tolist()):
-        mine = told[int(local.rows[sample]) : int(local.rows[sample + 1])].clamp(-SUREST, SUREST)
+        mine = frame_logits[int(local.rows[sample]) : int(local.rows[sample + 1])].clamp(-SUREST, SUREST)
         for part, (low, high) in enumerate(zip(first[row].tolist(), last[row].tolist(), strict=True)):
             expected = mine[low:high].mean() if high > low else torch.tensor(0.0)
-            assert torch.isclose(seen["evidence"][row, part], expected, atol=1e-4)
+            assert torch.isclose(seen["frame_scores"][row, part], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("change", [0.0, 0.1])
 def test_what_the_gaze_says_of_a_frame_is_its_formula(change, bank):
-    gaze = Gaze(bank, GazeArgs(hidden=8, inside_hidden=8, change=change), seed=3)
-    boxes, told = gaze.look(bank)
+    frame_attention = FrameAttention(bank, FrameAttentionArgs(hidden=8, inside_hidden=8, change=change), seed=3)
+    boxes, frame_logits = frame_attention.look(bank)
     lengths = bank.n_frames[bank.video].tolist()
-    assert len(told) == sum(lengths) and torch.equal(boxes, gaze.boxes(bank))
+    assert len(frame_logits) == sum(lengths) and torch.equal(boxes, frame_attention.boxes(bank))
     sample = max(range(len(bank)), key=lambda s: (lengths[s] < 40, lengths[s]))
     base, n = int(bank.offsets[bank.video[sample]]), lengths[sample]
-    query = gaze._query(bank, torch.tensor([sample]))
+    query = frame_attention._query(bank, torch.tensor([sample]))
 
     def around(rows: torch.Tensor) -> torch.Tensor:
         return torch.stack([rows[max(i - 1, 0) : i + 2].mean(0) for i in range(n)])
 
-    cells = around(gaze._cells(bank.grid[base : base + n]))
-    weights = around(gaze.attention(cells, query.expand(n, -1))).softmax(-1)
+    cells = around(frame_attention._cells(bank.grid[base : base + n]))
+    weights = around(frame_attention.attention(cells, query.expand(n, -1))).softmax(-1)
     seen = (weights[..., None] * cells).sum(1)
     if change:
         reach = round(change * n)
         ends = [(max(i - reach, 0), min(i + reach, n - 1)) for i in range(n)]
         assert reach > 1
         seen = torch.cat((seen, torch.stack([(seen[b] - seen[a]) / (b - a) * 2 * reach for a, b in ends])), -1)
-    expected = gaze.inside(seen, query.expand(n, -1))
+    expected = frame_attention.inside(seen, query.expand(n, -1))
     start = sum(lengths[:sample])
-    assert torch.allclose(told[start : start + n], expected, atol=1e-4)
+    assert torch.allclose(frame_logits[start : start + n], expected, atol=1e-4)
 
 
 def test_it_is_said_after_the_first_turn_and_kept_in_files(ragged_store, bank, tmp_path):
     test = features.load(ragged_store, "test")
-    system = Strong(bank, small_strong(evidence=True))
-    assert not system.task.told.any(), "a gaze that has learnt nothing says nothing"
+    system = Strong(bank, small_strong(frame_scores=True))
+    assert not system.task.frame_logits.any(), "a frame attention that has learnt nothing says nothing"
     system.fit()
-    assert torch.equal(system.task.told, system.gaze.look(bank)[1])
+    assert torch.equal(system.task.frame_logits, system.frame_attention.look(bank)[1])
     wanted = system.predict(test)
     for lean in (False, True):
         system.save(str(tmp_path / "system.safetensors"), lean=lean)
         found = Strong.load(str(tmp_path / "system.safetensors"), test).predict(test)
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     with torch.no_grad():
-        system.gaze.inside.out.bias += 3
+        system.frame_attention.inside.out.bias += 3
     assert not torch.equal(system.predict(test)["path"], wanted["path"]), "the agent does not look at it"
 
 
 def test_the_registered_system_has_it_and_blind_hides_it(bank):
-    assert agents.make("strong+evidence", bank, budget=0.01).strong.task.dims()["evidence"] == (5,)
-    blind = Strong(bank, small_strong(evidence=True, blind=True))
-    columns = blind.temporal.inputs.columns["evidence"]
+    assert agents.make("strong+frame scores", bank, budget=0.01).strong.task.dims()["frame_scores"] == (5,)
+    blind = Strong(bank, small_strong(frame_scores=True, blind=True))
+    columns = blind.temporal.inputs.columns["frame_scores"]
     assert not blind.temporal.inputs.mask[columns].any()
 
 
@@ -94,5 +95,5 @@ def test_the_registered_system_has_it_and_blind_hides_it(bank):
     [{"attention": True}, {"boxes": "frame"}, {"spatial_env": replace(strong_args().spatial_env, reward="signed_q")}],
 )
 def test_without_a_gaze_nothing_is_said(changes, bank):
-    with pytest.raises(DataError, match="evidence=True is what a gaze says"):
-        Strong(bank, strong_args(evidence=True, **changes))
+    with pytest.raises(DataError, match="frame_scores=True requires frame attention"):
+        Strong(bank, strong_args(frame_scores=True, **changes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from strong_envs.features.datasets.collect import Collector
-from strong_envs.features.datasets.dense import read_dense
+from strong_envs.features.datasets.formats.dense import read_dense
 from strong_envs.features.datasets.parsing import PathOrPaths, list_files
 from strong_envs.features.datasets.sniff import sniff_file
 from strong_envs.features.datasets.types import Annotations, Video

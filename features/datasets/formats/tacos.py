@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from strong_envs.features.datasets.collect import Collector
-from strong_envs.features.datasets.dense import read_dense
+from strong_envs.features.datasets.formats.dense import read_dense
 from strong_envs.features.datasets.parsing import (
     PathOrPaths,
     list_files,
