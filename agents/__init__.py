@@ -27,16 +27,16 @@ from strong_envs.agents.strong import system, variants  # noqa: F401 (register t
 
 __all__ = [
     "REGISTRY",
-    "SystemSpec",
     "Moment",
     "Prediction",
     "Predictor",
     "System",
+    "SystemSpec",
     "find",
+    "incompatibility",
     "load",
     "make",
     "names",
     "pretrained",
     "register",
-    "incompatibility",
 ]

@@ -57,7 +57,8 @@ def setting_paths(system: str) -> dict[str, list[Path]]:
 
 def _arguments(factory: Any) -> list[str]:
     """Names of a factory's arguments; of this project's families also those of the base and of the dataclasses of
-    options that it passes on."""
+    options that it passes on.
+    """
     from strong_envs.agents.baselines.ranking import WindowSystem
     from strong_envs.agents.baselines.sequential import TemporalSystem
 

@@ -20,7 +20,8 @@ GIVEN = ("frozen", "random", "truth")
 
 class _Levels:
     """What both couplings share. Boxes and windows are found when a sample's episode begins and kept until the policy
-    that made them is replaced, so a fixed policy looks at each sample once."""
+    that made them is replaced, so a fixed policy looks at each sample once.
+    """
 
     temporal_task: TemporalTask
     spatial_task: SpatialTask

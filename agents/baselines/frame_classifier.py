@@ -34,7 +34,8 @@ from strong_envs.features.errors import DataError
 @dataclass(frozen=True)
 class FrameClassifierArgs(RankArgs):
     """Arguments of `FrameClassifier`; what is not said here is as in
-    `agents.strong.frame_attention.FrameAttentionArgs`."""
+    `agents.strong.frame_attention.FrameAttentionArgs`.
+    """
 
     steps: int = 1300
     """Updates: as many as the frame attention of STRONG has in two turns."""
@@ -69,7 +70,8 @@ def window_sums(logits: Tensor) -> Tensor:
 
 class FrameClassifier(WindowSystem):
     """The window with the largest sum of log-odds, behind the interface of systems; options are
-    `FrameClassifierArgs`."""
+    `FrameClassifierArgs`.
+    """
 
     name = "frame classifier"
     Args = FrameClassifierArgs

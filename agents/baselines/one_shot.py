@@ -178,7 +178,7 @@ class OneShot(WindowSystem):
 
     @torch.no_grad()
     def held_out_miou(self) -> float:
-        """mIoU of the likeliest window on the training videos that the updates do not see."""
+        """MIoU of the likeliest window on the training videos that the updates do not see."""
         self.net.eval()
         total, samples = 0.0, self._held.nonzero()[:, 0]
         for part in samples.split(2048):

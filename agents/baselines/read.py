@@ -104,7 +104,7 @@ class ReadNetwork(nn.Module):
         self.location = nn.Linear(args.hidden, 2)
 
     def state(self, observation: dict[str, Tensor]) -> Tensor:
-        """z of named (B, ...) parts: (B, hidden). Each part passes a layer, is brought to length 1, and rectified."""
+        """Z of named (B, ...) parts: (B, hidden). Each part passes a layer, is brought to length 1, and rectified."""
         part = dict(zip(self.layout, self.inputs(observation).split(list(self.layout.values()), 1), strict=True))
         window = [part[name] for name in ("local", "context", "time") if name in part]
         each = (part["global"], torch.cat(window, 1), part["query"], part["location"])

@@ -46,8 +46,58 @@ from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
 
 FUNCTION_WORDS = frozenset(
-    "a an the and or of to in on at by for from with as is are was were be been it its it's he she they them his her "
-    "their this that there then when where while who which what how into onto out up down off over under".split()
+    [
+        "a",
+        "an",
+        "the",
+        "and",
+        "or",
+        "of",
+        "to",
+        "in",
+        "on",
+        "at",
+        "by",
+        "for",
+        "from",
+        "with",
+        "as",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "it",
+        "its",
+        "it's",
+        "he",
+        "she",
+        "they",
+        "them",
+        "his",
+        "her",
+        "their",
+        "this",
+        "that",
+        "there",
+        "then",
+        "when",
+        "where",
+        "while",
+        "who",
+        "which",
+        "what",
+        "how",
+        "into",
+        "onto",
+        "out",
+        "up",
+        "down",
+        "off",
+        "over",
+        "under",
+    ]
 )
 REPORT_EVERY = 50
 SHORTEST = 0.02
@@ -100,7 +150,8 @@ class SmrlArgs:
 
 class SmrlEpisode(NamedTuple):
     """What the agent did in N looks: positions (N, B) in [0, 1], detections (N, B, 2) fractions of the video, matching
-    scores, indicator logits and log-probabilities of what was drawn (N, B), indicators (N, B) bool."""
+    scores, indicator logits and log-probabilities of what was drawn (N, B), indicators (N, B) bool.
+    """
 
     position: Tensor
     detection: Tensor

@@ -144,7 +144,7 @@ class TreeNetwork(nn.Module):
         self.register_buffer("absent", absent, persistent=False)
 
     def state(self, observation: dict[str, Tensor]) -> Tensor:
-        """z of named (B, ...) parts: (B, hidden)."""
+        """Z of named (B, ...) parts: (B, hidden)."""
         part = dict(zip(self.layout, self.inputs(observation).split(list(self.layout.values()), 1), strict=True))
         window = torch.cat([part[name] for name in ("local", "context") if name in part], 1)
         gate = torch.sigmoid(self.sentence(part["query"]))

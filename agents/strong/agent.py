@@ -325,7 +325,8 @@ class Strong:
 
     def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything but the training in progress: both levels, the frame attention, the boxes of the turn, the
-        history."""
+        history.
+        """
         return strong_state.collect(self)
 
     def load_training_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

@@ -129,7 +129,8 @@ class FrameAttention(nn.Module):
 
     def boxes(self, bank: FeatureBank) -> Tensor:
         """Where the frame attention rests in all frames of all samples: corners, packed sample after sample (R, 4)
-        float32."""
+        float32.
+        """
         return self.look(bank)[0]
 
     def _query(self, bank: FeatureBank, samples: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ class FrameAttention(nn.Module):
         return self._tell(torch.einsum("bmk,bmkc->bmc", weights, cells), query)
 
     def _tell(self, seen: Tensor, query: Tensor) -> Tensor:
-        """h of what is seen in frames or stretches that divide a video: (B, n, C) to (B, n)."""
+        """H of what is seen in frames or stretches that divide a video: (B, n, C) to (B, n)."""
         if self.args.change:
             seen = torch.cat((seen, changes(seen, max(1, round(self.args.change * seen.shape[1])))), -1)
         return self.inside(seen, query)
@@ -167,7 +168,8 @@ class FrameAttention(nn.Module):
 
 class FrameScores:
     """What a frame attention sees in a bank, found when first asked; a frame attention that learns on needs a new
-    one."""
+    one.
+    """
 
     def __init__(self, frame_attention: FrameAttention, bank: FeatureBank) -> None:
         self.frame_attention, self.bank = frame_attention, bank

@@ -156,7 +156,8 @@ def protocol_of(store: Any, cell: Cell, comparison: str = ">=", thresholds: tupl
 
 def dynamics_of(system: Any) -> dict[str, Any] | None:
     """The moves that a system really makes, by their names in `Protocol`; None for one that makes none or hides
-    them."""
+    them.
+    """
     config = getattr(system, "config", None)
     if config is None:
         config = getattr(getattr(getattr(system, "strong", None), "args", None), "temporal_env", None)

@@ -82,7 +82,13 @@ class TimedTraining:
     ) -> None:
         self.checkpoint = path.with_name(f"{path.name}.checkpoint.safetensors")
         self.reached = path.with_name(f"{path.name}.stages.safetensors")
-        self.score, self.progress, self.evaluations, self.every, self.made_by = score, report, evaluations, every, made_by
+        self.score, self.progress, self.evaluations, self.every, self.made_by = (
+            score,
+            report,
+            evaluations,
+            every,
+            made_by,
+        )
         self.clock = Clock()
         self.stages: list[tuple[str, Prediction]] = []
         self.trace: list[dict[str, Any]] = []

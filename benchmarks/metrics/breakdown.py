@@ -49,7 +49,7 @@ def bins(truth: Any, kind: str, count: int = BINS) -> list[Bin]:
 
 
 def table(per_query: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
-    """mIoU of every system in every bin: rows with ``bin``, ``queries`` and ``systems`` label to (mean, low, high)."""
+    """MIoU of every system in every bin: rows with ``bin``, ``queries`` and ``systems`` label to (mean, low, high)."""
     videos = np.array(per_query["videos"])
     rows = []
     for b in bins(per_query["truth"], kind):

@@ -106,7 +106,7 @@ def hits(iou: ArrayLike, m: float, comparison: str = ">=") -> np.ndarray:
 
 
 def summary(iou: ArrayLike, thresholds: Sequence[float] = THRESHOLDS, comparison: str = ">=") -> dict[str, float]:
-    """mIoU and Acc@m for every threshold, as fractions: ``{"mIoU": ..., "Acc@.1": ..., ...}``. ``iou`` is (S,)."""
+    """MIoU and Acc@m for every threshold, as fractions: ``{"mIoU": ..., "Acc@.1": ..., ...}``. ``iou`` is (S,)."""
     return {name: float(values.mean()) for name, values in per_query(iou, thresholds, comparison).items()}
 
 
@@ -328,7 +328,7 @@ def _first(top: ArrayLike, n: int) -> np.ndarray:
     windows = _predictions(top)
     if windows.ndim == 2:
         windows = windows[:, None]
-    if not 1 <= n:
+    if not n >= 1:
         raise DataError(f"n must be 1 or more candidates, got {n}")
     return windows[:, :n]
 

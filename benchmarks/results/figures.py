@@ -174,7 +174,7 @@ def breakdown(
     systems: Sequence[str] = (),
     size: tuple[float, float] = SIZE,
 ) -> None:
-    """mIoU with intervals by ``"length"`` or ``"position"`` of the true moment, with the queries in each bin."""
+    """MIoU with intervals by ``"length"`` or ``"position"`` of the true moment, with the queries in each bin."""
     from strong_envs.benchmarks.metrics.breakdown import KINDS, table
 
     rows = table(per_query, kind)

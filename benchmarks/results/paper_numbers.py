@@ -96,7 +96,8 @@ def protocol(data: str) -> Protocol:
 
 def rows(number: int, data: str, metrics: tuple[str, ...] = METRICS) -> list[dict]:
     """Rows of Table ``number`` for `benchmarks.results.tables`, as fractions; no seeds and no intervals were
-    published."""
+    published.
+    """
     about = protocol(data).as_dict()
     return [
         {

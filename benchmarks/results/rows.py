@@ -97,7 +97,8 @@ def candidate_bound(runs: list[dict], iou: np.ndarray) -> dict[str, Any]:
 
 def given_boxes(runs: list[dict]) -> dict[str, Any]:
     """A note for the row of a system that ``--set boxes=truth`` gave what no system may see, or ``--set boxes=FILE``
-    the boxes of another; nothing for others."""
+    the boxes of another; nothing for others.
+    """
     from strong_envs import agents
     from strong_envs.agents.box_source import from_tracker
 

@@ -144,7 +144,7 @@ def resident() -> dict[str, int]:
 
 
 def exponent(sizes: list[float], values: list[float | None]) -> float | None:
-    """p of value ~ size ** p by least squares over the logarithms; None where there are fewer than two values."""
+    """P of value ~ size ** p by least squares over the logarithms; None where there are fewer than two values."""
     pairs = [(s, v) for s, v in zip(sizes, values, strict=True) if v is not None and v > 0]
     if len(pairs) < 2:
         return None

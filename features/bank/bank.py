@@ -121,7 +121,8 @@ class FeatureBank:
     @property
     def has_frames(self) -> bool:
         """Whether anything is known of the videos; a store of annotations alone has none
-        (`features.store.in_memory`)."""
+        (`features.store.in_memory`).
+        """
         return not (self.store.manifest.get("extra") or {}).get("no_frames", False)
 
     @property

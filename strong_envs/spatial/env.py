@@ -206,8 +206,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
 
 
 class SpatialTrackEnv(gym.Env):
-    """
-    ## Description
+    """## Description
     The temporal level looks at a window of a video; this level carries a tracking box through the window's frames, so
     that f_o, what lies inside the boxes, shows what the sentence is about (STRONG, ACM MM 2020, section 3.3). Each
     frame inherits the box of the frame before (Eq. 12).

@@ -27,8 +27,7 @@ __all__ = ["TemporalMomentEnv", "TemporalMomentVectorEnv", "check_spans", "make_
 
 
 class TemporalMomentEnv(gym.Env):
-    """
-    ## Description
+    """## Description
     A video and a sentence are given; an agent moves the two ends of a window until it holds the moment that the
     sentence describes (STRONG, ACM MM 2020, section 3.2). Videos are precomputed features; a step never copies one.
 

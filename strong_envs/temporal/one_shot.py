@@ -102,8 +102,7 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
 
 
 class TemporalOneShotEnv(gym.Env):
-    """
-    ## Description
+    """## Description
     A video and a sentence are given; the agent names the window at once and is paid by its overlap with the true one.
     Every episode is one step long.
 

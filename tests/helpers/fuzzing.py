@@ -104,7 +104,7 @@ def assert_sound(found: Annotations) -> None:
         query.text.encode()
         assert ".." not in query.video.split("/") and query.video.isprintable()
         boxes = query.extra.get("boxes")
-        assert boxes is None or boxes.shape[1:] == (4,) and not (boxes > 1).any() and not (boxes < 0).any()
+        assert boxes is None or (boxes.shape[1:] == (4,) and not (boxes > 1).any() and not (boxes < 0).any())
 
 
 def array_bytes(kind: str) -> bytes:

@@ -74,7 +74,7 @@ def test_the_table_of_observations_is_the_space(name, ragged_store):
     assert [key for key, _, _ in table] == list(space.spaces)
     for key, shape, _ in table:
         product = re.sub(r"(\w) (?=\w)", r"\1 * ", shape)
-        expected = eval(product, {"__builtins__": {}}, sizes)  # noqa: S307 (our own text)
+        expected = eval(product, {"__builtins__": {}}, sizes)
         assert space[key].shape == expected, key
         assert isinstance(space[key], spaces.Box) and space[key].dtype == np.float32
     assert "float32" in page(name)["Observation space"]

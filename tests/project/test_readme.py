@@ -22,7 +22,7 @@ def test_the_python_blocks_run_in_order():
     namespace: dict = {}
     assert len(blocks("python")) >= 2
     for block in blocks("python"):
-        exec(block, namespace)  # noqa: S102
+        exec(block, namespace)
     assert 0 <= namespace["info"]["tiou"] <= 1
 
 

@@ -52,4 +52,4 @@ def _scaled(window: object, unit: float) -> object:
     """Frames to seconds; whatever is not a pair of numbers goes on as it is and is refused by the collector."""
     if not isinstance(window, list):
         return window
-    return [x * unit if isinstance(x, float) or type(x) is int and abs(x) < 2**53 else x for x in window]
+    return [x * unit if isinstance(x, float) or (type(x) is int and abs(x) < 2**53) else x for x in window]

@@ -102,7 +102,7 @@ def test_detector_files_survive_spoilt_bytes(kind, data):
                 files.close()
 
         found = only_data_errors(objects)
-        assert found is None or found.shape[0] == 4 and np.isfinite(found).all()
+        assert found is None or (found.shape[0] == 4 and np.isfinite(found).all())
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "h5"])
@@ -158,7 +158,7 @@ def test_word_vectors_survive_spoilt_bytes(data):
             return text.load(f"glove:{file}").encode(["a dog", "a cat"])
 
         found = only_data_errors(vectors)
-        assert found is None or len(found) == 2 and np.isfinite(found).all()
+        assert found is None or (len(found) == 2 and np.isfinite(found).all())
 
 
 @pytest.fixture(scope="module")
@@ -182,4 +182,4 @@ def test_videos_survive_spoilt_bytes(data, video_bytes):
                 decoder.close()
 
         for picture in only_data_errors(decoded) or ():
-            assert picture is None or picture.dtype == np.uint8 and picture.ndim == 3
+            assert picture is None or (picture.dtype == np.uint8 and picture.ndim == 3)

@@ -8,9 +8,9 @@ import torch
 
 pytest.importorskip("pettingzoo")
 
-from pettingzoo.test import api_test, seed_test  # noqa: E402
+from pettingzoo.test import api_test, seed_test
 
-from strong_envs.adapters.pettingzoo import SPATIAL, TEMPORAL, TwoLevelsEnv  # noqa: E402
+from strong_envs.adapters.pettingzoo import SPATIAL, TEMPORAL, TwoLevelsEnv
 
 
 def make(store, **options):

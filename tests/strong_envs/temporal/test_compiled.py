@@ -172,7 +172,7 @@ def test_slices_of_all_that_a_step_returns_are_kept(output, ragged_store):
 
     for step in range(60):
         observation, *flags, info = env.step(rng.integers(0, 7, 5))
-        if step % 7 == 0 or "episode" in info and step % 5 == 0:
+        if step % 7 == 0 or ("episode" in info and step % 5 == 0):
             kept = leaves({"observation": observation, **dict(enumerate(flags)), "info": info})
             held += [(part[1:4], np.asarray(part[1:4]).copy()) for part in kept]
         observation = flags = info = kept = None
