@@ -96,7 +96,9 @@ class Decoder:
 
     def _begin(self, index: int | None) -> None:
         """Forget what is shown; ``index`` is the number of the next frame, None where it is not known."""
-        self.time, self._image, self._rgb = -math.inf, None, None
+        self.time = -math.inf
+        self._image: np.ndarray | None = None
+        self._rgb: np.ndarray | None = None
         self._index, self._ahead, self._stamp, self._stamped = index, -math.inf, -math.inf, False
 
     def _step(self, wanted: float) -> None:
