@@ -14,7 +14,7 @@ from torch import Tensor
 
 from strong_envs.core import boxes
 from strong_envs.core.observations import split_options
-from strong_envs.core.rewards import FROM_CRITIC
+from strong_envs.core.rewards import critic_rewards
 from strong_envs.core.sampling import draw, key_from
 from strong_envs.core.validation import check_table, refuse_unknown
 from strong_envs.core.vector_env import IndexVectorEnv, refuse_render_mode
@@ -49,7 +49,7 @@ def make_spatial_task(
     unknown = [name for name in arguments if name not in TASK_ARGUMENTS]
     refuse_unknown(unknown, (*TASK_ARGUMENTS, *CONFIG_NAMES, *ENV_ARGUMENTS))
     task = temporal if temporal is not None else make_task(features, **arguments)
-    if (critic is None or critic == "reference") and config.reward in FROM_CRITIC:
+    if (critic is None or critic == "reference") and config.reward in critic_rewards():
         from strong_envs.spatial.reference_critic import find_reference_critic
 
         critic = find_reference_critic(task)
@@ -151,7 +151,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
 
     def snapshot(self) -> dict[str, Tensor]:
         parts = self.walk._asdict()
-        if self.task.config.reward not in FROM_CRITIC:
+        if not self.task.needs_critic:
             # Only a critic's rewards read the sums, and on real features they are hundreds of megabytes.
             del parts["sums"]
         return super().snapshot() | {f"walk.{name}": part.clone() for name, part in parts.items()}
