@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,9 +11,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from strong_envs.core.boxes import INITIAL_BOX, corners
 from strong_envs.core.observations import flat, split_options
 from strong_envs.core.sampling import draw_one, key_from
-from strong_envs.core.spans import CLAMPED, SIGNED, overlap, shifted
+from strong_envs.core.spans import CLAMPED, SIGNED, frame_window, overlap, shifted
 from strong_envs.core.validation import check_samples
 from strong_envs.core.vector_env import check_observation
 from strong_envs.features.bank.bank import FeatureBank
@@ -22,6 +23,9 @@ from strong_envs.temporal.compiled_tables import HostArrays
 from strong_envs.temporal.dynamics import outcome
 from strong_envs.temporal.task import check_spans, make_task
 from strong_envs.temporal.vector_env import TemporalMomentVectorEnv
+
+if TYPE_CHECKING:
+    from strong_envs.rendering.viewer import Shot
 
 __all__ = ["TemporalMomentEnv", "TemporalMomentVectorEnv", "check_spans", "make_task"]
 
@@ -206,7 +210,7 @@ class TemporalMomentEnv(gym.Env):
 
     def render(self) -> np.ndarray | None:
         """The frame under the window's middle, the query, a time bar with both windows, reward and step."""
-        from strong_envs.rendering.viewer import Viewer, temporal_picture
+        from strong_envs.rendering.viewer import Viewer
 
         if self.render_mode is None:
             gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
@@ -215,7 +219,7 @@ class TemporalMomentEnv(gym.Env):
             raise gym.error.ResetNeeded("call reset() before render()")
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
-        picture = temporal_picture(self._viewer, self)
+        picture = self._viewer.draw(self._shot())
         return self._viewer.show(picture, self.metadata["render_fps"]) if self.render_mode == "human" else picture
 
     def close(self) -> None:
@@ -223,6 +227,31 @@ class TemporalMomentEnv(gym.Env):
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
+
+    def _shot(self) -> Shot:
+        """The picture to draw: first, middle and last frame of the window over the time bar."""
+        from strong_envs.rendering.viewer import Shot
+
+        task, sample = self.task, self._index
+        n_frames = int(task.n_frames[sample])
+        first, last = frame_window(*self._span, self._host.total, n_frames)
+        rows = [first, (first + last - 1) // 2, last - 1]
+        boxes: list[Any] = []
+        if task.local.boxes is not None:
+            base = int(task.local.rows[sample])
+            boxes = [task.local.boxes[base + row].tolist() for row in rows]
+        elif task.local.source == "initial":
+            boxes = [corners(np.array(INITIAL_BOX)).tolist()] * len(rows)
+        seconds = float(self.bank.duration[self.bank.video[sample]]) / n_frames
+        names = zip(("first", "middle", "last"), rows, strict=True)
+        return Shot(
+            sample,
+            rows,
+            self.path[-1],
+            boxes,
+            [f"{name} {(row + 0.5) * seconds:.1f} s" for name, row in names],
+            footer=f"step {self._t}   reward {self.last_reward:+.2f}   tIoU {self._best_iou(*self._span, CLAMPED):.2f}",
+        )
 
     @property
     def start(self) -> Tensor:
