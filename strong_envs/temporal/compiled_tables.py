@@ -46,9 +46,13 @@ class HostArrays:
         """What `step_all` reads, for one way to reset and one kind of ``info`` and observation."""
         config = self.task.config
         shift_start, shift_end = (np.ascontiguousarray(column) for column in self.table.T)
-        low, high = (np.ascontiguousarray(self.truth[..., side].T) for side in range(2))
+        low, high, true_low, true_high = (
+            np.ascontiguousarray(windows[..., side].T)
+            for windows in (self.truth, self.true_seconds)
+            for side in range(2)
+        )
         return c.Rules(
-            shift_start, shift_end, low, high, self.seconds, self.true_seconds, self.first, float(config.phi),
+            shift_start, shift_end, low, high, self.seconds, true_low, true_high, self.first, float(config.phi),
             self.total, self.task.penalty, self.task.ends, self.kind, mode, int(config.max_steps),
             config.start == "random", full, index,
         )  # fmt: skip
@@ -74,10 +78,10 @@ class HostArrays:
         self, state: tuple[np.ndarray, ...], mask: np.ndarray, out: np.ndarray, held: np.ndarray, keep: bool
     ) -> None:
         """`observe_all` of ``state``: sample, start, end and t, each (B,)."""
-        c.kernels().observe_all(*state, mask, out, held, keep, out.nbytes >= STREAM_BYTES, self.tables)
+        c.kernels().observe_all(*state, mask, out, held, keep, out.nbytes >= STREAM_BYTES, *self.tables)
 
     def observe(self, sample: int, start: float, end: float, t: int) -> np.ndarray:
         """The observation of one state, (size,) float32, in NumPy."""
         out = np.empty(self.size, np.float32)
-        c.observe_row(out, sample, start, end, t, False, False, self.tables)
+        c.numbers().observe_row(out, sample, start, end, t, False, False, self.tables)
         return out

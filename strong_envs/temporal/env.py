@@ -14,11 +14,12 @@ from torch import Tensor
 from strong_envs.core.boxes import INITIAL_BOX, corners
 from strong_envs.core.observations import flat, split_options
 from strong_envs.core.sampling import draw_one, key_from
-from strong_envs.core.spans import CLAMPED, SIGNED, frame_window, overlap, shifted
+from strong_envs.core.spans import CLAMPED, LEGACY, SIGNED, frame_window
 from strong_envs.core.validation import check_samples
 from strong_envs.core.vector_env import check_observation
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
+from strong_envs.temporal.compiled_kernels import numbers
 from strong_envs.temporal.compiled_tables import HostArrays
 from strong_envs.temporal.dynamics import outcome
 from strong_envs.temporal.task import check_spans, make_task
@@ -168,6 +169,7 @@ class TemporalMomentEnv(gym.Env):
             self.before_episode(self.sample)
         self._span, self._index, self._t = span, index, 0
         self._truth = self._host.truth[self._index].tolist()
+        self._true_seconds = [tuple(window) for window in self._host.true_seconds[self._index].tolist()]
         self._second = float(self._host.seconds[self._index])
         self._iou = self._best_iou(*span, self._host.kind)
         self.last_reward, self._invalid, self._started = 0.0, False, True
@@ -185,7 +187,7 @@ class TemporalMomentEnv(gym.Env):
         action, task, config = int(action), self.task, self.task.config
         # The functions of `TemporalTask.move`, with the numbers of one episode
         shift_start, shift_end = self._shifts[action]
-        start, end, valid = shifted(*self._span, shift_start, shift_end, self._host.total)
+        start, end, valid = numbers().shifted(*self._span, shift_start, shift_end, self._host.total)
         iou = self._best_iou(start, end, self._host.kind)
         reward, terminated, truncated = outcome(
             action,
@@ -250,7 +252,7 @@ class TemporalMomentEnv(gym.Env):
             self.path[-1],
             boxes,
             [f"{name} {(row + 0.5) * seconds:.1f} s" for name, row in names],
-            footer=f"step {self._t}   reward {self.last_reward:+.2f}   tIoU {self._best_iou(*self._span, CLAMPED):.2f}",
+            footer=f"step {self._t}   reward {self.last_reward:+.2f}   tIoU {self._tiou():.2f}",
         )
 
     @property
@@ -273,12 +275,22 @@ class TemporalMomentEnv(gym.Env):
 
     def _best_iou(self, start: float, end: float, kind: int) -> float:
         """`TemporalTask.iou` of one window."""
+        overlap = numbers().overlap
         return max([overlap(start, end, low, high, kind) for low, high in self._truth])
 
     def _nearest_truth(self) -> tuple[float, float]:
         """`TemporalTask.nearest_truth` of the window."""
+        if len(self._truth) == 1:
+            return self._true_seconds[0]
+        overlap = numbers().overlap
         ious = [overlap(*self._span, low, high, SIGNED) for low, high in self._truth]
-        return tuple(self._host.true_seconds[self._index, ious.index(max(ious))].tolist())
+        return self._true_seconds[ious.index(max(ious))]
+
+    def _tiou(self) -> float:
+        """The clamped IoU of the window."""
+        if self._host.kind == LEGACY:
+            return self._best_iou(*self._span, CLAMPED)
+        return max(self._iou, 0.0)
 
     def _observation(self) -> Any:
         if self.observation == "index":
@@ -293,7 +305,7 @@ class TemporalMomentEnv(gym.Env):
     def _info(self) -> dict[str, Any]:
         index = self._index
         return {
-            "tiou": self._best_iou(*self._span, CLAMPED),
+            "tiou": self._tiou(),
             "span": self.path[-1],
             "true_span": self._nearest_truth(),
             "invalid_move": self._invalid,
