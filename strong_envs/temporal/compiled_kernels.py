@@ -55,9 +55,9 @@ stream_end: Any = None
 class Rules(NamedTuple):
     """What `step_all` reads beside the state: (A,) moves, (K, S) true windows in steps, scales, and the options.
 
-    ``seconds`` (S,) are those of a step, ``true_low`` and ``true_high`` (K, S) the true windows in seconds. ``first`` (2,) is the initial
-    span, ``random`` draws one. ``kind`` is the IoU that is paid. ``full`` fills what ``info`` describes, ``index`` the
-    observation of states.
+    ``seconds`` (S,) are those of a step, ``true_low`` and ``true_high`` (K, S) the true windows in seconds. ``first``
+    (2,) is the initial span, ``random`` draws one. ``kind`` is the IoU that is paid. ``full`` fills what ``info``
+    describes, ``shown`` the observation of states.
     """
 
     shift_start: np.ndarray
@@ -77,7 +77,7 @@ class Rules(NamedTuple):
     max_steps: int
     random: bool
     full: bool
-    index: bool
+    shown: bool
 
 
 class Tables(NamedTuple):
@@ -124,7 +124,7 @@ def nearest_one(start: float, end: float, sample: int, low: np.ndarray, high: np
 
 
 def move_rows(
-    a: int, b: int, action: np.ndarray, rules: Rules, start: np.ndarray, end: np.ndarray, new_start: np.ndarray,
+    a: Any, b: Any, action: np.ndarray, rules: Rules, start: np.ndarray, end: np.ndarray, new_start: np.ndarray,
     new_end: np.ndarray, refused: np.ndarray,
 ) -> None:  # fmt: skip
     """`spans.shifted` of the spans from a to b: writes the new ones and which moves were refused."""
@@ -140,7 +140,7 @@ def move_rows(
 
 
 def overlap_rows(
-    a: int, b: int, start: np.ndarray, end: np.ndarray, sample: np.ndarray, low: np.ndarray, high: np.ndarray,
+    a: Any, b: Any, start: np.ndarray, end: np.ndarray, sample: np.ndarray, low: np.ndarray, high: np.ndarray,
     kind: int, best: np.ndarray,
 ) -> None:  # fmt: skip
     """`spans.span_iou` of the spans from a to b with the true windows ``low`` and ``high`` (K, S)."""
@@ -151,7 +151,7 @@ def overlap_rows(
             best[i] = iou if k == 0 or iou > best[i] else best[i]
 
 
-def copy_rows(a: int, b: int, source: np.ndarray, target: np.ndarray) -> None:
+def copy_rows(a: Any, b: Any, source: np.ndarray, target: np.ndarray) -> None:
     """``target[:, a:b] = source[:, a:b]``; numba compiles a loop in a tenth of the time that slices take."""
     for r in range(len(source)):
         one, two = source[r], target[r]
@@ -160,7 +160,7 @@ def copy_rows(a: int, b: int, source: np.ndarray, target: np.ndarray) -> None:
 
 
 def true_rows(
-    a: int, b: int, start: np.ndarray, end: np.ndarray, sample: np.ndarray, rules: Rules, true: np.ndarray
+    a: Any, b: Any, start: np.ndarray, end: np.ndarray, sample: np.ndarray, rules: Rules, true: np.ndarray
 ) -> None:
     """The nearest true window, in seconds, of the spans from a to b."""
     if len(rules.low) > 1:
@@ -279,7 +279,7 @@ def step_all(
                     start[i], end[i] = float(minimum(one, two)), float(maximum(one, two) + 1)
                 iou[i] = overlap_one(start[i], end[i], sample[i], low, high, kind)
                 t[i], length[i], total_return[i], is_invalid[i] = 0, 0, 0.0, False
-        if rules.index:
+        if rules.shown:
             copy_rows(a, b, ints[SAMPLE : SAMPLE + 2], out_ints[SHOWN_SAMPLE:])
             copy_rows(a, b, floats[START : START + 2], out_floats[SHOWN_START:])
         if rules.full:
@@ -323,7 +323,7 @@ def copy_loop(out: np.ndarray, at: int, part: np.ndarray, stream: bool) -> None:
             row[d] = part[d]
         return
     # Whole lines are streamed, and what is left on both sides of them is not.
-    address = np.uintp(row.ctypes.data)
+    address: Any = np.uintp(row.ctypes.data)
     begin = min((LANES - (address // 4) % LANES) % LANES, len(part))
     stop = begin + (len(part) - begin) // LANES * LANES
     stream_copy(address + np.uintp(4 * begin), np.uintp(part.ctypes.data + 4 * begin), stop - begin)
@@ -343,7 +343,7 @@ def mean_loop(
         for d in range(len(mean)):
             row[d] = (high[d] - low[d]) * share + mean[d] * weight
         return
-    address = np.uintp(row.ctypes.data)
+    address: Any = np.uintp(row.ctypes.data)
     begin = min((LANES - (address // 4) % LANES) % LANES, len(mean))
     stop = begin + (len(mean) - begin) // LANES * LANES
     stream_mean(

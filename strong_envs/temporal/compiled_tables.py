@@ -64,13 +64,12 @@ class HostArrays:
         if means is not self._made:
             config, bank, whole = task.config, task.bank, task.bank.frame_means
             assert isinstance(means, WindowMeans) and isinstance(whole, WindowMeans)
-            parts = (bank.query, task.n_frames, context_reach(task.n_frames, config.total))
-            parts += (means.prefix, means.mean, means.base, means.group)
-            parts += (whole.prefix, whole.mean, whole.base, whole.group)
-            self._tables = c.Tables(
-                *(np.ascontiguousarray(part.numpy()) for part in parts), self.total, config.context,
-                config.global_scope == "moment", config.time_in_observation, int(config.max_steps),
-            )  # fmt: skip
+            parts = [bank.query, task.n_frames, context_reach(task.n_frames, config.total)]
+            parts += [means.prefix, means.mean, means.base, means.group]
+            parts += [whole.prefix, whole.mean, whole.base, whole.group]
+            arrays: list[Any] = [np.ascontiguousarray(part.numpy()) for part in parts]
+            options = (self.total, config.context, config.global_scope == "moment", config.time_in_observation)
+            self._tables = c.Tables._make((*arrays, *options, int(config.max_steps)))
             self._made = means
         return self._tables
 
