@@ -1,7 +1,7 @@
 """A program of a user: every id, the command line, a training, a run with its report, a trained system.
 
 It is run as a script by the interpreter of an installation, in a folder whose own ``features``, ``agents`` and
-``benchmarks`` raise on import. ``python first_use.py FOLDER [short]``: the package has to lie in FOLDER.
+``benchmarks`` raise on import. ``python first_use.py FOLDER``: the package has to lie in FOLDER.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ def use_subpackages() -> None:
     for package in (agents, benchmarks, features):
         assert package.__name__ == f"strong_envs.{package.__name__.rpartition('.')[2]}"
     bank = features.load("shapes-v0", split="test")
-    predictions = agents.pretrained().predict(bank)
-    assert len(predictions) == len(bank.video)
+    query = bank.queries[0]
+    moment = agents.pretrained().predict(query.video, query.text)
+    assert 0 <= moment.start < moment.end
 
 
 if __name__ == "__main__":

@@ -92,6 +92,11 @@ def test_the_oldest_python_is_the_same_everywhere(config):
     assert all(f'"{version}"' in workflow for version in listed)
 
 
+def test_pre_commit_formats_with_the_pinned_ruff(pins):
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"ruff==([\d.]+)", hooks)) == {str(pins["ruff"])}
+
+
 def test_the_citation_names_this_version():
     assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 

@@ -219,5 +219,5 @@ def test_the_tests_run_from_the_source_distribution(unpacked, dependencies, tmp_
     python = environment(tmp_path / "venv", dependencies)
     pytest_ = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert "error" not in call(*pytest_, "--collect-only", cwd=unpacked).splitlines()[-1]
-    out = call(*pytest_, "tests/strong_envs/core", "tests/project/test_metadata.py", cwd=unpacked, STRONG_ENVS_CACHE=cache)
+    out = call(*pytest_, "tests/features/test_search_windows.py", "tests/project/test_metadata.py", cwd=unpacked, STRONG_ENVS_CACHE=cache)
     assert " passed" in out
