@@ -1,4 +1,4 @@
-"""Other versions of Python that are installed here: the source compiles, the package imports, a selection of tests runs.
+"""Other versions of Python that are installed here: the source compiles, the package imports, some tests run.
 
 The selection needs torch. On Linux a registry has nothing but CUDA builds of several gigabytes, so that the selection
 is left out there unless ``STRONG_ENVS_CUDA_TORCH=1`` asks for it.
