@@ -22,7 +22,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "sizes": ("features.commands.sizes", "size of a store on disk, in memory and on a device"),
     },
     "Results": {
-        "references": ("benchmarks.results.reference_rows", "score baselines that ignore the video"),
+        "references": ("benchmarks.commands.references", "score baselines that ignore the video"),
         "report": ("benchmarks.commands.report", "one self-contained HTML page of a finished run"),
         "compare": ("benchmarks.commands.compare", "paired differences between two result files"),
         "aggregate": ("benchmarks.commands.aggregate", "systems over several data sets"),

@@ -14,6 +14,7 @@ import numpy as np
 from strong_envs.benchmarks.metrics.definitions import per_query
 from strong_envs.benchmarks.metrics.statistics import paired_test
 from strong_envs.benchmarks.protocols import Protocol, same_column
+from strong_envs.benchmarks.results.files import read_result
 from strong_envs.features.errors import DataError, nearest
 
 
@@ -59,19 +60,6 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
         )
         for label, iou in runs.items()
     }
-
-
-def read_result(path: str | Path) -> dict[str, Any]:
-    """The object of a JSON file; `DataError` where there is none."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise DataError(f"{str(path)!r} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{str(path)!r} is not a result file: it holds a {type(values).__name__}")
-    return values
 
 
 def compare(a: Scored, b: Scored) -> list[dict[str, Any]]:

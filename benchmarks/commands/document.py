@@ -31,9 +31,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from strong_envs.benchmarks.commands.compare import read_result
 from strong_envs.benchmarks.commands.converge import with_traces
 from strong_envs.benchmarks.results import figures
+from strong_envs.benchmarks.results.files import read_result
 from strong_envs.benchmarks.results.tables import format_number, markdown_table
 from strong_envs.features.errors import DataError, nearest
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from strong_envs.benchmarks.commands.compare import read_result
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
+from strong_envs.benchmarks.results.files import read_result
 from strong_envs.features.errors import DataError, nearest
 
 

@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.agents.overrides import check_settings, with_settings
-from strong_envs.benchmarks.commands.run import add_arguments, apply_quick
-from strong_envs.benchmarks.execution.cell import write_json
-from strong_envs.benchmarks.execution.job import (
-    Job,
-    Variant,
-    chosen_metrics,
-    collect,
-    finish,
-    importable_here,
-    run_job,
-    settings_of,
-)
+from strong_envs.benchmarks.commands.options import add_arguments, apply_quick
+from strong_envs.benchmarks.execution.job import Job, Variant, finish, importable_here, run_job, settings_of
 from strong_envs.benchmarks.metrics.statistics import paired_test
+from strong_envs.benchmarks.results.collect import chosen_metrics, collect
+from strong_envs.benchmarks.results.files import write_json
 from strong_envs.benchmarks.results.paper_numbers import CLAIMS, DATA, TABLES, rows
 from strong_envs.benchmarks.results.tables import columns_of
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from strong_envs.benchmarks.commands.compare import read_result
 from strong_envs.benchmarks.commands.converge import with_traces
 from strong_envs.benchmarks.commands.episode import bank_of, foremost, read_folder
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.metrics import breakdown
 from strong_envs.benchmarks.metrics.statistics import paired_test
 from strong_envs.benchmarks.results import figures
+from strong_envs.benchmarks.results.files import read_result
 from strong_envs.benchmarks.results.html_episodes import episodes
-from strong_envs.benchmarks.results.tables import cells as table_cells
+from strong_envs.benchmarks.results.tables import table_cells
 from strong_envs.features.errors import DataError
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -99,7 +99,7 @@ def table_of(result: dict[str, Any]) -> dict[str, Any]:
         from strong_envs.benchmarks.commands.paper_tables import columns
 
         options = columns(result)
-    laid = table_cells(result["rows"], **options)
+    laid = table_cells(result["rows"], legend=True, **options)
     kinds = {row["system"]: "reference" if row.get("reference") else "system" for row in result["rows"]}
     return {
         "header": laid.header,

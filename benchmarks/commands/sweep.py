@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.agents.overrides import parse_values, setting_paths, with_setting
-from strong_envs.benchmarks.commands.run import add_arguments, apply_quick
-from strong_envs.benchmarks.execution.cell import write_json
+from strong_envs.benchmarks.commands.options import add_arguments, apply_quick
 from strong_envs.benchmarks.execution.job import Job, Variant, finish, plain_variants, run_job, systems_of
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.protocols import Protocol
-from strong_envs.benchmarks.results.rows import system_row
+from strong_envs.benchmarks.results.collect import row_of
+from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.errors import DataError
 
 VALUES: dict[str, list[Any]] = {
@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
     plan = plan_of(args)
     args.out = str(out)
     job = run_job(args, plan.variants)
-    result = collect(job, plan)
+    result = sweep_result(job, plan)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "sweep.json", result)
     if result["points"]:
@@ -114,16 +114,15 @@ def _prepared(variant: Variant, args: argparse.Namespace) -> Variant:
     return Variant(variant.label, variant.system, options)
 
 
-def collect(job: Job, plan: Plan) -> dict[str, Any]:
+def sweep_result(job: Job, plan: Plan) -> dict[str, Any]:
     """The result file: a point per system and value, each with its protocol, and what the sweep could not change."""
     points = []
     for system in plan.systems:
         for value in plan.values:
             label = plan.label(system, value)
-            runs = job.runs(label)
-            if runs:
-                row = system_row(label, runs, job.protocol_for(label), job.store)
-                points.append({**row, "label": label, "system": system, "value": value})
+            found = row_of(job, label)
+            if found is not None:
+                points.append({**found[0], "label": label, "system": system, "value": value})
     return {
         "parameter": plan.parameter,
         "values": plan.values,

@@ -15,8 +15,9 @@ import numpy as np
 
 from strong_envs.agents.registry import Prediction
 from strong_envs.benchmarks.commands.episode import bank_of, cell_file, read_folder
-from strong_envs.benchmarks.execution.cell import score, write_json
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
+from strong_envs.benchmarks.metrics.score import score
+from strong_envs.benchmarks.results.files import write_json
 from strong_envs.benchmarks.results.filmstrip import boxes_of, fitted, labelled_bar, path_of, write_picture
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError

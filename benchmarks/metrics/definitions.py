@@ -131,17 +131,12 @@ def per_query(
 
 def acc_name(m: float) -> str:
     """``Acc@.5`` for 0.5, the way the tables of the field write it."""
-    return "Acc@" + f"{m:g}".removeprefix("0")
+    return f"Acc@{threshold_text(m)}"
 
 
-def recall_name(n: int, m: float) -> str:
-    """``R@5 IoU=.5`` for 5 and 0.5."""
-    return f"R@{n} IoU=" + f"{m:g}".removeprefix("0")
-
-
-def discounted_name(n: int, m: float) -> str:
-    """``dR@1 IoU=.5`` for 1 and 0.5."""
-    return "d" + recall_name(n, m)
+def threshold_text(m: float) -> str:
+    """``.5`` for 0.5."""
+    return f"{m:g}".removeprefix("0") or "0"
 
 
 def nms(windows: ArrayLike, scores: ArrayLike, threshold: float, limit: int | None = None) -> np.ndarray:

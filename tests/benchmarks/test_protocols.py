@@ -9,7 +9,7 @@ import json
 import pytest
 
 from strong_envs.benchmarks.protocols import Protocol, content_hashes, differences, same_column
-from strong_envs.benchmarks.results.tables import cells, format_number, markdown_table, print_table
+from strong_envs.benchmarks.results.tables import format_number, markdown_table, print_table, table_cells
 from strong_envs.features import Annotations, DataError, Query, Report, Video
 
 MAIN = Protocol("main", "Charades-STA", hashes={"train": "ab" * 32, "test": "cd" * 32})
@@ -112,7 +112,7 @@ def test_a_table_refuses_two_protocols_in_one_column():
 
 
 def test_numbers_of_another_protocol_stand_in_marked_columns():
-    laid = cells([row("STRONG"), row("mine")], beside={"paper": [row("STRONG", PAPER, mIoU=0.4), row("old", PAPER)]})
+    laid = table_cells([row("STRONG"), row("mine")], beside={"paper": [row("STRONG", PAPER, mIoU=0.4), row("old", PAPER)]})
     assert laid.header == ["system", "seeds", "mIoU", "mIoU (paper)"]
     assert laid.body == [["STRONG", "5", "30.47", "40.00"], ["mine", "5", "30.47", "–"], ["old", "–", "–", "30.47"]]
     assert any(note.startswith("paper: STRONG, Table 1") and "legacy" in note for note in laid.notes)
@@ -120,8 +120,8 @@ def test_numbers_of_another_protocol_stand_in_marked_columns():
 
 def test_caveats_are_printed_once_with_the_systems_they_concern():
     rows = [{**row(s), "caveat": "1 seed: careful."} for s in "ab"] + [row("c")]
-    assert "a, b: 1 seed: careful." in cells(rows).notes
-    assert "every system: 1 seed: careful." in cells(rows[:2]).notes
+    assert "a, b: 1 seed: careful." in table_cells(rows).notes
+    assert "every system: 1 seed: careful." in table_cells(rows[:2]).notes
 
 
 def test_a_narrow_terminal_gets_the_numbers_without_intervals():
@@ -137,7 +137,7 @@ def test_a_narrow_terminal_gets_the_numbers_without_intervals():
         assert "query only (kNN)" in out.getvalue() and "Acc@.9" in out.getvalue()
     out = io.StringIO()
     print_table([one], title="x", console=Console(file=out, width=60))
-    assert "30.00" in out.getvalue() and "left out for want of width: Acc@.1, Acc@.9" in out.getvalue()
+    assert "30.00" in out.getvalue() and "columns left out (narrow terminal): Acc@.1, Acc@.9" in out.getvalue()
 
 
 def test_numbers():

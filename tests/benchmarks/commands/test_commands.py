@@ -15,8 +15,8 @@ from strong_envs.agents.overrides import check_settings, parse_settings, parse_v
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands import paper_tables
 from strong_envs.benchmarks.commands.compare import compare, read_scored
-from strong_envs.benchmarks.execution.cell import write_json
 from strong_envs.benchmarks.results import paper_numbers
+from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("cells_here")
