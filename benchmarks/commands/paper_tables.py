@@ -14,7 +14,7 @@ from strong_envs.benchmarks.execution.job import Job, Variant, finish, importabl
 from strong_envs.benchmarks.metrics.statistics import paired_test
 from strong_envs.benchmarks.results.collect import chosen_metrics, collect
 from strong_envs.benchmarks.results.files import write_json
-from strong_envs.benchmarks.results.paper_numbers import CLAIMS, DATA, TABLES, rows
+from strong_envs.benchmarks.results.paper_numbers import CLAIMS, DATA, METRICS, TABLES, rows
 from strong_envs.benchmarks.results.tables import columns_of
 
 SIDE = ("Acc@.5", "Acc@.7", "mIoU")
@@ -189,7 +189,8 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path, number: in
     title = f"Table {number} on {result['protocol']['data']}, {args.test}"
     print_table(result["rows"], chosen_metrics(args, result), title=title, console=console)
     for data, printed in result["paper"].items():
-        print_table(printed, title=f"Table {number} as the paper printed it, {data}: another protocol", console=console)
+        title = f"Table {number} as the paper printed it, {data}: another protocol"
+        print_table(printed, METRICS, title=title, console=console, legend=False)
     for c in result["claims"]:
         number_text = f", {100 * c['difference']:+.2f} mIoU" if "difference" in c else ""
         print(f"{c['better']} above {c['worse']} ({c['section']}): {c['verdict']}{number_text}")

@@ -73,7 +73,7 @@ def table_cells(
     columns: list[dict[str, str]] = []
     for label, group in groups:
         by_system = _one_protocol(group, label)
-        for name in columns_of(group) if metrics is None or label else metrics:
+        for name in _as_given(group) if label else columns_of(group) if metrics is None else metrics:
             header.append(f"{name} ({label})" if label else name)
             shown.append(name)
             columns.append({system: _number(name, row, intervals) for system, row in by_system.items()})
@@ -170,6 +170,11 @@ def columns_of(rows: Sequence[Row]) -> list[str]:
     """The metrics that a table of these rows shows, in the order of the table of metrics."""
     names = in_order(name for row in rows for name in row["metrics"])
     return [name for name in names if not is_detail(name)]
+
+
+def _as_given(rows: Sequence[Row]) -> list[str]:
+    """All metrics of the rows, in the order of their first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row["metrics"]))
 
 
 def _number(name: str, row: Row, intervals: bool) -> str:
