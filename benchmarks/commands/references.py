@@ -27,17 +27,25 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``references`` command to ``strong-envs``."""
     parser = subparsers.add_parser(
         "references",
-        help="score predictors that see no pixel, and the bound of the action grid",
-        description="Score the reference predictors (whole video, initial window, constant, random, query only) and "
-        "the oracle of the action grid on the annotations of a data set.",
+        help="score baselines that ignore the video",
+        description="Score baselines that ignore the video (full video, initial window, constant, random window, "
+        "nearest training sentences) and the best window that the moves of an agent can reach (oracle). Report these "
+        "rows beside every agent.",
     )
     parser.add_argument("path", help="annotations (a file or folder), the path of a store, or a key such as shapes-v0")
-    parser.add_argument("--format", choices=sorted(READERS), help="format of the annotations, where it cannot be told")
-    parser.add_argument("--train", default="train", help="split to fit on (default: %(default)s)")
-    parser.add_argument("--test", default="test", help="split to score on (default: %(default)s)")
-    parser.add_argument("--draws", type=int, default=DRAWS, help="draws of the random window (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first draw (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--format",
+        choices=sorted(READERS),
+        metavar="NAME",
+        help=f"format of the annotations: {', '.join(sorted(READERS))} (default: recognised from the file)",
+    )
+    parser.add_argument("--train", default="train", metavar="SPLIT", help="split to fit on (%(default)s)")
+    parser.add_argument("--test", default="test", metavar="SPLIT", help="split to score on (%(default)s)")
+    parser.add_argument(
+        "--draws", type=int, default=DRAWS, metavar="N", help="draws of the random window (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the first draw (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=main)
 
 

@@ -17,7 +17,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``run`` command."""
     parser = subparsers.add_parser(
         "run",
-        help="train and evaluate systems beside their references (the main job)",
+        help="train systems, score them beside baselines, write table and figures",
         description="Train every system with every seed, score it on held-out videos, and write results.json, "
         "table.md, curve.png (learning curves), episode.png and episode.mp4 (one held-out query). Finished training "
         "runs are kept: the same command continues where it stopped.",

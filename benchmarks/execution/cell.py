@@ -68,6 +68,9 @@ def run_cell(
     numbers of a cell that was not. Tables are computed from the predictions; ``scores`` of the result are for reading.
 
     Args:
+        cell: what is trained and predicted.
+        folder: where its files are written.
+        report: called with the progress of the training.
         checkpoint_every: seconds between checkpoints; None writes none.
         signals: what stops the training between two updates with a checkpoint, as `KeyboardInterrupt`.
     """
@@ -131,11 +134,11 @@ def protocol_of(store: Any, cell: Cell, comparison: str = ">=", thresholds: tupl
     is; `dynamics_of` is stored with its result and its row says so.
     """
     env = {**(cell.options.get("temporal_env") or {}), **(cell.options.get("env") or {})}
-    grid = {DYNAMICS[name]: value for name, value in env.items() if name in DYNAMICS}
-    hashes = content_hashes(store, cell.train, cell.test)
-    window = searched(store)
-    rules = {"window": window, "comparison": comparison, "thresholds": thresholds, "hashes": hashes}
-    return Protocol("main", store.name, cell.train, cell.test, **rules, **grid)
+    rules: dict[str, Any] = {DYNAMICS[name]: value for name, value in env.items() if name in DYNAMICS}
+    rules |= {"window": searched(store), "comparison": comparison, "thresholds": thresholds}
+    return Protocol(
+        "main", store.name, cell.train, cell.test, hashes=content_hashes(store, cell.train, cell.test), **rules
+    )
 
 
 def dynamics_of(system: Any) -> dict[str, Any] | None:

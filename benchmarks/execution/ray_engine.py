@@ -28,8 +28,7 @@ RETRIES = 3
 def run_matrix_on_ray(
     cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True, address: str | None = None
 ) -> Outcome:
-    """`benchmarks.execution.local_engine.run_matrix` on Ray: compute the cells that ``folder`` lacks, ``jobs`` at a
-    time.
+    """`benchmarks.execution.local_engine.run_matrix` on Ray: ``jobs`` cells at a time.
 
     Raises:
         DataError: Ray is not installed, or there is no cluster at ``address``.
@@ -78,7 +77,7 @@ def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        import ray
+        import ray  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
         raise DataError(f"--engine ray needs Ray ({error}): pip install 'strong-envs[ray]'") from None
     return ray

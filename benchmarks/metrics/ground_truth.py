@@ -46,10 +46,10 @@ class GroundTruth:
 
 def annotators_of(bank: FeatureBank) -> np.ndarray | None:
     """Every annotator's window, (S, A, 2) seconds filled up with rows of NaN; None where a query does not have them."""
-    each = [query.extra.get("annotators") for query in bank.queries]
+    each = [query.extra.get("annotators") or () for query in bank.queries]
     if not each or not all(each):
         return None
-    found = np.full((len(each), max(len(windows or ()) for windows in each), 2), np.nan)
+    found = np.full((len(each), max(map(len, each)), 2), np.nan)
     for row, windows in zip(found, each, strict=True):
         row[: len(windows)] = windows
     return found

@@ -23,8 +23,10 @@ def score(
     """Values per query, (S,) float64 each, of every metric that applies to a prediction.
 
     Args:
+        prediction: of every query of the split.
         truth: the bank that was predicted, or its `GroundTruth`.
-        thresholds: the m of Acc@m and R@n IoU=m; without any these are left out. comparison: of a hit.
+        thresholds: the m of Acc@m and R@n IoU=m; without any these are left out.
+        comparison: of a hit, ``">="`` or ``">"``.
 
     Returns:
         ``IoU``, ``IoU signed``, ``IoU legacy``, ``dR@1 IoU=.5``, ``m_vIoU``, ``steps`` and so on: the columns of

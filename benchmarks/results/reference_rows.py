@@ -46,7 +46,11 @@ def reference_scores(
     """Fit each baseline on ``train`` and score it on ``test`` by the rules of a protocol.
 
     Args:
-        draws: of the random window. seed: of its first draw.
+        train: queries to fit on.
+        test: queries to score on.
+        protocol: thresholds, comparison and moves.
+        draws: of the random window.
+        seed: of its first draw.
         names: of `agents.references.heuristics.REFERENCES`; () is all.
     """
     if draws < 1:
@@ -103,7 +107,10 @@ def reference_rows(
 
     Args:
         source: `features.Annotations` or a `features.FeatureStore` whose queries have windows and splits.
-        train, test: names of the splits. draws, seed: of the random window.
+        train: split to fit on.
+        test: split to score on.
+        draws: of the random window.
+        seed: of its first draw.
         protocol: the rules to score by; None is the main protocol (full video, clamped IoU, >=, T = 20, z_e = 10).
         names: predictors; () is all of `agents.references.heuristics.REFERENCES`.
         progress: draw a bar on standard error.

@@ -34,8 +34,10 @@ def system_row(
     """One row of the table.
 
     Args:
-        runs: the stored cells of a system, one a seed. scores: of each, as of `scores_of`; a metric has a column where
-            every run has it. protocol: thresholds and comparison that the scores were computed with.
+        label: of the row.
+        runs: the stored cells of a system, one a seed.
+        scores: of each cell, as of `scores_of`; a metric has a column where every cell has it.
+        protocol: thresholds and comparison that the scores were computed with.
     """
     from strong_envs import agents
 
@@ -62,7 +64,10 @@ def measured(
     """Values and intervals of the metrics that every run has, by column, and the caveat of the intervals.
 
     Args:
-        scores: of each run. groups: (S,) video of each query. deterministic: no caveat about a single run.
+        scores: of each run.
+        protocol: its thresholds decide the columns.
+        groups: (S,) video of each query.
+        deterministic: no caveat about a single run.
     """
     wanted: dict[str, dict[str, np.ndarray]] = {"mean": {}, "iqm": {}}
     for entry in METRICS.values():
@@ -103,10 +108,11 @@ def _said(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def candidate_bound(runs: Sequence[Mapping[str, Any]], iou: np.ndarray) -> dict[str, Any]:
-    """What a system's candidates could reach at best, for its row: the mean and a note; nothing for other systems.
+    """What a system's candidates reach at best, for its row: the mean and a note; nothing for other systems.
 
     Args:
-        iou: (R, S) of the runs. A prediction above its own bound is said: then candidates or bound are wrong.
+        runs: the stored cells of a system.
+        iou: (R, S) of the runs. The note says so where a prediction lies above its own bound: one of them is wrong.
     """
     if not all("candidate_oracle" in run for run in runs):
         return {}
@@ -119,9 +125,7 @@ def candidate_bound(runs: Sequence[Mapping[str, Any]], iou: np.ndarray) -> dict[
 
 
 def given_boxes(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A note for the row of a system that ``--set boxes=truth`` gave what no system may see, or ``--set boxes=FILE``
-    the boxes of another; nothing for others.
-    """
+    """A note for the row of a system on true boxes or on those of another system (``--set boxes=``); else nothing."""
     from strong_envs import agents
     from strong_envs.agents.box_source import from_tracker
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Row = Mapping[str, Any]
-ABSENT = "–"
+ABSENT = "\N{EN DASH}"
 WIDE = 10_000
 """Characters: a terminal in which any table finds room."""
 

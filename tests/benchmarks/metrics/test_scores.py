@@ -20,7 +20,7 @@ from strong_envs.benchmarks.metrics.score import score
 from strong_envs.benchmarks.protocols import DYNAMICS, same_column
 from strong_envs.benchmarks.results.reference_rows import no_oracle
 from strong_envs.benchmarks.results.rows import system_row
-from strong_envs.benchmarks.results.tables import columns_of
+from strong_envs.benchmarks.results.tables import ABSENT, columns_of
 from strong_envs.benchmarks.results.tables import table_cells as laid
 from strong_envs.features.errors import DataError
 from strong_envs.features.search_windows import apply
@@ -86,7 +86,7 @@ def test_a_row_has_intervals_and_the_table_shows_what_is_known(bank):
     assert "R@5 IoU=.7" in shown and not any(name.startswith("R@1") for name in shown)
     body = {line[0]: dict(zip(laid([row, other]).header, line, strict=True)) for line in laid([row, other]).body}
     assert body["ctrl"]["params"] == "1,234" and body["ctrl"]["frames_seen"].startswith("25.00")
-    assert body["plain"]["params"] == body["plain"]["frames_seen"] == body["plain"]["R@5 IoU=.5"] == "–"
+    assert body["plain"]["params"] == body["plain"]["frames_seen"] == body["plain"]["R@5 IoU=.5"] == ABSENT
 
 
 def test_candidates_and_their_bound_stand_in_the_row(bank):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -174,7 +175,7 @@ def test_breakdowns_count_every_query_once():
 def test_labels_are_spread_and_keep_their_order():
     placed = spread([0.5, 0.1, 0.5, 0.52, 0.9], 0.1)
     ordered = sorted(placed)
-    assert all(b - a >= 0.1 - 1e-9 for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(ordered))
     assert placed[1] == 0.1 and placed[4] == 0.9 and placed[0] < placed[2] < placed[3]
     assert spread([], 0.1) == []
 
