@@ -112,7 +112,7 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
     """Check the input, run the cells that are not stored yet, return everything.
 
     Raises:
-        DataError: numbers that are not positive, a store that cannot be opened, a system that nobody knows.
+        DataError: numbers that are not positive, a store that cannot be opened, an unknown system.
     """
     from strong_envs import agents, features
 
@@ -162,8 +162,8 @@ def finish(job: Job) -> int:
     outcome, total = job.outcome, len({cell.key for cells in job.cells.values() for cell in cells})
     if outcome.interrupted:
         print(
-            f"interrupted: {len(outcome.results)} cells are kept in {job.args.out}, {total - len(outcome.results)} are "
-            "left; run the same command again to go on",
+            f"interrupted: {len(outcome.results)} of {total} training runs are stored in {job.args.out}; run the same "
+            "command again to continue",
             file=sys.stderr,
         )
         return 130

@@ -1,11 +1,11 @@
-"""What a table may claim: intervals over seeds and queries, paired tests between systems, performance profiles.
+"""Intervals over seeds and queries, paired tests between systems, performance profiles.
 
 Scores are (R, S): one row a seed (a training run), one column a query, each entry an IoU or a hit. Means are taken
 over the queries of a run first; runs are then summarised by their mean or their interquartile mean (Agarwal et al.
 2021). Everything is NumPy, and the same arguments give the same numbers.
 
 Queries of one video are not independent: TACoS has 4,001 test queries in 25 videos. ``groups`` (the video of each
-query) makes every function draw whole videos instead of single queries, which gives the wider, honest interval.
+query) makes every function draw whole videos instead of single queries, which gives wider intervals.
 """
 
 from __future__ import annotations

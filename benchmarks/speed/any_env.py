@@ -1,4 +1,4 @@
-"""``strong-envs throughput --env my_module:MyEnv-v0``: any environment beside ours, acting at random.
+"""``strong-envs throughput --env my_module:MyEnv-v0``: any environment beside ours, with random actions.
 
 Steps a second of one environment and of a vector of them, and what uniformly random actions earn: the row below which
 no agent on that environment should fall.

@@ -96,7 +96,7 @@ def test_results_of_other_data_stand_beside_in_columns_of_their_own(project):
         ("<!-- table docs/results/run.json beside=docs/results/run.json --><!-- end -->", "label:path"),
         ("<!-- table docs/results/run.json beside=x:docs/results/run.json beside_metrics=y --><!-- end -->", "ic 'y'"),
         ("<!-- tabel docs/results/run.json --><!-- end -->", "did you mean 'table'"),
-        ("<!-- table docs/results/no.json --><!-- end -->", "cannot read"),
+        ("<!-- table docs/results/no.json --><!-- end -->", "no such file"),
         ("<!-- table docs/results/run.json -->", "no <!-- end -->"),
         ("<!-- table docs/results/run.json metrics=mIou --><!-- end -->", "no row has the metric"),
         ("<!-- table docs/results/run.json metric=mIoU --><!-- end -->", "did you mean 'metrics'"),

@@ -204,7 +204,7 @@ def test_the_page_works_in_a_browser_by_keyboard_alone(page, finished, browser, 
     loaded = "Promise.all([...document.images].map(i => i.decode())).then(() => document.images.length)"
     assert browser.run(loaded) >= 6
     first = browser.run("$('sentence').textContent")
-    for _ in range(60):  # to the player with the tabulator, as somebody without a mouse gets there
+    for _ in range(60):  # to the player with the tabulator alone
         if browser.run("document.activeElement.id") == "player":
             break
         browser.press("Tab")
@@ -212,7 +212,7 @@ def test_the_page_works_in_a_browser_by_keyboard_alone(page, finished, browser, 
     assert browser.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     for key, move in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
         browser.press(key)
-        assert browser.run("$('state').textContent").startswith(f"Move {move} of 3")
+        assert browser.run("$('state').textContent").startswith(f"Step {move} of 3")
     inked = "new Set($('view').getContext('2d').getImageData(0, 0, $('view').width, $('view').height).data).size"
     assert browser.run(inked) > 10
     browser.press("ArrowDown")
