@@ -1,6 +1,6 @@
-"""What a system sees of every frame, by name: a source of `LocalFeatures`, or the boxes of a trained STRONG.
+"""Sources of f_o by name: one of `LocalFeatures`, or the boxes of a trained STRONG.
 
-Its spatial level says where the named object is, and any system that looks through boxes can look there::
+The spatial level of a trained STRONG tracks the named object, and any system that takes boxes can take these::
 
     agents.make("mcn", train, boxes="pretrained")                  # the system that ships for the default world
     agents.make("mcn", train, boxes="results/strong.safetensors")  # one that was saved
@@ -22,18 +22,18 @@ PRETRAINED = "pretrained"
 WITHOUT_MARGIN = ("frame", "gaussian")
 """Sources that have no box to be widened."""
 
-# Tracking a split takes seconds and is asked for at every prediction; a bank that is gone takes its boxes along.
+# Tracking a split takes seconds and every prediction needs it; the boxes of a bank are freed with it.
 _tracked: WeakKeyDictionary[FeatureBank, dict[tuple[str, int], Tensor]] = WeakKeyDictionary()
 
 
 def local_features(bank: FeatureBank, boxes: str | Tensor, margin: float) -> LocalFeatures:
-    """What lies inside boxes of a bank's frames.
+    """Features inside boxes of a bank's frames.
 
     Args:
-        boxes: see `LocalFeatures`; or ``"pretrained"``, or the path of a saved STRONG (``.safetensors``).
+        bank: features of one split. boxes: see `LocalFeatures`; or ``"pretrained"``, or the path of a saved STRONG (``.safetensors``).
         margin: added around every box, in fractions of the frame; whole frames have none.
     """
-    if from_tracker(boxes):
+    if isinstance(boxes, str) and from_tracker(boxes):
         boxes = tracked_boxes(boxes, bank)
     without = isinstance(boxes, str) and boxes in WITHOUT_MARGIN
     return LocalFeatures(bank, boxes, margin=0.0 if without else margin)
@@ -49,10 +49,10 @@ def tracked_boxes(source: str, bank: FeatureBank) -> Tensor:
     """Boxes of a trained STRONG in every frame of each sample of a bank: corners, packed (R, 4) float32.
 
     Args:
-        source: ``"pretrained"`` or the path of a saved system.
+        source: ``"pretrained"`` or the path of a saved system. bank: features of one split.
 
     Raises:
-        DataError: a file that is not there, that tracks nothing, or that was trained on other features.
+        DataError: a file that does not exist, a system without a tracker, or one trained on other features.
     """
     from strong_envs.agents.inference import WEIGHTS
     from strong_envs.agents.strong.agent import Strong
@@ -64,7 +64,7 @@ def tracked_boxes(source: str, bank: FeatureBank) -> Tensor:
     held = _tracked.setdefault(bank, {})
     if key not in held:
         strong = Strong.load(str(path), bank)
-        if not (strong.takes_turns and strong.turn):
+        if not (strong.args.takes_turns and strong.turn):
             raise DataError(f"boxes={source!r}: that system tracks nothing, it was trained with {strong.args.boxes!r}")
         held[key] = strong.boxes(bank)
     return held[key]

@@ -7,7 +7,6 @@ and at the end ``system.safetensors`` (see `agents.load`) and ``result.json``.
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import os
 import sys
@@ -75,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
     out = Path(args.out)
     options = _options(args, out)
     if args.resume and (out / "result.json").is_file():
-        print(f"{out}: this run has ended; what it learnt is in system.safetensors")
+        print(f"{out}: this run has ended; its system is in system.safetensors")
         return 0
     name, settings = options["system"], parse_settings(options["set"])
     agents.find(name)
@@ -88,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
         system = agents.make(name, train, seed=options["seed"], budget=options["budget"], **arguments)
     except (TypeError, ValueError) as error:
         raise DataError(str(error)) from None
-    stores = "checkpoint" in inspect.signature(system.fit).parameters
+    stores = system.resumable
     if args.resume and not stores:
         raise DataError(f"{name} writes no checkpoints to go on from; leave out --resume and take a new --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -124,8 +123,7 @@ def _train(system: Any, test: Any, out: Path, args: argparse.Namespace, session:
     finally:
         bar.close()
         log.close()
-    if hasattr(system, "save"):
-        system.save(str(out / "system.safetensors"))
+    system.save(str(out / "system.safetensors"))
     _write_json(out / "result.json", {"mIoU": score, "history": system.history})
     # Last: a kill before this line leaves a checkpoint from which the few steps that were left are made again.
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -143,7 +141,7 @@ def held_out(system: Any, bank: Any) -> float:
 
 
 class TrainingProgress:
-    """A progress bar for every stage, with return, mIoU, speed and estimate; what it is told goes into the log."""
+    """A progress bar for every stage, with return, mIoU, speed and estimate; its reports are logged."""
 
     def __init__(self, log: Any) -> None:
         self.log = log
@@ -152,7 +150,7 @@ class TrainingProgress:
 
     def report(self, stage: str, step: int, total: int, scalars: dict[str, float]) -> None:
         """`agents.registry.ProgressCallback`."""
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
 
         if stage != self._stage:
             self.close()
@@ -174,7 +172,7 @@ class TrainingProgress:
 class Evaluator:
     """Scores on held-out queries, ``count`` times in a temporal stage and after each stage.
 
-    When is decided by steps alone, so that a run that went on evaluates where one that never stopped does.
+    The steps alone decide when, so that a resumed run evaluates where an uninterrupted one does.
     """
 
     def __init__(
@@ -193,7 +191,7 @@ class Evaluator:
         if training.stage != self.stage:
             self.stage, self.part, self.total = training.stage, 0, training.total
         part = self.count * training.done // max(training.total, 1)
-        # The boxes of the temporal level are in place while it trains; in the other stages its score stands still.
+        # The boxes of the temporal level are in place while it trains; in the other stages its score is constant.
         if part > self.part and training.done < training.total and "temporal" in training.stage:
             scores = {"mIoU": held_out(self.system, self.bank)}
             self.bar.report(training.stage, training.done, training.total, scores)

@@ -1,7 +1,7 @@
-"""Candidate windows: where they lie, which of them match a moment, how they are ranked, and the best they can reach.
+"""Candidate windows: their positions, positives, ranking, and oracle.
 
-What every system that scores sliding windows shares (CTRL, MCN, ACRN). Windows are (start, end) as fractions of the
-duration, float64, and the same (N, 2) for every video; pure functions of tensors on any device, without a wait for it.
+Shared by the systems that score sliding windows (CTRL, MCN, ACRN). Windows are (start, end) as fractions of the
+duration, float64, and the same (N, 2) for every video; pure functions of tensors on any device.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def sliding_windows(scales: Sequence[float], overlap: float = 0.8, device: str |
 def fit_scales(truth: Tensor, count: int = 5) -> tuple[float, ...]:
     """Window lengths that suit the moments of a training split: ``count`` in geometric steps over the middle 90 %.
 
-    Papers choose the lengths by hand, from a look at the moments of each data set; this is that look.
+    Papers choose the lengths by hand for each data set.
 
     Args:
-        truth: (S, K, 2) true windows as fractions of the duration.
+        truth: (S, K, 2) true windows as fractions of the duration. count: number of lengths.
     """
     if count < 1:
         raise DataError(f"scale_count must be 1 or more, got {count}")
@@ -66,7 +66,7 @@ def fit_scales(truth: Tensor, count: int = 5) -> tuple[float, ...]:
 
 
 def overlaps(windows: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """How windows lie to each true window: clamped IoU and the share of the window outside of the truth (nIoL of TALL).
+    """Clamped IoU with each true window, and the share of the window outside of it (nIoL of TALL).
 
     Args:
         windows: (N, 2), the same for all samples, or (S, N, 2). truth: (S, K, 2), in the same unit.
@@ -89,7 +89,7 @@ def best_iou(windows: Tensor, truth: Tensor) -> Tensor:
 
 
 def tall_positives(windows: Tensor, truth: Tensor, iou: float = 0.5, outside: float = 0.15) -> Tensor:
-    """Which windows are training examples of a sentence, by the rule of TALL: (S, N) bool.
+    """Mask of the training examples of a sentence, by the rule of TALL: (S, N) bool.
 
     IoU above ``iou`` and less than ``outside`` of the window beyond the truth, both with the same true window.
     """
@@ -118,7 +118,7 @@ def frame_bounds(windows: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def window_means(seen: LocalFeatures, samples: Tensor, windows: Tensor) -> Tensor:
-    """Mean of what is seen in windows (B, P, 2) of samples (B,): (B, P, D) float32."""
+    """Mean features in windows (B, P, 2) of samples (B,): (B, P, D) float32."""
     bank = seen.bank
     return seen.means(samples, *frame_bounds(windows, bank.n_frames[bank.video[samples]]))
 
@@ -197,12 +197,12 @@ def moved(windows: Tensor, offsets: Tensor, reach: float) -> Tensor:
 
 
 def candidate_oracle(bank: FeatureBank, windows: Tensor, reach: float = 0.0) -> Tensor:
-    """The best IoU that candidates can reach for each query, chosen with the truth in hand: (S,) float64.
+    """The best IoU that candidates reach for each query, chosen by the truth: (S,) float64.
 
-    A bound on every system that ranks these windows, not a system; its mean is the bound on their mIoU.
+    An upper bound of every system that ranks these windows; its mean is the bound on their mIoU.
 
     Args:
-        windows: (N, 2). reach: share of its length by which each end may move (`moved`), 0 without regression.
+        bank: gives the truth. windows: (N, 2). reach: share of its length by which each end may move (`moved`), 0 without regression.
     """
     best = torch.zeros(len(bank), dtype=torch.float64, device=bank.device)
     for k in range(bank.truth.shape[1]):

@@ -31,13 +31,14 @@ Deviations:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from strong_envs.agents.baselines.candidates import context_means, draw, moved, nearest_truth, tall_positives
-from strong_envs.agents.baselines.ranking import Inputs, WindowArgs, WindowSystem, masks_by_sample
+from strong_envs.agents.baselines.ranking import Inputs, SlidingWindowSystem, WindowArgs, WindowNet, masks_by_sample
 from strong_envs.agents.registry import SystemSpec, register
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
@@ -78,12 +79,11 @@ class Fusion(nn.Module):
         return self.out(torch.relu(pairs + F.linear(v, total + clip) + F.linear(s, total + sentence)))
 
 
-class CtrlNet(nn.Module):
+class CtrlNet(WindowNet):
     """Points 2 and 3: clips and sentences to scores and offsets."""
 
     def __init__(self, inputs: Inputs, args: CtrlArgs) -> None:
-        super().__init__()
-        self.inputs = inputs
+        super().__init__(inputs)
         self.clip = nn.Linear(3 * inputs.frame_dim, args.embedding)
         self.sentence = nn.Linear(inputs.query_dim, args.embedding)
         self.fusion = Fusion(args.embedding, args.hidden)
@@ -104,21 +104,23 @@ def alignment_loss(outputs: Tensor, offsets: Tensor, regression: float) -> Tenso
     return align + regression * (own - offsets).abs().mean()
 
 
-class Ctrl(WindowSystem):
-    """CTRL behind the interface of systems, see the module."""
+class Ctrl(SlidingWindowSystem):
+    """CTRL, see the module."""
 
     name = "ctrl"
     Args = CtrlArgs
-    network: type[nn.Module] = CtrlNet
+    network: ClassVar[type[WindowNet]] = CtrlNet
+    args: CtrlArgs
 
     @property
     def reach(self) -> float:
+        """Share of its length by which the system may move each end of a window."""
         return self.args.reach
 
-    def build(self, inputs: Inputs) -> nn.Module:
+    def build(self, inputs: Inputs) -> WindowNet:
         if not 0 <= self.reach < 0.5:
             raise DataError(f"reach lies in [0, 0.5), so that windows stay windows; got {self.reach}")
-        return self.network(inputs, self.args)
+        return self.network(inputs, self.args)  # type: ignore[call-arg]
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         optimiser = torch.optim.AdamW(self.net.parameters(), self.args.lr, weight_decay=self.args.weight_decay)
@@ -148,7 +150,7 @@ class Ctrl(WindowSystem):
         return outputs[..., 0], moved(windows, outputs[..., 1:], self.args.reach)
 
     def probability(self, scores: Tensor) -> Tensor:
-        """The sigmoid that the loss is the logarithm of."""
+        """The sigmoid whose logarithm the loss is."""
         return scores.sigmoid()
 
 

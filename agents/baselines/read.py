@@ -1,7 +1,7 @@
 """READ: Read, Watch and Move (He et al., AAAI 2019), a recurrent actor-critic with two supervised tasks beside it.
 
 In the order of the paper: the state of a step is one vector z of the sentence, the whole video, the window and its
-location; a GRU carries what was seen; actor and critic read its memory. From z itself the network also predicts the
+location; a GRU carries the memory; actor and critic read it. From z itself the network also predicts the
 IoU of the window and the true location. Known from the paper and from public code; the sizes of ``preset="paper"`` are
 theirs. The dynamics are options of the environment: moves of n / 10 (``step_scale=2``), ten steps, phi = .001, the
 reward ``"read"``, an invalid move ends the episode.
@@ -23,6 +23,7 @@ Deviations of ``preset="default"``, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class ReadArgs:
     """Width of z and of the GRU's memory."""
     standardise: bool = True
     exploring_starts: bool = True
-    """Train from windows drawn at random; it is scored from the initial window all the same."""
+    """Train from random windows. Predictions begin with the initial window in any case."""
 
 
 PAPER = ReadArgs(
@@ -86,6 +87,7 @@ class ReadNetwork(nn.Module):
 
     Args:
         shapes: named parts of the observation, from `TemporalTask.dims`. n_actions: number of moves.
+        args: see `ReadArgs`.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], n_actions: int, args: ReadArgs) -> None:
@@ -151,10 +153,11 @@ def read_loss(
 
 
 class Memory:
-    """A greedy policy that remembers: one for each batch of episodes, asked once a step."""
+    """A greedy policy with memory: one for each batch of episodes, called once a step."""
 
     def __init__(self, network: ReadNetwork) -> None:
-        self.network, self.memory = network, None
+        self.network = network
+        self.memory: Tensor | None = None
 
     @torch.no_grad()
     def __call__(self, observation: dict[str, Tensor]) -> Tensor:
@@ -169,7 +172,11 @@ class Memory:
 class Read(TemporalSystem):
     """READ under the interface of systems; options are `ReadArgs`."""
 
-    PRESETS = {"default": (ReadArgs(), ENV), "paper": (PAPER, replace(ENV, context=False))}
+    PRESETS: ClassVar[dict[str, tuple[ReadArgs, TemporalConfig]]] = {
+        "default": (ReadArgs(), ENV),
+        "paper": (PAPER, replace(ENV, context=False)),
+    }
+    args: ReadArgs
     network: ReadNetwork
 
     def build(self, task: TemporalTask) -> ReadNetwork:
@@ -215,7 +222,7 @@ class Read(TemporalSystem):
         return losses, torch.stack(rewards).mean()
 
     def locate(self, task: TemporalTask, samples: Tensor) -> Prediction:
-        """Greedy episodes; the global mean looks at every frame."""
+        """Greedy episodes; the global mean reads every frame."""
         episodes = localise(task, Memory(self.network), samples, batch=len(samples))
         return Prediction(**vars(episodes), frames_seen=torch.ones(len(samples), device=task.bank.device))
 

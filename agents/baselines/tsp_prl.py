@@ -3,7 +3,7 @@
 In the order of the paper, known from the authors' public code:
 
 1. *State*: global feature, window and location each pass a layer, are brought to length 1 and rectified, and are gated
-   by the sentence (sigmoid of a layer); joined, a layer with ReLU is z, a GRU carries what was seen.
+   by the sentence (sigmoid of a layer); joined, a layer with ReLU is z, a GRU carries the memory.
 2. *Tree*: a root policy over five branches (scale; far to the left, far to the right; a little to the left, to the
    right) and a leaf policy in each: scale by 1.2, 1.5, 1/1.2, 1/1.5 about the middle, or shift, move the start, move
    the end. Sixteen moves, no stop; every policy has a value head.
@@ -22,7 +22,8 @@ Deviations, all presets:
 - *A little* is one feature unit of 16 frames in the code; n / 40 is that in a video of some 30 seconds.
 - A move over the video's edge is refused, as in all systems here; the code cuts the window off at the edge.
 - The window is seen as means of itself and its context; the code concatenates ten of its frames.
-- The advantage is detached and returns are bootstrapped with the value after the last step, both as in `read_agent`;
+- The advantage is detached and returns are bootstrapped with the value after the last step, both as in
+  `agents.baselines.read`;
   the code lets the policy's loss move the values and bootstraps with the value before the last step.
 - All positions are fractions, in the code whole units.
 
@@ -33,6 +34,7 @@ Deviations, all presets:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +86,7 @@ class TspPrlArgs:
     iou_hidden: tuple[int, int] = (64, 32)
     standardise: bool = True
     exploring_starts: bool = True
-    """Train from windows drawn at random; it is scored from the initial window all the same."""
+    """Train from random windows. Predictions begin with the initial window in any case."""
 
 
 PAPER = TspPrlArgs(
@@ -194,7 +196,8 @@ class Greedy:
     """The greedy tree with its memory: one for each batch of episodes, asked once a step."""
 
     def __init__(self, network: TreeNetwork) -> None:
-        self.network, self.memory = network, None
+        self.network = network
+        self.memory: Tensor | None = None
 
     @torch.no_grad()
     def __call__(self, observation: dict[str, Tensor]) -> Tensor:
@@ -217,8 +220,12 @@ class Greedy:
 class TspPrl(TemporalSystem):
     """TSP-PRL under the interface of systems; options are `TspPrlArgs`."""
 
-    PRESETS = {"default": (TspPrlArgs(), ENV), "paper": (PAPER, ENV)}
+    PRESETS: ClassVar[dict[str, tuple[TspPrlArgs, TemporalConfig]]] = {
+        "default": (TspPrlArgs(), ENV),
+        "paper": (PAPER, ENV),
+    }
     TASK = TreeTask
+    args: TspPrlArgs
     network: TreeNetwork
 
     def build(self, task: TemporalTask) -> TreeNetwork:

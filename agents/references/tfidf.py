@@ -56,8 +56,8 @@ class TfIdf:
         if not terms:
             return total
         for (word, _), weight in zip(terms, weights / np.linalg.norm(weights), strict=True):
-            rows, values = self._postings[word]
-            total[rows] += weight * values
+            at, values = self._postings[word]
+            total[at] += weight * values
         return total
 
     def nearest(self, text: str, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -59,8 +59,11 @@ class AttentiveInputs(nn.Module):
 
     Args:
         shapes: parts of the observation of an `AttentionTask`. heads: attentions of each kind; the paper has one.
-        timed: see the module. width: of the hidden layer of a score.
+        timed: see the module. width: of the hidden layer of a score. hidden: parts that are replaced by zeros.
     """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -99,10 +102,10 @@ class AttentiveInputs(nn.Module):
         middle = (torch.arange(self.count, device=x.device) + 0.5) / self.count
         taken, code = self._window(middle, start, end)
         parts = [x]
-        for kind, (said, seen, score) in enumerate(zip(self.said, self.seen, self.score, strict=True)):
+        for kind, (of_query, of_frame, score) in enumerate(zip(self.said, self.seen, self.score, strict=True)):
             frame = frames[:, :, kind]
             keys = torch.cat((frame, code), -1) if self.timed else frame
-            scores = score(torch.relu(said(x[:, : self.query])[:, None] + seen(keys)))
+            scores = score(torch.relu(of_query(x[:, : self.query])[:, None] + of_frame(keys)))
             weights = scores.masked_fill(~taken[..., None], float("-inf")).softmax(1)
             parts.append(torch.einsum("bkh,bkd->bhd", weights, frame).flatten(1))
         return torch.cat(parts, 1)
