@@ -30,7 +30,8 @@ def local_features(bank: FeatureBank, boxes: str | Tensor, margin: float) -> Loc
     """Features inside boxes of a bank's frames.
 
     Args:
-        bank: features of one split. boxes: see `LocalFeatures`; or ``"pretrained"``, or the path of a saved STRONG (``.safetensors``).
+        bank: features of one split.
+        boxes: see `LocalFeatures`; or ``"pretrained"``, or the path of a saved STRONG (``.safetensors``).
         margin: added around every box, in fractions of the frame; whole frames have none.
     """
     if isinstance(boxes, str) and from_tracker(boxes):
@@ -49,7 +50,8 @@ def tracked_boxes(source: str, bank: FeatureBank) -> Tensor:
     """Boxes of a trained STRONG in every frame of each sample of a bank: corners, packed (R, 4) float32.
 
     Args:
-        source: ``"pretrained"`` or the path of a saved system. bank: features of one split.
+        source: ``"pretrained"`` or the path of a saved system.
+        bank: features of one split.
 
     Raises:
         DataError: a file that does not exist, a system without a tracker, or one trained on other features.

@@ -58,7 +58,8 @@ class Predictor:
     Args:
         path: a file that the ``save`` of a system wrote.
         features: store in which video ids are looked up; the training store by default.
-        device: torch device. backbone_weights, text_weights: files for networks that do not come as packages.
+        device: torch device.
+        backbone_weights, text_weights: files for networks that do not come as packages.
 
     Raises:
         DataError: a file that is no saved system, or a system that cannot predict other videos.
@@ -96,9 +97,9 @@ class Predictor:
         """Localise a sentence in a video.
 
         Args:
-            video: the id of a video of the store; the path of a video file; or an array: features (n, D) or cells
-                (n, h, w, C) as a store of the same kind holds them, both as a pair ``(frames, grid)``, or pixels
-                (n, H, W, 3) uint8 RGB, one frame for each feature row.
+            video: the id of a video of the store; the path of a video file; or an array: features (n, D) or cells (n,
+                h, w, C) as a store of the same kind holds them, both as a pair ``(frames, grid)``, or pixels (n, H, W,
+                3) uint8 RGB, one frame for each feature row.
             sentence: the query.
             duration: seconds, for arrays; the number of rows over the store's rate by default.
 
@@ -220,8 +221,10 @@ def load(
     """Load a trained system for inference; see `Predictor`.
 
     Args:
-        path: a file that the ``save`` of a system wrote. features: store in which video ids are looked up.
-        device: torch device. weights: ``backbone_weights`` and ``text_weights``, files.
+        path: a file that the ``save`` of a system wrote.
+        features: store in which video ids are looked up.
+        device: torch device.
+        weights: ``backbone_weights`` and ``text_weights``, files.
     """
     return Predictor(path, features, device, **weights)
 
@@ -240,7 +243,8 @@ def load_system(path: str | os.PathLike, bank: FeatureBank) -> BaseSystem:
     """Read a file that the ``save`` of any registered system wrote.
 
     Args:
-        path: a file of weights. bank: gives the device and must have the features of the training.
+        path: a file of weights.
+        bank: gives the device and must have the features of the training.
 
     Raises:
         DataError: no such file, a kind of system that is not registered here, other features.

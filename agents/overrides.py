@@ -37,10 +37,10 @@ class Setting:
 
 def settings_of(system: str) -> dict[str, Setting]:
     """The settings of a system by dotted name."""
-    factory = find(system).factory
+    factory: Any = find(system).factory
     found: dict[str, Setting] = {}
     arguments = _arguments(factory)
-    if issubclass(factory, BaseSystem) if isinstance(factory, type) else False:
+    if isinstance(factory, type) and issubclass(factory, BaseSystem):
         arguments |= factory.arguments()
     for name, kind in arguments.items():
         if name == "env" and not is_dataclass(kind):

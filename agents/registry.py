@@ -28,7 +28,6 @@ from strong_envs.features.errors import DataError, nearest
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from strong_envs.agents.training.session import Session
     from strong_envs.temporal.task import TemporalConfig
 
 ProgressCallback = Callable[[str, int, int, dict[str, float]], None]
@@ -166,7 +165,8 @@ def import_modules(paths: Iterable[str], prefix: str) -> None:
     """Import every module in some folders and their subpackages, in alphabetical order, so that it can register.
 
     Args:
-        paths: folders, as the ``__path__`` of a package. prefix: name of that package, with a dot.
+        paths: folders, as the ``__path__`` of a package.
+        prefix: name of that package, with a dot.
     """
     for module in sorted(pkgutil.iter_modules(paths), key=lambda found: found.name):
         if module.name != "__main__":
@@ -203,7 +203,8 @@ def incompatibility(name: str, bank: FeatureBank, training: bool = True) -> str 
     """The reason why a bank cannot serve a system, or None.
 
     Args:
-        name: of a system. bank: features of one split.
+        name: of a system.
+        bank: features of one split.
         training: whether the bank is for training; False for a bank that is only predicted.
     """
     spec = find(name)
@@ -225,7 +226,8 @@ def make(name: str, bank: FeatureBank, **kwargs: Any) -> BaseSystem:
     """Make a system for a training bank.
 
     Args:
-        name: a registered name, or ``module:attribute``. bank: the training split.
+        name: a registered name, or ``module:attribute``.
+        bank: the training split.
         kwargs: arguments of its factory; all registered systems take ``seed`` and ``budget``, a factor on the steps.
 
     Raises:
@@ -243,7 +245,7 @@ def with_defaults(system: Any) -> BaseSystem:
     if isinstance(system, BaseSystem):
         return system
     kind = type(system)
-    members = {"__slots__": (), "__module__": kind.__module__, "__doc__": kind.__doc__}
+    members: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__, "__doc__": kind.__doc__}
     if callable(getattr(kind, "fit", None)) and not hasattr(kind, "resumable"):
         members["resumable"] = "checkpoint" in inspect.signature(kind.fit).parameters
     system.__class__ = types.new_class(kind.__name__, (kind, BaseSystem), {}, lambda body: body.update(members))

@@ -62,6 +62,7 @@ class TensorFusion(nn.Module):
         self.out = nn.Linear(hidden, outputs)
 
     def forward(self, v: Tensor, s: Tensor) -> Tensor:
+        """Clips (B, N, E) with sentences (B, E) to (B, N, outputs)."""
         size = v.shape[-1]
         clip, sentence, product = self.hidden.weight.split((size, size, self.pooled**2), 1)
         few_v, few_s = (F.avg_pool1d(x.flatten(0, -2)[:, None], self.pool)[:, 0] for x in (v, s))

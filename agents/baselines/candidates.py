@@ -26,7 +26,9 @@ def sliding_windows(scales: Sequence[float], overlap: float = 0.8, device: str |
     Neighbours of one length share at least ``overlap`` of it, are evenly spread, and the last one ends with the video.
 
     Args:
-        scales: lengths as fractions of the duration, in (0, 1]. overlap: in [0, 1); CTRL slides by a fifth, 0.8.
+        scales: lengths as fractions of the duration, in (0, 1].
+        overlap: in [0, 1); CTRL slides by a fifth, 0.8.
+        device: of the result.
 
     Returns:
         (N, 2) float64.
@@ -54,7 +56,8 @@ def fit_scales(truth: Tensor, count: int = 5) -> tuple[float, ...]:
     Papers choose the lengths by hand for each data set.
 
     Args:
-        truth: (S, K, 2) true windows as fractions of the duration. count: number of lengths.
+        truth: (S, K, 2) true windows as fractions of the duration.
+        count: number of lengths.
     """
     if count < 1:
         raise DataError(f"scale_count must be 1 or more, got {count}")
@@ -69,7 +72,8 @@ def overlaps(windows: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Clamped IoU with each true window, and the share of the window outside of it (nIoL of TALL).
 
     Args:
-        windows: (N, 2), the same for all samples, or (S, N, 2). truth: (S, K, 2), in the same unit.
+        windows: (N, 2), the same for all samples, or (S, N, 2).
+        truth: (S, K, 2), in the same unit.
 
     Returns:
         Two (S, N, K) tensors in [0, 1].
@@ -147,7 +151,10 @@ def temporal_nms(windows: Tensor, scores: Tensor, threshold: float, limit: int) 
     equal scores the earlier row wins. Exact: ``limit`` rounds of (S, N) work, -1 where nothing is left.
 
     Args:
-        windows: (S, N, 2). scores: (S, N), -inf or NaN for absent windows.
+        windows: (S, N, 2).
+        scores: (S, N), -inf or NaN for absent windows.
+        threshold: IoU in [0, 1] above which the lower window is dropped.
+        limit: windows that are kept at most.
     """
     if not 0 <= threshold <= 1:
         raise DataError(f"the threshold of NMS is an IoU in [0, 1], got {threshold}")
@@ -169,7 +176,10 @@ def rank(windows: Tensor, scores: Tensor, top: int, threshold: float | None = 0.
     """The ``top`` windows of each sample, best first, with their scores; NaN where fewer are left.
 
     Args:
-        windows: (S, N, 2). scores: (S, N). threshold: of `temporal_nms`; None keeps overlapping windows.
+        windows: (S, N, 2).
+        scores: (S, N).
+        top: windows a sample.
+        threshold: of `temporal_nms`; None keeps overlapping windows.
 
     Returns:
         (S, top, 2) and (S, top), in the dtypes of ``windows`` and ``scores``.
@@ -202,7 +212,9 @@ def candidate_oracle(bank: FeatureBank, windows: Tensor, reach: float = 0.0) -> 
     An upper bound of every system that ranks these windows; its mean is the bound on their mIoU.
 
     Args:
-        bank: gives the truth. windows: (N, 2). reach: share of its length by which each end may move (`moved`), 0 without regression.
+        bank: gives the truth.
+        windows: (N, 2).
+        reach: share of its length by which each end may move (`moved`), 0 without regression.
     """
     best = torch.zeros(len(bank), dtype=torch.float64, device=bank.device)
     for k in range(bank.truth.shape[1]):

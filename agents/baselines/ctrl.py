@@ -73,6 +73,7 @@ class Fusion(nn.Module):
         self.out = nn.Linear(hidden, outputs)
 
     def forward(self, v: Tensor, s: Tensor) -> Tensor:
+        """Clips and sentences, broadcast, to (..., outputs)."""
         product, total, clip, sentence = self.hidden.weight.chunk(4, 1)
         # The same sum as on the concatenated vector, but only the product is computed for every pair.
         pairs = F.linear(v * s, product, self.hidden.bias)
@@ -118,15 +119,18 @@ class Ctrl(SlidingWindowSystem):
         return self.args.reach
 
     def build(self, inputs: Inputs) -> WindowNet:
+        """The network of points 2 and 3."""
         if not 0 <= self.reach < 0.5:
             raise DataError(f"reach lies in [0, 0.5), so that windows stay windows; got {self.reach}")
         return self.network(inputs, self.args)  # type: ignore[call-arg]
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """AdamW with a rate that falls along a cosine."""
         optimiser = torch.optim.AdamW(self.net.parameters(), self.args.lr, weight_decay=self.args.weight_decay)
         return optimiser, torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 
     def examples(self) -> Tensor:
+        """Sentences with at least one positive window (point 5)."""
         args = self.args
         self._positive = masks_by_sample(
             self.windows,
@@ -136,6 +140,7 @@ class Ctrl(SlidingWindowSystem):
         return self._positive.any(-1)
 
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """Point 4 for one random positive window of each sentence."""
         bank = self.bank
         windows = self.windows[draw(self._positive[samples], generator)]
         clips = context_means(self.seen(bank), samples, windows[:, None], self.args.context)
@@ -144,6 +149,7 @@ class Ctrl(SlidingWindowSystem):
         return alignment_loss(outputs, offsets.to(outputs.dtype), self.args.regression)
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Alignment scores, and the windows moved by their offsets (point 6)."""
         windows = self.windows.expand(len(samples), -1, -1)
         clips = context_means(self.seen(bank), samples, windows, self.args.context)
         outputs = self.net(clips, bank.query[samples])

@@ -81,6 +81,7 @@ class FrameClassifier(WindowSystem):
         return torch.as_tensor(windows_on_grid(self.args.cells), device=self.bank.device)
 
     def build(self, inputs: Inputs) -> FrameClassifierNet:
+        """The frame attention of the training split."""
         args = self.args
         if not (isinstance(self.boxes, str) and self.boxes == "frame"):
             raise DataError("frame classifier reads all cells of a frame; boxes must stay 'frame'")
@@ -90,13 +91,16 @@ class FrameClassifier(WindowSystem):
         return FrameClassifierNet(inputs, FrameAttention(self.bank, FrameAttentionArgs(**shared), self.seed))
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """AdamW with one cycle of the learning rate, as in STRONG."""
         optimiser = torch.optim.AdamW(self.net.parameters(), self.args.lr, weight_decay=1e-3)
         return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, self.args.lr, total_steps=steps)
 
     def examples(self) -> Tensor:
+        """All samples."""
         return torch.ones(len(self.bank), dtype=torch.bool, device=self.bank.device)
 
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """Binary cross-entropy of the stretches' log-odds."""
         logits = self.net.frame_attention.logits(self.bank, samples)
         inside = inside_shares(self.bank.truth[samples], logits.shape[1])
         return nn.functional.binary_cross_entropy_with_logits(logits, inside)
@@ -114,6 +118,7 @@ class FrameClassifier(WindowSystem):
         return scores.exp()
 
     def check_sizes(self, bank: FeatureBank) -> None:
+        """Refuse a bank whose cells are not as large as those of the training."""
         super().check_sizes(bank)
         made = len(self.net.frame_attention.cell_mean)
         if not bank.has_grid or bank.grid_shape[2] != made:

@@ -118,13 +118,16 @@ class Mcn(SlidingWindowSystem):
     net: McnNet
 
     def build(self, inputs: Inputs) -> McnNet:
+        """The network of points 1 and 2."""
         return McnNet(inputs, self.args)
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """SGD with a rate that falls in two steps (point 5)."""
         optimiser = torch.optim.SGD(self.net.parameters(), self.args.lr, momentum=0.9)
         return optimiser, torch.optim.lr_scheduler.StepLR(optimiser, -(-steps // 3), 0.1)
 
     def examples(self) -> Tensor:
+        """Sentences with a window of their own and one to compare it with."""
         bank, limit = self.bank, self.args.negative_iou
         self._own = masks_by_sample(self.windows, bank.truth, closest_window)
         self._other = masks_by_sample(self.windows, bank.truth, lambda w, t: best_iou(w, t) < limit) & ~self._own
@@ -136,6 +139,7 @@ class Mcn(SlidingWindowSystem):
         return (best >= self.args.positive_iou) & self._other.any(-1)
 
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """Point 4 for each sentence with its own window and two others."""
         bank, videos = self.bank, self.bank.video[samples]
         own = self._own[samples].to(torch.int64).argmax(-1)
         other = draw(self._other[samples], generator)
@@ -148,6 +152,7 @@ class Mcn(SlidingWindowSystem):
         return ranking_loss(near, intra, distance(there, sentence)[:, 0], self.args)
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative distances of all windows."""
         windows = self.windows.expand(len(samples), -1, -1)
         found = self._embed(bank, samples, windows)
         return -distance(found, self.net.embed_sentences(bank.query[samples])), windows

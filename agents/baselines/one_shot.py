@@ -6,9 +6,9 @@ gradient need no sample: ``loss = -sum_a pi(a) IoU(a, truth)``, with one step th
 to learn. The policy therefore maximises the training mIoU itself.
 
 ``blind one-shot`` has the sentence alone as its input. It is the reference that ignores the video: a system that does
-not score above it has not used the video. The blind DDPG agent is a weaker reference: it moves step by step, is rewarded
-by the sign of the change of IoU, and ends below the best constant window. ``one-shot`` also has the means of the frames
-in ``parts`` equal parts of the video, one after the other.
+not score above it has not used the video. The blind DDPG agent is a weaker reference: it moves step by step, is
+rewarded by the sign of the change of IoU, and ends below the best constant window. ``one-shot`` also has the means of
+the frames in ``parts`` equal parts of the video, one after the other.
 
 Neither is published; sizes and rates are ours, chosen on Charades-STA, TACoS and the default world. Against overfitting
 to the sentences: dropout, weight decay, and early stopping on a part of the training videos.
@@ -137,21 +137,25 @@ class OneShot(WindowSystem):
         return torch.as_tensor(windows_on_grid(self.args.cells), device=self.bank.device)
 
     def build(self, inputs: Inputs) -> OneShotNet:
+        """The policy over all windows of the grid."""
         if self.args.sees and not self.bank.has_frames:
             raise DataError(f"{self.bank.name!r} has annotations alone; 'blind one-shot' (sees=False) needs no more")
         return OneShotNet(inputs, self.args, len(self.windows))
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """AdamW with a constant rate."""
         args = self.args
         optimiser = torch.optim.AdamW(self.net.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
         return optimiser, torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
 
     def examples(self) -> Tensor:
+        """Samples of the videos that are not held out."""
         generator = torch.Generator().manual_seed(self.seed)
         self._held = held_out_videos(self.bank, self.args.held_out, generator)
         return ~self._held
 
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """Negative expected IoU of the policy."""
         return -expected_iou(self.logits(self.bank, samples), self.rewards(self.bank, samples)).mean()
 
     def logits(self, bank: FeatureBank, samples: Tensor) -> Tensor:
@@ -190,6 +194,7 @@ class OneShot(WindowSystem):
         return total / len(samples)
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities of all windows."""
         return self.logits(bank, samples).softmax(-1), self.windows.expand(len(samples), -1, -1)
 
     def probability(self, scores: Tensor) -> Tensor:
@@ -197,6 +202,7 @@ class OneShot(WindowSystem):
         return scores
 
     def check_sizes(self, bank: FeatureBank) -> None:
+        """Refuse a bank whose features are not as large as those of the training."""
         if self.args.sees:
             return super().check_sizes(bank)
         if bank.query_dim != self.net.inputs.query_dim:

@@ -64,7 +64,8 @@ class Inputs(nn.Module):
     """Features and sentences brought to mean 0 and spread 1 by the statistics of the training split, bounded by 10.
 
     Args:
-        bank: the training split. local: what lies inside boxes, where that is seen instead of whole frames.
+        bank: the training split.
+        local: what lies inside boxes, where that is seen instead of whole frames.
     """
 
     def __init__(self, bank: FeatureBank, local: LocalFeatures | None = None) -> None:
@@ -106,7 +107,9 @@ class WindowSystem(BaseSystem):
     """A system that scores windows; the members of a subclass stand first below.
 
     Args:
-        bank: the training split. seed: of weights and samples. budget: factor on ``steps``.
+        bank: the training split.
+        seed: of weights and samples.
+        budget: factor on ``steps``.
         env: arguments of the environments, which this kind of system does not use.
         boxes: source of a frame's features, see `LocalFeatures`: ``"frame"`` all of it, as published, ``"truth"`` what
             lies in the GT box (an upper bound), a tensor of corners; or a trained STRONG, see `agents.box_source`.

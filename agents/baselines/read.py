@@ -86,7 +86,8 @@ class ReadNetwork(nn.Module):
     """State vector, memory and four heads.
 
     Args:
-        shapes: named parts of the observation, from `TemporalTask.dims`. n_actions: number of moves.
+        shapes: named parts of the observation, from `TemporalTask.dims`.
+        n_actions: number of moves.
         args: see `ReadArgs`.
     """
 
@@ -134,8 +135,13 @@ def read_loss(
     """The parts of READ's loss, weighted, for T * B steps: their sum is minimised.
 
     Args:
-        logits: (N, A). value, returns: (N,). action: (N,) int64. iou: predicted and true (N,), the true one clamped.
+        logits: (N, A) of the policy.
+        value: (N,) predicted.
+        action: (N,) int64.
+        returns: (N,).
+        iou: predicted and true (N,), the true one clamped.
         location: predicted and true (N, 2), fractions of the video.
+        args: the weights.
     """
     log_pi = logits.log_softmax(-1)
     # The advantage weighs the policy; were it not detached, the policy would move the critic.
@@ -180,6 +186,7 @@ class Read(TemporalSystem):
     network: ReadNetwork
 
     def build(self, task: TemporalTask) -> ReadNetwork:
+        """State vector, memory and heads."""
         return ReadNetwork(task.dims(), task.n_actions, self.args)
 
     def train(self, report: ProgressCallback | None) -> None:

@@ -180,10 +180,12 @@ class LibraryAgent(TemporalSystem):
         return [p for name, p in self.network.named_parameters() if "target" not in name]
 
     def remember(self) -> dict[str, Any]:
+        """The settings of the algorithm."""
         return {"settings": self.settings}
 
     @classmethod
     def recall(cls, about: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of the algorithm."""
         return {"settings": about["settings"]}
 
     def _vec_env(self, num_envs: int) -> Any:

@@ -41,8 +41,11 @@ class TemporalSystem(BaseSystem):
     """Base of the systems that move a window, or read single frames, through one temporal task.
 
     Args:
-        bank: the training split. seed: everything random follows it. budget: factor on the arguments in ``SCALED``.
-        preset: a key of ``PRESETS``. env: changes of the preset's `TemporalConfig`.
+        bank: the training split.
+        seed: everything random follows it.
+        budget: factor on the arguments in ``SCALED``.
+        preset: a key of ``PRESETS``.
+        env: changes of the preset's `TemporalConfig`.
         boxes: where f_o comes from, see `LocalFeatures`: ``"frame"``, ``"initial"``, ``"gaussian"``, ``"truth"`` (an
             upper bound) or a tensor of corners; or a trained STRONG, see `agents.box_source`.
         box_margin: added around every box, in fractions of the frame.
@@ -104,7 +107,8 @@ class TemporalSystem(BaseSystem):
     @classmethod
     def arguments(cls) -> dict[str, type]:
         """Fields of the presets' arguments."""
-        return {"": type(args) for args, _ in cls.PRESETS.values()}
+        args, _ = next(iter(cls.PRESETS.values()))
+        return {"": type(args)}
 
     @property
     def dynamics(self) -> TemporalConfig:
@@ -166,10 +170,7 @@ class TemporalSystem(BaseSystem):
         boxes = about["boxes"] if boxes is None else boxes
         if boxes is None:
             raise DataError(f"{path!r} was trained on given boxes; pass boxes= for {bank.name!r}")
-        args, env = (
-            {name: tuple(value) if isinstance(value, list) else value for name, value in about[part].items()}
-            for part in ("args", "env")
-        )
+        args, env = (_tuples(about[part]) for part in ("args", "env"))
         made: dict[str, Any] = {"seed": about["seed"], "boxes": boxes, "box_margin": about["box_margin"], "env": env}
         try:
             system = cls(bank, **made, **args, **cls.recall(about))
@@ -238,6 +239,11 @@ class TemporalSystem(BaseSystem):
         return TemporalMomentVectorEnv.of(task, num_envs)
 
 
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a header with tuples where JSON has lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
 def changed(base: Any, changes: Mapping[str, Any], what: str, names: tuple[str, ...] | None = None) -> Any:
     """A dataclass with some fields changed; names that it does not have are refused."""
     valid = sorted(names or [f.name for f in fields(base)])
@@ -261,8 +267,10 @@ def n_step_returns(rewards: Tensor, terminated: Tensor, last: Tensor, gamma: flo
     """Discounted returns of a piece of experience, (T, B) float32, bootstrapped where it is cut off.
 
     Args:
-        rewards: (T, B) float32. terminated: (T, B) bool, nothing follows these steps.
-        last: (B,) float32, the value of the state that the last step led to. gamma: discount.
+        rewards: (T, B) float32.
+        terminated: (T, B) bool, nothing follows these steps.
+        last: (B,) float32, the value of the state that the last step led to.
+        gamma: discount.
     """
     returns, following = torch.empty_like(rewards), last
     for t in range(len(rewards) - 1, -1, -1):

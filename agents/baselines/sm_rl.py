@@ -149,8 +149,10 @@ class SmrlArgs:
 
 
 class SmrlEpisode(NamedTuple):
-    """N steps of a batch: positions (N, B) in [0, 1], detections (N, B, 2) fractions of the video, matching scores,
-    indicator logits and log-probabilities of the draws (N, B), indicators (N, B) bool.
+    """N steps of a batch of episodes.
+
+    Positions (N, B) in [0, 1], detections (N, B, 2) fractions of the video, matching scores, indicator logits and
+    log-probabilities of the draws (N, B), indicators (N, B) bool.
     """
 
     position: Tensor
@@ -165,7 +167,8 @@ class SmrlNetwork(nn.Module):
     """Layers of the four inputs, an LSTM, and four heads.
 
     Args:
-        shapes: named parts of the observation, from `TemporalTask.dims`. concepts: number of words of the head.
+        shapes: named parts of the observation, from `TemporalTask.dims`.
+        concepts: number of words of the head.
         args: see `SmrlArgs`.
     """
 
@@ -233,8 +236,12 @@ def smrl_loss(
     """The parts of the loss, weighted: their sum is minimised.
 
     Args:
-        episode: of the matched pairs. mismatch: matching scores (N, B) of the mismatched ones.
-        truth: (B, 2) fractions of the video. reward: (B,). baseline: its moving mean, a scalar. args: the weights.
+        episode: of the matched pairs.
+        mismatch: matching scores (N, B) of the mismatched ones.
+        truth: (B, 2) fractions of the video.
+        reward: (B,).
+        baseline: its moving mean, a scalar.
+        args: the weights.
     """
     bce = nn.functional.binary_cross_entropy_with_logits
     match = bce(episode.match, torch.ones_like(episode.match)) + bce(mismatch, torch.zeros_like(mismatch))
@@ -273,16 +280,19 @@ class SmRl(TemporalSystem):
         super().__init__(bank, *args, **kwargs)
 
     def build(self, task: TemporalTask) -> SmrlNetwork:
+        """The network, with one concept for each frequent word of the training sentences."""
         words = self._words or concept_words(task.bank.texts, self.args.concepts, self.args.concept_least)
         # A store without a common word still needs a layer to train.
         self.words = words or ["?"]
         return SmrlNetwork(task.dims(), len(self.words), self.args).eval()
 
     def remember(self) -> dict[str, Any]:
+        """The words of the concepts."""
         return {"words": self.words}
 
     @classmethod
     def recall(cls, about: Mapping[str, Any]) -> dict[str, Any]:
+        """The words of the concepts."""
         return {"words": about["words"]}
 
     def draw(self, generator: torch.Generator) -> Tensor:

@@ -119,7 +119,11 @@ class TreeNetwork(nn.Module):
 
     Args:
         shapes: named parts of the observation, from `TemporalTask.dims`.
+        args: see `TspPrlArgs`.
     """
+
+    moves: Tensor
+    absent: Tensor
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], args: TspPrlArgs) -> None:
         super().__init__()
@@ -157,7 +161,8 @@ class TreeNetwork(nn.Module):
     def leaf_logits(self, memory: Tensor) -> Tensor:
         """Logits of all leaves, -1e9 where a leaf has fewer moves than the largest: (B, 5, 4)."""
         width = self.moves.shape[1]
-        padded = [nn.functional.pad(leaf(memory), (0, width - leaf.out_features)) for leaf in self.leaves]
+        logits = [leaf(memory) for leaf in self.leaves]
+        padded = [nn.functional.pad(one, (0, width - one.shape[1])) for one in logits]
         return torch.stack(padded, 1).masked_fill(self.absent, -1e9)
 
     def actions(self, leaf: Tensor) -> Tensor:
@@ -176,8 +181,12 @@ def tree_loss(
     """The parts of the loss, weighted: their sum is minimised. The same for the root and for the leaf that acted.
 
     Args:
-        logits: (N, A). value, returns: (N,). taken: (N,) int64. iou: logit of the predicted and the true one, (N,); the
-            true one may be negative, and such windows teach nothing.
+        logits: (N, A) of the policy.
+        value: (N,) predicted.
+        taken: (N,) int64 actions.
+        returns: (N,).
+        iou: logit of the predicted and the true one, (N,); windows with a negative true one do not enter the loss.
+        args: the weights.
     """
     log_pi = logits.log_softmax(-1)
     advantage = (returns - value).detach()
@@ -229,6 +238,7 @@ class TspPrl(TemporalSystem):
     network: TreeNetwork
 
     def build(self, task: TemporalTask) -> TreeNetwork:
+        """The tree of policies."""
         return TreeNetwork(task.dims(), self.args)
 
     def train(self, report: ProgressCallback | None) -> None:

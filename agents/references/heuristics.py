@@ -98,9 +98,11 @@ class Whole:
     description = "Predicts the whole video."
 
     def fit(self, train: QuerySet) -> Whole:
+        """Nothing to fit."""
         return self
 
     def predict(self, queries: QuerySet) -> np.ndarray:
+        """(S, 2) seconds."""
         return _seconds(np.array([0.0, 1.0]), queries)
 
 
@@ -111,9 +113,11 @@ class Initial:
     description = "Predicts the agents' initial window, [0.25, 0.75] of the video: an agent that stops at once."
 
     def fit(self, train: QuerySet) -> Initial:
+        """Nothing to fit."""
         return self
 
     def predict(self, queries: QuerySet) -> np.ndarray:
+        """(S, 2) seconds."""
         return _seconds(np.array(INITIAL_SPAN), queries)
 
 
@@ -133,10 +137,12 @@ class Constant:
         self.window: np.ndarray | None = None
 
     def fit(self, train: QuerySet) -> Constant:
+        """Find the best window on the grid."""
         self.window = best_window(train.fractions, self.cells, self.threshold)
         return self
 
     def predict(self, queries: QuerySet) -> np.ndarray:
+        """(S, 2) seconds."""
         return _seconds(_fitted(self, self.window), queries)
 
 
@@ -150,9 +156,11 @@ class RandomWindow:
         self.seed = seed
 
     def fit(self, train: QuerySet) -> RandomWindow:
+        """Nothing to fit."""
         return self
 
     def predict(self, queries: QuerySet) -> np.ndarray:
+        """(S, 2) seconds."""
         rng = np.random.default_rng(self.seed)
         return _seconds(np.sort(rng.random((len(queries), 2)), axis=1), queries)
 
@@ -165,7 +173,8 @@ class QueryNeighbours:
     that shares no word with the training queries gets the best constant window.
 
     Args:
-        k: training queries that count. cells: cells of the grid, 50 for steps of 0.02.
+        k: training queries that count.
+        cells: cells of the grid, 50 for steps of 0.02.
         threshold: None maximises the mean IoU; a number m maximises the share of IoUs that reach m.
     """
 
@@ -182,6 +191,7 @@ class QueryNeighbours:
         self.index: TfIdf | None = None
 
     def fit(self, train: QuerySet) -> QueryNeighbours:
+        """Index the sentences and score every window of the grid for each of them."""
         self.index = TfIdf(train.texts)
         grid = windows_on_grid(self.cells)
         scores = np.empty((len(train), len(grid)), np.float32)
@@ -192,6 +202,7 @@ class QueryNeighbours:
         return self
 
     def predict(self, queries: QuerySet) -> np.ndarray:
+        """(S, 2) seconds."""
         index = _fitted(self, self.index)
         found: dict[str, np.ndarray] = {}
         for text in dict.fromkeys(queries.texts):
@@ -209,7 +220,8 @@ class Oracle:
     the truth is taken. Stopping costs no move.
 
     Args:
-        steps: moves of an episode, T. half_steps: z_e, half the number of steps that make a video.
+        steps: moves of an episode, T.
+        half_steps: z_e, half the number of steps that make a video.
     """
 
     label = "oracle"
@@ -222,9 +234,11 @@ class Oracle:
         self.reachable = reachable_windows(steps, half_steps, multi_scale)
 
     def fit(self, train: QuerySet) -> Oracle:
+        """Nothing to fit."""
         return self
 
     def predict(self, queries: QuerySet) -> np.ndarray:
+        """(S, 2) seconds."""
         truth = queries.fractions
         best, choice = np.full(len(queries), -1.0), np.zeros(len(queries), np.int64)
         for start, block in _score_blocks(self.reachable, truth, None):
@@ -249,8 +263,9 @@ def best_window(fractions: np.ndarray, cells: int = 100, threshold: float | None
     """The window on a grid with the highest mean IoU (or share of IoUs that reach ``threshold``): (2,) fractions.
 
     Args:
-        fractions: (S, K, 2) true windows as fractions of the duration, filled up with NaN. Of equals the first wins,
-            in the order of start, then end.
+        fractions: (S, K, 2) true windows as fractions of the duration, filled up with NaN.
+        cells: cells of the grid. Of equal windows the first is taken, in the order of start, then end.
+        threshold: None maximises the mean IoU.
     """
     grid = windows_on_grid(cells)
     means = np.concatenate([block.mean(axis=1) for _, block in _score_blocks(grid, fractions, threshold)])

@@ -18,7 +18,9 @@ class RandomPolicy(BaseSystem):
     """Uniformly random moves until stop.
 
     Args:
-        bank: ignored, as is ``budget``. seed: of the moves. env: changes of the temporal environment.
+        bank: ignored, as is ``budget``.
+        seed: of the moves.
+        env: changes of the temporal environment.
     """
 
     def __init__(

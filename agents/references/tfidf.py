@@ -44,8 +44,8 @@ class TfIdf:
                 self._postings[word] = (np.array(rows, np.int64), weight)
                 squares[self._postings[word][0]] += weight**2
         norm = np.sqrt(np.maximum(squares, np.finfo(np.float64).tiny))
-        for rows, weight in self._postings.values():
-            weight /= norm[rows]
+        for at, weight in self._postings.values():
+            weight /= norm[at]
 
     def similarities(self, text: str) -> np.ndarray:
         """Cosine similarity with every sentence: (N,) float64 in [0, 1]."""

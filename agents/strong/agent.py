@@ -72,7 +72,9 @@ class Strong(BaseSystem):
     """Both levels with their training.
 
     Args:
-        bank: the training split. seed: of everything random. budget: factor on the training steps.
+        bank: the training split.
+        seed: of everything random.
+        budget: factor on the training steps.
         preset: ``"default"`` or ``"paper"``, see `strong_args`.
         env: changes of the temporal environment, as ``temporal_env``.
         changes: fields of `StrongArgs`; a mapping changes parts of a level or an environment, as in

@@ -193,8 +193,8 @@ def strong_args(preset: str = "default", reward: str | None = None, **changes: A
     Args:
         preset: ``"default"`` or ``"paper"``.
         reward: of the spatial level. One that compares values of the critic (``rewards.FROM_CRITIC``) goes without the
-            frame attention: the spatial level observes what is in and around its box, as in Eq. 10, and learns from
-            the rewards of the moves it made.
+            frame attention: the spatial level observes what is in and around its box, as in Eq. 10, and learns from the
+            rewards of the moves it made.
         changes: fields of `StrongArgs`.
     """
     if preset == "paper":
@@ -233,12 +233,12 @@ def changed_args(args: StrongArgs, changes: Mapping[str, Any]) -> StrongArgs:
         known = [f.name for f in fields(StrongArgs)]
         if name not in known:
             raise DataError(f"STRONG has no argument {name!r}{nearest(name, known)}; it has {sorted(known)}")
-        part = getattr(args, name)
+        part: Any = getattr(args, name)
         if not isinstance(value, Mapping):
             made[name] = value
         elif isinstance(part, DDPGArgs):
             made[name] = changed_level(part, value)
-        elif not is_dataclass(part):
+        elif not is_dataclass(part) or isinstance(part, type):
             raise DataError(f"{name} must be of type {type(part).__name__}, such as {part!r}; got {value!r}")
         else:
             known = [f.name for f in fields(part)]

@@ -42,6 +42,7 @@ class AttentionTask(TemporalTask):
     def observe(
         self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, local: Tensor | None = None
     ) -> dict[str, Tensor]:
+        """The observation of `TemporalTask` and ``frames``."""
         observation = super().observe(samples, start, end, t, local)
         k = torch.arange(self.count, device=self.bank.device)
         n = self.n_frames[samples][:, None]
@@ -51,6 +52,7 @@ class AttentionTask(TemporalTask):
         return observation | {"frames": torch.stack(tuple(parts), 2)}
 
     def dims(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parts of an observation, in order."""
         return super().dims() | {"frames": (self.count, 2, self.local.dim)}
 
 
@@ -58,8 +60,11 @@ class AttentiveInputs(nn.Module):
     """What an agent's networks see: the standardised observation and the frames under both attentions.
 
     Args:
-        shapes: parts of the observation of an `AttentionTask`. heads: attentions of each kind; the paper has one.
-        timed: see the module. width: of the hidden layer of a score. hidden: parts that are replaced by zeros.
+        shapes: parts of the observation of an `AttentionTask`.
+        heads: attentions of each kind; the paper has one.
+        timed: see the module.
+        width: of the hidden layer of a score.
+        hidden: parts that are replaced by zeros.
     """
 
     shift: Tensor
@@ -96,6 +101,7 @@ class AttentiveInputs(nn.Module):
         self.scale.copy_(torch.where(spread > 1e-4, 1 / spread.clamp(min=1e-4), 0.0))
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        """Named (B, ...) parts to (B, size)."""
         x = self.base(observation)
         frames = ((observation["frames"] - self.shift) * self.scale).clamp(-10, 10)
         start, end = (observation["location"][:, i, None] for i in (0, 1))

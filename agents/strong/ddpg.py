@@ -121,7 +121,9 @@ class DDPG(nn.Module):
 
     Args:
         shapes: named parts of the observation, as from `TemporalTask.dims` or `SpatialTask.dims`.
-        n_actions: number of actions. args: see `DDPGArgs`. hidden: parts that the agent must not see.
+        n_actions: number of actions.
+        args: see `DDPGArgs`.
+        hidden: parts that the agent must not see.
     """
 
     args: DDPGArgs

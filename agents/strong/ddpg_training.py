@@ -34,11 +34,13 @@ def train(
     """Train on a vector environment with index observations and torch output.
 
     Args:
-        agent: trained in place. env: made with ``output="torch", observation="index"``, SAME_STEP.
-        steps: environment steps (default: the agent's own). report: called with the step and scalars of the log each
-            ``every`` steps of all environments; it may raise `KeyboardInterrupt` to stop.
-        stage: name of this training, for messages. session: writes checkpoints and goes on from one, see
-            `agents.training.session.Session`.
+        agent: trained in place.
+        env: made with ``output="torch", observation="index"``, SAME_STEP.
+        steps: environment steps (default: the agent's own).
+        report: called with the step and the scalars of the log; it may raise `KeyboardInterrupt` to stop.
+        every: steps of all environments between two reports.
+        stage: name of this training, for messages.
+        session: writes checkpoints and resumes from one, see `agents.training.session.Session`.
 
     Raises:
         TrainingDiverged: losses that are not finite; seen within ``every`` steps.
@@ -77,8 +79,10 @@ class ReplayTraining(_LevelTraining):
     """Training from transitions of the agent's own episodes, on a vector environment with index observations.
 
     Args:
-        agent: trained in place. env: made with ``output="torch", observation="index"``, SAME_STEP. steps: environment
-            steps. stage: name for messages.
+        agent: trained in place.
+        env: made with ``output="torch", observation="index"``, SAME_STEP.
+        steps: environment steps.
+        stage: name for messages.
     """
 
     def __init__(self, agent: DDPG, env: LevelEnv, steps: int, stage: str = "training") -> None:
@@ -94,6 +98,7 @@ class ReplayTraining(_LevelTraining):
 
     @property
     def finished(self) -> bool:
+        """Whether all environment steps are made."""
         return self.done >= self.total
 
     def reported(self, before: int) -> int:
@@ -101,6 +106,7 @@ class ReplayTraining(_LevelTraining):
         return self.done
 
     def advance(self) -> bool:
+        """One step of all environments, and after the warm-up ``updates`` updates."""
         agent, env, args = self.agent, self.env, self.agent.args
         if not self.started:
             env.reset(seed=args.seed)
@@ -146,6 +152,7 @@ class ReplayTraining(_LevelTraining):
         return True
 
     def scalars(self) -> dict[str, float]:
+        """Losses, mean return and epsilon."""
         self._greedy()
         scalars = {name: float(value) for name, value in self.log.items()}
         scalars["return"] = float(self.returns) if self.returns is not None else float("nan")
@@ -153,6 +160,7 @@ class ReplayTraining(_LevelTraining):
         return scalars
 
     def state_dict(self) -> tuple[dict[str, Tensor], Values]:
+        """Environments, replay and counters."""
         tensors: dict[str, Tensor] = {}
         if self.started:
             tensors |= {f"env.{name}": value for name, value in self.env.snapshot().items()}
@@ -165,6 +173,7 @@ class ReplayTraining(_LevelTraining):
         return tensors, values
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: Values) -> None:
+        """Resume from `state_dict`."""
         self.done, self.iteration = int(values["done"]), int(values["iteration"])
         self.fitted, self.started = bool(values["fitted"]), bool(values["started"])
         if self.started:
@@ -186,6 +195,7 @@ class UniformTraining(_LevelTraining):
 
     @property
     def finished(self) -> bool:
+        """Whether all updates are made."""
         return self.iteration >= self.count
 
     def reported(self, before: int) -> int:
@@ -193,6 +203,7 @@ class UniformTraining(_LevelTraining):
         return before
 
     def advance(self) -> bool:
+        """One update from states drawn uniformly."""
         agent, task, batch = self.agent, self.env.task, self.agent.args.batch
         if not self.started:
             first = task.random_states(max(agent.args.warmup, batch), agent.generator)
@@ -206,13 +217,16 @@ class UniformTraining(_LevelTraining):
         return True
 
     def scalars(self) -> dict[str, float]:
+        """Losses and the mean reward of the greedy action."""
         scalars = {name: float(value) for name, value in self.log.items()}
         pays = self.env.action_rewards(self.states).gather(1, self._greedy()[:, None])
         return scalars | {"return": float(pays.mean())}
 
     def state_dict(self) -> tuple[dict[str, Tensor], Values]:
+        """Counters."""
         return {}, {"done": self.done, "iteration": self.iteration, "started": self.started}
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: Values) -> None:
+        """Resume from `state_dict`."""
         self.done, self.iteration = int(values["done"]), int(values["iteration"])
         self.started = bool(values["started"])

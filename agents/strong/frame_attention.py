@@ -65,7 +65,8 @@ class FrameAttention(nn.Module):
     """Attention over cells, and the classifier of frames that trains it.
 
     Args:
-        bank: the training split; its features set the scale of the inputs. args: see `FrameAttentionArgs`.
+        bank: the training split; its features set the scale of the inputs.
+        args: see `FrameAttentionArgs`.
         seed: of the weights.
     """
 

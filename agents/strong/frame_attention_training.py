@@ -32,8 +32,11 @@ def train_frame_attention(
     """Train in place on all samples of a bank.
 
     Args:
-        frame_attention: trained in place. bank: the training split. generator: draws the samples.
-        report: called with the step and scalars of the log. stage: name of this training, for messages.
+        frame_attention: trained in place.
+        bank: the training split.
+        generator: draws the samples.
+        report: called with the step and scalars of the log.
+        stage: name of this training, for messages.
         session: writes checkpoints and resumes from one, see `agents.training.session.Session`.
     """
     run(FrameAttentionTraining(frame_attention, bank, generator, stage), report, 10, session)
@@ -60,6 +63,7 @@ class FrameAttentionTraining:
 
     @property
     def finished(self) -> bool:
+        """Whether all updates are made."""
         return self.done >= self.total
 
     def reported(self, before: int) -> int:
@@ -67,6 +71,7 @@ class FrameAttentionTraining:
         return before
 
     def advance(self) -> bool:
+        """One update from random samples."""
         frame_attention, bank, args = self.frame_attention, self.bank, self.frame_attention.args
         samples = torch.randint(len(bank), (args.queries,), generator=self.generator).to(bank.device)
         inside = inside_shares(bank.truth[samples], args.frames)
@@ -81,10 +86,12 @@ class FrameAttentionTraining:
         return True
 
     def check(self) -> None:
+        """Raise `TrainingDiverged` for a loss that is not finite."""
         if self.loss is not None:
             self.monitor.finite(self.done, {"loss": float(self.loss)})
 
     def scalars(self) -> dict[str, float]:
+        """The loss."""
         return {} if self.loss is None else {"loss": float(self.loss)}
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -61,9 +61,11 @@ class FrameScoresTask(TemporalTask):
     def observe(
         self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, local: Tensor | None = None
     ) -> dict[str, Tensor]:
+        """The observation of `TemporalTask` and ``frame_scores``."""
         first, last = self.windows(samples, start, end)
         frame_logits = self.means(samples, first, last).squeeze(-1)
         return super().observe(samples, start, end, t, local) | {"frame_scores": frame_logits}
 
     def dims(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parts of an observation, in order."""
         return super().dims() | {"frame_scores": (5 if self.config.context else 1,)}

@@ -1,9 +1,9 @@
 """Actor-critic with full feedback: every update learns from the rewards of all actions in a state.
 
 Not in the paper. Training knows the truth, and with it what every action of a state pays, so the critic is regressed
-on these rewards instead of the Bellman target of Eqs. 6 and 7; gamma, tau and the targets of `DDPG` take no part. States
-come from the agent's own episodes or are drawn afresh (``states``). With ``objective="distil"`` the actor is fitted to
-softmax(Q / entropy) of that critic.
+on these rewards instead of the Bellman target of Eqs. 6 and 7; gamma, tau and the targets of `DDPG` take no part.
+States come from the agent's own episodes or are drawn afresh (``states``). With ``objective="distil"`` the actor is
+fitted to softmax(Q / entropy) of that critic.
 """
 
 from __future__ import annotations

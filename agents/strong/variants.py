@@ -74,9 +74,7 @@ _register(
     "STRONG without the tracker: in every frame the box around the peak of the frame attention",
     "attention",
 )
-_register(
-    "static attention box", "the same with one box for the whole video, the median of these", "static_attention"
-)
+_register("static attention box", "the same with one box for the whole video, the median of these", "static_attention")
 _register("GT static box", "temporal level on one box around the GT boxes of the moment (upper bound)", "static")
 _register("GT boxes", "temporal level on the GT boxes (upper bound)", "truth", box_margin=0.05)
 _register(
@@ -88,9 +86,7 @@ _register(
 )
 _register("trl+local", "temporal level on the mean of detected objects", "objects", needs="objects")
 _register("trl+cells", "temporal level on the five cells of each frame with the largest norm", "cells")
-_register(
-    "trl+dis", "both levels, every frame's box from b0 alone", "tracked", spatial_env={"inheritance": "none"}
-)
+_register("trl+dis", "both levels, every frame's box from b0 alone", "tracked", spatial_env={"inheritance": "none"})
 _register(
     "trl+fix", "both levels, the first frame's box for all frames", "tracked", spatial_env={"inheritance": "first"}
 )

@@ -42,7 +42,9 @@ class TrainingMonitor:
     """Looks at the log of one stage.
 
     Args:
-        stage: its name, for messages. total: its steps. n_actions: number of actions, 0 where there is no actor.
+        stage: its name, for messages.
+        total: its steps.
+        n_actions: number of actions, 0 where there is no actor.
         exact: whether the actor is fitted to the critic's best actions (``objective="distil"``). Little entropy is then
             what is wanted, and its gradient does not vanish with it.
     """

@@ -36,8 +36,9 @@ class Logger:
     """Appends one row a report to ``folder/log.csv``, and scalars to event files in the same folder.
 
     Args:
-        folder: made where it does not exist. state: what `state` gave when the checkpoint was written from which the
-            training goes on: later rows are cut off, for they will come again. None begins a new log.
+        folder: made where it does not exist.
+        state: what `state` gave when the checkpoint was written from which the training goes on: later rows are cut
+            off, for they will come again. None begins a new log.
         tensorboard: write event files where the package is installed; one line on the error stream where it is not.
     """
 
@@ -60,7 +61,7 @@ class Logger:
         self._board = self._events(self._before) if tensorboard else None
 
     def report(self, stage: str, step: int, total: int, scalars: dict[str, float]) -> None:
-        """Log scalars of a stage (`agents.registry.ProgressCallback`); ``speed`` and ``estimate`` are then up to date."""
+        """Log scalars of a stage, a `ProgressCallback`; ``speed`` and ``estimate`` are then up to date."""
         now = time.perf_counter()
         if stage != self._stage:
             self._before += self._total

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-Values = dict[str, int | float | bool | None]
+Values = dict[str, Any]
 """JSON-ready state, beside the tensors."""
 
 

@@ -19,7 +19,8 @@ class Standardise(nn.Module):
     ``hidden`` are replaced by zeros: a blind agent is the same agent without visual input.
 
     Args:
-        shapes: named parts of the observation. hidden: names of parts.
+        shapes: named parts of the observation.
+        hidden: names of parts.
     """
 
     shift: Tensor
@@ -51,6 +52,7 @@ class Standardise(nn.Module):
         return joined([observation[name].flatten(1) for name in self.names])
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        """Named (B, ...) parts to (B, size)."""
         return self._scaled(self._join(observation), slice(None))
 
     def part(self, name: str, observation: dict[str, Tensor]) -> Tensor:
@@ -117,9 +119,11 @@ class Actor(nn.Module):
         self.body = nn.Sequential(*layers, nn.Linear(hidden[-1], actions))
 
     def logits(self, x: Tensor) -> Tensor:
+        """Observations (B, n) to logits (B, A)."""
         return self.body(x)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Observations (B, n) to probabilities (B, A)."""
         return self.body(x).softmax(-1)
 
 

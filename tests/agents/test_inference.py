@@ -156,7 +156,7 @@ def test_what_cannot_be_answered_is_refused(saved, predictor, world, ragged_stor
         agents.load(tmp_path / "bound.safetensors")
     given = torch.tensor([0.2, 0.2, 0.6, 0.7]).expand(len(bank), 4)
     agents.make("read", bank, boxes=given, sizes=(8, 8, 8, 4), hidden=16).save(str(tmp_path / "read.safetensors"))
-    with pytest.raises(DataError, match="boxes that somebody gave it"):
+    with pytest.raises(DataError, match="trained on given boxes"):
         agents.load(tmp_path / "read.safetensors")
     about = {"system": "Other", "args": {}, "inputs": load_weights(saved[1])[1]["inputs"]}
     save_weights(tmp_path / "other.safetensors", {"a": torch.zeros(1)}, about)

@@ -211,7 +211,9 @@ def test_a_healthy_actor_is_left_alone(recwarn):
 
 
 def test_training_with_a_collapsed_actor_warns(bank):
-    system = Strong.of(bank, strong_args(boxes="frame", pretrain_steps=4000, temporal=level_args(**TINY, lr_actor=1e-9)))
+    system = Strong.of(
+        bank, strong_args(boxes="frame", pretrain_steps=4000, temporal=level_args(**TINY, lr_actor=1e-9))
+    )
     with torch.no_grad():
         layer = [p for p in system.temporal.actor.parameters()][-1]
         layer[2] += 100
