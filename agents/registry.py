@@ -214,7 +214,7 @@ def incompatibility(name: str, bank: FeatureBank, training: bool = True) -> str 
     if spec.needs_grid and not bank.has_grid:
         return f"{name} needs a spatial grid, which {bank.name!r} does not have; extract it with --grid"
     if spec.needs_boxes and not bank.has_boxes:
-        return f"{name} needs a GT box track for every query, which {bank.name!r} does not have"
+        return f"{name} needs a true box track for every query, which {bank.name!r} does not have"
     if training and (count := len(bank.video.unique())) < spec.needs_videos:
         return f"{name} compares videos and needs {spec.needs_videos} of them for training; {bank.name!r} has {count}"
     if spec.needs_objects and not bank.store.has("objects"):

@@ -114,7 +114,7 @@ class Strong(BaseSystem):
         if args.boxes not in ("frame", "objects") and not bank.has_grid:
             raise DataError(f"boxes={args.boxes!r} needs a spatial grid, which {bank.name!r} lacks; use boxes='frame'")
         if args.boxes in BOUNDS and not bank.has_boxes:
-            raise DataError(f"boxes={args.boxes!r} needs a GT box track for every query, which {bank.name!r} lacks")
+            raise DataError(f"boxes={args.boxes!r} needs a true box track for every query, which {bank.name!r} lacks")
         self.args, self.bank = args, bank
         self.history = []
         self.lean = False

@@ -10,7 +10,7 @@ from strong_envs.agents.strong.ddpg import DDPGArgs
 from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.agents.strong.full_feedback import FullFeedbackArgs
 from strong_envs.core import boxes as box_ops
-from strong_envs.core.rewards import FROM_CRITIC
+from strong_envs.core.rewards import critic_rewards
 from strong_envs.core.validation import check_number
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.local_features import SOURCES
@@ -192,7 +192,7 @@ def strong_args(preset: str = "default", reward: str | None = None, **changes: A
 
     Args:
         preset: ``"default"`` or ``"paper"``.
-        reward: of the spatial level. One that compares values of the critic (``rewards.FROM_CRITIC``) goes without the
+        reward: of the spatial level. One that compares values of the critic (`critic_rewards`) goes without the
             frame attention: the spatial level observes what is in and around its box, as in Eq. 10, and learns from the
             rewards of the moves it made.
         changes: fields of `StrongArgs`.
@@ -208,7 +208,7 @@ def strong_args(preset: str = "default", reward: str | None = None, **changes: A
         )
     elif preset == "default":
         args = StrongArgs()
-        if reward in FROM_CRITIC:
+        if reward in critic_rewards():
             args = replace(
                 args,
                 random_boxes=0.3,

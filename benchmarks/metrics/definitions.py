@@ -1,8 +1,7 @@
 """Metrics of moment localisation and tracking, from their definitions, in float64.
 
 Every function returns **one value per query** (or per box); the metric is its mean over the queries, which `summary`
-takes. Keeping the values per query is what lets `benchmarks.metrics.statistics` compare two systems on the same
-queries.
+takes. With the values per query `benchmarks.metrics.statistics` can compare two systems on the same queries.
 
 Windows are (start, end) in seconds, or in any one unit shared by prediction and truth. A query may have several true
 windows: the best match counts, and rows of NaN fill the array up where a query has fewer than K of them.
@@ -22,7 +21,7 @@ IOU_KINDS = ("clamped", "signed", "legacy")
 COMPARISONS = (">=", ">")
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 DISCOUNTED_AT = (0.3, 0.5, 0.7)
-"""The m of dR@n, IoU@m, where nobody names others."""
+"""The m of dR@n, IoU@m."""
 
 TIE = 1e-9
 """An IoU this near to a threshold equals it. IoUs of times written with two decimals, or of windows on an action grid,
@@ -57,7 +56,8 @@ def annotator_iou(pred: ArrayLike, windows: ArrayLike, best: int = 3) -> np.ndar
     """Mean clamped IoU with the ``best`` best-matching annotators: (S,) (Hendricks et al. 2017, DiDeMo: three of four).
 
     Args:
-        pred: (S, 2). windows: (S, A, 2), one window an annotator, filled up with rows of NaN.
+        pred: (S, 2).
+        windows: (S, A, 2), one window an annotator, filled up with rows of NaN.
         best: how many annotators count; where a query has fewer, all of them.
     """
     single, true = _predictions(pred), _truths(windows)
@@ -77,7 +77,8 @@ def annotator_rank(candidates: ArrayLike, windows: ArrayLike, best: int = 3) -> 
         candidates: (S, N, 2) windows from the most to the least likely, filled up with rows of NaN. A window that is
             in the list must equal the annotator's to 1e-9 of IoU.
         windows: (S, A, 2), one window an annotator. Annotators whose window is not in the list are left out;
-            a query where nobody's is in the list has the rank infinity.
+            a query where none is in the list has the rank infinity.
+        best: how many annotators count; where a query has fewer, all of them.
     """
     ranked, true = _predictions(candidates), _truths(windows)
     if ranked.ndim != 3:
@@ -131,17 +132,12 @@ def per_query(
 
 def acc_name(m: float) -> str:
     """``Acc@.5`` for 0.5, the way the tables of the field write it."""
-    return "Acc@" + f"{m:g}".removeprefix("0")
+    return f"Acc@{threshold_text(m)}"
 
 
-def recall_name(n: int, m: float) -> str:
-    """``R@5 IoU=.5`` for 5 and 0.5."""
-    return f"R@{n} IoU=" + f"{m:g}".removeprefix("0")
-
-
-def discounted_name(n: int, m: float) -> str:
-    """``dR@1 IoU=.5`` for 1 and 0.5."""
-    return "d" + recall_name(n, m)
+def threshold_text(m: float) -> str:
+    """``.5`` for 0.5."""
+    return f"{m:g}".removeprefix("0") or "0"
 
 
 def nms(windows: ArrayLike, scores: ArrayLike, threshold: float, limit: int | None = None) -> np.ndarray:
@@ -151,7 +147,10 @@ def nms(windows: ArrayLike, scores: ArrayLike, threshold: float, limit: int | No
     on. Of equal scores the earlier row wins.
 
     Args:
-        windows: (N, 2). scores: (N,). limit: stop after that many.
+        windows: (N, 2).
+        scores: (N,), higher is better.
+        threshold: IoU in [0, 1] above which the lower of two windows is dropped.
+        limit: stop after that many.
     """
     rows, value = _predictions(windows), np.asarray(scores, np.float64)
     if rows.ndim != 2 or value.shape != rows.shape[:1]:
@@ -174,7 +173,9 @@ def top_candidates(candidates: ArrayLike, scores: ArrayLike, n: int, nms_thresho
     """The ``n`` best candidates of each query, best first: (S, n, 2), rows of NaN where fewer are left.
 
     Args:
-        candidates: (S, N, 2), rows of NaN for absent ones. scores: (S, N); those of absent candidates are ignored.
+        candidates: (S, N, 2), rows of NaN for absent ones.
+        scores: (S, N); those of absent candidates are ignored.
+        n: candidates to keep.
         nms_threshold: overlap above which `nms` drops the lower of two; None keeps them all.
     """
     windows, value = _predictions(candidates), np.asarray(scores, np.float64)
@@ -200,9 +201,14 @@ def recall(top: ArrayLike, truth: ArrayLike, n: int, m: float, comparison: str =
     """R@n, IoU=m for each query: (S,) of 0 and 1, whether one of the first ``n`` candidates reaches ``m``.
 
     Args:
-        top: (S, N, 2) candidates, best first (`top_candidates` ranks and applies NMS). truth: as in `temporal_iou`.
+        top: (S, N, 2) candidates, best first (`top_candidates` ranks and applies NMS).
+        truth: as in `temporal_iou`.
+        n: how many candidates count.
+        m: threshold of IoU.
+        comparison: as in `hits`.
     """
-    return hits(temporal_iou(_first(top, n), truth), m, comparison).any(axis=1).astype(np.float64)
+    reached: np.ndarray = hits(temporal_iou(_first(top, n), truth), m, comparison)
+    return np.asarray(reached.any(axis=1), np.float64)
 
 
 def discounted_recall(
@@ -214,7 +220,12 @@ def discounted_recall(
     predictions gain at small ``m``. Of several hits among the first ``n`` candidates the one that counts most is taken.
 
     Args:
-        top: (S, N, 2) candidates, best first, inside the video. truth: as in `temporal_iou`. duration: (S,) seconds.
+        top: (S, N, 2) candidates, best first, inside the video.
+        truth: as in `temporal_iou`.
+        duration: (S,) seconds of each query's video.
+        n: how many candidates count.
+        m: threshold of IoU.
+        comparison: as in `hits`.
     """
     windows, true = _first(top, n), _truths(truth)
     length = np.asarray(duration, np.float64)
@@ -241,13 +252,14 @@ def box_coverage(pred: ArrayLike, truth: ArrayLike) -> np.ndarray:
     return np.where(np.isnan(true), np.nan, np.nan_to_num(inter / true))
 
 
-def v_iou(pred: ArrayLike, truth: ArrayLike, lengths: Sequence[int] | None = None) -> np.ndarray:
+def v_iou(pred: ArrayLike, truth: ArrayLike, lengths: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
     """v-IoU of tubes (Zhang et al. 2020, VidSTG): summed box IoU over the frames of either tube, one value a query.
 
     The sum runs over the frames where both tubes have a box and is divided by the number where at least one has.
 
     Args:
-        pred, truth: (N, 4), the frames of all queries one after the other; a row of NaN is a frame outside the tube.
+        pred: (N, 4) predicted boxes, the frames of all queries one after the other; NaN in frames outside the tube.
+        truth: (N, 4) true boxes, likewise.
         lengths: (S,) frames of each query; None means one query.
 
     Returns:
@@ -342,7 +354,7 @@ def _areas(pred: ArrayLike, truth: ArrayLike) -> tuple[np.ndarray, np.ndarray, n
         rows = box.reshape(-1, 4)
         missing = np.isnan(rows).all(axis=-1)
         _refuse(~np.isfinite(rows).all(axis=-1) & ~missing, rows, f"{what} box is not made of finite numbers")
-        _refuse((rows[:, :2] > rows[:, 2:]).any(axis=-1), rows, f"{what} box has corners in the wrong order")
+        _refuse(np.any(rows[:, :2] > rows[:, 2:], axis=-1), rows, f"{what} box has corners in the wrong order")
     low = np.maximum(boxes[0][..., :2], boxes[1][..., :2])
     high = np.minimum(boxes[0][..., 2:], boxes[1][..., 2:])
     area = [np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in boxes]

@@ -1,0 +1,104 @@
+"""One process at a time in a folder. The lock is the operating system's, so a killed process leaves none behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import ascii_safe, os_errors, shown
+
+LOCK_NAME = ".lock"
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+
+
+def try_lock(handle: IO) -> bool:
+    """Lock an open file for this process without waiting; False where another process holds it.
+
+    A file system without locks, and a platform without ``fcntl`` and ``msvcrt``, count as free.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return _try_lock_windows(handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _UNSUPPORTED
+    return True
+
+
+def _try_lock_windows(handle: IO) -> bool:
+    try:
+        import msvcrt
+    except ImportError:
+        return True
+    try:
+        handle.seek(1 << 30)  # beyond the text, which others read
+        msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def folder_lock(folder: str | os.PathLike, work: str = "work") -> Iterator[Path]:
+    """Hold a folder for this process; it is created where it does not exist.
+
+    Args:
+        folder: the folder.
+        work: what is done there, for the message to others, such as ``"training"``.
+
+    Raises:
+        DataError: another process holds it; the message names the process, its command and since when.
+    """
+    path = Path(folder)
+    with os_errors(f"create {shown(path)}"):
+        path.mkdir(parents=True, exist_ok=True)
+        # Opened for appending: the text of the holder must survive until the lock is ours.
+        handle = open(path / LOCK_NAME, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
+    with handle:
+        if not try_lock(handle):
+            raise DataError(f"{shown(path)} is in use: {_holder(handle)}; wait until it ends, or choose another folder")
+        with os_errors(f"write the lock of {shown(path)}"):
+            handle.seek(0)
+            handle.truncate()
+            handle.write(json.dumps(_this_process(work)))
+            handle.flush()
+        try:
+            yield path
+        finally:
+            # The file stays: deleting it would let two later processes lock two different files of one name.
+            with os_errors(f"release the lock of {shown(path)}"):
+                handle.seek(0)
+                handle.truncate()
+
+
+def _this_process(work: str) -> dict[str, str | int]:
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "work": work,
+        "command": ascii_safe(" ".join(sys.argv))[:200],
+    }
+
+
+def _holder(handle: IO[str]) -> str:
+    try:
+        handle.seek(0)
+        about = json.loads(handle.read(2000))
+        return (
+            f"process {about['pid']} on {about['host']} ({about['command']}) has held it "
+            f"since {about['since']} for {about['work']}"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process holds it"
