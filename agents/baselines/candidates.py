@@ -11,13 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from strong_envs.core.spans import frame_window
+from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.local_features import LocalFeatures
-
-TIE = 1e-9
-"""Overlaps this near to a threshold equal it, as in `benchmarks.metrics.definitions`."""
 
 
 def sliding_windows(scales: Sequence[float], overlap: float = 0.8, device: str | torch.device = "cpu") -> Tensor:
@@ -80,16 +77,13 @@ def overlaps(windows: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """
     wide = windows if windows.ndim == 3 else windows[None]
     start, end = wide[..., 0, None], wide[..., 1, None]
-    low, high = truth[:, None, :, 0], truth[:, None, :, 1]
-    inter = (torch.minimum(end, high) - torch.maximum(start, low)).clamp(min=0)
-    length = end - start
-    iou = inter / (length + (high - low) - inter).clamp(min=1e-12)
-    return iou, 1 - inter / length.clamp(min=1e-12)
+    inside = spans.intersection(start, end, truth[:, None, :, 0], truth[:, None, :, 1]).clamp(min=0)
+    return spans.iou_with_each(wide, truth), 1 - inside / (end - start).clamp(min=1e-12)
 
 
 def best_iou(windows: Tensor, truth: Tensor) -> Tensor:
     """Clamped IoU of windows (N, 2) or (S, N, 2) with the best of the true windows (S, K, 2): (S, N)."""
-    return overlaps(windows, truth)[0].amax(-1)
+    return spans.iou_with_each(windows if windows.ndim == 3 else windows[None], truth).amax(-1)
 
 
 def tall_positives(windows: Tensor, truth: Tensor, iou: float = 0.5, outside: float = 0.15) -> Tensor:
@@ -98,12 +92,12 @@ def tall_positives(windows: Tensor, truth: Tensor, iou: float = 0.5, outside: fl
     IoU above ``iou`` and less than ``outside`` of the window beyond the truth, both with the same true window.
     """
     share, beyond = overlaps(windows, truth)
-    return ((share > iou + TIE) & (beyond < outside - TIE)).any(-1)
+    return ((share > iou + spans.TIE) & (beyond < outside - spans.TIE)).any(-1)
 
 
 def nearest_truth(windows: Tensor, truth: Tensor) -> Tensor:
-    """The true window with the highest IoU: windows (S, 2) and truth (S, K, 2) to (S, 2); of equals the first."""
-    best = overlaps(windows[:, None], truth)[0][:, 0].argmax(-1)
+    """The true window that each window lies nearest to: windows (S, 2) and truth (S, K, 2) to (S, 2)."""
+    best = spans.nearest_window(windows[:, 0], windows[:, 1], truth)
     return truth[torch.arange(len(truth), device=truth.device), best]
 
 
@@ -118,7 +112,7 @@ def frame_bounds(windows: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
     # A boundary on a frame must not be rounded over it.
     start, end = windows[..., 0] + 1e-6, windows[..., 1] - 1e-6
     count = n_frames[:, None].expand(start.shape)
-    return frame_window(start, end, 1.0, count)
+    return spans.frame_window(start, end, 1.0, count)
 
 
 def window_means(seen: LocalFeatures, samples: Tensor, windows: Tensor) -> Tensor:
@@ -144,34 +138,6 @@ def context_means(seen: LocalFeatures, samples: Tensor, windows: Tensor, context
     return torch.stack((before, inside, after), 2)
 
 
-def temporal_nms(windows: Tensor, scores: Tensor, threshold: float, limit: int) -> Tensor:
-    """Greedy non-maximum suppression in time for all samples at once: (S, limit) int64 rows of ``windows``, best first.
-
-    The window with the highest score is kept, those that overlap it with an IoU above ``threshold`` go, and so on; of
-    equal scores the earlier row wins. Exact: ``limit`` rounds of (S, N) work, -1 where nothing is left.
-
-    Args:
-        windows: (S, N, 2).
-        scores: (S, N), -inf or NaN for absent windows.
-        threshold: IoU in [0, 1] above which the lower window is dropped.
-        limit: windows that are kept at most.
-    """
-    if not 0 <= threshold <= 1:
-        raise DataError(f"the threshold of NMS is an IoU in [0, 1], got {threshold}")
-    if limit < 1:
-        raise DataError(f"NMS keeps 1 or more windows, got a limit of {limit}")
-    lowest = float("-inf")
-    left = scores.masked_fill(scores.isnan(), lowest)
-    picked = []
-    for _ in range(limit):
-        value, best = left.max(-1)
-        picked.append(torch.where(value > lowest, best, -1))
-        kept = windows.gather(1, best[:, None, None].expand(-1, 1, 2))
-        gone = best_iou(windows, kept) > threshold + TIE
-        left = left.masked_fill(gone, lowest).scatter(1, best[:, None], lowest)
-    return torch.stack(picked, 1)
-
-
 def rank(windows: Tensor, scores: Tensor, top: int, threshold: float | None = 0.45) -> tuple[Tensor, Tensor]:
     """The ``top`` windows of each sample, best first, with their scores; NaN where fewer are left.
 
@@ -179,7 +145,7 @@ def rank(windows: Tensor, scores: Tensor, top: int, threshold: float | None = 0.
         windows: (S, N, 2).
         scores: (S, N).
         top: windows a sample.
-        threshold: of `temporal_nms`; None keeps overlapping windows.
+        threshold: of `spans.nms`; None keeps overlapping windows.
 
     Returns:
         (S, top, 2) and (S, top), in the dtypes of ``windows`` and ``scores``.
@@ -188,7 +154,7 @@ def rank(windows: Tensor, scores: Tensor, top: int, threshold: float | None = 0.
         order = torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :top]
         order = torch.nn.functional.pad(order, (0, top - order.shape[1]), value=-1)
     else:
-        order = temporal_nms(windows, scores, threshold, top)
+        order = spans.nms(windows, scores, threshold, top)
     row = order.clamp(min=0)
     absent = order < 0
     best = windows.gather(1, row[..., None].expand(-1, -1, 2))

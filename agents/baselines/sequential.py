@@ -256,9 +256,7 @@ def changed(base: Any, changes: Mapping[str, Any], what: str, names: tuple[str, 
 def nearest_truth(task: TemporalTask, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """The true window that each span (B,), in steps, overlaps most, as fractions of the video: (B, 2) float32."""
     truth = task.truth[samples]
-    count = truth.shape[1]
-    each = spans.span_iou(start.repeat_interleave(count), end.repeat_interleave(count), truth.flatten(0, 1)[:, None])
-    best = each.view(-1, count).argmax(1)
+    best = spans.nearest_window(start, end, truth)
     picked = truth.gather(1, best[:, None, None].expand(-1, 1, 2))[:, 0]
     return (picked / task.config.total).to(torch.float32)
 

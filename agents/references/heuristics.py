@@ -18,11 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from strong_envs.agents.references.tfidf import TfIdf
+from strong_envs.core.spans import CLAMPED, STOP, TIE, move, move_table, overlap
 from strong_envs.features.datasets.types import Query
 from strong_envs.features.errors import DataError, nearest
 
 INITIAL_SPAN = (0.25, 0.75)
-TIE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -285,8 +285,6 @@ def reachable_windows(steps: int, half_steps: int = 10, multi_scale: bool = Fals
 
     The moves and their rules are those of the environment (`strong_envs.core.spans`).
     """
-    from strong_envs.core.spans import STOP, move, move_table
-
     if steps < 0 or half_steps < 1:
         raise DataError(f"steps must be 0 or more and half_steps 1 or more, got {steps} and {half_steps}")
     total = 2.0 * half_steps
@@ -316,17 +314,12 @@ def _score_blocks(
     windows: np.ndarray, fractions: np.ndarray, threshold: float | None
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (index of the first window, scores (b, S)) for blocks of windows (W, 2) against true windows (S, K, 2)."""
-    # Blocks small enough to stay in the processor's cache, worked on in place: three times as fast as one large one.
+    # Blocks small enough to stay in the processor's cache: faster than one large array.
     step = max(1, (1 << 15) // fractions[..., 0].size)
     low, high = fractions[None, :, :, 0], fractions[None, :, :, 1]
     for first in range(0, len(windows), step):
         start, end = windows[first : first + step, None, None, 0], windows[first : first + step, None, None, 1]
-        iou = np.minimum(end, high)
-        iou -= np.maximum(start, low)
-        np.maximum(iou, 0.0, out=iou)
-        hull = np.maximum(end, high)
-        hull -= np.minimum(start, low)
-        iou /= hull
+        iou = overlap(start, end, low, high, CLAMPED)
         best = iou[..., 0] if iou.shape[-1] == 1 else np.fmax.reduce(iou, axis=-1)
         yield first, best if threshold is None else (best >= threshold - TIE).astype(np.float64)
 
