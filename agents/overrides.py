@@ -162,7 +162,7 @@ def parse_settings(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.strip():
-            raise DataError(f"a setting is written name=value, got {word!r}")
+            raise DataError(f"a setting must be written name=value, got {word!r}")
         settings[name.strip()] = parse_value(value)
     return settings
 
@@ -182,7 +182,7 @@ def parse_values(text: str) -> list[Any]:
     """``"0,0.2,0.4"`` to values; with semicolons the values themselves may have commas: ``"(64,64);(256,128)"``."""
     values = [parse_value(part) for part in text.split(";" if ";" in text else ",") if part.strip()]
     if not values:
-        raise DataError(f"values are written 0,0.2,0.4; got {text!r}")
+        raise DataError(f"values must be written as in 0,0.2,0.4; got {text!r}")
     if len({repr(v) for v in values}) < len(values):
-        raise DataError(f"a value stands twice in {text!r}")
+        raise DataError(f"a value occurs twice in {text!r}")
     return values

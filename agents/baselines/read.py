@@ -15,7 +15,7 @@ Deviations of ``preset="default"``, and why:
 
 - *Sizes* of 64 and 128 instead of 512 and 1024: the default world's features are small.
 - *Inputs* are standardised, and the window brings its context along, as STRONG's do here: a mean over the window alone
-  cannot tell on which side of it the event lies.
+  does not show on which side of it the event lies.
 - *Random windows*: training starts from them, not from the initial one alone, so that the critic sees more of them.
 - *Half the entropy* and a learning rate of 4e-3 that decays to zero.
 """

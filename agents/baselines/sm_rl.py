@@ -7,8 +7,8 @@ a window (detection), whether the sentence matches the frame (matching score), w
 (`TemporalTask.observe` of a window of one frame), the IoU, and the reward `rewards.hit_reward`.
 
 Losses: cross-entropy of the matching score, with one mismatched sentence for every matched one; smooth L1 of the
-detection in every step; REINFORCE with a moving baseline on indicator and next position, paid +1 where the chosen
-detection has an IoU above .5, else -1.
+detection in every step; REINFORCE with a moving baseline on indicator and next position, with reward +1 where the
+chosen detection has an IoU above .5, else -1.
 
 Not published, hence ours:
 
@@ -344,7 +344,7 @@ class SmRl(TemporalSystem):
     def losses(
         self, samples: Tensor, texts: Tensor, baseline: Tensor, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses and rewards (B,) of samples (B,); ``texts`` (S,) tells equal sentences of the bank apart from others.
+        """Losses and rewards (B,) of samples (B,); equal entries of ``texts`` (S,) are equal sentences of the bank.
 
         A mismatched sentence is that of the next sample of the batch; where it is the same one, nothing is learnt from
         the pair.

@@ -221,7 +221,7 @@ class Greedy:
 
     @torch.no_grad()
     def value(self, observation: dict[str, Tensor]) -> Tensor:
-        """The predicted IoU where `localise` looks for the value of stopping: (B, 17)."""
+        """The predicted IoU as the value of stopping in `localise`: (B, 17)."""
         predicted = torch.sigmoid(self.network.iou(self.network.state(observation)))
         return nn.functional.pad(predicted, (spans.STOP, 10))
 
@@ -264,7 +264,7 @@ class TspPrl(TemporalSystem):
         env.reset()
         memory = torch.zeros((env.num_envs, self.args.hidden), device=task.bank.device)
         rows: dict[str, list[Tensor]] = {name: [] for name in ("logits", "value", "taken", "z", "iou")}
-        paid, ends = [], []
+        rewarded, ends = [], []
         for _ in range(length):
             state = env.state()
             where = state["sample"], state["start"], state["end"]
@@ -281,18 +281,18 @@ class TspPrl(TemporalSystem):
             else:
                 reward = rewards.tree_leaf_reward(before, after)
                 value = network.leaf_values(memory).gather(1, picked)[:, 0]
-            paid.append(reward.to(torch.float32))
+            rewarded.append(reward.to(torch.float32))
             ends.append(terminated)
             final = memory
             memory = memory * (~terminated).to(memory.dtype)[:, None]
             for name, part in zip(rows, (drawn, value, branch if root else leaf, z, before), strict=True):
                 rows[name].append(part)
         last = self.last_value(env, final, root)
-        returns = n_step_returns(torch.stack(paid), torch.stack(ends), last, self.args.gamma).flatten()
+        returns = n_step_returns(torch.stack(rewarded), torch.stack(ends), last, self.args.gamma).flatten()
         flat = {name: torch.cat(parts) for name, parts in rows.items()}
         pair = network.iou(flat["z"])[:, 0], flat["iou"].to(torch.float32)
         losses = tree_loss(flat["logits"], flat["value"], flat["taken"], returns, pair, self.args)
-        return losses, torch.stack(paid).mean()
+        return losses, torch.stack(rewarded).mean()
 
     def choose(self, memory: Tensor, root: bool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the tree does: branch (B,), move of its leaf (B,), actions of all branches (B, 5), logits of who draws.

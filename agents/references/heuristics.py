@@ -1,12 +1,12 @@
-"""Reference predictors that look at no pixel: what a system must beat before its score means anything.
+"""Reference predictors that ignore the video: the scores that a system has to exceed.
 
 Every predictor is fitted on the queries of the training split and predicts one window a query::
 
     constant = REFERENCES["constant"]().fit(QuerySet.of(annotations, "train"))
     windows = constant.predict(QuerySet.of(annotations, "test"))      # (S, 2) seconds
 
-All work on windows as fractions of the duration. Only `Oracle` looks at the truth of the queries it predicts: it is
-the bound that the action grid sets, not a system.
+All work on windows as fractions of the duration. Only `Oracle` reads the truth of the queries it predicts: it is
+the upper bound of the action grid, not a system.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INITIAL_SPAN = (0.25, 0.75)
 
 @dataclass(frozen=True)
 class QuerySet:
-    """Queries as arrays: what a reference predictor sees.
+    """Queries as arrays, the input of a reference predictor.
 
     ``texts`` (S,) sentences; ``durations`` (S,) float64 seconds of each query's video; ``windows`` (S, K, 2) float64
     seconds, filled up with rows of NaN where a query has fewer than K true windows; ``videos`` (S,) ids.
@@ -166,7 +166,7 @@ class RandomWindow:
 
 
 class QueryNeighbours:
-    """The window that fits the moments of the most similar training sentences: a system that never opens the video.
+    """The window that fits the moments of the most similar training sentences; the video is not read.
 
     Sentences are TF-IDF vectors of words (`TfIdf`). Among the windows with ends on a grid, the one with the highest
     mean IoU with the k nearest training queries' windows, weighted by cosine similarity, is predicted. A sentence
@@ -213,7 +213,7 @@ class QueryNeighbours:
 
 
 class Oracle:
-    """The best window that the agent's moves can reach: a bound on every agent that acts on this grid, not a system.
+    """The best window that the agent's moves can reach: an upper bound of every agent that acts on this grid.
 
     The seven moves of section 3.2 from the initial window (or all nineteen with ``multi_scale``); a move is refused if
     it leaves the video or crosses the ends. Of the windows within ``steps`` moves, the one with the highest IoU with
@@ -226,8 +226,8 @@ class Oracle:
 
     label = "oracle"
     description = (
-        "The best window that the moves can reach within an episode, chosen with the truth in hand: the bound that "
-        "the action grid sets."
+        "The best window that the moves can reach within an episode, chosen by the truth: the upper bound of the "
+        "action grid."
     )
 
     def __init__(self, steps: int = 20, half_steps: int = 10, multi_scale: bool = False) -> None:

@@ -6,7 +6,7 @@ side of the agent: an observation is rebuilt from a state with today's weights, 
 reaches them.
 
 ``timed=True`` is not in the paper: scores also see where a frame lies relative to the window, and frames up to two
-steps outside it take part. A weighted mean that knows no order cannot tell on which side of it the event lies.
+steps outside it take part. A weighted mean without order does not show on which side of it the event lies.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class AttentiveInputs(nn.Module):
     def _window(self, middle: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """Which stretches take part (B, F), and where they lie relative to the window (B, F, 4)."""
         inside = (middle >= start) & (middle < end)
-        # A window between two middles still has one stretch to look at.
+        # A window between two middles still has one stretch.
         nearest = (middle - (start + end) / 2).abs().argmin(1, keepdim=True)
         inside = inside.scatter(1, nearest, True)
         if not self.timed:

@@ -170,7 +170,7 @@ class DDPG(nn.Module):
 
     @torch.no_grad()
     def q_values(self, observation: dict[str, Tensor]) -> Tensor:
-        """Values of all actions (B, A): the critic that the spatial level is paid by."""
+        """Values of all actions (B, A), from which Eq. 11 rewards the spatial level."""
         return self.critic.all_actions(self.inputs(observation))
 
     def update(self, batch: dict[str, Tensor], env: LevelEnv) -> dict[str, Tensor]:
@@ -248,7 +248,7 @@ class DDPG(nn.Module):
         return tensors, groups
 
     def load_training_state(self, tensors: dict[str, Tensor], groups: dict[str, Any]) -> None:
-        """Go on as the agent, of the same arguments, from which `training_state` was taken."""
+        """Resume from the `training_state` of an agent of the same arguments."""
         self.load_state_dict(split(tensors, "weights."))
         self.generator.set_state(tensors["generator"].cpu())
         for name in ("actor", "critic"):

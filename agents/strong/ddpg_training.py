@@ -69,7 +69,7 @@ class _LevelTraining:
         self.monitor.finite(self.done, {name: float(value) for name, value in self.log.items()})
 
     def _greedy(self) -> Tensor:
-        """Greedy actions in the states of the last update; the watch hears of them."""
+        """Greedy actions in the states of the last update, which the monitor checks."""
         action = self.agent.act(self.env.observe_state(self.states))
         self.monitor.alive(self.done, float(self.log["entropy"]), len(action.unique()))
         return action
@@ -219,8 +219,8 @@ class UniformTraining(_LevelTraining):
     def scalars(self) -> dict[str, float]:
         """Losses and the mean reward of the greedy action."""
         scalars = {name: float(value) for name, value in self.log.items()}
-        pays = self.env.action_rewards(self.states).gather(1, self._greedy()[:, None])
-        return scalars | {"return": float(pays.mean())}
+        rewards = self.env.action_rewards(self.states).gather(1, self._greedy()[:, None])
+        return scalars | {"return": float(rewards.mean())}
 
     def state_dict(self) -> tuple[dict[str, Tensor], Values]:
         """Counters."""

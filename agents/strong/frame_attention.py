@@ -2,7 +2,7 @@
 
 The paper's attentions (Eqs. 2-3 and 13-14) weigh whole frames. The frame attention weighs the cells inside a frame,
 given the query: w = softmax(g(c, q)), c a cell with its neighbours, and the frame is represented by the weighted mean f
-of its cells. It learns to tell frames inside the moment from those outside by their log-odds h(f, q); g and h are
+of its cells. It classifies frames as inside or outside the moment by their log-odds h(f, q); g and h are
 `Gated`, and with ``change`` h also receives how f changes. Boxes play no part. To answer, it must attend to the object
 that the sentence names and to no other, so its peak comes to lie there.
 

@@ -1,6 +1,6 @@
 """Actor-critic with full feedback: every update learns from the rewards of all actions in a state.
 
-Not in the paper. Training knows the truth, and with it what every action of a state pays, so the critic is regressed
+Not in the paper. Training knows the truth, and with it the reward of every action in a state. The critic is regressed
 on these rewards instead of the Bellman target of Eqs. 6 and 7; gamma, tau and the targets of `DDPG` take no part.
 States come from the agent's own episodes or are drawn afresh (``states``). With ``objective="distil"`` the actor is
 fitted to softmax(Q / entropy) of that critic.
@@ -38,7 +38,7 @@ class FullFeedbackArgs(DDPGArgs):
     window (or box) at random, which a simulator that can begin anywhere allows; there are no episodes, and ``steps``
     counts the states drawn."""
     gain: float | None = None
-    """Weight of how far a move changes the IoU, relative to the furthest of the state, beside the sign that Eq. 5 pays.
+    """Weight of how far a move changes the IoU, relative to the furthest of the state, added to the sign of Eq. 5.
     None: 1 where moves have several sizes (``multi_scale``), else 0. By signs alone the smallest move that helps is as
     good as the largest, and twenty of them lead nowhere: .44 held-out mIoU on GT boxes of the default world with
     ``multi_scale``, .81 with gains (medium build, half the budget, one seed)."""

@@ -36,7 +36,7 @@ from strong_envs.agents.registry import SystemSpec, register
 from strong_envs.agents.strong.agent import Strong
 
 STAND_INS = {"trl+local": "trl+cells"}
-"""The system that takes the row of another that a store cannot serve; the row says so."""
+"""Systems whose result replaces that of another which a store cannot serve; a note names the replacement."""
 
 
 def _register(name: str, description: str, boxes: str, *, needs: str = "grid", **defaults: Any) -> None:

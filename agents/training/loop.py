@@ -1,7 +1,7 @@
-"""Trainings as objects: one call makes one update's worth of progress, and between two calls all of it can be stored.
+"""Trainings as objects: one call makes one update, and between two calls the training can be stored.
 
-``state_dict`` of a training, with that of its agent, is everything that decides how it goes on: a copy that loads both
-continues to the same weights, bit for bit, on the same machine.
+The ``state_dict`` of a training and that of its agent are its complete state: a copy that loads both continues to the
+same weights, bit for bit, on the same machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ Values = dict[str, Any]
 
 
 class Training(Protocol):
-    """What `run` drives and a session stores. ``done`` and ``total`` count steps; ``iteration`` counts `advance`."""
+    """A training that `run` drives and a session stores.
+
+    ``done`` and ``total`` count steps; ``iteration`` counts calls of `advance`.
+    """
 
     stage: str
     done: int
@@ -29,7 +32,7 @@ class Training(Protocol):
         """Whether nothing is left to do."""
 
     def advance(self) -> bool:
-        """Make the next step; whether something was learnt."""
+        """Make the next step. Returns whether there was an update."""
 
     def reported(self, before: int) -> int:
         """The step that a report carries, ``before`` being where the iteration began."""
@@ -38,23 +41,23 @@ class Training(Protocol):
         """Raise `agents.training.health.TrainingDiverged` where the last update's numbers are not finite."""
 
     def scalars(self) -> dict[str, float]:
-        """Scalars of the last update for the log; changes nothing that the training depends on."""
+        """Scalars of the last update for the log; the training is not changed."""
 
     def state_dict(self) -> tuple[dict[str, Tensor], Values]:
         """Tensors and JSON-ready values."""
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: Values) -> None:
-        """Go on where `state_dict` was taken."""
+        """Resume from `state_dict`."""
 
 
 class UpdateListener(Protocol):
-    """What is told of the progress: see `agents.training.session.Session`."""
+    """Called between the updates of a training: see `agents.training.session.Session`."""
 
     def enter(self, training: Training) -> None:
-        """A training is about to start; it may be brought to where it stopped before."""
+        """Called before a training starts; it may resume from a checkpoint."""
 
     def after_update(self, training: Training) -> None:
-        """The training stands between two updates."""
+        """Called after each update."""
 
 
 def run(
@@ -63,14 +66,14 @@ def run(
     every: int = 20,
     session: UpdateListener | None = None,
 ) -> None:
-    """Drive a training to its end. ``report`` hears the step and the log each ``every`` iterations."""
+    """Drive a training to its end; ``report`` is called with the step and the log each ``every`` iterations."""
     if session is not None:
         session.enter(training)
     while not training.finished:
         iteration, step = training.iteration, training.done
         if training.advance() and iteration % every == 0:
             training.check()
-            # Looked at in any case: that is where a collapsed actor is noticed.
+            # Computed without a report as well: this detects a collapsed actor.
             log = training.scalars()
             if report is not None:
                 report(training.reported(step), log)
