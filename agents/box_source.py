@@ -14,9 +14,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from strong_envs.agents.ranges import check_value
 from strong_envs.features.bank.bank import FeatureBank
-from strong_envs.features.errors import DataError
-from strong_envs.local_features import LocalFeatures
+from strong_envs.features.errors import DataError, nearest
+from strong_envs.local_features import SOURCES, LocalFeatures
 
 PRETRAINED = "pretrained"
 WITHOUT_MARGIN = ("frame", "gaussian")
@@ -38,6 +39,22 @@ def local_features(bank: FeatureBank, boxes: str | Tensor, margin: float) -> Loc
         boxes = tracked_boxes(boxes, bank)
     without = isinstance(boxes, str) and boxes in WITHOUT_MARGIN
     return LocalFeatures(bank, boxes, margin=0.0 if without else margin)
+
+
+def check_common(seed: int, budget: float, boxes: str | Tensor, margin: float) -> None:
+    """Check the arguments that all systems beside STRONG share.
+
+    Raises:
+        DataError: a value of another type or outside its range, or an unknown source of boxes.
+    """
+    check_value("seed", seed, int)
+    check_value("budget", budget, float)
+    check_value("box_margin", margin, float)
+    if isinstance(boxes, Tensor) or (isinstance(boxes, str) and from_tracker(boxes)):
+        return
+    valid = (*SOURCES, PRETRAINED, "FILE.safetensors")
+    if boxes not in SOURCES:
+        raise DataError(f"boxes must be one of {valid} or a tensor, got {boxes!r}{nearest(str(boxes), valid)}")
 
 
 def from_tracker(boxes: str | Tensor) -> bool:

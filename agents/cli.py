@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from strong_envs.agents.ranges import check_value
 from strong_envs.features.errors import DataError
 
 DEFAULTS = {
@@ -226,14 +228,12 @@ def _options(args: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 
 def _check_numbers(options: dict[str, Any], args: argparse.Namespace) -> None:
-    if not options["budget"] > 0:
-        raise DataError(f"--budget must be positive, got {options['budget']}")
-    if options["seed"] < 0:
-        raise DataError(f"--seed must be a whole number from 0, got {options['seed']}")
-    if not args.checkpoint_every > 0:
+    check_value("budget", options["budget"], float)
+    check_value("seed", options["seed"], int)
+    if not 0 < args.checkpoint_every < math.inf:
         raise DataError(f"--checkpoint-every must be a positive number of seconds, got {args.checkpoint_every}")
-    if args.evaluations < 1:
-        raise DataError(f"--evaluations must be at least 1, got {args.evaluations}")
+    if not 1 <= args.evaluations <= 10_000:
+        raise DataError(f"--evaluations must be a whole number in [1, 10,000], got {args.evaluations}")
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import ast
 import copy
 import inspect
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from strong_envs.agents.registry import BaseSystem, find
+from strong_envs.agents.ranges import check_value
+from strong_envs.agents.registry import BaseSystem, find, merged
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.temporal.task import TemporalConfig
 
 Path = tuple[str, ...]
 LEVELS = ("temporal", "spatial")
-OWN = ("self", "bank", "seed", "budget", "preset")
+OWN = ("self", "bank", "seed", "budget", "preset", "words")
 """Arguments of a constructor that are not settings."""
 SHOWN = {"env": "temporal_env"}
 """Names of groups of settings where they differ from the argument of the constructor."""
@@ -59,13 +59,17 @@ def settings_of(system: str) -> dict[str, Setting]:
 
 def setting_paths(system: str) -> dict[str, list[Path]]:
     """The settings of a system: names, plain and dotted, to their places among the arguments of `agents.make`."""
+    return {name: [setting.path for setting in settings] for name, settings in _by_name(system).items()}
+
+
+def _by_name(system: str) -> dict[str, list[Setting]]:
+    """The settings of a system by dotted and by plain name; an argument of its own hides those of its parts."""
     settings = settings_of(system)
-    found: dict[str, list[Path]] = {name: [setting.path] for name, setting in settings.items()}
+    found = {name: [setting] for name, setting in settings.items()}
     for setting in settings.values():
-        if len(setting.path) == 2:
-            found.setdefault(setting.path[-1], [])
-            if setting.path not in found[setting.path[-1]]:
-                found[setting.path[-1]].append(setting.path)
+        plain = setting.path[-1]
+        if len(setting.path) == 2 and plain not in settings:
+            found.setdefault(plain, []).append(setting)
     return found
 
 
@@ -119,41 +123,27 @@ def with_settings(system: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(systems: Iterable[str], settings: Mapping[str, Any]) -> None:
-    """Raise `DataError` for a setting that none of the systems has, and for a value of a wrong type."""
+    """Check settings before any work, each with every system that has it.
+
+    Raises:
+        DataError: a setting that none of the systems has, a value of a wrong type or outside its range, or values that
+            contradict each other.
+    """
     systems = list(systems)
-    known = {name for system in systems for name in setting_paths(system)}
+    known = {system: _by_name(system) for system in systems}
+    names = {name for settings_of_one in known.values() for name in settings_of_one}
     for name in settings:
-        if name not in known:
-            plain = sorted(n for n in known if "." not in n)
-            raise DataError(f"no system of this job has a setting {name!r}{nearest(name, known)}; there are {plain}")
+        if name not in names:
+            plain = sorted(n for n in names if "." not in n)
+            raise DataError(f"no system of this job has a setting {name!r}{nearest(name, names)}; there are {plain}")
     for system in systems:
-        _check_types(system, settings)
-
-
-def _check_types(system: str, settings: Mapping[str, Any]) -> None:
-    """Refuse values of another type than the setting's, before any work."""
-    known = settings_of(system)
-    for name, value in settings.items():
-        for place, setting in known.items():
-            if name in (place, place.rpartition(".")[2]):
-                check_type(name, value, setting.annotation)
-
-
-def check_type(name: str, value: Any, annotation: Any) -> None:
-    """Raise `DataError` for a value that is not of an annotated type; whole numbers are numbers, lists are tuples."""
-    if annotation is Any:
-        return
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    choices = typing.get_args(annotation) if union else (annotation,)
-    plain = [typing.get_origin(choice) or choice for choice in choices]
-    accepted = {float: (int, float), tuple: (tuple, list), type(None): (type(None),)}
-    for kind in plain:
-        if kind is Any or (isinstance(value, bool) and kind is bool):
-            return
-        if not isinstance(value, bool) and isinstance(value, accepted.get(kind, kind)):
-            return
-    words = " or ".join("None" if kind is type(None) else kind.__name__ for kind in plain)
-    raise DataError(f"{name} must be of type {words}, got {value!r}")
+        for name, value in settings.items():
+            for setting in known[system].get(name, ()):
+                check_value(setting.path[-1], value, setting.annotation)
+        spec = find(system)
+        factory: Any = spec.factory
+        if isinstance(factory, type) and issubclass(factory, BaseSystem):
+            factory.check_arguments(**merged(spec.defaults, with_settings(system, settings)))
 
 
 def parse_settings(words: Iterable[str]) -> dict[str, Any]:

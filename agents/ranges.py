@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from strong_envs.features.errors import DataError
@@ -129,9 +129,19 @@ RANGES: dict[str, Range] = {
     "reach": Range(0, 0.5, open_high=True),
     "top": Range(1, 10_000),
     "nms": SHARE,
+    # of the environments
+    "phi": SHARE,
+    "max_steps": Range(1, 100_000),
+    "z_e": Range(0.5, 10**6),
+    "step_scale": Range(0, 10**6, open_low=True),
+    "initial_span": SHARE,
+    "z_s": Range(0, 10**6, open_low=True),
+    "actions_per_frame": Range(1, 10_000),
+    "first_frame_actions": Range(1, 10_000),
+    "tie_tolerance": Range(0, 10**6),
+    "initial_box": SHARE,
 }
-"""Range of every numeric setting of a system by its name; in tuples, of each entry. Settings of the environments have
-theirs in `TemporalConfig` and `SpatialConfig`."""
+"""Range of every numeric setting of a system or its environments by its name; in tuples, of each entry."""
 LONGEST = 16
 """Most entries of a tuple."""
 
@@ -174,7 +184,7 @@ def check_value(name: str, value: Any, annotation: Any = Any) -> None:
             raise DataError(f"{each} must be a {whole} in {span}, got {entry!r}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def hints_of(kind: type) -> Mapping[str, Any]:
     """Annotations of the fields of a dataclass."""
     hints = typing.get_type_hints(kind)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
 import pkgutil
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -87,6 +88,10 @@ class BaseSystem:
         own; any other type for one argument of that type. See `agents.overrides`.
         """
         return {}
+
+    @classmethod
+    def check_arguments(cls, **arguments: Any) -> None:
+        """Raise `DataError` for arguments that the constructor would refuse whatever the bank; by default none."""
 
     @property
     def needs_cells(self) -> bool:
@@ -189,14 +194,30 @@ def find(name: str) -> SystemSpec:
     if name in REGISTRY:
         return REGISTRY[name]
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            factory = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise DataError(f"cannot import the system {name!r}: {error}") from None
+        factory = _imported(name)
+        lines = (factory.__doc__ or "").strip().splitlines() or [name]
         # What such a system reads is unknown, so no bank is refused for it.
-        return SystemSpec(name, factory, (factory.__doc__ or name).strip().splitlines()[0], needs_frames=False)
+        return SystemSpec(name, factory, lines[0], needs_frames=False)
     raise DataError(f"no system is called {name!r} (registered: {sorted(REGISTRY)}){nearest(name, REGISTRY)}")
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    """The class or function of ``module:attribute``."""
+    module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for text in (module, attribute) for part in text.split(".")):
+        raise DataError(f"a system of another package must be named module:attribute, got {name!r}")
+    try:
+        factory = operator.attrgetter(attribute)(importlib.import_module(module))
+    except (Exception, SystemExit) as error:
+        raise DataError(f"cannot import the system {name!r}: {_words(error)}") from error
+    if not callable(factory):
+        raise DataError(f"{name!r} must be a class or a function, got {type(factory).__name__}")
+    return factory
+
+
+def _words(error: BaseException) -> str:
+    """The kind and the first line of an exception."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": ")
 
 
 def incompatibility(name: str, bank: FeatureBank, training: bool = True) -> str | None:
@@ -237,16 +258,27 @@ def make(name: str, bank: FeatureBank, **kwargs: Any) -> BaseSystem:
     if reason:
         raise DataError(reason)
     spec = find(name)
-    return with_defaults(spec.factory(bank, **merged(spec.defaults, kwargs)))
+    try:
+        system = spec.factory(bank, **merged(spec.defaults, kwargs))
+    except SystemExit as error:
+        raise DataError(f"the system {name!r} ended the program when it was made: {_words(error)}") from error
+    return with_defaults(system)
 
 
 def with_defaults(system: Any) -> BaseSystem:
-    """The same object, extended by the members of `BaseSystem` that its class lacks."""
+    """The same object, extended by the members of `BaseSystem` that its class lacks.
+
+    Raises:
+        DataError: an object without the methods ``fit`` and ``predict``.
+    """
     if isinstance(system, BaseSystem):
         return system
     kind = type(system)
+    missing = [method for method in ("fit", "predict") if not callable(getattr(kind, method, None))]
+    if missing:
+        raise DataError(f"a system must have methods fit and predict; {kind.__name__} lacks {' and '.join(missing)}")
     members: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__, "__doc__": kind.__doc__}
-    if callable(getattr(kind, "fit", None)) and not hasattr(kind, "resumable"):
+    if not hasattr(kind, "resumable"):
         members["resumable"] = "checkpoint" in inspect.signature(kind.fit).parameters
     system.__class__ = types.new_class(kind.__name__, (kind, BaseSystem), {}, lambda body: body.update(members))
     return system

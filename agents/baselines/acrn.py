@@ -43,6 +43,11 @@ class AcrnArgs(CtrlArgs):
     pool: int = 8
     """Neighbouring numbers that are averaged before the products, paper 16; divides ``embedding``."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding % self.pool:
+            raise DataError(f"pool must divide the embedding, {self.embedding}; got {self.pool}")
+
 
 def memory_attention(parts: Tensor, sentences: Tensor) -> Tensor:
     """Point 1: parts (A, N, 3, E) with sentences (B, E), A is 1 or B, to the weights (B, N, 3)."""
@@ -55,8 +60,6 @@ class TensorFusion(nn.Module):
 
     def __init__(self, embedding: int, hidden: int, pool: int, outputs: int = 3) -> None:
         super().__init__()
-        if embedding % pool:
-            raise DataError(f"pool must divide the embedding, {embedding}; got {pool}")
         self.pool, self.pooled = pool, embedding // pool
         self.hidden = nn.Linear(2 * embedding + self.pooled**2, hidden)
         self.out = nn.Linear(hidden, outputs)

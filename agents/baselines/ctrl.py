@@ -41,7 +41,6 @@ from strong_envs.agents.baselines.candidates import context_means, draw, moved, 
 from strong_envs.agents.baselines.ranking import Inputs, SlidingWindowSystem, WindowArgs, WindowNet, masks_by_sample
 from strong_envs.agents.registry import SystemSpec, register
 from strong_envs.features.bank.bank import FeatureBank
-from strong_envs.features.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -120,8 +119,6 @@ class Ctrl(SlidingWindowSystem):
 
     def build(self, inputs: Inputs) -> WindowNet:
         """The network of points 2 and 3."""
-        if not 0 <= self.reach < 0.5:
-            raise DataError(f"reach lies in [0, 0.5), so that windows stay windows; got {self.reach}")
         return self.network(inputs, self.args)  # type: ignore[call-arg]
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:

@@ -23,7 +23,6 @@ from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import inside_shares
-from strong_envs.core.validation import check_whole
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 
@@ -85,8 +84,6 @@ class FrameClassifier(WindowSystem):
         args = self.args
         if not (isinstance(self.boxes, str) and self.boxes == "frame"):
             raise DataError("frame classifier reads all cells of a frame; boxes must stay 'frame'")
-        for option in ("frames", "hidden", "inside_hidden", "cells"):
-            check_whole(getattr(args, option), option)
         shared = {name: getattr(args, name) for name in ("frames", "hidden", "inside_hidden", "change")}
         return FrameClassifierNet(inputs, FrameAttention(self.bank, FrameAttentionArgs(**shared), self.seed))
 

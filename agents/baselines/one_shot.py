@@ -27,7 +27,6 @@ from strong_envs.agents.baselines.candidates import best_iou, window_means
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import SystemSpec, register
-from strong_envs.core.validation import check_whole
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 
@@ -123,11 +122,6 @@ class OneShot(WindowSystem):
             # Without the video there is nothing to pool.
             options |= {"boxes": "frame"}
         super().__init__(bank, seed, budget, env, **options)
-        for option in ("cells", "parts", "hidden", "check_every"):
-            check_whole(getattr(self.args, option), option)
-        for option in ("dropout", "held_out"):
-            if not 0 <= getattr(self.args, option) < 1:
-                raise DataError(f"{option} is a share in [0, 1), got {getattr(self.args, option)}")
         self.frames_seen = float(self.args.sees)
         self._held = torch.zeros(len(bank), dtype=torch.bool, device=bank.device)
         self._best: tuple[float, dict[str, Tensor]] | None = None

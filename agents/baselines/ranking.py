@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.candidates import best_iou, candidate_oracle, fit_scales, rank, sliding_windows
-from strong_envs.agents.box_source import local_features
+from strong_envs.agents.box_source import check_common, local_features
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
 from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
 from strong_envs.agents.training.networks import Standardise
@@ -47,6 +48,9 @@ class RankArgs:
     """Windows in a prediction, best first."""
     nms: float | None = 0.45
     """IoU above which the lower of two windows is dropped (public code of TALL: the m of R@n, IoU=m, minus 0.05)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -139,18 +143,9 @@ class WindowSystem(BaseSystem):
         box_margin: float = 0.0,
         **options: Any,
     ) -> None:
-        valid = [f.name for f in fields(self.Args)]
-        for option in options:
-            if option not in valid:
-                raise DataError(f"{self.name} has no option {option!r}{nearest(option, valid)}; it has {valid}")
-        args = self.Args(**options)
+        args = self._resolve(seed, budget, boxes, box_margin, options)
         if isinstance(args, WindowArgs) and args.scales is None:
             args = replace(args, scales=fit_scales(bank.truth, args.scale_count))
-        for option in ("steps", "batch", "top"):
-            if getattr(args, option) < 1:
-                raise DataError(f"{option} must be 1 or more, got {getattr(args, option)}")
-        if not budget > 0:
-            raise DataError(f"budget is a positive factor, got {budget}")
         self.bank, self.args, self.seed, self.budget = bank, args, seed, budget
         self.boxes, self.box_margin = boxes, box_margin
         self._seen: LocalFeatures | None = None
@@ -201,6 +196,30 @@ class WindowSystem(BaseSystem):
         """Called after every update of the network, the last one included."""
 
     # The interface of systems ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def check_arguments(
+        cls,
+        seed: int = 0,
+        budget: float = 1.0,
+        env: Mapping[str, Any] | None = None,
+        boxes: str | Tensor = "frame",
+        box_margin: float = 0.0,
+        **options: Any,
+    ) -> None:
+        """Raise `DataError` for arguments that do not exist or lie outside their range."""
+        cls._resolve(seed, budget, boxes, box_margin, options)
+
+    @classmethod
+    def _resolve(
+        cls, seed: int, budget: float, boxes: str | Tensor, box_margin: float, options: Mapping[str, Any]
+    ) -> RankArgs:
+        valid = [f.name for f in fields(cls.Args)]
+        for option in options:
+            if option not in valid:
+                raise DataError(f"{cls.name} has no option {option!r}{nearest(option, valid)}; it has {valid}")
+        check_common(seed, budget, boxes, box_margin)
+        return cls.Args(**options)
 
     @classmethod
     def arguments(cls) -> dict[str, type]:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns, nearest_truth
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.rollout import localise
@@ -67,6 +68,9 @@ class ReadArgs:
     standardise: bool = True
     exploring_starts: bool = True
     """Train from random windows. Predictions begin with the initial window in any case."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 PAPER = ReadArgs(

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from strong_envs.adapters.sb3 import vec_env
 from strong_envs.agents.baselines.sequential import TemporalSystem, standardiser_batch
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.core.observations import flat
 from strong_envs.features.errors import DataError
@@ -72,6 +73,9 @@ class LibraryArgs:
     exploring_starts: bool = True
     """Train from random windows. Predictions begin with the initial window in any case."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 class LibraryAgent(TemporalSystem):
     """An algorithm of Stable-Baselines3 under the interface of systems; options are `LibraryArgs`.
@@ -86,6 +90,11 @@ class LibraryAgent(TemporalSystem):
     def __init__(self, *args: Any, settings: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         self.settings = dict(settings or {})
         super().__init__(*args, **kwargs)
+
+    @classmethod
+    def check_arguments(cls, *, settings: Mapping[str, Any] | None = None, **arguments: Any) -> None:
+        """Raise `DataError` for arguments that do not exist or lie outside their range."""
+        super().check_arguments(**arguments)
 
     def build(self, task: TemporalTask) -> nn.Module:
         """The policy of a new model over the environments that it will learn in."""

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from strong_envs.agents.box_source import local_features
+from strong_envs.agents.box_source import check_common, local_features
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
 from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
 from strong_envs.core import spans
-from strong_envs.core.validation import check_number, check_whole
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.temporal.env import TemporalMomentVectorEnv
@@ -72,16 +72,8 @@ class TemporalSystem(BaseSystem):
         box_margin: float = 0.0,
         **options: Any,
     ) -> None:
-        if preset not in self.PRESETS:
-            valid = sorted(self.PRESETS)
-            raise DataError(f"preset must be one of {valid}, got {preset!r}{nearest(str(preset), valid)}")
-        args, config = self.PRESETS[preset]
-        check_number(budget, "budget", above=True)
-        args = changed(args, options, "option")
-        scaled = {name: max(int(getattr(args, name) * budget), 1) for name in self.SCALED}
-        self.args, self.config = replace(args, **scaled), changed(config, env or {}, "option of env", CONFIG_NAMES)
-        self.bank, self.boxes, self.box_margin = bank, boxes, box_margin
-        self.seed = check_whole(seed, "seed", 0)
+        self.args, self.config = self._resolve(seed, budget, preset, env, boxes, box_margin, options)
+        self.bank, self.boxes, self.box_margin, self.seed = bank, boxes, box_margin, seed
         self.history = []
         self.task = self.make_task(bank)
         with torch.random.fork_rng(devices=[]):
@@ -103,6 +95,43 @@ class TemporalSystem(BaseSystem):
         raise NotImplementedError
 
     # The interface of systems ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def check_arguments(
+        cls,
+        seed: int = 0,
+        budget: float = 1.0,
+        preset: str = "default",
+        env: Mapping[str, Any] | None = None,
+        boxes: str | Tensor = "frame",
+        box_margin: float = 0.0,
+        **options: Any,
+    ) -> None:
+        """Raise `DataError` for arguments that do not exist or lie outside their range."""
+        cls._resolve(seed, budget, preset, env, boxes, box_margin, options)
+
+    @classmethod
+    def _resolve(
+        cls,
+        seed: int,
+        budget: float,
+        preset: str,
+        env: Mapping[str, Any] | None,
+        boxes: str | Tensor,
+        box_margin: float,
+        options: Mapping[str, Any],
+    ) -> tuple[Any, TemporalConfig]:
+        """Arguments and environment of a preset with changes."""
+        if preset not in cls.PRESETS:
+            valid = sorted(cls.PRESETS)
+            raise DataError(f"preset must be one of {valid}, got {preset!r}{nearest(str(preset), valid)}")
+        check_common(seed, budget, boxes, box_margin)
+        args, config = cls.PRESETS[preset]
+        args = changed(args, options, "option")
+        scaled = {name: max(int(getattr(args, name) * budget), 1) for name in cls.SCALED}
+        config = changed(config, env or {}, "option of env", CONFIG_NAMES)
+        check_fields(config)
+        return replace(args, **scaled), config
 
     @classmethod
     def arguments(cls) -> dict[str, type]:

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, nearest_truth, standardiser_batch
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
@@ -146,6 +147,9 @@ class SmrlArgs:
     concept_steps: int = 300
     """Updates of the head of concepts before the agent learns."""
     standardise: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class SmrlEpisode(NamedTuple):
@@ -278,6 +282,11 @@ class SmRl(TemporalSystem):
     def __init__(self, bank: FeatureBank, *args: Any, words: list[str] | None = None, **kwargs: Any) -> None:
         self._words = words
         super().__init__(bank, *args, **kwargs)
+
+    @classmethod
+    def check_arguments(cls, *, words: list[str] | None = None, **arguments: Any) -> None:
+        """Raise `DataError` for arguments that do not exist or lie outside their range."""
+        super().check_arguments(**arguments)
 
     def build(self, task: TemporalTask) -> SmrlNetwork:
         """The network, with one concept for each frequent word of the training sentences."""

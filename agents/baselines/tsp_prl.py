@@ -40,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
@@ -87,6 +88,9 @@ class TspPrlArgs:
     standardise: bool = True
     exploring_starts: bool = True
     """Train from random windows. Predictions begin with the initial window in any case."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 PAPER = TspPrlArgs(

@@ -146,6 +146,18 @@ class Strong(BaseSystem):
             "spatial_env": SpatialConfig,
         }
 
+    @classmethod
+    def check_arguments(
+        cls,
+        seed: int = 0,
+        budget: float = 1.0,
+        preset: str = "default",
+        env: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> None:
+        """Raise `DataError` for arguments that do not exist, lie outside their range, or contradict each other."""
+        system_args(preset, seed, budget, env, changes)
+
     @property
     def needs_cells(self) -> bool:
         """Whether f_o is pooled from the grid."""

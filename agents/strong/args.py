@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+from strong_envs.agents.ranges import check_fields, check_value
 from strong_envs.agents.strong.ddpg import DDPGArgs
 from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.agents.strong.full_feedback import FullFeedbackArgs
 from strong_envs.core import boxes as box_ops
 from strong_envs.core.rewards import critic_rewards
-from strong_envs.core.validation import check_number
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.local_features import SOURCES
 from strong_envs.spatial.task import SpatialConfig
@@ -162,7 +162,9 @@ class StrongArgs:
             raise DataError(f"boxes must be one of {BOXES}, got {self.boxes!r}")
         if self.select not in SELECT:
             raise DataError(f"select must be one of {SELECT}, got {self.select!r}{nearest(self.select, SELECT)}")
-        check_number(self.ramp, "ramp", above=True)
+        check_fields(self)
+        for environment in (self.temporal_env, self.spatial_env):
+            check_fields(environment)
         if self.frame_scores and (self.attention or not self.has_frame_attention):
             raise DataError(
                 "frame_scores=True requires frame attention: boxes must be 'attention', 'static_attention', or "
@@ -253,6 +255,8 @@ def system_args(
     preset: str, seed: int, budget: float, env: Mapping[str, Any] | None, changes: Mapping[str, Any]
 ) -> StrongArgs:
     """The arguments of `Strong` from those of its constructor; ``budget`` is a factor on all steps."""
+    check_value("seed", seed, int)
+    check_value("budget", budget, float)
     given = dict(changes)
     if env:
         given["temporal_env"] = {**given.get("temporal_env", {}), **env}

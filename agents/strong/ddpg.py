@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.strong.attention import AttentiveInputs
 from strong_envs.agents.training.loop import load_optimiser, optimiser_state, split
 from strong_envs.agents.training.networks import Actor, Critic, HeadsCritic, Standardise, gaussian_weights
@@ -114,6 +115,11 @@ class DDPGArgs:
             value = getattr(self, name)
             if value not in valid:
                 raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(str(value), valid)}")
+        check_fields(self)
+        if self.objective == "distil" and not self.entropy:
+            raise DataError("objective='distil' divides by entropy, which must be above 0")
+        if self.critic == "joined" and len(self.critic_hidden) < 2:
+            raise DataError(f"critic='joined' needs 2 or more entries of critic_hidden, got {self.critic_hidden}")
 
 
 class DDPG(nn.Module):
@@ -135,6 +141,8 @@ class DDPG(nn.Module):
         self, shapes: dict[str, tuple[int, ...]], n_actions: int, args: DDPGArgs, hidden: tuple[str, ...] = ()
     ) -> None:
         super().__init__()
+        if args.stop >= n_actions:
+            raise DataError(f"stop must be one of {n_actions} actions, got {args.stop}")
         self.args, self.n_actions = args, n_actions
         self.generator = torch.Generator().manual_seed(args.seed)
         with torch.random.fork_rng(devices=[]):

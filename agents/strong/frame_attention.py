@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from strong_envs.core.validation import check_number
+from strong_envs.agents.ranges import check_fields
 from strong_envs.features.bank.bank import FeatureBank
 
 
@@ -42,6 +42,9 @@ class FrameAttentionArgs:
     change: float = 0.0
     """Reach of the comparison with the frames before and after, as a share of the video; 0: h receives the frame
     alone."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class Gated(nn.Module):
@@ -78,7 +81,6 @@ class FrameAttention(nn.Module):
     def __init__(self, bank: FeatureBank, args: FrameAttentionArgs, seed: int = 0) -> None:
         super().__init__()
         self.args = args
-        check_number(args.change, "change", 0, 0.5)
         channels, query = bank.grid_shape[2], bank.query_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
