@@ -15,17 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from strong_envs.core import boxes, spans
+from strong_envs.core.spans import IOU_KINDS, TIE
 from strong_envs.features.errors import DataError
 
-IOU_KINDS = ("clamped", "signed", "legacy")
 COMPARISONS = (">=", ">")
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 DISCOUNTED_AT = (0.3, 0.5, 0.7)
 """The m of dR@n, IoU@m."""
-
-TIE = 1e-9
-"""An IoU this near to a threshold equals it. IoUs of times written with two decimals, or of windows on an action grid,
-that really differ from a threshold differ by 1e-8 or more; rounding in float64 moves them by less than 1e-12."""
 
 
 def temporal_iou(pred: ArrayLike, truth: ArrayLike, kind: str = "clamped") -> np.ndarray:
@@ -159,14 +156,10 @@ def nms(windows: ArrayLike, scores: ArrayLike, threshold: float, limit: int | No
         raise DataError(f"{int(np.isnan(value).sum())} of {len(value)} scores are NaN")
     if not 0 <= threshold <= 1:
         raise DataError(f"the threshold of NMS is an IoU in [0, 1], got {threshold}")
-    order = np.argsort(-value, kind="stable")
-    kept: list[int] = []
-    while order.size and (limit is None or len(kept) < limit):
-        first, order = order[0], order[1:]
-        kept.append(int(first))
-        overlap = _iou_with_each(rows[order], rows[first][None, None], "clamped")[:, 0]
-        order = order[overlap <= threshold + TIE]
-    return np.array(kept, np.int64)
+    if not len(rows) or (limit is not None and limit < 1):
+        return np.empty(0, np.int64)
+    chosen: np.ndarray = spans.nms(rows, value, threshold, len(rows) if limit is None else limit)
+    return chosen[chosen >= 0]
 
 
 def top_candidates(candidates: ArrayLike, scores: ArrayLike, n: int, nms_threshold: float | None = None) -> np.ndarray:
@@ -191,10 +184,9 @@ def top_candidates(candidates: ArrayLike, scores: ArrayLike, n: int, nms_thresho
         order = np.argsort(np.where(present, -value, np.inf), axis=1, kind="stable")[:, :n]
         best[:, : order.shape[1]] = np.take_along_axis(windows, order[..., None], axis=1)
         return best
-    for query, there in enumerate(present):
-        kept = nms(windows[query, there], value[query, there], nms_threshold, n)
-        best[query, : len(kept)] = windows[query, there][kept]
-    return best
+    rows = spans.nms(windows, np.where(present, value, np.nan), nms_threshold, n)
+    found = np.take_along_axis(windows, np.maximum(rows, 0)[..., None], axis=1)
+    return np.where(rows[..., None] >= 0, found, np.nan)
 
 
 def recall(top: ArrayLike, truth: ArrayLike, n: int, m: float, comparison: str = ">=") -> np.ndarray:
@@ -281,16 +273,9 @@ def v_iou(pred: ArrayLike, truth: ArrayLike, lengths: Sequence[int] | np.ndarray
 
 def _iou_with_each(pred: np.ndarray, truth: np.ndarray, kind: str) -> np.ndarray:
     """IoU of (S, 2) or (S, N, 2) with each of (S, K, 2): (S, K) or (S, N, K), NaN where either is absent."""
-    start, end = pred[..., 0, None], pred[..., 1, None]
-    low, high = (truth[..., 0], truth[..., 1]) if pred.ndim == 2 else (truth[:, None, :, 0], truth[:, None, :, 1])
-    inter = np.minimum(end, high) - np.maximum(start, low)
-    hull = np.maximum(end, high) - np.minimum(start, low)
-    # Where two windows meet, the hull is their union; where they do not, only the sign of the numerator matters.
-    if kind == "clamped":
-        inter = np.maximum(inter, 0.0)
-    elif kind == "legacy":
-        inter = np.abs(inter)
-    return inter / hull
+    if pred.ndim == 2:
+        return np.asarray(spans.iou_with_each(pred[:, None], truth, kind))[:, 0]
+    return np.asarray(spans.iou_with_each(pred, truth, kind))
 
 
 def _predictions(pred: ArrayLike) -> np.ndarray:
@@ -347,17 +332,15 @@ def _first(top: ArrayLike, n: int) -> np.ndarray:
 
 def _areas(pred: ArrayLike, truth: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Areas of the intersection, the predicted and the true box; NaN where a box is missing."""
-    boxes = [_floats(pred, "predicted boxes"), _floats(truth, "GT boxes")]
-    if boxes[0].shape != boxes[1].shape or boxes[0].shape[-1:] != (4,):
-        raise DataError(f"boxes have shape (..., 4), the same for both; got {boxes[0].shape} and {boxes[1].shape}")
-    for box, what in zip(boxes, ("predicted", "true"), strict=True):
+    predicted, true = _floats(pred, "predicted boxes"), _floats(truth, "GT boxes")
+    if predicted.shape != true.shape or true.shape[-1:] != (4,):
+        raise DataError(f"boxes have shape (..., 4), the same for both; got {predicted.shape} and {true.shape}")
+    for box, what in ((predicted, "predicted"), (true, "true")):
         rows = box.reshape(-1, 4)
         missing = np.isnan(rows).all(axis=-1)
         _refuse(~np.isfinite(rows).all(axis=-1) & ~missing, rows, f"{what} box is not made of finite numbers")
         _refuse(np.any(rows[:, :2] > rows[:, 2:], axis=-1), rows, f"{what} box has corners in the wrong order")
-    low = np.maximum(boxes[0][..., :2], boxes[1][..., :2])
-    high = np.minimum(boxes[0][..., 2:], boxes[1][..., 2:])
-    area = [np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in boxes]
-    if (area[1] == 0).any():
-        raise DataError(f"{int((area[1] == 0).sum())} true boxes have no area")
-    return np.prod(np.maximum(high - low, 0.0), axis=-1), area[0], area[1]
+    inter, area, true_area = boxes.areas(predicted, true)
+    if (true_area == 0).any():
+        raise DataError(f"{int((true_area == 0).sum())} true boxes have no area")
+    return inter, area, true_area

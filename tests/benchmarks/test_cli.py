@@ -17,7 +17,8 @@ LIGHT = """
 import sys
 from strong_envs.benchmarks.cli import main
 codes = [main(words) for words in (["--help"], ["--version"], ["help"], ["no-such-command"])]
-heavy = {"torch", "numba", "pandas", "matplotlib", "cv2", "strong_envs.features", "strong_envs.agents"} & set(sys.modules)
+names = {"torch", "numba", "pandas", "matplotlib", "cv2", "strong_envs.features", "strong_envs.agents"}
+heavy = names & set(sys.modules)
 print(codes, sorted(heavy))
 """
 
