@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from strong_envs.core import boxes
 from strong_envs.core.observations import split_options
-from strong_envs.core.rewards import FROM_CRITIC
+from strong_envs.core.rewards import critic_rewards
 from strong_envs.core.sampling import draw, key_from
 from strong_envs.core.validation import check_table, refuse_unknown
 from strong_envs.core.vector_env import IndexVectorEnv, refuse_render_mode
@@ -31,6 +31,9 @@ from strong_envs.spatial.task import (
 )
 from strong_envs.temporal.task import CONFIG_NAMES as TEMPORAL_NAMES
 from strong_envs.temporal.task import TemporalTask, check_spans, make_task
+
+if TYPE_CHECKING:
+    from strong_envs.rendering.viewer import Shot
 
 INDEX = ("sample", "first", "last", "frame", "box")
 ENV_ARGUMENTS = ("critic", "attention_box", "flatten", "observation", "render_mode")
@@ -49,7 +52,7 @@ def make_spatial_task(
     unknown = [name for name in arguments if name not in TASK_ARGUMENTS]
     refuse_unknown(unknown, (*TASK_ARGUMENTS, *CONFIG_NAMES, *ENV_ARGUMENTS))
     task = temporal if temporal is not None else make_task(features, **arguments)
-    if (critic is None or critic == "reference") and config.reward in FROM_CRITIC:
+    if (critic is None or critic == "reference") and config.reward in critic_rewards():
         from strong_envs.spatial.reference_critic import find_reference_critic
 
         critic = find_reference_critic(task)
@@ -116,6 +119,13 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         self.choose_window: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
         self._invalid = self._none
 
+    @property
+    def track(self) -> TrackState:
+        """The state of all episodes."""
+        if self.walk is None:
+            raise gym.error.ResetNeeded("call reset() first")
+        return self.walk
+
     def _read(self, options: dict, sample: Tensor, mask: Tensor) -> dict:
         if "span" in options:
             options["span"] = check_spans(self.task.temporal, sample, options["span"], mask)
@@ -132,7 +142,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         elif self.choose_window is not None:
             start, end = self.choose_window(self.sample)
         else:
-            parts = (draw(self._keys + salt, self._episode, 1 << 30) for salt in (1, 2))
+            parts = (draw(self.keys + salt, self._episode, 1 << 30) for salt in (1, 2))
             uniform = torch.stack([part.to(torch.float64) / (1 << 30) for part in parts], -1)
             start, end = self.task.window(self.sample, uniform)
         initial = torch.tensor([self.task.config.initial_box], dtype=torch.float64, device=self.device)
@@ -140,7 +150,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         # The sums are the bulk of a walk, and a fresh copy of them at every reset would be most of what a reset costs.
         kept = None if self.walk is None else self.walk.sums
         fresh = self.task.begin(self.sample, start, end, box.expand(self.num_envs, 4), kept)
-        if self.walk is not None:
+        if self.walk is not None and kept is not None:
             # What begins starts its sums at 0, or rounding would grow from episode to episode.
             index = torch.arange(self.num_envs, device=self.device)
             kept[index, fresh.first] = torch.where(mask[:, None], 0.0, kept[index, fresh.first])
@@ -150,13 +160,15 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         self._invalid = self._invalid & ~mask
 
     def snapshot(self) -> dict[str, Tensor]:
-        parts = self.walk._asdict()
-        if self.task.config.reward not in FROM_CRITIC:
+        """Copies of all that decides how the episodes go on: named tensors (B, ...)."""
+        parts = self.track._asdict()
+        if not self.task.needs_critic:
             # Only a critic's rewards read the sums, and on real features they are hundreds of megabytes.
             del parts["sums"]
         return super().snapshot() | {f"walk.{name}": part.clone() for name, part in parts.items()}
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go on as the environment from which `snapshot` was taken."""
         missing = [f for f in TrackState._fields if f != "sums" and f"walk.{f}" not in snapshot]
         if missing:
             raise DataError(f"this is no snapshot of SpatialTrack-v0: it lacks {missing}")
@@ -171,13 +183,14 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         self.walk = TrackState(**parts)
 
     def _advance(self, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        walk, reward, terminated, valid = self.task.step(self.walk, action)
+        walk, reward, terminated, valid = self.task.step(self.track, action)
         self.walk = walk
         self._invalid = ~valid & active
         return reward, terminated, self._none
 
     def state(self) -> dict[str, Tensor]:
-        return {name: getattr(self.walk, name) for name in INDEX}
+        """The compact state of all episodes, named (B, ...) tensors."""
+        return {name: getattr(self.track, name) for name in INDEX}
 
     def action_rewards(self, state: dict[str, Tensor], gain: float = 0.0) -> Tensor:
         """What a step pays for every action in stored states, (B, A) float32; see `SpatialTask.action_rewards`."""
@@ -185,10 +198,11 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         return self.task.action_rewards(state["sample"], frame, state["box"], gain)
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Observations, named (B, ...) tensors, of stored states."""
         return self.task.observe_index(**{name: state[name] for name in INDEX})
 
     def _info(self) -> dict[str, Tensor]:
-        walk, bank = self.walk, self.bank
+        walk, bank = self.track, self.bank
         corners = boxes.corners(walk.placed)
         info = {
             "box": corners,
@@ -206,7 +220,10 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
 
 
 class SpatialTrackEnv(gym.Env):
-    """## Description
+    """`SpatialTrack-v0`: carry a box from frame to frame, so that f_o shows what the sentence is about.
+
+    ## Description
+
     The temporal level looks at a window of a video; this level carries a tracking box through the window's frames, so
     that f_o, what lies inside the boxes, shows what the sentence is about (STRONG, ACM MM 2020, section 3.3). Each
     frame inherits the box of the frame before (Eq. 12).
@@ -287,7 +304,7 @@ class SpatialTrackEnv(gym.Env):
     - v0: first release.
     """
 
-    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 10}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 10}  # noqa: RUF012 (Gymnasium declares it so)
     OPTIONS = ("sample", "span", "box")
 
     def __init__(
@@ -330,8 +347,8 @@ class SpatialTrackEnv(gym.Env):
         if bool(self._one._done[0]):
             raise gym.error.ResetNeeded("call reset() before step(), and after an episode has ended")
         if not self.action_space.contains(action):
-            raise DataError(f"action must be an integer in [0, {self.action_space.n}), got {action!r}")
-        frame = int(self._one.walk.frame)
+            raise DataError(f"action must be an integer in [0, {self.task.n_actions}), got {action!r}")
+        frame = int(self._one.track.frame)
         observation, reward, terminated, truncated, info = self._one.step(np.array([int(action)]))
         self.last_reward = float(reward[0])
         self.path.append((frame, info["box"][0].tolist()))
@@ -341,7 +358,7 @@ class SpatialTrackEnv(gym.Env):
 
     def render(self) -> np.ndarray | None:
         """The current frame with the tracked box (and the true one), the query, reward and step."""
-        from strong_envs.rendering.viewer import Viewer, spatial_picture
+        from strong_envs.rendering.viewer import Viewer
 
         if self.render_mode is None:
             gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
@@ -350,8 +367,11 @@ class SpatialTrackEnv(gym.Env):
             raise gym.error.ResetNeeded("call reset() before render()")
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
-        picture = spatial_picture(self._viewer, self)
-        return self._viewer.show(picture, self.metadata["render_fps"]) if self.render_mode == "human" else picture
+        picture = self._viewer.draw(self._shot())
+        if self.render_mode == "human":
+            self._viewer.show(picture, self.metadata["render_fps"])
+            return None
+        return picture
 
     def close(self) -> None:
         """Close the window, if one is open."""
@@ -359,10 +379,30 @@ class SpatialTrackEnv(gym.Env):
             self._viewer.close()
             self._viewer = None
 
+    def _shot(self) -> Shot:
+        """The picture to draw: the frame last acted on, with the tracked and the true box."""
+        from strong_envs.rendering.viewer import Shot
+
+        walk, bank = self._one.track, self.bank
+        sample = int(walk.sample)
+        frame, box = self.path[-1] if self.path else (int(walk.frame), boxes.corners(walk.placed)[0].tolist())
+        second = (frame + 0.5) * float(bank.duration[bank.video[sample]]) / int(self.task.temporal.n_frames[sample])
+        start, end = self.task.temporal.to_seconds(walk.sample, walk.start, walk.end)[0].tolist()
+        footer = f"frame {frame}   reward {self.last_reward:+.0f}"
+        if bank.has_boxes:
+            true = bank.true_box(walk.sample, torch.tensor([frame], device=bank.device)).cpu().to(torch.float64)
+            footer += f"   box IoU {float(boxes.box_iou(torch.tensor([box]), true)):.2f}"
+        return Shot(sample, [frame], (start, end), [box], cursor=second, footer=footer)
+
     @property
     def walk(self) -> TrackState | None:
         """The state of the episode, tensors with a batch of one; None before the first reset."""
         return self._one.walk
+
+    @property
+    def track(self) -> TrackState:
+        """The state of the episode, tensors with a batch of one; a reset is needed first."""
+        return self._one.track
 
     @property
     def choose_window(self) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +17,9 @@ from strong_envs.core.vector_env import IndexVectorEnv, check_observation, refus
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.temporal.task import TemporalTask, make_task
+
+if TYPE_CHECKING:
+    from strong_envs.rendering.viewer import Shot, Viewer
 
 
 class TemporalOneShotVectorEnv(IndexVectorEnv):
@@ -48,7 +51,7 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         if observation == "index":
             space: spaces.Space = spaces.Dict({"sample": spaces.Box(0, len(bank) - 1, (), np.int64)})
         else:
-            shapes = {"query": (bank.query_dim,), "parts": (self.parts * task.local.dim,)}
+            shapes: dict[str, tuple[int, ...]] = {"query": (bank.query_dim,), "parts": (self.parts * task.local.dim,)}
             ranges = {"query": bank.store.range("queries"), "parts": task.local.range}
             space = feature_space(shapes, ranges, flatten)
         action_space = spaces.Box(0.0, 1.0, (2,), np.float32)
@@ -63,9 +66,11 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         return pay.reshape(samples.shape)
 
     def state(self) -> dict[str, Tensor]:
+        """The compact state of all episodes, named (B, ...) tensors."""
         return {"sample": self.sample}
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Observations, named (B, ...) tensors, of stored states."""
         sample = state["sample"]
         cut = torch.arange(self.parts + 1, device=self.device, dtype=torch.float64) / self.parts
         n_frames = self.task.n_frames[sample][:, None]
@@ -102,7 +107,10 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
 
 
 class TemporalOneShotEnv(gym.Env):
-    """## Description
+    """`TemporalOneShot-v0`: name the window of a moment in one step.
+
+    ## Description
+
     A video and a sentence are given; the agent names the window at once and is paid by its overlap with the true one.
     Every episode is one step long.
 
@@ -151,7 +159,7 @@ class TemporalOneShotEnv(gym.Env):
     - v0: first release.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 2}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 2}  # noqa: RUF012 (Gymnasium declares it so)
     OPTIONS = ("sample",)
 
     def __init__(
@@ -174,7 +182,8 @@ class TemporalOneShotEnv(gym.Env):
         )
         self.task, self.bank = self._one.task, self._one.bank
         self.observation_space, self.action_space = self._one.single_observation_space, self._one.single_action_space
-        self._open, self._viewer = False, None
+        self._open = False
+        self._viewer: Viewer | None = None
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         """Start an episode; see "Start" above for the options."""
@@ -197,21 +206,42 @@ class TemporalOneShotEnv(gym.Env):
 
     def render(self) -> np.ndarray | None:
         """The video at the window's ends and middle, the query, a time bar with both windows, and the reward."""
-        from strong_envs.rendering.viewer import Viewer, one_shot_picture
+        from strong_envs.rendering.viewer import Viewer
 
         if self.render_mode is None:
             gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
             return None
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
-        picture = one_shot_picture(self._viewer, self)
-        return self._viewer.show(picture, self.metadata["render_fps"]) if self.render_mode == "human" else picture
+        picture = self._viewer.draw(self._shot())
+        if self.render_mode == "human":
+            self._viewer.show(picture, self.metadata["render_fps"])
+            return None
+        return picture
 
     def close(self) -> None:
         """Close the window, if one is open."""
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
+
+    def _shot(self) -> Shot:
+        """The picture to draw: frames of the window named, or of the whole video before the action."""
+        from strong_envs.rendering.viewer import Shot
+
+        info, bank = self.last_info, self.bank
+        sample, span = info["sample"], info["span"]
+        count = int(self.task.n_frames[sample])
+        seconds = float(bank.duration[bank.video[sample]]) / count
+        start, end = span or (0.0, count * seconds)
+        rows = [min(max(int(at / seconds), 0), count - 1) for at in (start, (start + end) / 2, end - seconds / 2)]
+        return Shot(
+            sample,
+            rows,
+            span,
+            captions=[f"{(row + 0.5) * seconds:.1f} s" for row in rows],
+            footer=f"reward {self.last_reward:.2f}" if span else "before the answer",
+        )
 
     def _finish(self, observation: Any, info: dict, span: Any, reward: float) -> tuple[Any, dict]:
         self.last_info, self.last_reward = self._info(info, span), reward

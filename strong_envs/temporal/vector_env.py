@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -13,11 +14,9 @@ from torch import Tensor
 from strong_envs.core.vector_env import IndexVectorEnv, refuse_render_mode
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
-from strong_envs.temporal.compiled_kernels import available
+from strong_envs.temporal.compiled_kernels import available, compiles
+from strong_envs.temporal.compiled_stepper import STATE, CompiledSteps
 from strong_envs.temporal.task import TemporalTask, check_spans, make_task
-
-if TYPE_CHECKING:
-    from strong_envs.temporal.compiled_stepper import CompiledSteps
 
 INFOS = ("full", "light")
 
@@ -95,6 +94,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         if info not in INFOS:
             raise DataError(f"info must be one of {INFOS}, got {info!r}{nearest(info, INFOS)}")
         self.task, self.light = task, info == "light"
+        self.has_multi_scale = task.has_multi_scale
         space = task.index_space() if observation == "index" else task.observation_space(flatten)
         super().__init__(
             num_envs,
@@ -113,27 +113,39 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self.before_episode: Callable[[Tensor], None] | None = None
         self._reached: dict[str, Tensor] | None = None
         self._compiled: CompiledSteps | None = None
-        # A subclass may have changed what a step does, which the compiled one would not know; it pays by Eq. 5 alone.
-        in_memory = self.device.type == "cpu" and not task.bank.mapped and task.config.reward == "iou_sign"
+        # A subclass may have changed what a step does, which the compiled one would not know.
         own = type(self) is TemporalMomentVectorEnv and type(task) is TemporalTask
-        if own and in_memory and available():
-            from strong_envs.temporal.compiled_stepper import CompiledSteps
-
-            self._compiled = CompiledSteps(self, copy, self.light)
+        in_memory = self.device.type == "cpu" and not task.bank.mapped
+        if own and in_memory and available() and compiles(task.reward):
+            self._compiled = CompiledSteps(
+                task,
+                num_envs,
+                self.autoreset_mode.value,
+                flatten,
+                observation == "index",
+                output == "torch",
+                copy,
+                self.light,
+            )
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict]:
         """One step of every environment; see `IndexVectorEnv`."""
-        if self._compiled is not None and self.before_episode is None:
-            result = self._compiled.step(self, actions)
+        if self._compiled is not None and self.before_episode is None and self._keys is not None:
+            if self.start is not self._compiled.views["start"]:
+                # A reset or a step in torch has made tensors of its own.
+                self._compiled.load({name: getattr(self, name) for name in STATE})
+                vars(self).update(self._compiled.views)
+            result = self._compiled.step(actions, time.perf_counter() - self._began)
             if result is not None:
+                self._reached = None
                 return result
         return super().step(actions)
 
     @property
     def reached(self) -> dict[str, Tensor]:
         """The states that the last move led to, before any automatic reset, as `state` gives them."""
-        if self._reached is None and self._compiled is not None:
-            self._reached = self._compiled.reached()
+        if self._reached is None:
+            self._reached = self.state() if self._compiled is None else self._compiled.reached()
         return self._reached
 
     @reached.setter
@@ -151,7 +163,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         if "span" in options:
             start, end = options["span"]
         else:
-            start, end = self.task.first_span(self.sample, self._keys, self._episode)
+            start, end = self.task.first_span(self.sample, self.keys, self._episode)
         self.start, self.end = torch.where(mask, start, self.start), torch.where(mask, end, self.end)
         self.t = torch.where(mask, 0, self.t)
         self.iou = torch.where(mask, self.task.iou(self.sample, start, end), self.iou)
@@ -165,13 +177,10 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         return result.reward, result.terminated, result.truncated
 
     def state(self) -> dict[str, Tensor]:
+        """The compact state of all episodes, named (B, ...) tensors."""
         state = {"sample": self.sample, "start": self.start, "end": self.end, "t": self.t}
         # The compiled step works in place, and a state must outlive the step after it.
         return state if self._compiled is None else {name: part.clone() for name, part in state.items()}
-
-    @property
-    def has_multi_scale(self) -> bool:
-        return self.task.has_multi_scale
 
     def action_rewards(self, state: dict[str, Tensor], gain: float = 0.0) -> Tensor:
         """What a step pays for every action in stored states, (B, A) float32: training knows the truth, so all.
@@ -181,6 +190,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         return self.task.action_rewards(state["sample"], state["start"], state["end"], state["t"], gain)
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Observations, named (B, ...) tensors, of stored states."""
         if self._compiled is not None:
             return self._compiled.observe(state)
         return self.task.observe(state["sample"], state["start"], state["end"], state["t"])
@@ -193,11 +203,10 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     def _info(self) -> dict[str, Tensor]:
         if self.light:
             return {}
-        truth = self.bank.truth[self.sample, 0] * self.bank.duration[self.bank.video[self.sample]][:, None]
         return {
             "tiou": self.task.iou(self.sample, self.start, self.end, "clamped"),
             "span": self.task.to_seconds(self.sample, self.start, self.end),
-            "true_span": truth,
+            "true_span": self.task.nearest_truth(self.sample, self.start, self.end),
             "invalid_move": self._invalid.clone(),
             "sample": self.sample.clone(),
         }
