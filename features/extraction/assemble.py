@@ -166,7 +166,8 @@ def box_tracks(
                 track = f"{query.video}/{track}"
                 owner[track] = query.video
             if track not in tracks:
-                tracks[track] = boxes_at_rows(source, rows[query.video], first, total)
+                frames = facts[query.video].get("frame_of_row")
+                tracks[track] = boxes_at_rows(source, rows[query.video], first, total, frames)
             if np.isfinite(tracks[track][:, 0]).any():
                 extra["track"] = track
             else:

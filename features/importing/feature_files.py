@@ -53,12 +53,13 @@ class FeatureFiles:
     Args:
         path: of the file or folder; sub-folders are searched as well.
         options: which array of a file to read, and what names have before and after the id.
+        preferred: see `FileNames`.
 
     Raises:
         DataError: nothing readable there.
     """
 
-    def __init__(self, path: str | os.PathLike, options: FileOptions | None = None) -> None:
+    def __init__(self, path: str | os.PathLike, options: FileOptions | None = None, preferred: bool = True) -> None:
         self.path, self.options = Path(path), options or FileOptions()
         self._h5: H5Stream | None = None
         with os_errors(f"read {shown(path)}"):
@@ -74,7 +75,7 @@ class FeatureFiles:
                 raise DataError(f"{shown(path)} is neither an h5, npy or npz file nor a folder of npy or npz files")
         if not found:
             raise DataError(f"{shown(path)} holds no features: npy or npz files in a folder, or arrays in an h5 file")
-        self._names = FileNames(found, self.options.prefix, self.options.suffix)
+        self._names = FileNames(found, self.options.prefix, self.options.suffix, preferred)
 
     @property
     def ids(self) -> list[str]:
@@ -257,7 +258,7 @@ def load_query_features(
         Query id to float32 token vectors (L, D) or a sentence vector (D,), as stored, and the report.
     """
     report, loaded, width = Report(str(path)), {}, 0
-    with FeatureFiles(path, FileOptions(key=key, prefix="qid")) as files:
+    with FeatureFiles(path, FileOptions(key=key, prefix="qid"), preferred=False) as files:
         for qid in qids:
             if qid not in files:
                 report.add("a query has no text features", "dropped", show(qid))

@@ -41,9 +41,15 @@ class FileNames:
     A name belongs to an id in this order: without the given prefix and suffix, where it has them; as it is; without
     the suffix of a video (``s13-d21.avi.npy``) on either side. The name in a sub-folder counts with and without the
     folder (``train/vid`` belongs to ``vid`` and to ``train/vid``); those higher up go first.
+
+    Args:
+        found: from `list_arrays`.
+        prefix: what names have before the id.
+        suffix: what names have after the id.
+        preferred: names with the prefix and the suffix go before those without; else they count alike.
     """
 
-    def __init__(self, found: Sequence[Found], prefix: str = "", suffix: str = "") -> None:
+    def __init__(self, found: Sequence[Found], prefix: str = "", suffix: str = "", preferred: bool = True) -> None:
         self._all = list(found)
         self._table: dict[str, list[tuple[tuple[int, int], Found]]] = {}
         for one in self._all:
@@ -51,7 +57,7 @@ class FileNames:
             depth = one[0].count("/")
             own = base.removeprefix(prefix).removesuffix(suffix)
             has = bool(prefix or suffix) and base.startswith(prefix) and base.endswith(suffix) and own != base
-            spellings = [(0, own)] if has else [(1, base), (2, strip_video_suffix(base))]
+            spellings = [(0 if preferred else 1, own)] if has else [(1, base), (2, strip_video_suffix(base))]
             if has:
                 spellings.append((2, strip_video_suffix(own)))
             elif own != base:

@@ -134,7 +134,8 @@ def as_rows(array: np.ndarray, where: str, report: Report, transposed: bool = Fa
     elif array.ndim > 2 and math.prod(shape[:-2]) == 1:
         array = array.reshape(shape[-2:])
     if array.ndim != 2:
-        raise DataError(f"{where} has shape {list(shape)}; features are (rows, dimensions)")
+        grid = "; spatial maps are given with --grid" if array.ndim == 4 else ""
+        raise DataError(f"{where} has shape {list(shape)}; features are (rows, dimensions){grid}")
     array = array.T if transposed else array
     if array.ndim != len(shape):
         report.add("axes of length one were removed", "doubtful", f"{where}: {list(shape)} to {list(array.shape)}")

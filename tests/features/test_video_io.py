@@ -62,6 +62,27 @@ def test_a_store_of_an_uneven_recording_holds_what_is_on_the_screen(tmp_path):
     assert not report.findings
 
 
+def test_boxes_of_an_uneven_video_belong_to_the_frames_that_are_shown(tmp_path):
+    write_uneven_mp4(tmp_path / "v.mp4", BURST, 20.0)
+    boxes = np.stack([np.array([k / 100, 0.0, (k + 1) / 100, 1.0], np.float32) for k in range(len(BURST))])
+    options = ExtractOptions(fps=1.0, **SMALL)
+    store, _ = extract([tmp_path / "v.mp4"], annotate({"v": 20.0}), tmp_path / "s", options, {"v": boxes})
+    rows = (store.tensor("boxes")[:, 0] * 100).round().astype(int).tolist()
+    # Frame 15 at half a second, the green frame 30 until nine, the white frame 32 from then on.
+    assert rows == [15] + [30] * 8 + [32] * 11
+
+
+def test_the_last_frame_stands_where_the_annotated_duration_is_longer(clips):
+    from strong_envs.features.store.store import StoredVideo
+    from strong_envs.features.video_io import open_frames
+
+    video = StoredVideo("v0", 10.0, 10, str(clips / "v0.avi"))  # the file has four seconds
+    for order in ([9], [0, 9, 3, 8], [9, 8, 0]):
+        frame = open_frames(video)
+        pictures = {row: frame(row) for row in order}
+        assert all(np.array_equal(pictures[row], Decoder(clips / "v0.avi").last()) for row in order if row > 4)
+
+
 @pytest.mark.parametrize("kept", [0.5, 0.7])
 def test_a_file_that_is_cut_short_holds_no_picture(kept, tmp_path):
     whole = write_video(tmp_path / "whole.avi", 80)

@@ -88,6 +88,18 @@ def test_one_video_under_two_ids_is_found_by_its_features(tmp_path):
     assert wanted in format_items(check(store.path))
 
 
+def test_joined_stores_name_the_sentences_that_their_splits_share(tmp_path):
+    from strong_envs import features
+
+    stores = []
+    for k, split in enumerate(("train", "test")):
+        folder = write(tmp_path / split, row(k, f"v{k}", "A dog runs.", split))
+        (tmp_path / split / "f").mkdir()
+        np.save(tmp_path / split / "f" / f"v{k}.npy", np.full((30, 2), k, np.float32))
+        stores.append(import_store(tmp_path / f"s{k}", read(folder), tmp_path / split / "f")[0])
+    assert counts(features.join(*stores).report) == {"a sentence of train is in test as well": 1}
+
+
 def unit_of(folder: Path, scale: float, seconds: float = 1.0, offset: float = 0.0) -> set[str]:
     """Findings on units of six moments of thirty seconds, multiplied by ``scale``; durations by ``seconds``."""
     rows = [row(k, f"v{k}", f"sentence {k}", "train", ((2.0 + k) * scale, (9.0 + 3 * k) * scale), (30.0 + k) * seconds)

@@ -116,6 +116,16 @@ def test_two_files_for_one_video_are_never_chosen_silently(one, other, annotatio
     assert "2 arrays for 'alpha'" in str(report) and one in str(report) and other in str(report)
 
 
+def test_two_files_for_one_query_are_never_chosen_silently(tmp_path):
+    from strong_envs.features.importing.feature_files import load_query_features
+
+    for name in ("qid1", "1", "qid2"):
+        (tmp_path / "t").mkdir(exist_ok=True)
+        np.savez(tmp_path / "t" / f"{name}.npz", last_hidden_state=np.ones((3, 4), np.float32))
+    loaded, report = load_query_features(tmp_path / "t", ["1", "2"])
+    assert list(loaded) == ["2"] and "2 arrays for '1': 1.npz, qid1.npz" in str(report)
+
+
 def test_the_name_itself_goes_before_one_with_the_suffix_of_a_video(annotations, tmp_path):
     write(tmp_path / "f" / "alpha.npy", 1)
     write(tmp_path / "f" / "alpha.mp4.npy", 2)
