@@ -162,3 +162,4 @@ def test_a_video_of_one_frame_has_one_row(backbone, kind, tmp_path):
     assert colour_of(Decoder(file).at(0.0)) == "red"
     one, cells = features(backbone).of_pixels(picture[None, ..., ::-1].copy())
     assert one.shape == frames.shape and cells.shape == grid.shape
+    assert np.array_equal(features(backbone).of_pixels(picture[..., ::-1].copy())[0], one)

@@ -70,6 +70,11 @@ def test_sentences_are_compared_without_case_and_spelling_of_unicode(one, other,
     assert (plain_text(one) == plain_text(other)) == same
 
 
+def test_videos_are_compared_without_suffix_and_prefix():
+    queries = [Query("1", "v_a", "x", ((0, 1),), "train"), Query("2", "a.mp4", "y", ((0, 1),), "test")]
+    assert "v_a and a.mp4" in str(find_leaks(queries)) and find_leaks(queries).count("doubtful") == 1
+
+
 def test_splits_that_share_nothing_and_one_split_are_silent():
     queries = [Query("1", "a", "x", ((0, 1),), "train"), Query("2", "b", "y", ((0, 1),), "test")]
     assert not find_leaks(queries).findings
