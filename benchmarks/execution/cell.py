@@ -116,8 +116,9 @@ def run_cell(
         "spans": np.round(prediction.spans.cpu().numpy(), 4).tolist(),
         "scores": {name: np.round(values, 6).tolist() for name, values in scores.items()},
     }
-    if agents.find(cell.system).ranks_candidates and hasattr(system, "oracle"):
-        result["candidate_oracle"] = np.round(system.oracle(test_bank).cpu().numpy(), 6).tolist()
+    oracle = system.oracle(test_bank)
+    if oracle is not None:
+        result["candidate_oracle"] = np.round(oracle.cpu().numpy(), 6).tolist()
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(system, "save"):
         system.save(str(folder / f"{cell.key}.safetensors"))
