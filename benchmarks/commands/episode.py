@@ -11,6 +11,7 @@ from typing import Any
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.results.files import read_result
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.errors import check_output
 
 
 def read_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
@@ -81,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
     query = bank.qids[sample]
     slug = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (label, str(args.seed), query))
     out = Path(args.out) if args.out else cells.parent / "episodes" / slug
-    out.mkdir(parents=True, exist_ok=True)
+    check_output(out)
     filmstrip.episode(prediction, bank, out / "episode.png", out / "episode.mp4", sample)
     files = ["episode.png", "episode.mp4"]
     if stages:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +27,8 @@ from strong_envs.benchmarks.results.files import read_result
 from strong_envs.benchmarks.results.html_episodes import episodes
 from strong_envs.benchmarks.results.tables import table_cells
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.atomic import write_text
+from strong_envs.features.files.errors import check_output
 
 TEMPLATE = Path(__file__).with_name("report.html")
 MOST_BYTES = 5_000_000
@@ -229,14 +230,12 @@ def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0."""
     if args.episodes < 0:
         raise DataError(f"--episodes must be 0 or more, got {args.episodes}")
-    html = page(args.folder, args.episodes, args.features)
+    read_folder(args.folder)
     given = Path(args.folder)
     out = Path(args.out) if args.out else (given if given.is_dir() else given.parent) / "report.html"
-    if not out.parent.is_dir():
-        raise DataError(f"there is no folder {str(out.parent)!r} to write the page to")
-    staging = out.with_name(f".{out.name}.part{os.getpid()}")
-    staging.write_text(html, encoding="utf-8")
-    os.replace(staging, out)
+    check_output(out, "file")
+    html = page(args.folder, args.episodes, args.features)
+    write_text(out, html)
     if args.json:
         print(json.dumps({"page": str(out), "bytes": len(html.encode())}))
     else:

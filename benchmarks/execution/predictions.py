@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from strong_envs.agents.registry import Prediction
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.atomic import replaced_file
 
 PREDICTION = ".prediction.safetensors"
 """Ends the name of a cell's file of predictions; its beginning is the cell's key."""
@@ -85,10 +85,8 @@ def write_prediction(path: Path, prediction: Prediction, stages: Sequence[tuple[
     tensors = _tensors("", prediction, KINDS)
     for index, (_, stage) in enumerate(stages):
         tensors |= _tensors(f"stage{index}.", stage, STAGE_KINDS)
-    staging = path.with_name(f".{path.name}.part{os.getpid()}")
-    save_file(tensors, str(staging), {"stages": json.dumps([name for name, _ in stages])})
-    os.chmod(staging, 0o644)  # safetensors makes it readable by its owner alone
-    os.replace(staging, path)
+    with replaced_file(path) as staging:
+        save_file(tensors, str(staging), {"stages": json.dumps([name for name, _ in stages])})
 
 
 def read_prediction(path: Path) -> tuple[Prediction, list[tuple[str, Prediction]]]:

@@ -29,6 +29,16 @@ Score = Callable[[Any], tuple[Prediction, dict[str, np.ndarray]]]
 """A system's checked predictions and their scores, one value a query."""
 
 
+def checkpoint_files(path: Path) -> list[Path]:
+    """The files that a cell continues from, as far as they exist; ``path`` is that of `TimedTraining`."""
+    return [file for file in _checkpoint_names(path) if file.is_file()]
+
+
+def _checkpoint_names(path: Path) -> tuple[Path, Path]:
+    """The checkpoint of the training, and the predictions after the stages that it has reached."""
+    return path.with_name(f"{path.name}.checkpoint.safetensors"), path.with_name(f"{path.name}.stages.safetensors")
+
+
 class Clock:
     """Seconds of work; it runs from its creation, or from the value that ``seconds`` is set to."""
 
@@ -82,8 +92,7 @@ class TimedTraining:
         every: float | None = 60.0,
         made_by: Any = None,
     ) -> None:
-        self.checkpoint = path.with_name(f"{path.name}.checkpoint.safetensors")
-        self.reached = path.with_name(f"{path.name}.stages.safetensors")
+        self.checkpoint, self.reached = _checkpoint_names(path)
         self.score, self.progress, self.evaluations, self.every, self.made_by = (
             score,
             report,

@@ -5,12 +5,13 @@ All take a result file's dict and a path; the suffix (``.png``, ``.svg``) is the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from strong_envs.features.files.atomic import replaced_file
 
 # Colour-blind safe (Okabe and Ito), in the order of the systems.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -27,12 +28,13 @@ def save(figure: Any, path: Path) -> None:
     """Write a matplotlib figure whole or not at all."""
     import matplotlib.pyplot as plt
 
-    staging = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
     # A date in the file would make every drawing of the same numbers another file.
     metadata = {"Date": None} if path.suffix == ".svg" else {}
-    figure.savefig(staging, dpi=130, bbox_inches="tight", metadata=metadata)
-    plt.close(figure)
-    os.replace(staging, path)
+    try:
+        with replaced_file(path) as staging:
+            figure.savefig(staging, dpi=130, bbox_inches="tight", metadata=metadata)
+    finally:
+        plt.close(figure)
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
