@@ -152,7 +152,7 @@ def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> 
         ),
         (
             "By length of the moment",
-            "Bins with fewer than five queries are left out.",
+            "A query is in the bin of each of its moments; bins with fewer than five queries are left out.",
             lambda path: figures.breakdown(scores, "length", path, shown, SMALL),
         ),
         (

@@ -43,7 +43,7 @@ class _Running:
     training: float | None = None
     """When its training reported first."""
     stage: str = ""
-    stage_began: float = 0.0
+    updated: float = 0.0
     done: float = 0.0
     stages: list[str] = field(default_factory=list)
 
@@ -91,8 +91,9 @@ class TimeLeft:
         if found.training is None:
             found.training = self.clock()
         if stage != found.stage:
-            found.stage, found.stage_began = stage, self.clock()
+            found.stage = stage
             found.stages.append(stage)
+        found.updated = self.clock()
         found.done = min(max(done / total if total > 0 else 0.0, 0.0), 1.0)
 
     def end(self, cell: Cell, result: Mapping[str, Any] | None) -> None:
@@ -118,11 +119,10 @@ class TimeLeft:
         now, rest = self.clock(), self._rest()
         free: list[float] = []
         for found in self.running.values():
-            whole = self._of_running(found, now, rest)
-            if whole is None:
+            left = self._of_running(found, now, rest)
+            if left is None:
                 return None
-            elapsed = now - found.began
-            free.append(max(whole - elapsed, (OVERRUN - 1) * elapsed))
+            free.append(left)
         free = sorted(free)
         heap = free[: self.jobs] + [0.0] * max(self.jobs - len(free), 0)
         heapq.heapify(heap)
@@ -150,27 +150,31 @@ class TimeLeft:
         return sum(self.rests) / len(self.rests) if self.rests else REST
 
     def _of_running(self, found: _Running, now: float, rest: float) -> float | None:
-        """Seconds of a running cell from its start to its end."""
-        expected = self._training(found.cell, now, running=found)
-        return None if expected is None else expected + rest
+        """Seconds that a running cell still takes."""
+        expected, own, since = self._training(found.cell, now), self._extrapolated(found), found.began
+        if own is not None:
+            share = self._share(found) or 0.0
+            # The further it is, the more its own pace counts.
+            expected, since = own if expected is None else share * own + (1 - share) * expected, found.updated
+        if expected is None:
+            return None
+        return max(expected + rest - (now - found.began), (OVERRUN - 1) * (now - since))
 
-    def _training(self, cell: Cell, now: float, running: _Running | None = None) -> float | None:
+    def _training(self, cell: Cell, now: float) -> float | None:
         """Seconds of training of a cell."""
         alike = [s for other, s in self.measured.get(cell.system, ()) if _same_work(other, cell)]
         if alike:
             return sum(alike) / len(alike)
-        if running is not None and (own := self._extrapolated(running, now)) is not None:
-            return own
         reached = [found for found in self.running.values() if found.cell.system == cell.system]
-        whole = [(found, e) for found in reached if (e := self._extrapolated(found, now)) is not None]
+        whole = [(found, e) for found in reached if (e := self._extrapolated(found)) is not None]
         if whole:
             return sum(e * cell.budget / found.cell.budget for found, e in whole) / len(whole)
         others = [s * cell.budget / other.budget for other, s in self.measured.get(cell.system, ())]
         expected = sum(others) / len(others) if others else self._typical(cell)
         if expected is None:
-            expected = self._like_the_others(cell, now)
+            expected = self._like_the_others(cell)
         elif not others:
-            expected *= self._speed(now)
+            expected *= self._speed()
         # A cell of the same kind that runs longer than that is the better guide.
         taken = [now - found.training for found in reached if found.training and _same_work(found.cell, cell)]
         return expected if expected is None else max([expected, *(OVERRUN * seconds for seconds in taken)])
@@ -185,43 +189,46 @@ class TimeLeft:
             return 0.0
         return None
 
-    def _speed(self, now: float) -> float:
+    def _speed(self) -> float:
         """Measured over typical seconds of everything that has been trained, or is in training, on this machine."""
         took = should = 0.0
         for runs in self.measured.values():
             for cell, seconds in runs:
                 took, should = took + seconds, should + (self._typical(cell) or 0.0)
         for found in self.running.values():
-            whole, usual = self._extrapolated(found, now), self._typical(found.cell)
+            whole, usual = self._extrapolated(found), self._typical(found.cell)
             if whole is not None and usual:
                 took, should = took + whole, should + usual
         return took / should if took > 0 and should > 0 else 1.0
 
-    def _extrapolated(self, found: _Running, now: float) -> float | None:
-        """Seconds of the whole training of a running cell, from the share that it has done; None where unknown.
+    def _extrapolated(self, found: _Running) -> float | None:
+        """Seconds of the whole training of a running cell at the pace so far; None where its share is unknown."""
+        share = self._share(found)
+        if share is None or found.training is None or found.updated <= found.training:
+            return None
+        return (found.updated - found.training) / share
+
+    def _share(self, found: _Running) -> float | None:
+        """The share of its training that a running cell has done; None where that is unknown or too little.
 
         A system with several stages needs their typical shares; of one without, a single stage is taken to be all.
         """
-        if found.training is None:
-            return None
         shares: Mapping[str, float] = self.known.get(found.cell.system, {}).get("stages", {})
-        if shares:
-            if found.stage not in shares:
-                return None
+        if found.stage in shares:
             names = list(shares)
             share = sum(shares[name] for name in names[: names.index(found.stage)]) + shares[found.stage] * found.done
-        elif len(found.stages) == 1:
+        elif not shares and len(found.stages) == 1:
             share = found.done
         else:
             return None
-        return (now - found.training) / share if share >= LEAST_SHARE else None
+        return share if share >= LEAST_SHARE else None
 
-    def _like_the_others(self, cell: Cell, now: float) -> float | None:
+    def _like_the_others(self, cell: Cell) -> float | None:
         """Of a system of which nothing is known: the mean of the trained systems of this matrix that are known."""
         cells = [*self.waiting.values(), *(found.cell for found in self.running.values())]
         done = [s * cell.budget / other.budget for runs in self.measured.values() for other, s in runs if s > 0]
         usual = [self._typical(other) for other in cells if other.system != cell.system]
-        found = [*done, *(seconds * self._speed(now) for seconds in usual if seconds)]
+        found = [*done, *(seconds * self._speed() for seconds in usual if seconds)]
         return sum(found) / len(found) if found else None
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from strong_envs.benchmarks.metrics.breakdown import true_windows
+from strong_envs.core.spans import nearest_window
 from strong_envs.features.files.atomic import replaced_file
 
 # Colour-blind safe (Okabe and Ito), in the order of the systems.
@@ -204,7 +206,7 @@ def heat_maps(
 
     Args:
         predicted: label to (S, 2), or (R, S, 2) over runs, windows as fractions of the video.
-        truth: (S, 2) fractions.
+        truth: (S, 2) fractions, or (S, K, 2), of which the nearest to each prediction is drawn.
         path: of the figure.
         bins: of each axis.
         size: inches.
@@ -214,15 +216,15 @@ def heat_maps(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    true, count = np.asarray(truth, np.float64), len(predicted)
+    known, count = true_windows(truth), len(predicted)
     figure, panels = plt.subplots(count, 2, figsize=size or (4.4, 2.3 * count), squeeze=False, layout="constrained")
     for row, (label, windows) in zip(panels, predicted.items(), strict=True):
-        runs = np.asarray(windows, np.float64).reshape(-1, len(true), 2)
+        runs = np.asarray(windows, np.float64).reshape(-1, len(known), 2)
+        nearest = [nearest_window(run[:, 0], run[:, 1], known) for run in runs]
+        true = np.stack([known[np.arange(len(known)), index] for index in nearest])
         for axes, what in zip(row, ("start", "length"), strict=True):
             x, y = (w[..., 0] if what == "start" else w[..., 1] - w[..., 0] for w in (true, runs))
-            counts, _, _ = np.histogram2d(
-                np.broadcast_to(x, y.shape).ravel(), y.ravel(), bins, [[0, 1 + 1e-9], [0, 1 + 1e-9]]
-            )
+            counts, _, _ = np.histogram2d(x.ravel(), y.ravel(), bins, [[0, 1 + 1e-9], [0, 1 + 1e-9]])
             # Square roots: a constant prediction would else make everything beside it invisible.
             axes.imshow(np.sqrt(counts.T), origin="lower", extent=(0, 1, 0, 1), cmap="Blues", aspect="equal")
             axes.plot([0, 1], [0, 1], color=COLOURS[1], linewidth=0.8, linestyle="--")
