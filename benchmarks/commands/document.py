@@ -133,8 +133,8 @@ def block(
 
 def checked_result(path: Path) -> dict[str, Any]:
     """A result file that says where it comes from; `DataError` names what is missing."""
-    result = read_result(path)
-    missing = [name for name in PROVENANCE if name not in result.get("about", {})]
+    result = read_result(path, ("about",))
+    missing = [name for name in PROVENANCE if name not in result["about"]]
     if missing:
         raise DataError(f"{path.name} does not say its {', '.join(missing)}; compute it again")
     return result

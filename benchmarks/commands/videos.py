@@ -134,8 +134,8 @@ def source_of(args: argparse.Namespace) -> tuple[str, FeatureBank, Prediction, d
     result, cells = read_folder(path)
     label, stored = cell_file(result, cells, args.system, args.seed)
     bank = bank_of(stored, args.features)
-    prediction, _ = read_prediction(cells / f"{stored['key']}{PREDICTION}")
-    return f"{label}, seed {args.seed}", bank, prediction, stored["scores"]
+    prediction, _ = read_prediction(cells / f"{stored['key']}{PREDICTION}", bank)
+    return f"{label}, seed {args.seed}", bank, prediction, score(prediction, bank)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
