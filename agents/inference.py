@@ -21,8 +21,9 @@ import torch
 
 from strong_envs.agents.registry import REGISTRY, BaseSystem, with_defaults
 from strong_envs.agents.strong.args import BOUNDS
-from strong_envs.agents.training.checkpoint import load_weights
+from strong_envs.agents.training.checkpoint import check_inputs, load_weights
 from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.devices import usable_device
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.extraction.single_video import VideoFeatures, encoder_of
 from strong_envs.features.registry import Source, keys, open_store
@@ -59,7 +60,9 @@ class Predictor:
         path: a file that the ``save`` of a system wrote.
         features: store in which video ids are looked up; the training store by default.
         device: torch device.
-        backbone_weights, text_weights: files for networks that do not come as packages.
+        backbone_weights: a file, for a backbone that does not come as a package.
+        text_weights: a file, for a text encoder that does not come as a package.
+        allow_import: import a backbone or a text encoder that the file names as ``module:function``.
 
     Raises:
         DataError: a file that is no saved system, or a system that cannot predict other videos.
@@ -72,16 +75,18 @@ class Predictor:
         device: str | torch.device = "cpu",
         backbone_weights: str | None = None,
         text_weights: str | None = None,
+        allow_import: bool = False,
     ) -> None:
+        self.device = usable_device(device)
         _, about = load_weights(path)
-        if "inputs" not in about:
-            raise DataError(f"{str(path)!r} does not name the features it takes: it was saved by another release")
+        check_inputs(about, path)
         self.inputs: dict[str, Any] = about["inputs"]
-        self.path, self.device, self._features = Path(path), torch.device(device), features
+        self.path, self._features, self._allow_import = Path(path), features, allow_import
         self._weights = {"backbone": backbone_weights, "text": text_weights}
-        if self.inputs["frame_dim"] is None:
+        if self.inputs.get("frame_dim") is None:
             raise DataError(f"{str(path)!r} was trained on annotations alone and takes no video")
-        boxes = about["args"].get("boxes", about.get("boxes"))
+        args = about.get("args")
+        boxes = args.get("boxes", about.get("boxes")) if isinstance(args, dict) else None
         if boxes in BOUNDS:
             raise DataError(f"{str(path)!r} is an upper bound on GT boxes; it cannot predict other videos")
         if boxes is None and "boxes" in about:
@@ -132,20 +137,25 @@ class Predictor:
 
     @cached_property
     def _encoder(self) -> Any:
-        return encoder_of(self.inputs["text"], str(self.device), self._weights["text"])
+        return encoder_of(self.inputs["text"], str(self.device), self._weights["text"], self._allow_import)
 
     @cached_property
     def _pixels(self) -> VideoFeatures:
         made = self.inputs
-        kept = made["grid"] is not None
         return VideoFeatures(
-            made["backbone"], made["fps"], made["dtypes"], kept, made.get("pca"), str(self.device),
+            made["backbone"],
+            made.get("fps"),
+            made["dtypes"],
+            made.get("grid") is not None,
+            made.get("pca"),
+            str(self.device),
             self._weights["backbone"],
-        )  # fmt: skip
+            self._allow_import,
+        )
 
     def _blank(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Features of the right sizes, from which the networks take theirs."""
-        grid = self.inputs["grid"]
+        grid = self.inputs.get("grid")
         return np.zeros((2, self.inputs["frame_dim"]), np.float32), None if grid is None else np.zeros((2, *grid), "f4")
 
     def _bank(
@@ -168,16 +178,18 @@ class Predictor:
                 return self._pixels.of_file(Path(video))
             return self._stored(str(video))
         frames, grid = self._arrays(video)
-        if duration is None and self.inputs["fps"] is None:
+        fps = self.inputs.get("fps")
+        if duration is None and fps is None:
             raise DataError("the training store states no rate of feature rows; pass duration, in seconds")
-        return frames, grid, len(frames) / self.inputs["fps"] if duration is None else float(duration)
+        return frames, grid, len(frames) / fps if duration is None else duration
 
     def _arrays(self, video: Any) -> tuple[np.ndarray, np.ndarray | None]:
         pair = video if isinstance(video, tuple) else (video,)
         given = [x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x) for x in pair]
-        dim, wanted = self.inputs["frame_dim"], self.inputs["grid"]
+        dim, wanted = self.inputs["frame_dim"], self.inputs.get("grid")
         if len(given) == 1 and given[0].dtype == np.uint8:
-            return self._pixels.of_pixels(given[0])
+            # One image is a video of one frame.
+            return self._pixels.of_pixels(given[0][None] if given[0].ndim == 3 else given[0])
         frames = next((x for x in given if x.ndim == 2), None)
         grid = next((x for x in given if x.ndim == 4), None)
         if grid is not None and wanted is not None and list(grid.shape[1:]) == wanted:
@@ -216,7 +228,12 @@ def _present(ranked: np.ndarray) -> np.ndarray:
 
 
 def load(
-    path: str | os.PathLike, features: Source | None = None, device: str | torch.device = "cpu", **weights: str
+    path: str | os.PathLike,
+    features: Source | None = None,
+    device: str | torch.device = "cpu",
+    backbone_weights: str | None = None,
+    text_weights: str | None = None,
+    allow_import: bool = False,
 ) -> Predictor:
     """Load a trained system for inference; see `Predictor`.
 
@@ -224,9 +241,12 @@ def load(
         path: a file that the ``save`` of a system wrote.
         features: store in which video ids are looked up.
         device: torch device.
-        weights: ``backbone_weights`` and ``text_weights``, files.
+        backbone_weights: a file, for a backbone that does not come as a package.
+        text_weights: a file, for a text encoder that does not come as a package.
+        allow_import: import a backbone or a text encoder that the file names as ``module:function``, which runs the
+            code of that module.
     """
-    return Predictor(path, features, device, **weights)
+    return Predictor(path, features, device, backbone_weights, text_weights, allow_import)
 
 
 def pretrained(features: Source | None = None, device: str | torch.device = "cpu") -> Predictor:
