@@ -6,7 +6,7 @@ import gymnasium as gym
 
 IDS = {
     "TemporalMoment-v0": ("temporal.env:TemporalMomentEnv", "temporal.vector_env:TemporalMomentVectorEnv"),
-    "SpatialTrack-v0": ("spatial.env:SpatialTrackEnv", "spatial.env:SpatialTrackVectorEnv"),
+    "SpatialTrack-v0": ("spatial.env:SpatialTrackEnv", "spatial.vector_env:SpatialTrackVectorEnv"),
     "TemporalOneShot-v0": ("temporal.one_shot:TemporalOneShotEnv", "temporal.one_shot:TemporalOneShotVectorEnv"),
 }
 

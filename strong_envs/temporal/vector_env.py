@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from strong_envs.core.vector_env import IndexVectorEnv, refuse_render_mode
+from strong_envs.core.validation import check_whole
+from strong_envs.core.vector_env import IndexVectorEnv
 from strong_envs.features.bank.bank import FeatureBank
-from strong_envs.features.errors import DataError, nearest
+from strong_envs.temporal.compiled_buffers import INFO
 from strong_envs.temporal.compiled_kernels import available, compiles
 from strong_envs.temporal.compiled_stepper import STATE, CompiledSteps
+from strong_envs.temporal.pictures import temporal_shot
 from strong_envs.temporal.task import TemporalTask, check_spans, make_task
 
-INFOS = ("full", "light")
+if TYPE_CHECKING:
+    from strong_envs.rendering.viewer import Shot
 
 
 class TemporalMomentVectorEnv(IndexVectorEnv):
@@ -51,19 +54,19 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         features: str | FeatureBank = "shapes-v0",
         *,
         flatten: bool = False,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         output: str = "numpy",
         observation: str = "features",
         max_episode_steps: int | None = None,
         copy: bool = True,
-        info: str = "full",
+        info: str = "numeric",
+        render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
         if max_episode_steps is not None:
-            arguments["max_steps"] = max_episode_steps
-        refuse_render_mode(arguments)
+            arguments["max_steps"] = check_whole(max_episode_steps, "max_episode_steps")
         task = make_task(features, **arguments)
-        self._setup(task, num_envs, flatten, autoreset_mode, output, observation, copy, info)
+        self._setup(task, num_envs, flatten, autoreset_mode, output, observation, copy, info, render_mode)
 
     @classmethod
     def of(
@@ -73,7 +76,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         flatten: bool = False,
         output: str = "torch",
         observation: str = "index",
-        info: str = "full",
+        info: str = "numeric",
     ) -> TemporalMomentVectorEnv:
         """An environment over an existing task; by default with what our agents train on, indices and torch output."""
         env = cls.__new__(cls)
@@ -89,11 +92,10 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         output: str,
         observation: str,
         copy: bool = True,
-        info: str = "full",
+        info: str = "numeric",
+        render_mode: str | None = None,
     ) -> None:
-        if info not in INFOS:
-            raise DataError(f"info must be one of {INFOS}, got {info!r}{nearest(info, INFOS)}")
-        self.task, self.light = task, info == "light"
+        self.task = task
         self.has_multi_scale = task.has_multi_scale
         space = task.index_space() if observation == "index" else task.observation_space(flatten)
         super().__init__(
@@ -105,6 +107,8 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
             autoreset_mode,
             output,
             observation,
+            info,
+            render_mode,
         )
         zeros = torch.zeros(num_envs, dtype=torch.float64, device=self.device)
         self.start, self.end, self.iou = zeros, zeros, zeros
@@ -138,8 +142,30 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
             result = self._compiled.step(actions, time.perf_counter() - self._began)
             if result is not None:
                 self._reached = None
-                return result
+                return self._finished(result)
         return super().step(actions)
+
+    def _finished(self, result: tuple[Any, Any, Any, Any, dict[str, Any]]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """What the compiled step leaves to Python: texts and pictures."""
+        info = result[4]
+        if self.info_mode == "full":
+            if "final_info" in info:
+                final = {name: part for name, part in info["final_info"].items() if not name.startswith("_")}
+                info["final_info"] = self._described(final, info["_final_info"])
+            ends = ("episode", "_episode", "final_obs", "_final_obs", "final_info", "_final_info")
+            kept = {name: info[name] for name in ends if name in info}
+            now = {name: info[name] for name in INFO}
+            result = (*result[:4], {**kept, **self._described(now, self._out(self._all))})
+        if self.render_mode is not None:
+            self._paid = result[1]
+            if self.render_mode == "human":
+                self.render()
+        return result
+
+    @property
+    def max_steps(self) -> int:
+        """The most steps of an episode."""
+        return int(self.task.config.max_steps)
 
     @property
     def reached(self) -> dict[str, Tensor]:
@@ -200,6 +226,14 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
             return self._compiled.view(tuple(part.numpy() for part in state.values()))
         return super()._view(state)
 
+    def _action_mask(self) -> Tensor:
+        return self.task.action_mask(self.start, self.end)
+
+    def _shots(self) -> list[Shot]:
+        paid = torch.as_tensor(self._paid).tolist()
+        state = zip(self.sample.tolist(), self.start.tolist(), self.end.tolist(), self.t.tolist(), paid, strict=True)
+        return [temporal_shot(self.task, *one) for one in state]
+
     def _info(self) -> dict[str, Tensor]:
         if self.light:
             return {}
@@ -209,4 +243,5 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
             "true_span": self.task.nearest_truth(self.sample, self.start, self.end),
             "invalid_move": self._invalid.clone(),
             "sample": self.sample.clone(),
+            "action_mask": self._action_mask().to(torch.int8),
         }
