@@ -68,7 +68,8 @@ class CompiledSteps:
         self.flags = np.zeros((c.STATE_ROWS[2], self.width), np.bool_)
         self.everywhere = np.ones(count, np.bool_)
         self.everywhere.flags.writeable = False  # every ``info`` shows it
-        self.masks = {f"_{name}": self.everywhere for name in INFO}
+        shown: Any = torch.ones(count, dtype=torch.bool) if torch_output else self.everywhere
+        self.masks = {} if light else {f"_{name}": shown for name in INFO}
         self.parts, self.size = self.host.parts, self.host.size
         self._make_views()
 
@@ -127,12 +128,12 @@ class CompiledSteps:
                     info["_final_info"] = out.ended
         if not self.light:
             info.update(out.info)
-            info.update(self.masks)
         observation = out.shown.copy() if self.index else self._show(self.now)
         if not self.torch:
+            info.update(self.masks)
             return observation, out.reward, out.terminated, out.truncated, info
         flags = (torch.from_numpy(flag) for flag in (out.reward, out.terminated, out.truncated))
-        return (_tensors(observation), *flags, _tensors(info))
+        return (_tensors(observation), *flags, {**_tensors(info), **self.masks})
 
     def reached(self) -> dict[str, Tensor]:
         """The states that the last move led to, before any automatic reset."""

@@ -87,7 +87,7 @@ SPATIAL = [
 )
 def test_scalar_equals_vector_on_whole_rollouts(name, options, ragged_store):
     count, options = 4, {"features": ragged_store, **options}
-    vector = gym.make_vec(name, num_envs=count, **options)
+    vector = gym.make_vec(name, num_envs=count, autoreset_mode=AutoresetMode.SAME_STEP, **options)
     singles = [gym.make(name, **options).unwrapped for _ in range(count)]
     together, _ = vector.reset(seed=3)
     alone = [env.reset(seed=3 + i)[0] for i, env in enumerate(singles)]
@@ -172,12 +172,12 @@ def test_stop_terminates_and_the_last_move_truncates(ragged_store):
 
 
 def test_reset_options_and_information(ragged_store):
-    env = gym.make("TemporalMoment-v0", features=ragged_store)
+    env = gym.make("TemporalMoment-v0", features=ragged_store, info="full")
     _, info = env.reset(options={"sample": 4, "span": (0.5, 2.0)})
     assert info["sample"] == 4 and info["span"] == pytest.approx((0.5, 2.0)) and len(info["path"]) == 1
     assert info["qid"] == env.unwrapped.bank.qids[4]
     info = env.step(0)[4]
-    assert len(info["path"]) == 2 and 0 <= info["tiou"] <= 1 and info["invalid_move"] is False
+    assert len(info["path"]) == 2 and 0 <= info["tiou"] <= 1 and not info["invalid_move"]
     for options, words in (
         ({"smaple": 3}, "did you mean 'sample'"),
         ({"sample": 10_000}, "must lie in"),

@@ -177,7 +177,7 @@ def test_arguments_that_cannot_be_are_explained(options, words, ragged_store):
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_episode_statistics_add_up(name, ragged_store):
-    env = make(name, ragged_store, 5)
+    env = make(name, ragged_store, 5, autoreset_mode=AutoresetMode.SAME_STEP)
     env.reset(seed=0)
     totals, lengths, rng, seen = np.zeros(5), np.zeros(5, int), np.random.default_rng(0), 0
     for _ in range(30):
