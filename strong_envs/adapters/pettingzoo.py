@@ -87,7 +87,7 @@ class TwoLevelsEnv(AECEnv):
         """Start an episode with the spatial agent."""
         chosen = {"sample": (options or {}).get("sample")}
         observation, info = self.spatial.reset(seed=seed, options=chosen)
-        sample = info["sample"]
+        sample = int(info["sample"])
         self._boxes = box_ops.corners(self.spatial.track.box).to(torch.float32).repeat(self._frames(sample), 1)
         self._place(sample)
         first, temporal_info = self.temporal.reset(seed=seed, options={"sample": sample})
@@ -129,9 +129,9 @@ class TwoLevelsEnv(AECEnv):
             for frame, box in self.spatial.path[-1:]:
                 self._boxes[frame:] = torch.tensor(box, dtype=torch.float32, device=self._boxes.device)
             if terminated:
-                self._place(info["sample"])
+                self._place(int(info["sample"]))
                 # The window is where it was; only what is inside the boxes is new.
-                sample = {"sample": info["sample"]}
+                sample = {"sample": int(info["sample"])}
                 self._observations[TEMPORAL], self.infos[TEMPORAL] = self.temporal.reset(options=sample)
         self._accumulate_rewards()
 

@@ -31,7 +31,7 @@ def test_the_boxes_of_one_level_are_what_the_other_sees(ragged_store):
     before = env.observe(TEMPORAL)["local"]
     order, track = [], []
     for agent in env.agent_iter():
-        observation, reward, terminated, truncated, info = env.last()
+        _observation, _reward, terminated, truncated, _info = env.last()
         order.append(agent)
         if agent == SPATIAL:
             track = [box for _, box in env.spatial.path]

@@ -40,7 +40,7 @@ def test_make_works_out_of_the_box_and_shows_pixels():
     for name in strong_envs.IDS:
         env = gym.make(name, render_mode="rgb_array")
         env.reset(seed=0)
-        observation, reward, *_ = env.step(env.action_space.sample())
+        observation, _reward, *_ = env.step(env.action_space.sample())
         picture = env.render()
         assert env.observation_space.contains(observation)
         assert picture.shape == (360, 480, 3) and picture.dtype == np.uint8 and picture.std() > 10
@@ -162,7 +162,7 @@ def test_stop_terminates_and_the_last_move_truncates(ragged_store):
     assert env.step(6)[1:4] == (0.0, True, False)
     env.reset()
     env.step(4), env.step(5)
-    _, reward, terminated, truncated, info = env.step(6)
+    _, reward, terminated, truncated, _info = env.step(6)
     assert terminated and not truncated and reward == pytest.approx(-0.2)
     env.reset()
     env.step(4), env.step(5)
@@ -284,7 +284,7 @@ def test_coupling_feeds_boxes_up_and_values_down(vector, tracker, ragged_store):
     temporal, spatial = make("TemporalMoment-v0", boxes="initial"), make("SpatialTrack-v0", critic=critic)
     chosen = Left() if tracker == "policy" else tracker
     levels = strong_envs.SpatioTemporalCoupling(temporal, spatial, critic=live, tracker=chosen, localiser=Left())
-    observation, _ = levels.reset(seed=0)
+    _observation, _ = levels.reset(seed=0)
     task = levels.temporal_task
     sample = int(levels.unwrapped.sample[0])
     tracked = task.local.boxes[task.local.rows[sample] : task.local.rows[sample + 1]]

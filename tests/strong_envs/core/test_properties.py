@@ -55,7 +55,7 @@ def test_batches_of_the_spatial_level(ragged_store, actions, seed, mode, window,
     )  # fmt: skip
     env.reset(seed=seed)
     for action in actions:
-        shown, paid, terminated, truncated, info = env.step(np.array(action))
+        shown, paid, _terminated, truncated, info = env.step(np.array(action))
         low, high = info["box"][:, :2], info["box"][:, 2:]
         assert (low >= -1e-9).all() and (low < high).all() and (high <= 1 + 1e-9).all()
         walk, duration = env.unwrapped.walk, env.unwrapped.bank.duration[env.unwrapped.bank.video[env.unwrapped.sample]]
