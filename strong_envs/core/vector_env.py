@@ -154,7 +154,7 @@ class IndexVectorEnv(EnvBase, gym.vector.VectorEnv):
 
     # Going on where another process stopped -----------------------------------------------------------------------
 
-    COUNTERS: tuple[str, ...] = ("sample", "_keys", "_episode", "_return", "_length", "_done", "_invalid")
+    COUNTERS: tuple[str, ...] = ("sample", "_keys", "_episode", "_return", "_length", "_done")
     """Tensors (B,) that say, with what a subclass adds, how all episodes go on."""
 
     def snapshot(self) -> dict[str, Tensor]:

@@ -55,6 +55,7 @@ class SpatialTrackEnv(ScalarEnv):
 
     ## Observation space
     `Dict` of float32 `Box`es (Eq. 10), or with `flatten=True` their concatenation in this order.
+    `SpatialTrackFlat-v0` is the same with `flatten=True`.
 
     | key | shape | meaning |
     |---|---|---|
@@ -67,8 +68,8 @@ class SpatialTrackEnv(ScalarEnv):
 
     Dq and D are the lengths of the store's sentence and frame vectors, C that of a cell of its h x w grid.
 
-    The first three are there with `appearance`. Without `surroundings` this is the paper's state: 8,896 numbers with
-    its sizes (4,800 + 2,048 + 2,048).
+    Features are bounded by ±65,504, whatever the store holds. The first three are there with `appearance`. Without
+    `surroundings` this is the paper's state: 8,896 numbers with its sizes (4,800 + 2,048 + 2,048).
 
     ## Rewards
     Eq. 11: +1 if the temporal critic's value rises when the updated box is inherited from this frame on, -1 if it
@@ -88,10 +89,24 @@ class SpatialTrackEnv(ScalarEnv):
 
     ## End
     Terminated after the last frame of the window (after the first, with `inheritance="first"`); never truncated.
+    `spec.max_episode_steps` is the number of actions in the longest video.
 
     ## Information
-    `box` (corners), `frame`, `window` (seconds), `invalid_move`, `sample`, `qid`, `text`, `path` (boxes so far, as
-    corners), and with true boxes `box_iou` and `coverage`, the share of the true box inside.
+    Arrays of fixed shape and dtype, from `reset` on:
+
+    | key | shape, dtype | meaning |
+    |---|---|---|
+    | `box` | (4,) float64 | the box that the last action made, corners |
+    | `frame` | () int64 | the frame that the next action changes |
+    | `window` | (2,) float64 | the temporal window, seconds |
+    | `invalid_move` | () bool | the last action changed nothing |
+    | `sample` | () int64 | index into the split |
+    | `action_mask` | (A,) int8 | actions that change the box, and stop; `action_masks()` gives it as bool |
+    | `box_iou` | () float64 | with true boxes: IoU with the true box |
+    | `coverage` | () float64 | with true boxes: share of the true box inside |
+
+    `info="full"` adds `true_spans` (K, 2) in seconds, the texts `qid` and `text`, and `path`, the list of frames and
+    boxes (corners) so far; `info="light"` leaves it empty.
 
     ## Arguments
     - `features="shapes-v0"`, `split="train"`, `device="cpu"`: as for `TemporalMoment-v0`, whose arguments are taken too
@@ -99,17 +114,19 @@ class SpatialTrackEnv(ScalarEnv):
     - `critic=None`: a callable from temporal observations to (B, A) Q-values. None or `"reference"` takes the small
       critic that ships for the default world. `SpatioTemporalCoupling` supplies the live one.
     - `attention_box=None`: a callable from samples (B,) and frames (B,) to the corners (B, 4) of where the temporal
-    level looks.
+      level looks.
     - `reward="q_value"`, `tie_tolerance=1e-5` (Q-values never tie exactly), `same_action=False` (one action for both).
     - `inheritance="previous"` (Eq. 12) | `"none"` (every frame begins with b0) | `"first"` (the box of the first frame
       serves all others: the episode ends with its actions).
     - `z_s=10`, `box_moves="paper"` | `"symmetric"`, `actions_per_frame=1`, `first_frame_actions=1`,
       `initial_box=(0.5, 0.5, 0.5, 0.5)`, `window="initial"` | `"truth"` | `"random"` | `"whole"`.
     - `appearance=True`, `surroundings=True`, `flatten=False`, `render_mode=None` | `"rgb_array"` | `"human"`.
-    - `observation="features"` | `"index"` (`sample`, `first`, `last`, `frame` and `box`, what a replay stores).
+    - `observation="features"` | `"index"` (`sample`, `first`, `last`, `frame` and `box`, what a replay stores);
+      `info="numeric"` | `"full"` | `"light"`.
 
     ## Version history
-    - v0: first release.
+    - v0: first release. Unreleased: `info` holds arrays of fixed shape, texts on request; `window="truth"` draws one of
+      several true windows; bounds of observations no longer follow the store.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 10}  # noqa: RUF012 (as Gymnasium)

@@ -63,11 +63,11 @@ def make_spatial_task(
 class SpatialTrackVectorEnv(IndexVectorEnv):
     """`SpatialTrack-v0` for many episodes at once; arguments of `SpatialTrackEnv` and of `TemporalMomentVectorEnv`.
 
-    In ``info``: ``box`` (B, 4) corners, ``frame`` (B,), ``window`` (B, 2) seconds, ``invalid_move`` (B,), ``sample``
-    (B,), and where the store has true boxes ``box_iou`` and ``coverage`` (B,).
+    ``info`` has the keys of the scalar environment with a row per environment. ``max_episode_steps`` truncates.
     """
 
     OPTIONS = ("sample", "span", "box", "reset_mask")
+    COUNTERS = (*IndexVectorEnv.COUNTERS, "_invalid")
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ class TemporalMomentEnv(ScalarEnv):
 
     ## Observation space
     `Dict` of float32 `Box`es (Eq. 1), or with `flatten=True` their concatenation in this order.
+    `TemporalMomentFlat-v0` is the same with `flatten=True`.
 
     | key | shape | meaning |
     |---|---|---|
@@ -74,6 +75,9 @@ class TemporalMomentEnv(ScalarEnv):
     Without `context` this is the paper's state: 8,898 numbers with its sizes (4,800 + 2 + 2,048 + 2,048). A mean over
     the window alone cannot tell on which side of it the event lies; the context can.
 
+    Features are bounded by ±65,504, float16's largest number, whatever the store holds: environments over stores of
+    equal sizes have equal spaces, and a model trained on one store loads on another.
+
     With `observation="index"` the state itself: `sample` and `t` (int64), `start` and `end` (float64, in steps). A
     replay that stores indices is thousands of times smaller; `observe_state` of the vector environment rebuilds the
     features.
@@ -81,10 +85,10 @@ class TemporalMomentEnv(ScalarEnv):
     ## Rewards
     Eq. 5: +1 - φt if the IoU rose, -φt if it did not change, -1 - φt if it fell; t counts from 0. The IoU is signed
     (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt. `reward="read"` is the one of READ
-    (AAAI 2019): +1 only if the IoU rose from 0 or more, -1 wherever it is negative. `reward="iou_delta"` is the
-    change of
-    the IoU itself: rewards of an episode add up to what its windows gained, while signs pay many short moves better
-    than one long one, which matters with `multi_scale`; take `phi=0.0` with it.
+    (AAAI 2019): +1 only if the IoU rose from 0 or more, -1 wherever it is negative. `reward="iou_delta"` is the change
+    of the IoU itself: rewards of an episode add up to what its windows gained, while signs pay many short moves better
+    than one long one, which matters with `multi_scale`; take `phi=0.0` with it. Further rewards are registered with
+    `strong_envs.core.rewards.temporal_reward`.
 
     The paper's φ = 0.1 makes a move that improves the IoU pay 0 or less from t = 10 on, and the state does not tell t:
     `phi=0.0` takes the penalty away, `time_in_observation=True` shows t.
@@ -95,11 +99,24 @@ class TemporalMomentEnv(ScalarEnv):
     (index into the split) and `span` (start and end in seconds).
 
     ## End
-    Terminated by stop (and by an invalid move under `invalid="terminate"`). Truncated after `max_steps` moves.
+    Terminated by stop (and by an invalid move under `invalid="terminate"`). Truncated after `max_steps` moves, which
+    `spec.max_episode_steps` repeats.
 
     ## Information
-    `tiou` (clamped), `span` and `true_span` (seconds), `invalid_move`, `sample`, `qid`, `text`, and `path`, the spans
-    so far in seconds.
+    Arrays of fixed shape and dtype, from `reset` on:
+
+    | key | shape, dtype | meaning |
+    |---|---|---|
+    | `tiou` | () float64 | clamped IoU of the window with the nearest true window |
+    | `span` | (2,) float64 | the window, seconds |
+    | `true_span` | (2,) float64 | the true window nearest to `span`, seconds: of several, the one that `tiou` is with |
+    | `invalid_move` | () bool | the last move was refused |
+    | `sample` | () int64 | index into the split |
+    | `action_mask` | (A,) int8 | moves that change the window, and stop; `action_masks()` gives it as bool |
+
+    `info="full"` adds `true_spans` (K, 2), all true windows (the last one repeated up to the K of the split), the
+    texts `qid` and `text`, and `path`, the list of spans so far. `info="light"` leaves it empty. The vector environment
+    has a row per environment and Gymnasium's masks `_key`.
 
     ## Arguments
     - `features="shapes-v0"`: a registered key, a path of a store, or a `FeatureBank`; `split="train"`; `device="cpu"`.
@@ -111,11 +128,13 @@ class TemporalMomentEnv(ScalarEnv):
     - `iou="signed"` | `"clamped"` | `"legacy"`; `reward="iou_sign"` | `"iou_delta"` | `"read"`.
     - `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
     - `global_scope="video"` | `"moment"`; `context=True`; `time_in_observation=False`; `flatten=False`.
-    - `observation="features"` | `"index"`.
+    - `observation="features"` | `"index"`; `info="numeric"` | `"full"` | `"light"`.
     - `render_mode=None` | `"rgb_array"` | `"human"`.
 
     ## Version history
-    - v0: first release.
+    - v0: first release. Unreleased: `info` holds arrays of fixed shape, texts on request, and `true_span` is the
+      nearest
+      of several true windows; bounds of observations no longer follow the store.
     """
 
     OPTIONS = ("sample", "span")

@@ -30,8 +30,8 @@ EMPTY = 0.0
 class TemporalOneShotVectorEnv(IndexVectorEnv):
     """`TemporalOneShot-v0` for many episodes at once; arguments of `TemporalOneShotEnv` and `TemporalMomentVectorEnv`.
 
-    In ``info``: ``tiou`` (B,), ``span`` and ``true_span`` (B, 2) seconds, ``sample`` (B,). ``score`` pays any number of
-    windows per sample without a step.
+    ``info`` has the keys of the scalar environment with a row per environment. ``score`` pays any number of windows per
+    sample without a step.
 
     Attributes:
         unreadable: answers that `score` could not read so far.
@@ -115,6 +115,18 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         pay = torch.where(readable, self.task.iou(rows, ends[:, 0], ends[:, 1]), worst)
         return pay.reshape(samples.shape if hasattr(samples, "shape") else np.shape(samples))
 
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of all that decides how the episodes go on: named tensors (B, ...)."""
+        return super().snapshot() | {"window": self.window.clone()}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go on as the environment from which `snapshot` was taken."""
+        window = snapshot.get("window")
+        if window is None or window.shape != self.window.shape:
+            raise DataError(f"this is no snapshot of {self.num_envs} episodes of TemporalOneShot-v0: it lacks 'window'")
+        super().restore(snapshot)
+        self.window = window.to(self.device, copy=True)
+
     def state(self) -> dict[str, Tensor]:
         """The compact state of all episodes: ``sample`` (B,)."""
         return {"sample": self.sample}
@@ -193,9 +205,11 @@ class TemporalOneShotEnv(ScalarEnv):
     | 1 | end |
 
     The smaller number is the start: an inverted pair names the same window as the sorted one, so every action is valid.
+    Numbers outside [0, 1] are clipped; NaN is refused.
 
     ## Observation space
     `Dict` of float32 `Box`es, or with `flatten=True` their concatenation in this order.
+    `TemporalOneShotFlat-v0` is the same with `flatten=True`.
 
     | key | shape | meaning |
     |---|---|---|
@@ -205,28 +219,34 @@ class TemporalOneShotEnv(ScalarEnv):
     Dq is the length of the store's sentence vectors, D that of f_o: of a frame's vector, or with `boxes` other than
     `"frame"` of a cell's, times the bins of `spp_levels`.
 
-    With `observation="index"` only `sample` (int64).
+    Features are bounded by ±65,504, whatever the store holds. With `observation="index"` only `sample` (int64).
 
     ## Rewards
     The clamped temporal IoU, in [0, 1]; an empty window pays 0. `iou="signed"` is Eq. 4 to the letter, negative for
-    disjoint windows.
+    disjoint windows. `score(samples, windows)` pays any number of answers without a step; an answer that cannot be read
+    (NaN or infinite) scores 0 there and is counted in `unreadable`.
 
     ## Start
     A sample drawn from the split. `reset(options=...)` takes `sample` (index into the split).
 
     ## End
-    Terminated after the first action; never truncated.
+    Terminated after the first action; never truncated. `spec.max_episode_steps` is 1.
 
     ## Information
-    `tiou` (0 before the action), `span` (seconds; None before it), `true_span` (seconds), `sample`, `qid`, `text`.
+    Arrays of fixed shape and dtype, from `reset` on: `tiou` () float64, 0 before the action; `span` (2,) float64
+    seconds,
+    zeros before the action; `true_span` (2,) float64 seconds, the true window nearest to `span`; `sample` () int64.
+    `info="full"` adds `true_spans` (K, 2), all true windows, and the texts `qid` and `text`; `info="light"` leaves it
+    empty.
 
     ## Arguments
     - `features="shapes-v0"`, `split="train"`, `device="cpu"`, `boxes="frame"`, `spp_levels=(1,)`, `box_margin=0.0`: as
       for `TemporalMoment-v0`. `parts=16`; `iou="clamped"`; `flatten=False`; `observation="features"` | `"index"`;
-      `render_mode=None` | `"rgb_array"` | `"human"`.
+      `render_mode=None` | `"rgb_array"` | `"human"`; `info="numeric"` | `"full"` | `"light"`.
 
     ## Version history
-    - v0: first release.
+    - v0: first release. Unreleased: `info` holds arrays of fixed shape, texts on request; out-of-range actions are
+      clipped; bounds of observations no longer follow the store.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 2}  # noqa: RUF012 (as Gymnasium)

@@ -27,10 +27,18 @@ if TYPE_CHECKING:
 class TemporalMomentVectorEnv(IndexVectorEnv):
     """`TemporalMoment-v0` for many episodes at once: the same functions as `TemporalMomentEnv`, on one device.
 
-    Arguments as there (without ``render_mode``), and ``num_envs``, ``autoreset_mode`` (SAME_STEP by default; NEXT_STEP
-    and DISABLED work), ``output="numpy" | "torch"``. In ``info``: ``tiou`` (B,), ``span`` and ``true_span`` (B, 2)
-    seconds, ``invalid_move`` (B,), ``sample`` (B,); at the end of episodes ``episode`` with ``r``, ``l``, ``t`` and the
-    mask ``_episode``; under SAME_STEP ``final_obs`` and ``final_info``, dense, with their masks.
+    Arguments as there, and ``num_envs``, ``autoreset_mode``, ``output="numpy" | "torch"``; ``render()`` gives one
+    picture
+    per environment. ``info`` has the keys of the scalar environment with a row per environment, and Gymnasium's masks
+    ``_key``; at the end of episodes ``episode`` with ``r``, ``l``, ``t`` and the mask ``_episode``; under SAME_STEP
+    ``final_obs`` and ``final_info``, dense, with their masks. ``path`` is of the scalar environment alone.
+
+    ``autoreset_mode`` is NEXT_STEP by default, as in every environment of Gymnasium: all of its vector wrappers work.
+    Under SAME_STEP its observation wrappers (FlattenObservation, NormalizeObservation, RescaleObservation,
+    TransformObservation, FilterObservation, ReshapeObservation, DtypeObservation, VectorizeTransformObservation) raise;
+    under DISABLED only NormalizeObservation does. A loop that stores transitions skips, under NEXT_STEP, the step after
+    an end: its action is ignored and it pays 0. SAME_STEP has no such step, which saves a quarter of the work where
+    episodes are three steps long; Stable-Baselines3 needs it (`vec_env` sets it) and our agents use it.
 
     ``final_obs`` and ``final_info`` have a row for every environment; rows outside their masks are not specified (what
     an earlier episode left there, always finite). On a device, where a look at the flags would stop the pipeline, these
@@ -42,11 +50,11 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     On a CPU with numba (extra ``fast``) a step is one compiled call; ``STRONG_ENVS_COMPILED=0`` keeps torch.
     ``copy=False`` lets every compiled step write into the same arrays, and into observations only what changed: faster,
     but what an earlier step returned is overwritten, and you must not write into it. ``info="light"`` leaves ``info``
-    to the episodes that ended.
+    to the statistics of episodes that ended.
     """
 
     OPTIONS = ("sample", "span", "reset_mask")
-    COUNTERS = (*IndexVectorEnv.COUNTERS, "start", "end", "t", "iou")
+    COUNTERS = (*IndexVectorEnv.COUNTERS, "_invalid", "start", "end", "t", "iou")
 
     def __init__(
         self,

@@ -247,7 +247,7 @@ def test_plain_python_and_numba_agree_on_one_episode():
     low, high = np.array(truth).T[:, :, None].copy()
     rng = np.random.default_rng(0)
     for kind, name in enumerate(IOU_KINDS):
-        for start, end in np.sort(rng.integers(0, 21, (50, 2)), -1) + [0, 1.0]:
+        for start, end in np.sort(rng.integers(0, 21, (50, 2)), -1) + np.array([0, 1.0]):
             plain = max(spans.overlap(start, end, *window, kind) for window in truth)
             assert plain == kernels.overlap_one(start, end, 0, low, high, kind)
             window = (*np.array([[start], [end]]), np.array([truth]))
