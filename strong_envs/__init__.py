@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strong_envs.registration import IDS, register_all
+from strong_envs.registration import FLAT_IDS, IDS, register_all
 from strong_envs.version import __version__
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if not (_PACKAGE / "features").is_dir():
 
 register_all()
 
-__all__ = ["IDS", "SpatioTemporalCoupling", "__version__"]
+__all__ = ["FLAT_IDS", "IDS", "SpatioTemporalCoupling", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
