@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.devices import usable_device
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.extraction.single_video import VideoFeatures, encoder_of
+from strong_envs.features.files.errors import shown
 from strong_envs.features.registry import Source, keys, open_store
 from strong_envs.features.store.in_memory import OneVideoStore
 
@@ -87,7 +89,7 @@ class Predictor:
             raise DataError(f"{str(path)!r} was trained on annotations alone and takes no video")
         args = about.get("args")
         boxes = args.get("boxes", about.get("boxes")) if isinstance(args, dict) else None
-        if boxes in BOUNDS:
+        if isinstance(boxes, str) and boxes in BOUNDS:
             raise DataError(f"{str(path)!r} is an upper bound on GT boxes; it cannot predict other videos")
         if boxes is None and "boxes" in about:
             raise DataError(f"{str(path)!r} was trained on given boxes and has none of other videos")
@@ -120,6 +122,8 @@ class Predictor:
         bank = self._bank(frames, grid, seconds, [sentence], None)
         out = self.system.predict(bank)
         start, end = out.spans[0].tolist()
+        if not (math.isfinite(start) and math.isfinite(end)):
+            raise DataError(f"the system in {shown(self.path)} predicts {start} to {end}: its weights are out of range")
         path = None if out.path is None else out.path[0].cpu().numpy()
         if path is not None and out.length is not None:
             path = path[: int(out.length[0]) + 1]
@@ -193,7 +197,7 @@ class Predictor:
         frames = next((x for x in given if x.ndim == 2), None)
         grid = next((x for x in given if x.ndim == 4), None)
         if grid is not None and wanted is not None and list(grid.shape[1:]) == wanted:
-            grid = grid.astype(self.inputs["dtypes"]["grid"])
+            grid = grid.astype(self.inputs["dtypes"].get("grid", "float16"))
             if frames is None and wanted[2] == dim:
                 frames = grid.astype(np.float32).mean(axis=(1, 2))
         elif grid is not None:
@@ -204,7 +208,7 @@ class Predictor:
             cells = "no grid" if wanted is None else f"cells (n, {', '.join(map(str, wanted))})"
             need = "this system needs cells" if needed else "frames are enough"
             raise DataError(f"features must be frames (n, {dim}) or {cells}, and {need}; got {shapes}")
-        return frames.astype(self.inputs["dtypes"]["frames"]), grid
+        return frames.astype(self.inputs["dtypes"].get("frames", "float32")), grid
 
     def _stored(self, video: str) -> tuple[np.ndarray, np.ndarray | None, float]:
         source = self._features if self._features is not None else self.inputs["store"]
@@ -278,7 +282,7 @@ def load_system(path: str | os.PathLike, bank: FeatureBank) -> BaseSystem:
 
 def kind_of(about: dict[str, Any]) -> str:
     """The kind of system in a file; files of STRONG of earlier releases have no name but ``turn``."""
-    return "Strong" if "turn" in about else about.get("system") or "unknown"
+    return "Strong" if "turn" in about else str(about.get("system") or "unknown")
 
 
 def kinds() -> dict[str, Any]:
