@@ -14,6 +14,7 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ class Predictor:
         """
         if not isinstance(sentence, str) or not sentence.strip():
             raise DataError(f"sentence must be a string of words, got {sentence!r}")
+        if duration is not None and not (isinstance(duration, Real) and math.isfinite(duration) and duration > 0):
+            raise DataError(f"duration must be a positive number of seconds, got {duration!r}")
         frames, grid, seconds = self._features_of(video, duration)
         if not (np.isfinite(seconds) and seconds > 0):
             raise DataError(f"duration must be a positive number of seconds, got {seconds}")
@@ -185,7 +188,7 @@ class Predictor:
         fps = self.inputs.get("fps")
         if duration is None and fps is None:
             raise DataError("the training store states no rate of feature rows; pass duration, in seconds")
-        return frames, grid, len(frames) / fps if duration is None else duration
+        return frames, grid, len(frames) / fps if duration is None else float(duration)
 
     def _arrays(self, video: Any) -> tuple[np.ndarray, np.ndarray | None]:
         pair = video if isinstance(video, tuple) else (video,)
