@@ -28,7 +28,7 @@ from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.devices import usable_device
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.extraction.single_video import VideoFeatures, encoder_of
-from strong_envs.features.files.errors import shown
+from strong_envs.features.files.errors import os_errors, shown
 from strong_envs.features.registry import Source, keys, open_store
 from strong_envs.features.store.in_memory import OneVideoStore
 
@@ -105,9 +105,9 @@ class Predictor:
         """Localise a sentence in a video.
 
         Args:
-            video: the id of a video of the store; the path of a video file; or an array: features (n, D) or cells (n,
-                h, w, C) as a store of the same kind holds them, both as a pair ``(frames, grid)``, or pixels (n, H, W,
-                3) uint8 RGB, one frame for each feature row.
+            video: the id of a video of the store; the path of a video or image file; or an array: features (n, D) or
+                cells (n, h, w, C) as a store of the same kind holds them, both as a pair ``(frames, grid)``, or pixels
+                (n, H, W, 3) uint8 RGB, one frame for each feature row, or one image (H, W, 3).
             sentence: the query.
             duration: seconds, for arrays; the number of rows over the store's rate by default.
 
@@ -181,7 +181,9 @@ class Predictor:
     def _features_of(self, video: Any, duration: float | None) -> tuple[np.ndarray, np.ndarray | None, float]:
         """Frames, grid and duration of a video in any of its forms."""
         if isinstance(video, (str, os.PathLike)):
-            if Path(video).is_file():
+            with os_errors(f"read {shown(video)}"):
+                is_file = Path(video).is_file()
+            if is_file:
                 return self._pixels.of_file(Path(video))
             return self._stored(str(video))
         frames, grid = self._arrays(video)
