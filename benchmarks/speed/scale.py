@@ -91,7 +91,7 @@ def measure_store(path: str, memory: str, dtype: str | None, envs: int, seconds:
     before = resident()
     began = time.perf_counter()
     bank = FeatureBank(FeatureStore.open(path), "train", memory=memory, dtype=dtype)
-    env = TemporalMomentVectorEnv(envs, bank, info="light")
+    env = TemporalMomentVectorEnv(envs, bank, autoreset_mode="SameStep", info="light")
     env.reset(seed=0)
     loaded = time.perf_counter() - began
     boxes = None

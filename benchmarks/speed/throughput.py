@@ -81,7 +81,7 @@ def vector(bank: FeatureBank, count: int, **options: Any) -> TemporalMomentVecto
     """The vector environment with the paper's flat state, by default."""
     if options.get("observation") != "index":
         options = {"context": False, "flatten": True, **options}
-    return TemporalMomentVectorEnv(count, bank, **options)
+    return TemporalMomentVectorEnv(count, bank, autoreset_mode=AutoresetMode.SAME_STEP, **options)
 
 
 def assert_equal_rollouts(env: TemporalMomentVectorEnv, others: dict[str, Any], actions: np.ndarray) -> None:
