@@ -38,7 +38,7 @@ COUNT = Range(1, 10**6)
 WIDTH = Range(1, 16_384)
 SHARE = Range(0, 1)
 DROPPED = Range(0, 1, open_high=True)
-RATE = Range(0, 10, open_low=True)
+RATE = Range(0, math.inf, open_low=True, open_high=True)
 WEIGHT = Range(0, 1000)
 
 RANGES: dict[str, Range] = {
