@@ -134,6 +134,7 @@ class Fills:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_other_cells_and_keeps_those_that_are_stored(ragged_store, tmp_path, monkeypatch, capsys):
     (tmp_path / "full_disk_of_a_test.py").write_text(FULL)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -172,6 +173,7 @@ class Slow:
 """
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_folder_compute_no_cell_twice(ragged_store, tmp_path):
     (tmp_path / "slow_of_a_test.py").write_text(SLOW)
     command = [sys.executable, "-m", "strong_envs", "run", "--features", ragged_store, "--systems"]
