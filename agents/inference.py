@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.devices import usable_device
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.extraction.single_video import VideoFeatures, encoder_of
+from strong_envs.features.files.errors import os_errors, shown
 from strong_envs.features.registry import Source, keys, open_store
 from strong_envs.features.store.in_memory import OneVideoStore
 
@@ -87,7 +90,7 @@ class Predictor:
             raise DataError(f"{str(path)!r} was trained on annotations alone and takes no video")
         args = about.get("args")
         boxes = args.get("boxes", about.get("boxes")) if isinstance(args, dict) else None
-        if boxes in BOUNDS:
+        if isinstance(boxes, str) and boxes in BOUNDS:
             raise DataError(f"{str(path)!r} is an upper bound on GT boxes; it cannot predict other videos")
         if boxes is None and "boxes" in about:
             raise DataError(f"{str(path)!r} was trained on given boxes and has none of other videos")
@@ -102,9 +105,9 @@ class Predictor:
         """Localise a sentence in a video.
 
         Args:
-            video: the id of a video of the store; the path of a video file; or an array: features (n, D) or cells (n,
-                h, w, C) as a store of the same kind holds them, both as a pair ``(frames, grid)``, or pixels (n, H, W,
-                3) uint8 RGB, one frame for each feature row.
+            video: the id of a video of the store; the path of a video or image file; or an array: features (n, D) or
+                cells (n, h, w, C) as a store of the same kind holds them, both as a pair ``(frames, grid)``, or pixels
+                (n, H, W, 3) uint8 RGB, one frame for each feature row, or one image (H, W, 3).
             sentence: the query.
             duration: seconds, for arrays; the number of rows over the store's rate by default.
 
@@ -114,12 +117,16 @@ class Predictor:
         """
         if not isinstance(sentence, str) or not sentence.strip():
             raise DataError(f"sentence must be a string of words, got {sentence!r}")
+        if duration is not None and not (isinstance(duration, Real) and math.isfinite(duration) and duration > 0):
+            raise DataError(f"duration must be a positive number of seconds, got {duration!r}")
         frames, grid, seconds = self._features_of(video, duration)
         if not (np.isfinite(seconds) and seconds > 0):
             raise DataError(f"duration must be a positive number of seconds, got {seconds}")
         bank = self._bank(frames, grid, seconds, [sentence], None)
         out = self.system.predict(bank)
         start, end = out.spans[0].tolist()
+        if not (math.isfinite(start) and math.isfinite(end)):
+            raise DataError(f"the system in {shown(self.path)} predicts {start} to {end}: its weights are out of range")
         path = None if out.path is None else out.path[0].cpu().numpy()
         if path is not None and out.length is not None:
             path = path[: int(out.length[0]) + 1]
@@ -174,14 +181,16 @@ class Predictor:
     def _features_of(self, video: Any, duration: float | None) -> tuple[np.ndarray, np.ndarray | None, float]:
         """Frames, grid and duration of a video in any of its forms."""
         if isinstance(video, (str, os.PathLike)):
-            if Path(video).is_file():
+            with os_errors(f"read {shown(video)}"):
+                is_file = Path(video).is_file()
+            if is_file:
                 return self._pixels.of_file(Path(video))
             return self._stored(str(video))
         frames, grid = self._arrays(video)
         fps = self.inputs.get("fps")
         if duration is None and fps is None:
             raise DataError("the training store states no rate of feature rows; pass duration, in seconds")
-        return frames, grid, len(frames) / fps if duration is None else duration
+        return frames, grid, len(frames) / fps if duration is None else float(duration)
 
     def _arrays(self, video: Any) -> tuple[np.ndarray, np.ndarray | None]:
         pair = video if isinstance(video, tuple) else (video,)
@@ -193,7 +202,7 @@ class Predictor:
         frames = next((x for x in given if x.ndim == 2), None)
         grid = next((x for x in given if x.ndim == 4), None)
         if grid is not None and wanted is not None and list(grid.shape[1:]) == wanted:
-            grid = grid.astype(self.inputs["dtypes"]["grid"])
+            grid = grid.astype(self.inputs["dtypes"].get("grid", "float16"))
             if frames is None and wanted[2] == dim:
                 frames = grid.astype(np.float32).mean(axis=(1, 2))
         elif grid is not None:
@@ -204,7 +213,7 @@ class Predictor:
             cells = "no grid" if wanted is None else f"cells (n, {', '.join(map(str, wanted))})"
             need = "this system needs cells" if needed else "frames are enough"
             raise DataError(f"features must be frames (n, {dim}) or {cells}, and {need}; got {shapes}")
-        return frames.astype(self.inputs["dtypes"]["frames"]), grid
+        return frames.astype(self.inputs["dtypes"].get("frames", "float32")), grid
 
     def _stored(self, video: str) -> tuple[np.ndarray, np.ndarray | None, float]:
         source = self._features if self._features is not None else self.inputs["store"]
@@ -278,7 +287,7 @@ def load_system(path: str | os.PathLike, bank: FeatureBank) -> BaseSystem:
 
 def kind_of(about: dict[str, Any]) -> str:
     """The kind of system in a file; files of STRONG of earlier releases have no name but ``turn``."""
-    return "Strong" if "turn" in about else about.get("system") or "unknown"
+    return "Strong" if "turn" in about else str(about.get("system") or "unknown")
 
 
 def kinds() -> dict[str, Any]:

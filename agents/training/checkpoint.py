@@ -180,6 +180,11 @@ def check_inputs(about: dict[str, Any], path: str | os.PathLike) -> Inputs:
         raise DataError(
             f"the header of {shown(path)} has a grid of {inputs.grid}; at most {MAX_GRID:,} numbers are read"
         )
+    dim = inputs.text.get("dim", inputs.query_dim)
+    if dim != inputs.query_dim:
+        raise DataError(
+            f"the header of {shown(path)} has a text encoder of {dim!r} numbers and query_dim={inputs.query_dim}"
+        )
     for tensor, dtype in inputs.dtypes.items():
         if tensor in ("frames", "grid") and dtype not in FLOATS:
             raise DataError(f"the header of {shown(path)} has dtype {dtype[:20]!r} of {tensor}; valid are {FLOATS}")

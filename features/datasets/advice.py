@@ -81,6 +81,7 @@ ADVICE = {
     "a name in an h5 file is not text": "Rename it, or write the file again with names in UTF-8.",
     "grids are (rows, channels": "Nothing to do.",
     "a grid at another rate": "Taken at the middle of each feature row. Check that both cover the whole video.",
+    "the features of a video": "The video and its queries are left out. Make its array (n, D) of finite floats.",
     "the grid of a video": "The video and its queries are left out. Make its array (n, h, w, C) of finite floats.",
     "feature rows that are zero": "Often padding, or frames that failed to decode.",
     "features are integers": "Check that they are features and not indices or pixels.",
