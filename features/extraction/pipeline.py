@@ -14,7 +14,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +49,7 @@ PCA_VIDEOS = 256
 
 
 def extract(
-    videos: Iterable[str | os.PathLike],
+    videos: Iterable[str | os.PathLike] | Mapping[str, str],
     annotations: Annotations,
     out: str | os.PathLike,
     *,
@@ -78,7 +78,7 @@ def extract(
 
     Args:
         videos: files, or folders searched for them; a file belongs to the annotated video whose id is its name,
-            with or without the suffix.
+            with or without the suffix. Or a mapping of annotated video id to file.
         boxes: track id to (n_source_frames, 4) normalised corners, NaN rows where there is none. A track belongs to
             the queries that name it in ``extra["track"]``, else to the queries of the video of that id. Boxes that
             the annotations carry themselves (``extra["boxes"]``) are taken as well.
@@ -167,12 +167,16 @@ def _check_arguments(fps: float, batch: int, workers: int, dtype: str, pca_video
         raise DataError(f"dtype must be one of {DTYPES}, got {dtype!r}")
 
 
-def match_files(videos: Iterable[str | os.PathLike], annotations: Annotations, report: Report) -> dict[str, str]:
+def match_files(
+    videos: Iterable[str | os.PathLike] | Mapping[str, str], annotations: Annotations, report: Report
+) -> dict[str, str]:
     """Annotated video id to file. Ids match a file's name with or without a suffix of a video, on either side.
 
     Raises:
         DataError: a path that does not exist, two files for one id, or no match at all.
     """
+    if isinstance(videos, Mapping):
+        return {video: str(file) for video, file in videos.items() if video in annotations.videos}
     files: list[Path] = []
     for given in map(Path, videos):
         if given.is_dir():
@@ -252,8 +256,18 @@ def _plan_pca(
         raise DataError(
             f"PCA is fitted on train videos and there are none (splits: {splits}); pass a train store's path"
         )
-    chosen = set(random.Random(0).sample(train, min(most, len(train))))
-    return None, chosen, {"dim": pca, "fitted_on": settings_hash({"videos": sorted(chosen)})}
+    return None, pca_sample(train, most), {"dim": pca, "fitted_on": fitted_on(train, most)}
+
+
+def pca_sample(train: Iterable[str], most: int) -> set[str]:
+    """The train videos that a reduction of channels is fitted on: at most ``most``, the same ones every time."""
+    ordered = sorted(train)
+    return set(random.Random(0).sample(ordered, min(most, len(ordered))))
+
+
+def fitted_on(train: Iterable[str], most: int) -> str:
+    """SHA-256 of the ids of `pca_sample`, as stores hold it in ``extra["extract"]["pca"]["fitted_on"]``."""
+    return settings_hash({"videos": sorted(pca_sample(train, most))})
 
 
 def _row_bytes(network: Backbone, settings: dict, reduced: bool) -> int:
