@@ -16,8 +16,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Data": {
         "check": ("features.commands.check", "identify data, list every problem in it and what to do about each"),
-        "extract": ("features.extraction.pipeline", "turn videos and annotations into a feature store"),
-        "import": ("features.importing.importer", "turn annotations and existing feature files into a feature store"),
+        "extract": ("features.commands.extract", "turn videos and annotations into a feature store"),
+        "import": (
+            "features.commands.import_features",
+            "turn annotations and existing feature files into a feature store",
+        ),
         "show": ("features.commands.show", "draw one video of a store with its moments and boxes"),
         "sizes": ("features.commands.sizes", "size of a store on disk, in memory and on a device"),
     },

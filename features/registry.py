@@ -51,8 +51,8 @@ def keys() -> list[str]:
 def open_store(features: Source | Sequence[Source]) -> FeatureStore:
     """Open a store by key or path. A key is tried first; a store is opened once per process.
 
-    ``"queries:PATH"`` makes one of annotations alone, see `features.store.in_memory`. A list of several is joined, see
-    `features.join`; an open store is returned as it is.
+    ``"queries:PATH"`` makes one of annotations alone, see `strong_envs.features.store.in_memory`. A list of several
+    is joined, see `join`; an open store is returned as it is.
     """
     if isinstance(features, FeatureStore):
         return features
@@ -68,9 +68,12 @@ def open_store(features: Source | Sequence[Source]) -> FeatureStore:
         return _STORES[name]
     path = str(Path(name).resolve())
     cached = _STORES.get(name) if name in _OPENERS else _STORES.get(path)
-    if cached is not None and (cached.path / "manifest.json").is_file():
-        if name in _OPENERS or FeatureStore.open(path).content_hash == cached.content_hash:
-            return cached
+    if (
+        cached is not None
+        and (cached.path / "manifest.json").is_file()
+        and (name in _OPENERS or FeatureStore.open(path).content_hash == cached.content_hash)
+    ):
+        return cached
     if name in _OPENERS:
         store = _STORES[name] = _OPENERS[name]()
         return store
@@ -85,7 +88,7 @@ def open_store(features: Source | Sequence[Source]) -> FeatureStore:
 def join(*features: Source) -> FeatureStore:
     """Several stores as one, no tensor copied: keys, paths or open stores of the same kind of features.
 
-    Ids that stand in several become ``"store name/id"``, and ``report`` of the result counts them.
+    Ids that occur in several become ``"store name/id"``, and ``report`` of the result counts them.
 
     Raises:
         DataError: no store, or stores whose dimensions, units, backbone, text encoder or channel reduction differ; the
@@ -102,13 +105,15 @@ def load(
     memory: str = "device",
     dtype: str | None = None,
 ) -> FeatureBank:
-    """The bank of one split, shared by everybody in this process who asks for the same one.
+    """The bank of one split; the same arguments give the same object.
 
     Args:
         features: a registered key, the path of a store, an open store, several of these in a list (joined), or a bank
             (returned as it is).
         split: name of a split; None takes every query.
-        device, memory, dtype: see `FeatureBank`; ``memory="map"`` opens stores larger than the memory.
+        device: where the tensors live.
+        memory: ``"map"`` opens stores larger than the memory, see `FeatureBank`.
+        dtype: of frames, grid and objects, see `FeatureBank`.
     """
     if isinstance(features, FeatureBank):
         return features

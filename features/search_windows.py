@@ -4,7 +4,7 @@
     features.register("charades-windows", lambda: store)      # now features="charades-windows" works everywhere
 
 In a window of 64 to 512 frames that is known to hold the moment, a constant guess does well: numbers of the two
-protocols never share a column. The name of the protocol stands in the manifest and in the name of what `apply` returns.
+protocols never share a column. The manifest and the name of the returned store hold the protocol.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import math
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class WindowRule:
             raise DataError(f"fps is a positive number of source frames a second, got {self.fps}")
 
     def __str__(self) -> str:
-        """The rule as it stands in results."""
+        """The rule as results show it."""
         drawn = "all" if self.per_query is None else f"{self.per_query} drawn (seed {self.seed})"
         every = f", every window in {'/'.join(self.empty)}" if self.empty else ""
         rate = "their videos' rate" if self.fps is None else f"{self.fps:g} a second"
@@ -74,13 +75,14 @@ class WindowRule:
         )
 
 
-def apply(source: Source, protocol: str = FULL_VIDEO, **options: object) -> FeatureStore:
+def apply(source: Source, protocol: str = FULL_VIDEO, **options: Any) -> FeatureStore:
     """A store under a protocol by name, as a view: no tensor is copied.
 
     Args:
         source: a key, a path or an open store.
         protocol: ``"full video"`` (the store itself); ``"window"`` (see `cut_windows`; options are `WindowRule`'s);
             ``"random_pairs_leaky"`` (see `random_pairs_leaky`; options ``share`` and ``seed``).
+        **options: of the protocol.
     """
     store = open_store(source)
     if protocol == FULL_VIDEO and not options:
@@ -107,7 +109,7 @@ def window_rows(video: StoredVideo, rule: WindowRule) -> list[tuple[int, int]]:
     fps = rule.fps or video.extra.get("source_fps")
     if not fps:
         raise DataError(
-            f"windows are counted in source frames, and video {video.id!r} does not tell its frame rate: pass fps="
+            f"windows are counted in source frames, and video {video.id!r} has no known frame rate: pass fps="
         )
     frames = max(1, round(video.duration * fps))
     spans: list[tuple[int, int]] = []
@@ -115,7 +117,7 @@ def window_rows(video: StoredVideo, rule: WindowRule) -> list[tuple[int, int]]:
         stride = max(1, round(size * (1 - rule.overlap)))
         starts = list(range(0, frames - size + 1, stride))
         spans += [(s, s + size) for s in starts + [frames - size] * (starts[-1] != frames - size)]
-    rows = {}
+    rows: dict[tuple[int, int], None] = {}
     for first, last in spans or [(0, frames)]:
         low = min(round(first * video.n_frames / frames), video.n_frames - 1)
         rows[low, min(max(low + 1, round(last * video.n_frames / frames)), video.n_frames)] = None
@@ -127,7 +129,7 @@ def cut_windows(store: FeatureStore, rule: WindowRule | None = None) -> StoreVie
 
     The truth is cut at the window's ends and counts from its start. Where ``rule.empty`` pairs a query with a window
     that its moment does not touch, the truth lies outside of [0, duration], so that every IoU with it is 0. The
-    ``extra`` of windows and queries tells ``source_video``, ``window`` (seconds of the video) and ``source_qid``.
+    ``extra`` of windows and queries holds ``source_video``, ``window`` (seconds of the video) and ``source_qid``.
 
     Returns:
         A view of the store; ``report`` counts queries that no window holds (dropped) and truths that were cut.
@@ -153,12 +155,17 @@ def cut_windows(store: FeatureStore, rule: WindowRule | None = None) -> StoreVie
             step = video.duration / video.n_frames
             start, end = a * step, b * step
             if (video.id, a, b) not in videos:
-                extra = {"source_video": video.id, "window": [start, end]}
-                videos[video.id, a, b] = StoredVideo(f"{video.id}[{a}:{b}]", end - start, b - a, None, extra)
+                about = {"source_video": video.id, "window": [start, end]}
+                videos[video.id, a, b] = StoredVideo(f"{video.id}[{a}:{b}]", end - start, b - a, None, about)
             truth = _truth(query, start, end)
             if sum(e - s for s, e in truth) < sum(e - s for s, e in query.windows) - 1e-9:
                 report.add("a truth is cut at the ends of its window", "clipped", f"{query.qid}: {query.windows}")
-            extra = {**query.extra, "source_qid": query.qid, "source_video": video.id, "window": [start, end]}
+            extra: dict[str, Any] = {
+                **query.extra,
+                "source_qid": query.qid,
+                "source_video": video.id,
+                "window": [start, end],
+            }
             if query.extra.get("track") is not None:
                 low = store.tracks[query.extra["track"]][0]
                 extra["track"] = f"{query.extra['track']}[{a}:{b}]"
@@ -169,8 +176,8 @@ def cut_windows(store: FeatureStore, rule: WindowRule | None = None) -> StoreVie
     if not queries:
         raise DataError(f"no query is left under the rule:\n{report}")
     report.kept = len(queries)
-    spans = [(first_row[video] + a, first_row[video] + b) for video, a, b in videos]
-    return StoreView(store, f"{store.name}, windows", list(videos.values()), spans, queries, vectors, tracks, report,
+    cut = [(first_row[name] + a, first_row[name] + b) for name, a, b in videos]
+    return StoreView(store, f"{store.name}, windows", list(videos.values()), cut, queries, vectors, tracks, report,
                      {"protocol": str(rule)})  # fmt: skip
 
 
@@ -206,7 +213,9 @@ def random_pairs_leaky(store: FeatureStore, share: float = 0.8, seed: int = 0) -
     that the annotations name.
 
     Args:
-        share: of the queries that train. seed: of the draw.
+        store: with videos and queries.
+        share: of the queries that train.
+        seed: of the draw.
     """
     if not 0 < share < 1:
         raise DataError(f"share of the train pairs lies between 0 and 1, got {share}")

@@ -14,7 +14,7 @@ import numpy as np
 from strong_envs.features.errors import DataError
 from strong_envs.features.store.store import StoredVideo
 
-# A jump longer than this is a seek when somebody browses; shorter ones are decoded through, which is exact and fast.
+# Longer jumps are a seek; shorter ones are decoded through, which is exact and fast.
 SEEK_SECONDS = 5.0
 
 
@@ -24,13 +24,13 @@ def row_centres(duration: float, n_rows: int) -> np.ndarray:
 
 
 class Decoder:
-    """A video file kept open; times may be asked for in any order, ascending order is the fast one.
+    """A video file kept open; times in any order, of which ascending order is the fastest.
 
     The frame of time t is the one on the screen at t: frame number floor(t * fps) in a file with a steady rate, else
     the first whose time stamp is later than t minus 1/fps. Time stamps count from the first frame.
 
     Attributes: ``fps`` (nominal source frames per second), ``width`` and ``height`` (pixels), ``time`` (seconds of the
-    frame last decoded), ``listed_seconds`` (length that the container claims; NaN where it does not tell).
+    frame last decoded), ``listed_seconds`` (length that the container claims; NaN where it states none).
 
     Raises:
         DataError: no such file, not a video, or without a single frame.
@@ -70,6 +70,7 @@ class Decoder:
         return self._retrieve()
 
     def close(self) -> None:
+        """Close the file."""
         self._capture.release()
 
     def _open(self) -> None:
@@ -87,7 +88,7 @@ class Decoder:
             now = 0.0
         else:
             now = stamp - self._first
-            # Some containers carry no stamps, or repeat one: then the nominal rate tells.
+            # Some containers carry no stamps, or repeat one: then the nominal rate counts.
             if not math.isfinite(now) or now <= self.time:
                 now = max(self.time, 0.0) + 1.0 / self.fps
         self._previous, self.time, self._image = self.time, now, None

@@ -8,7 +8,7 @@ from typing import Any
 from strong_envs.agents.strong.ddpg import DDPGArgs, ddpg_args
 from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.core import boxes as box_ops
-from strong_envs.core.rewards import FROM_CRITIC
+from strong_envs.core.rewards import critic_rewards
 from strong_envs.features.errors import DataError
 from strong_envs.spatial.task import SpatialConfig
 from strong_envs.temporal.task import TemporalConfig
@@ -100,7 +100,7 @@ class StrongArgs:
 def strong_args(preset: str = "default", reward: str | None = None, **changes: Any) -> StrongArgs:
     """The arguments of a preset with some of them changed; ``seed`` reaches both levels.
 
-    ``reward`` is what pays the spatial level. One that compares values of the critic (``rewards.FROM_CRITIC``) leaves
+    ``reward`` is what pays the spatial level. One that compares values of the critic (`critic_rewards`) leaves
     the frame attention out: the spatial level sees what is in and around its box, as in Eq. 10, and learns from the
     moves it made.
     """
@@ -115,7 +115,7 @@ def strong_args(preset: str = "default", reward: str | None = None, **changes: A
         )
     elif preset == "default":
         args = StrongArgs()
-        if reward in FROM_CRITIC:
+        if reward in critic_rewards():
             args = replace(
                 args,
                 random_boxes=0.3,

@@ -25,7 +25,7 @@ from strong_envs.benchmarks.speed.harness import (
     speed_target,
 )
 from strong_envs.benchmarks.speed.numpy_env import crop_pyramid
-from strong_envs.features.bank import pooling_numba as compiled_pooling
+from strong_envs.features.bank import pooling_numba
 from strong_envs.features.bank.pooling import AdditiveScore, WindowAttention, spatial_pyramid, torch_pyramid
 
 SPREADS = (1, 5, 10, 20, 40)
@@ -198,7 +198,7 @@ def pyramids(boxes: int, channels: int, reps: int) -> tuple[list[SpeedTarget], d
     corners = cells / 8
     expected = crop_pyramid(maps, cells)
     contestants: dict[str, Callable[[Any], Tensor]] = {"eager": lambda _: torch_pyramid(maps, corners)}
-    if compiled_pooling.available():
+    if pooling_numba.available():
         contestants["compiled"] = lambda _: spatial_pyramid(maps, corners)
     errors = {}
     for name, function in contestants.items():

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from strong_envs.benchmarks.speed.harness import machine
-from strong_envs.features import DataError, FeatureBank, FeatureStore, Query, StoredVideo, write_store
+from strong_envs.features import DataError, FeatureBank, FeatureStore, Query, StoreContents, StoredVideo, write_store
 from strong_envs.features.bank.bank import MEMORY
 from strong_envs.features.bank.memory import free_memory
 from strong_envs.features.extraction.work_folder import need_space, size
@@ -62,15 +62,17 @@ def write(folder: Path, share: float, dim: int, words: int, grid: tuple[int, ...
         queries.append(Query(f"q{i}", f"v{i % count}", f"sentence {i}", ((float(low), float(high)),)))
     return write_store(
         folder,
-        name=f"synthetic, {share:g} of Charades-STA",
-        videos=videos,
-        queries=queries,
-        frames=blocks(count * rows, (dim,), 1),
-        query_vectors=rng.standard_normal((len(queries), words), np.float32),
-        grid=None if grid is None else blocks(count * rows, tuple(grid), 2),
-        fps=RATE,
-        backbone={"name": "random"},
-        text={"name": "random"},
+        StoreContents(
+            name=f"synthetic, {share:g} of Charades-STA",
+            videos=videos,
+            queries=queries,
+            frames=blocks(count * rows, (dim,), 1),
+            query_vectors=rng.standard_normal((len(queries), words), np.float32),
+            grid=None if grid is None else blocks(count * rows, tuple(grid), 2),
+            fps=RATE,
+            backbone={"name": "random"},
+            text={"name": "random"},
+        ),
     )
 
 

@@ -34,7 +34,7 @@ from strong_envs.benchmarks.speed.harness import (
     write,
 )
 from strong_envs.benchmarks.speed.numpy_env import PlainMoment, PlainStates, crop_pyramid
-from strong_envs.features import FeatureBank, Query, StoredVideo, write_store
+from strong_envs.features import FeatureBank, Query, StoreContents, StoredVideo, write_store
 from strong_envs.features.bank.pooling import torch_pyramid
 from strong_envs.temporal.env import TemporalMomentEnv, TemporalMomentVectorEnv
 
@@ -63,13 +63,15 @@ def bank_of(folder: Path, videos: int, frames: int, dim: int = DIM, words: int =
         queries.append(Query(f"q{i}", f"v{i // 2}", f"sentence {i}", ((float(low), float(high)),), "train"))
     store = write_store(
         folder / f"{videos}-{frames}-{dim}",
-        name="random",
-        videos=stored,
-        queries=queries,
-        frames=rng.standard_normal((videos * frames, dim), np.float32),
-        query_vectors=rng.standard_normal((2 * videos, words), np.float32),
-        backbone={"name": "random"},
-        text={"name": "random"},
+        StoreContents(
+            name="random",
+            videos=stored,
+            queries=queries,
+            frames=rng.standard_normal((videos * frames, dim), np.float32),
+            query_vectors=rng.standard_normal((2 * videos, words), np.float32),
+            backbone={"name": "random"},
+            text={"name": "random"},
+        ),
     )
     return FeatureBank(store, "train")
 

@@ -1,0 +1,1 @@
+"""Features of one split on a device: packed tensors, memory maps, and pooling over windows and boxes."""

@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from strong_envs.features.bank.mapped import MappedMeans, MappedRows
@@ -17,7 +18,7 @@ from strong_envs.features.store.store import FeatureStore
 from strong_envs.features.store.tensor_file import block_rows
 
 MEMORY = ("device", "map")
-INSTEAD = "open it with memory='map', which reads the rows asked for, or with dtype='float16', or extract with --pca"
+INSTEAD = "open it with memory='map', which reads single rows, or with dtype='float16', or extract with --pca"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -30,7 +31,7 @@ class FeatureBank:
         store: an open store, or stores joined or cut into windows. split: None takes every query.
         device: where the tensors live, and where rows of mapped ones are brought.
         memory: ``"device"`` keeps frames, grid and objects on the device; ``"map"`` leaves them on disk, which may be
-            more than the memory holds, and reads the rows that are asked for. Means over windows and boxes are then
+            more than the memory holds, and reads rows when they are used. Means over windows and boxes are then
             computed from those rows each time instead of from prefix sums, and the compiled steps are not used.
         dtype: ``"float16"`` or ``"float32"`` for frames, grid and objects; None keeps frames in float32 and the others
             as stored. Prefix sums are float32 always.
@@ -55,7 +56,7 @@ class FeatureBank:
     ) -> None:
         for what, value, valid in (("memory", memory, MEMORY), ("dtype", dtype, (None, *DTYPES))):
             if value not in valid:
-                raise DataError(f"{what} must be one of {valid}, got {value!r}{nearest(value, map(str, valid))}")
+                raise DataError(f"{what} must be one of {valid}, got {value!r}{nearest(str(value), map(str, valid))}")
         self.memory, self.dtype = memory, dtype
         picked = [i for i, q in enumerate(store.queries) if split is None or q.split == split]
         if not picked:
@@ -76,7 +77,7 @@ class FeatureBank:
             row += video.n_frames
         index = {video.id: i for i, video in enumerate(self.videos)}
 
-        def put(values, dtype) -> Tensor:
+        def put(values: ArrayLike, dtype: torch.dtype) -> Tensor:
             return torch.as_tensor(np.asarray(values), dtype=dtype, device=self.device)
 
         self.n_frames = put([v.n_frames for v in self.videos], torch.int64)
@@ -120,9 +121,7 @@ class FeatureBank:
 
     @property
     def has_frames(self) -> bool:
-        """Whether anything is known of the videos; a store of annotations alone has none
-        (`features.store.in_memory`).
-        """
+        """Whether there are features of the videos; a store of annotations alone has none."""
         return not (self.store.manifest.get("extra") or {}).get("no_frames", False)
 
     @property
@@ -142,7 +141,8 @@ class FeatureBank:
 
     @cached_property
     def frame_means(self) -> WindowMeans | MappedMeans:
-        if self.mapped:
+        """Means over windows of the frames, by sample."""
+        if isinstance(self.frames, MappedRows):
             return MappedMeans(self.frames, self.offsets, self.video)
         taken = 4 * (len(self.frames) + len(self.videos)) * self.frame_dim
         need_memory(taken, f"the prefix sums of the frames of {self.name!r}", self.device, INSTEAD)
@@ -150,7 +150,7 @@ class FeatureBank:
 
     @cached_property
     def grid(self) -> Tensor | MappedRows:
-        """(N, h, w, C) spatial maps, in the store's dtype unless told otherwise; read when first used."""
+        """(N, h, w, C) spatial maps, in the store's dtype, or in ``dtype``; read when first used."""
         if not self.has_grid:
             raise DataError(
                 f"store {self.store.name!r} has no spatial grid, which boxes need; extract it again with --grid, "
@@ -172,8 +172,9 @@ class FeatureBank:
     def grid_shape(self) -> tuple[int, int, int]:
         """(h, w, C) of the spatial maps."""
         if not self.has_grid:
-            return self.grid.shape  # raises the error that explains
-        return tuple(self.store.shape("grid")[1:])
+            _ = self.grid  # raises the error that explains
+        height, width, channels = self.store.shape("grid")[1:]
+        return height, width, channels
 
     @cached_property
     def grid_prefix(self) -> tuple[Tensor, Tensor]:
@@ -182,13 +183,14 @@ class FeatureBank:
         A mapped bank has none: they would take twice the room of a float16 grid, in memory. It gives `box_sums` alone.
         """
         taken = 4 * (sum(v.n_frames for v in self.videos) + len(self.videos)) * math.prod(self.grid_shape)
-        if self.mapped:
+        grid = self.grid
+        if isinstance(grid, MappedRows):
             raise DataError(
                 f"the prefix sums of {self.name!r} would take {taken / 1e9:.1f} GB of memory, and memory='map' keeps "
-                "its grid on disk: use bank.box_sums, which reads the rows asked for, or memory='device'"
+                "its grid on disk: use bank.box_sums, which reads only the rows it needs, or memory='device'"
             )
         need_memory(taken, f"the prefix sums of the grid of {self.name!r}", self.device, INSTEAD)
-        return ragged_prefix_sums(self.grid.flatten(1, 2), self.offsets)
+        return ragged_prefix_sums(grid.flatten(1, 2), self.offsets)
 
     @cached_property
     def true_boxes(self) -> Tensor:
@@ -214,8 +216,8 @@ class FeatureBank:
         ``corners`` (..., 4) are normalised. Constant time in the number of frames, but for mapped banks, which read
         them.
         """
-        if self.mapped:
-            return self._mapped_box_sums(videos, first, last, corners)
+        if isinstance(self.grid, MappedRows):
+            return self._mapped_box_sums(self.grid, videos, first, last, corners)
         prefix, mean = self.grid_prefix
         base = self.offsets[videos] + videos
         length = (last - first).to(torch.float32)[..., None, None]
@@ -231,7 +233,9 @@ class FeatureBank:
         maps = self.grid[rows].flatten(1, 2).to(torch.float32)
         return torch.bmm(weights, maps) if corners.ndim == 3 else torch.bmm(weights[:, None], maps)[:, 0]
 
-    def _mapped_box_sums(self, videos: Tensor, first: Tensor, last: Tensor, corners: Tensor) -> Tensor:
+    def _mapped_box_sums(
+        self, grid: MappedRows, videos: Tensor, first: Tensor, last: Tensor, corners: Tensor
+    ) -> Tensor:
         height, width, channels = self.grid_shape
         weights = box_weights(corners, height, width).to(torch.float32).reshape(-1, 1, height * width)
         begin = (self.offsets[videos] + first).flatten()
@@ -240,13 +244,15 @@ class FeatureBank:
         # The map of a window is as large as a row of the grid: a few windows at a time bound the memory.
         step = block_rows((1, height * width, channels), 4)
         for i in range(0, len(begin), step):
-            maps = self.grid.window_sums(begin[i : i + step], end[i : i + step]).flatten(1, 2)
+            maps = grid.window_sums(begin[i : i + step], end[i : i + step]).flatten(1, 2)
             out[i : i + step] = torch.bmm(weights[i : i + step], maps)[:, 0]
         return out.view(*first.shape, channels)
 
     def _tensor(self, tensor: str) -> Tensor | MappedRows:
         """A tensor with one entry a feature row, of this split's videos, in memory or mapped."""
-        dtype = DTYPES.get(self.dtype, torch.float32 if tensor == "frames" else None)
+        dtype = torch.float32 if tensor == "frames" else None
+        if self.dtype is not None:
+            dtype = DTYPES[self.dtype]
         largest = max(map(abs, self.store.range(tensor)))
         if dtype is torch.float16 and largest > torch.finfo(dtype).max:
             raise DataError(f"{tensor} of {self.store.name!r} reach {largest:.3g}, which float16 cannot hold")
@@ -255,8 +261,8 @@ class FeatureBank:
             rows = np.concatenate([self.store.flat_rows(start, stop) for start, stop in _merge(self._rows)])
             return MappedRows(self.store.maps(tensor), rows, self.device, dtype, name)
         held = dtype or DTYPES.get(self.store.manifest["tensors"][tensor]["dtype"], torch.float64)
-        rows = sum(v.n_frames for v in self.videos)
-        needed = rows * math.prod(self.store.shape(tensor)[1:]) * held.itemsize
+        count = sum(v.n_frames for v in self.videos)
+        needed = count * math.prod(self.store.shape(tensor)[1:]) * held.itemsize
         need_memory(needed, f"the {tensor} of {self.name!r}", self.device, INSTEAD)
         parts = [self.store.tensor(tensor, start, stop) for start, stop in _merge(self._rows)]
         values = torch.from_numpy(parts[0] if len(parts) == 1 else np.concatenate(parts))

@@ -1,4 +1,4 @@
-"""Tensors that stay on disk: rows are read when they are asked for, and only those reach the device.
+"""Tensors that stay on disk: rows are read when they are used, and only those reach the device.
 
 The system keeps what was read lately in memory and drops it when room is needed, so a store may be larger than the
 memory. A step that asks for rows waits for the disk, and on a device for the copy of those rows to it.
@@ -74,9 +74,10 @@ class MappedRows:
 
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state)
-        if None not in self._files:
+        files = [file for file in self._files if file is not None]
+        if len(files) == len(self._files):
             try:
-                maps = [np.memmap(file, dtype, "r", at, shape) for file, dtype, at, shape in self._files]
+                maps = [np.memmap(file, np.dtype(dtype), "r", at, shape) for file, dtype, at, shape in files]
             except (OSError, ValueError) as error:
                 raise DataError(f"{self.name} was mapped from a file that is gone or has changed: {error}") from None
             self._parts = [part.view(shape) for part, shape in zip(_views(maps), state["_parts"], strict=True)]
@@ -86,6 +87,7 @@ class MappedRows:
 
     @property
     def ndim(self) -> int:
+        """Number of dimensions."""
         return len(self.shape)
 
     def numel(self) -> int:
@@ -207,7 +209,7 @@ def _views(maps: Sequence[np.ndarray]) -> list[Tensor]:
 
 
 class MappedMeans:
-    """`features.bank.pooling.WindowMeans` of frames that stay on disk: windows are read and averaged when asked for.
+    """`WindowMeans` of frames that stay on disk: windows are read and averaged when used.
 
     Args:
         frames: (N, D) packed frames. offsets: (V + 1,) int64, the videos' bounds in them.
@@ -225,7 +227,7 @@ class MappedMeans:
 
     @property
     def mean(self) -> Tensor:
-        """(V, D) float32 means of whole videos; the first look reads every frame once."""
+        """(V, D) float32 means of whole videos; the first access reads every frame once."""
         if self._mean is None:
             total = self.frames.window_sums(self.offsets[:-1], self.offsets[1:])
             self._mean = total / self.offsets.diff()[:, None]

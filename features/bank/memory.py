@@ -1,4 +1,4 @@
-"""How much memory is free, so that what cannot fit is refused before the system has to kill somebody."""
+"""Free memory, so that what cannot fit is refused before the system kills a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from strong_envs.features.extraction.work_folder import size
 
 
 def free_memory(device: str | torch.device = "cpu") -> float:
-    """Bytes that are free on a device; infinity where that cannot be told."""
+    """Bytes that are free on a device; infinity where it is unknown."""
     device = torch.device(device)
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
@@ -25,7 +25,7 @@ def free_memory(device: str | torch.device = "cpu") -> float:
 
 
 def need_memory(needed: float, what: str, device: str | torch.device, otherwise: str) -> None:
-    """Raise `DataError` when ``needed`` bytes for ``what`` are not free; ``otherwise`` says what to do instead."""
+    """Raise `DataError` when ``needed`` bytes for ``what`` are not free; ``otherwise`` is the advice in the message."""
     free = free_memory(device)
     if needed > free:
         raise DataError(f"{what} would take {size(needed)} on {device} and {size(free)} are free: {otherwise}")

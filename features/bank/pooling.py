@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from strong_envs.features.bank import pooling_numba as compiled_pooling
+from strong_envs.features.bank import pooling_numba
 from strong_envs.features.bank.mapped import MappedRows
 
 CHUNK = 1 << 23
@@ -131,6 +131,7 @@ class AdditiveScore:
         return cls(keys, query @ w_query, v)
 
     def __call__(self, samples: Tensor, rows: Tensor) -> Tensor:
+        """Scores (B, n) of rows (B, n) for samples (B,)."""
         return torch.tanh(self.keys[rows] + self.queries[samples][:, None]) @ self.v
 
 
@@ -179,8 +180,8 @@ class WindowAttention:
         if first.ndim == 2:
             owner = owner[:, None].expand_as(first).flatten()
         low, high, base = first.flatten(), last.flatten(), self.base[samples][owner]
-        if not isinstance(self.table, MappedRows) and compiled_pooling.fits(self.table, scores):
-            out = compiled_pooling.attention(self.table, base, low, high, owner, scores)
+        if not isinstance(self.table, MappedRows) and pooling_numba.fits(self.table, scores):
+            out = pooling_numba.attention(self.table, base, low, high, owner, scores)
         else:
             out = self._gathered(owner, low, high, base, scores)
         return out.view(*first.shape, self.dim)
@@ -241,9 +242,11 @@ def spatial_pyramid(
     Returns:
         (B, sum of levels squared, C), level by level as given, each row by row.
     """
-    if not isinstance(maps, MappedRows) and compiled_pooling.fits(maps, corners):
+    if isinstance(maps, MappedRows):
+        return torch_pyramid(maps[slice(None) if rows is None else rows], corners, levels)
+    if pooling_numba.fits(maps, corners):
         index = torch.arange(len(maps)) if rows is None else rows
-        return compiled_pooling.pyramid(maps, index, corners, levels)
+        return pooling_numba.pyramid(maps, index, corners, levels)
     return torch_pyramid(maps if rows is None else maps[rows], corners, levels)
 
 

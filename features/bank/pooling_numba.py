@@ -1,8 +1,7 @@
 """Pooling on a CPU by compiled loops: attention over windows, and spatial pyramids of boxes.
 
-With numba (extra ``fast``) `features.bank.pooling` uses these for float32 tensors in memory that need no gradient;
-results
-equal torch's to rounding. Without numba, or with ``STRONG_ENVS_COMPILED=0``, torch does the work.
+With numba (extra ``fast``) `strong_envs.features.bank.pooling` uses these for float32 tensors in memory that need no
+gradient; results equal torch's to rounding. Without numba, or with ``STRONG_ENVS_COMPILED=0``, torch is used.
 
 Both read every number they need once, straight from where it lies: torch has to gather the rows of a window, or the
 maps under the boxes, into a tensor of their own first.
@@ -15,6 +14,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def _installed() -> bool:
 
 
 def fits(*tensors: Tensor) -> bool:
-    """Whether these can go through compiled code: float32 in the CPU's memory, contiguous, no gradient asked for."""
+    """Whether these can go through compiled code: float32 in the CPU's memory, contiguous, without gradient."""
     plain = all(
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -44,7 +44,15 @@ def fits(*tensors: Tensor) -> bool:
     return plain and available()
 
 
-def attend_all(table, base, first, last, owner, scores, out):
+def attend_all(
+    table: np.ndarray,
+    base: np.ndarray,
+    first: np.ndarray,
+    last: np.ndarray,
+    owner: np.ndarray,
+    scores: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Softmax of scores over frames [first, last) of each window and the sum of their rows, weighted by it.
 
     ``table`` (N, D), ``base`` (W,) the row of frame 0, ``owner`` (W,) the row of ``scores`` (B, n); ``out`` (W, D).
@@ -58,7 +66,7 @@ def attend_all(table, base, first, last, owner, scores, out):
         total = 0.0
         for j in range(first[i], last[i]):
             weight = np.float32(np.exp(np.float64(mine[j]) - peak))
-            total += weight
+            total += float(weight)
             add_into(row, weight, table[base[i] + j])
         if last[i] > first[i]:
             scale = np.float32(1.0 / total)
@@ -66,13 +74,23 @@ def attend_all(table, base, first, last, owner, scores, out):
                 row[c] *= scale
 
 
-def add_into(row, weight, source):
+def add_into(row: np.ndarray, weight: np.floating, source: np.ndarray) -> None:
     """``row += weight * source``: the loop that all the time goes into."""
     for c in range(len(row)):
         row[c] += weight * source[c]
 
 
-def pyramid_all(maps, rows, corners, levels, begins, across, down, strip, out):
+def pyramid_all(
+    maps: np.ndarray,
+    rows: np.ndarray,
+    corners: np.ndarray,
+    levels: np.ndarray,
+    begins: np.ndarray,
+    across: np.ndarray,
+    down: np.ndarray,
+    strip: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Means of ``level`` x ``level`` equal bins of each box; ``levels`` descend in bins per side.
 
     ``maps`` (N, h, w, C), ``rows`` (B,), ``corners`` (B, 4); ``out`` (B, bins, C) takes each level from ``begins`` on.
@@ -113,8 +131,8 @@ def pyramid_all(maps, rows, corners, levels, begins, across, down, strip, out):
                             add_into(result[begin + i * level + x], down[i, y], strip[x])
 
 
-def overlap(low, high, bins, cells, out):
-    """`features.bank.pooling.axis_overlap` of one box: share of each of ``bins`` in each of ``cells``, into ``out``."""
+def overlap(low: float, high: float, bins: int, cells: int, out: np.ndarray) -> None:
+    """Share of each of ``bins`` of one box in each of ``cells``, into ``out``: `pooling.axis_overlap` of one box."""
     step = np.float64(high - low) / bins
     for i in range(bins):
         left, right = low + i * step, low + (i + 1) * step
@@ -131,7 +149,7 @@ def kernels() -> SimpleNamespace:
 
     from numba import njit
 
-    options = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+    options: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
     scope = dict(globals())
     # The functions of the module stay plain Python; the compiled ones see each other.
     for name in ("add_into", "overlap", "attend_all", "pyramid_all"):
@@ -144,7 +162,7 @@ def kernels() -> SimpleNamespace:
 def attention(table: Tensor, base: Tensor, first: Tensor, last: Tensor, owner: Tensor, scores: Tensor) -> Tensor:
     """`attend_all` on tensors: (W, D) float32 for (W,) int64 windows; those out of bounds raise IndexError."""
     if len(base):
-        # Compiled code looks wherever it is told to: bounds are checked here.
+        # Compiled code does not check bounds.
         filled = last > first
         low, high = torch.where(filled, base + first, 0), torch.where(filled, base + last, 0)
         beyond = bool((filled & ((first < 0) | (last > scores.shape[1]))).any()) or int(owner.max()) >= len(scores)

@@ -1,0 +1,1 @@
+"""Commands of ``strong-envs`` on data: ``check``, ``extract``, ``import``, ``show``, ``sizes``."""

@@ -1,4 +1,4 @@
-"""``strong-envs check PATH``: what the data is, every trap in it, and what to do about each.
+"""``strong-envs check PATH``: identify data, list every problem in it and what to do about each.
 
 Exit codes: 0 nothing would be lost (clipping and doubtful rows are no loss), 1 something would be dropped or cannot
 be read, 2 nothing can be read.
@@ -32,7 +32,7 @@ ORDER = ("dropped", "clipped", "doubtful")
 
 @dataclass
 class Item:
-    """One thing that was checked: what it is (``facts``), what was found in it, or the ``error`` that stops it."""
+    """One checked part: its ``facts``, the ``report`` of findings, or the ``error`` that prevents reading it."""
 
     path: str
     what: str
@@ -57,11 +57,12 @@ class Item:
 def check(
     path: str | os.PathLike, *, annotations: str | os.PathLike | None = None, format: str | None = None
 ) -> list[Item]:
-    """Check whatever lies at a path: annotations, box tracks, features or a store, a file or a folder of them.
+    """Check a file or a folder: annotations, box tracks, features or a store.
 
     Args:
+        path: a file or a folder.
         annotations: annotations to hold features against (missing videos, lengths that do not fit the durations).
-        format: a name in `features.datasets.READERS`, where it cannot be told.
+        format: a name in `strong_envs.features.datasets.READERS`, where it is not recognised.
 
     Returns:
         One item for every part; unreadable parts carry an ``error``. A path that does not exist raises `DataError`.
@@ -149,7 +150,7 @@ def _annotation_facts(found: Annotations) -> dict[str, object]:
 def _boxes(path: Path) -> Item:
     report = Report(str(path))
     tracks = read_boxes(path, report)
-    facts = {
+    facts: dict[str, object] = {
         "tracks": len(tracks),
         "frames": sum(len(rows) for rows in tracks.values()),
         "frames_with_a_box": report.kept,
@@ -158,7 +159,7 @@ def _boxes(path: Path) -> Item:
 
 
 def _features(path: Path, truth: Annotations | None) -> Item:
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     report = Report(str(path))
     key = "features"
@@ -238,7 +239,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def format_items(items: list[Item]) -> str:
-    """The items as text for people."""
+    """The items as text."""
     lines: list[str] = []
     for item in items:
         lines.append(f"{item.path}: {item.what}")
@@ -251,7 +252,7 @@ def format_items(items: list[Item]) -> str:
             lines.append(f"{'':19}for example {finding.examples[0]}")
             lines.append(f"{'':19}-> {advice(finding.kind)}")
         if item.error is None and not found:
-            lines.append("  no trap found")
+            lines.append("  no problem found")
         lines.append("")
     code = exit_code(items)
     dropped = sum(item.report.count("dropped") for item in items if item.report)
@@ -274,13 +275,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``check`` command to ``strong-envs``."""
     parser = subparsers.add_parser(
         "check",
-        help="say what data is, every trap in it, and what to do about each",
+        help="identify data, list every problem in it and what to do about each",
         description="Check annotations, box tracks, feature files or a store. "
         "Exit code 0: clean; 1: something would be dropped or cannot be read; 2: nothing can be read.",
     )
     parser.add_argument("path", help="a file, or a folder in its data set's own layout")
     parser.add_argument("--annotations", help="annotations to hold feature files against")
-    parser.add_argument("--format", choices=sorted(READERS), help="format of the annotations, where it cannot be told")
+    parser.add_argument("--format", choices=sorted(READERS), help="format of the annotations, if not recognised")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=main)
 

@@ -1,7 +1,6 @@
 """A picture of one video of a store: frames, boxes and every query's moments on one time axis in seconds.
 
-``strong-envs show STORE --video ID --out strip.png``. Where the pixels cannot be had, a heat map of the norms of
-the features stands in their place.
+``strong-envs show STORE --video ID --out strip.png``. Without pixels, the picture shows a heat map of feature norms.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ def draw_strip(
     """Draw a video of a store.
 
     Args:
+        store: with the video.
         video_id: None takes the first video.
         n_frames: frames in the strip, evenly spaced; each stands for its share of the time axis below it.
         max_queries: rows of queries, in the order of their moments; a line at the end counts the rest.
@@ -48,7 +48,8 @@ def draw_strip(
     if n_frames < 1 or max_queries < 1:
         raise DataError(f"n_frames and max_queries must be at least 1, got {n_frames} and {max_queries}")
     videos = {v.id: v for v in store.videos}
-    video = store.videos[0] if video_id is None else videos.get(video_id)
+    video_id = store.videos[0].id if video_id is None else video_id
+    video = videos.get(video_id)
     if video is None:
         some = ", ".join(list(videos)[:3])
         raise DataError(
@@ -240,32 +241,6 @@ def _shorten(text: str, pixels: int, scale: float) -> str:
     return text[:short].rstrip() + "..."
 
 
-def _text(canvas: np.ndarray, text: str, x: float, y: float, colour: tuple[int, int, int], scale: float = 0.42) -> None:
-    import cv2
-
-    cv2.putText(canvas, _plain(text), (int(x), int(y)), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
-
-
-def _plain(text: str) -> str:
-    """The built-in fonts have no accents and no other scripts."""
-    letters = [c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)]
-    return "".join(letters).encode("ascii", "replace").decode("ascii")
-
-
-def _width(text: str, scale: float) -> int:
-    import cv2
-
-    return cv2.getTextSize(_plain(text), cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]
-
-
-def _shorten(text: str, pixels: int, scale: float) -> str:
-    if _width(text, scale) <= pixels:
-        return text
-    while text and _width(text + "...", scale) > pixels:
-        text = text[: min(len(text) - 1, 400)]
-    return text.rstrip() + "..."
-
-
 def write_png(image: np.ndarray, path: str | os.PathLike) -> None:
     """Write (H, W, 3) uint8 RGB as PNG, whole or not at all."""
     import cv2
@@ -287,7 +262,9 @@ def write_png(image: np.ndarray, path: str | os.PathLike) -> None:
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Add ``show`` to a command line; ``main`` takes what it parses."""
-    parser = subparsers.add_parser("show", help="draw a video with its moments and boxes", description=__doc__)
+    parser = subparsers.add_parser(
+        "show", help="draw one video of a store with its moments and boxes", description=__doc__
+    )
     parser.add_argument("store", help="path of a store, or a registered key such as shapes-v0")
     parser.add_argument("--video", metavar="ID", help="the first one by default")
     parser.add_argument("--out", type=Path, default=Path("strip.png"), metavar="PNG", help="%(default)s")

@@ -1,7 +1,7 @@
-"""How large a store is, or would be, on disk and in memory: ``strong-envs sizes [STORE]``.
+"""Size of a store on disk and in memory: ``strong-envs sizes [STORE]``.
 
-Without a store: a table for videos that are to be extracted, by rate and channels, to see what fits before the work.
-With one: every tensor, what a bank of it takes, and with ``--speed`` how fast rows come from memory and from disk.
+Without a store: a table to plan an extraction, by rate and channels. With one: every tensor, the memory of a bank,
+and with ``--speed`` rows per second from memory and from disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from strong_envs.features.bank.memory import free_memory
 from strong_envs.features.errors import DataError
 from strong_envs.features.extraction.work_folder import size
 from strong_envs.features.registry import open_store
-from strong_envs.features.store.store import PER_ROW, FeatureStore
+from strong_envs.features.store.manifest import PER_ROW
+from strong_envs.features.store.store import FeatureStore
 
 SPEED_ROWS = 64
 
@@ -94,7 +95,9 @@ def speed(store: FeatureStore, seconds: float = 0.3) -> dict[str, dict[str, floa
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Add ``sizes`` to a command line; ``main`` takes what it parses."""
-    parser = subparsers.add_parser("sizes", help="how large a store is, or would be", description=__doc__)
+    parser = subparsers.add_parser(
+        "sizes", help="size of a store on disk and in memory, or a table to plan with", description=__doc__
+    )
     parser.add_argument("store", nargs="?", help="path of a store, or a registered key; none: a table to plan with")
     parser.add_argument("--speed", action="store_true", help="measure how fast its rows are read")
     parser.add_argument("--videos", type=int, default=6672, help="videos to plan for (%(default)s, Charades-STA)")
@@ -112,7 +115,7 @@ def main(args: argparse.Namespace) -> int:
     """Run ``sizes``; returns 0."""
     if args.store is None:
         if args.speed:
-            raise DataError("--speed reads a store: name one")
+            raise DataError("--speed needs a store")
         if len(args.grid) not in (0, 2) or min([args.videos, *args.channels, *args.grid]) < 1:
             raise DataError(f"videos, channels and the grid's two sides are at least 1, got {vars(args)}")
         if min([args.seconds, *args.fps]) <= 0:

@@ -15,7 +15,8 @@ from strong_envs.features.composing.clips import Clip, ClipSet
 from strong_envs.features.datasets.boxes import boxes_at_rows
 from strong_envs.features.datasets.types import Annotations, Query, Report, Video
 from strong_envs.features.errors import DataError
-from strong_envs.features.extraction.pipeline import PCA_VIDEOS, extract, fitted_on
+from strong_envs.features.extraction.options import PCA_VIDEOS, ExtractOptions
+from strong_envs.features.extraction.pipeline import extract, fitted_on
 from strong_envs.features.store.store import FeatureStore
 
 PLACEHOLDER = "clip"
@@ -72,22 +73,20 @@ def encode_clips(
     videos = {c.id: Video(c.id, known[c.id], path=c.path) for c in usable}
     queries = [Query(c.id, c.id, PLACEHOLDER, ((0.0, known[c.id]),), c.part or "train") for c in usable]
     annotations = Annotations(found.name, videos, queries, Report(found.name))
-    store, report = extract(
-        {c.id: str(c.path) for c in usable},
-        annotations,
-        folder,
+    asked = ExtractOptions(
         backbone=options.backbone,
         weights=options.weights,
         text="hashed-words",
         fps=options.fps,
         grid=options.grid,
-        dtype=options.dtype,
         pca=_pca(options),
+        dtype=options.dtype,
         batch=options.batch,
         workers=options.workers,
         device=options.device,
         progress=progress,
     )
+    store, report = extract({c.id: str(c.path) for c in usable}, annotations, folder, asked)
     for finding in report.findings.values():
         if "query" not in finding.kind:
             mine = found.report.findings.setdefault((finding.kind, finding.action), finding)

@@ -1,13 +1,18 @@
-"""What to do about each kind of finding in a `Report`, for the check command; keys are the beginnings of the kinds."""
+"""What to do about each kind of finding in a `Report`, for the check command; keys are the beginnings of the kinds.
+
+Findings of a single format have their advice in its module, see `annotation_format`.
+"""
 
 from __future__ import annotations
+
+from strong_envs.features.datasets.format import FORMATS
 
 ADVICE = {
     # moments
     "end past the video's duration": "The end becomes the duration, which is the rule of the field. Nothing to do.",
     "start before zero": "The start becomes 0. Nothing to do.",
     "start is not before end": "Left out, as in published counts. Correct the times to keep it.",
-    "the window lies outside its video": "Compare its times with the duration; frames read as seconds look so.",
+    "the window lies outside its video": "Compare its times with the duration; times in frames cause this.",
     "a window is not a pair of numbers": "Write a window as [start, end].",
     "a boundary is not a finite number": "Correct the row; times are numbers in seconds (TACoS: frames).",
     "a moment is shorter than one second": "Kept, as in published counts. Coarse features cannot resolve it.",
@@ -18,7 +23,6 @@ ADVICE = {
     "a query is not text": "Write the sentence as a JSON string.",
     "a query is too long": "Cut the text below 20,000 characters of valid Unicode.",
     "a query id is used twice": "Kept under a new id (the old one is in extra['source_qid']). Make ids unique.",
-    "a qid is neither": "Use an integer or printable text as qid.",
     "an id ": "Ids become file names: use printable text without path tricks.",
     "a JSON key is written twice": "JSON keeps only the last of them. If both were meant, give them different keys.",
     # detector features
@@ -30,8 +34,6 @@ ADVICE = {
     "a video's duration is not": "Give the duration in seconds, above 0 and below ten million.",
     "a video has two durations": "The first is used for every row. Correct the other.",
     "a video lacks a usable frame rate": "Give fps and the number of frames; a frame rate is never assumed.",
-    "the durations do not list its video": "Use the csv files that belong to these annotations.",
-    "a csv row has no length": "Rows of its video will be dropped, if there are any.",
     # records, lines, splits
     "a video's record is not an object": "Compare the file with the format's description.",
     "a record lacks its timestamps": "Each video needs the lists timestamps and sentences.",
@@ -40,21 +42,13 @@ ADVICE = {
     "a line is not": "The line is left out. Look at it: an unfinished download ends in one.",
     "a line is longer": "No annotation has such lines: the file is probably something else.",
     "a split": "Use train, val or test, so that every command finds it.",
-    "the file name tells no split": "Name the file after its split, or pass split=.",
-    "num_segments is not": "Give the number of five-second chunks.",
-    "not four annotators": "Kept with all of its annotators, as in the published files.",
-    "an annotator's chunks lie outside": "That annotator is left out of this query.",
-    "TALL text beside json": "The json is read, which has frame rates. Move it away to read the text.",
+    "the file name names no split": "Name the file after its split, or pass split=.",
     # boxes
-    "no boxes were read": "Needed for spatial training only.",
-    "VidOR has no annotation": "Its queries have no boxes; temporal use is unaffected.",
-    "an annotation of VidOR cannot be read": "Its queries have no boxes; fetch the file again.",
     "a query has no usable boxes": "It serves the temporal level only.",
     "a box is not four numbers": "The frame counts as one without a box.",
     "a box reaches out of the picture": "It is cut at the border. Nothing to do.",
     "a box's frame is not in the video": "The box is left out. Check whether frames are counted from 0 or 1.",
     "a box track": "Compare the file with the format of boxes.json.",
-    "boxes past the last frame": "They are left out.",
     # features
     "a video has no features": "Its queries are dropped on import. Extract or download the missing file.",
     "a query whose video has no features": "Extract or download the missing features.",
@@ -64,7 +58,7 @@ ADVICE = {
     "streams of different length": "Trailing rows are cut; one or two rows come from rounding.",
     "streams whose lengths differ a lot": "Compare what one row of each stream covers, in seconds.",
     "every video has the same number of rows": "Fine for training; pass no seconds_per_row.",
-    "feature length does not fit": "Compare duration, seconds per row and file: a video cut short looks so.",
+    "feature length does not fit": "Compare duration, seconds per row and file: a video cut short causes this.",
     "feature rows that are zero": "Often padding, or frames that failed to decode.",
     "features are integers": "Check that they are features and not indices or pixels.",
     "axes of length one": "Nothing to do.",
@@ -73,10 +67,21 @@ ADVICE = {
     "text features of another width": "They come from another encoder; one store holds one kind.",
     "a moment is shorter than one feature row": "Kept. No method can place such a moment better than one row.",
     "a record cannot be used": "The record is left out.",
+    # extraction
+    "no file for an annotated video": "Its queries are dropped. Fetch the file, or name it after the video's id.",
+    "a video file that no annotation names": "The file is not used. A file's name must be the id of its video.",
+    "a video without a query": "Nothing to do.",
+    "a broken video": "Its queries are dropped. Fetch the file again.",
+    "a query is dropped": "See the finding on its video.",
+    "a file ends before": "Compare the file with the annotated duration; it may be cut short.",
+    "a file is longer": "Compare the file with the annotated duration; it may be another cut of the video.",
+    "no box track for a query": "The query serves the temporal level only.",
+    "the text encoder knows no word": "Use an encoder of the language of the queries.",
 }
 
 
 def advice(kind: str) -> str:
-    """What to do about one kind of finding; the longest key that begins it counts."""
-    found = max((key for key in ADVICE if kind.startswith(key)), key=len, default=None)
-    return "Look at the examples." if found is None else ADVICE[found]
+    """What to do about one kind of finding; of all keys that begin it, here and in the formats, the longest counts."""
+    every = {**ADVICE, **{key: text for form in FORMATS.values() for key, text in form.advice.items()}}
+    found = max((key for key in every if kind.startswith(key)), key=len, default=None)
+    return "Look at the examples." if found is None else every[found]

@@ -18,8 +18,10 @@ def corners(box: object, layout: str, width: float = 1.0, height: float = 1.0) -
     """One box as normalised corners.
 
     Args:
-        box: four numbers; ``layout`` is ``"xyxy"`` (two corners) or ``"xywh"`` (corner and size).
-        width, height: of the picture, in the unit of the box (1 where the box is already normalised).
+        box: four numbers.
+        layout: ``"xyxy"`` (two corners) or ``"xywh"`` (corner and size).
+        width: of the picture, in the unit of the box (1 where the box is already normalised).
+        height: the same.
 
     Returns:
         The (4,) float32 corners clipped to the picture, or None for what is no box or lies outside; and whether
@@ -27,8 +29,8 @@ def corners(box: object, layout: str, width: float = 1.0, height: float = 1.0) -
     """
     if not isinstance(box, (list, tuple)) or len(box) != 4:
         return None, False
-    values = [number(x) for x in box]
-    if None in values or width <= 0 or height <= 0:
+    values = [x for x in map(number, box) if x is not None]
+    if len(values) != 4 or width <= 0 or height <= 0:
         return None, False
     x1, y1, x2, y2 = values
     if layout == "xywh":
@@ -50,6 +52,7 @@ def read_boxes(path: str | os.PathLike, report: Report | None = None) -> dict[st
     where a video has several, else the video's id does.
 
     Args:
+        path: of the file.
         report: takes a row for every box that was clipped or dropped. None refuses files with boxes to drop.
 
     Returns:
@@ -69,7 +72,13 @@ def read_boxes(path: str | os.PathLike, report: Report | None = None) -> dict[st
             continue
         track, n_frames = record.get("track", record.get("vid")), whole(record.get("num_frames"))
         problem = id_problem(track)
-        if problem or n_frames is None or n_frames < 1 or not isinstance(record.get("frames"), dict):
+        if (
+            problem
+            or not isinstance(track, str)
+            or n_frames is None
+            or n_frames < 1
+            or not isinstance(record.get("frames"), dict)
+        ):
             what = problem or "a box track lacks its num_frames or frames"
             report.add(what, "dropped", f"{where}: {show(track)}, num_frames {show(record.get('num_frames'))}")
             continue
@@ -126,6 +135,7 @@ def boxes_at_rows(boxes: np.ndarray, n_rows: int, first_frame: int = 0, n_frames
     Args:
         boxes: (k, 4) corners of the source frames ``first_frame`` to ``first_frame + k``.
         n_rows: feature rows of the video.
+        first_frame: source frame of the first row of ``boxes``.
         n_frames: source frames of the video; None means ``first_frame + k``.
 
     Returns:

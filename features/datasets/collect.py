@@ -16,7 +16,7 @@ SHORT_SECONDS = 1.0
 
 
 class Collector:
-    """Gathers what a reader finds and counts what it changes; `finish` returns the `Annotations`."""
+    """Gathers videos and queries and counts every change; `finish` returns the `Annotations`."""
 
     def __init__(self, name: str, source: object) -> None:
         self.name = name
@@ -32,10 +32,10 @@ class Collector:
             self.report.add(kind, "dropped", example)
 
     def split(self, path: str | os.PathLike, given: str | None = None) -> str:
-        """The split of a file: the one given, else the one its name tells, else "train" with a doubtful row."""
+        """The split of a file: the one given, else the one in its name, else "train" with a doubtful row."""
         split = given or split_of(path)
         if split is None:
-            self.report.add("the file name tells no split; read as train", "doubtful", os.path.basename(path))
+            self.report.add("the file name names no split; read as train", "doubtful", os.path.basename(path))
             split = "train"
         return split
 
@@ -51,8 +51,8 @@ class Collector:
     ) -> Video | None:
         """Register a video (``duration`` in seconds), or return None and count its ``rows`` as dropped."""
         problem = id_problem(video_id)
-        if problem:
-            self.drop(problem, f"{where}: {show(video_id)}", rows)
+        if problem or not isinstance(video_id, str):
+            self.drop(str(problem), f"{where}: {show(video_id)}", rows)
             return None
         seconds = number(duration)
         if seconds is None or not 0 < seconds <= MAX_DURATION:

@@ -1,4 +1,4 @@
-"""Reading annotation text from strangers: sizes are bounded, bad bytes and wrong types are counted, nothing is run."""
+"""Reading untrusted annotation text: sizes are bounded, bad bytes and wrong types are counted, nothing is run."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def strip_video_suffix(name: str) -> str:
 
 
 def split_of(path: str | os.PathLike) -> str | None:
-    """The split a file name tells (train, val or test), or None."""
+    """The split in a file's name (train, val or test), or None."""
     found = _SPLIT.findall(Path(path).stem.lower())
     if not found:
         return None
@@ -95,7 +95,7 @@ def check_file(path: str | os.PathLike, limit: int) -> Path:
     except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{show(str(path))} cannot be looked at: {error}") from None
+        raise DataError(f"{show(str(path))} cannot be read: {error}") from None
     if size == 0:
         raise DataError(f"{str(file)!r} is empty")
     if size > limit:
@@ -185,5 +185,5 @@ def list_files(path: PathOrPaths, accept: Callable[[Path], bool], wanted: str) -
     except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{show(str(path))} cannot be looked at: {error}") from None
+        raise DataError(f"{show(str(path))} cannot be read: {error}") from None
     raise DataError(f"no such file or folder: {str(target)!r}; pass {wanted}")

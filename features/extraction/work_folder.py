@@ -1,7 +1,7 @@
 """The work folder of an extraction: one file a finished video, so that a kill at any moment loses at most one video.
 
 Beside the store to be, ``NAME.work`` holds ``settings.json``, the lock, and ``videos/*.safetensors``, each written
-under a temporary name and renamed. Settings that shape the features must be the same when an extraction goes on.
+under a temporary name and renamed. Settings that shape the features must be the same when an extraction continues.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def work_folder(folder: Path, settings: dict) -> Iterator[Path]:
 def _hold(lock: IO[str], folder: Path) -> None:
     try:
         import fcntl
-    except ImportError:  # Only POSIX has it; elsewhere two extractions into one store are the user's to avoid.
+    except ImportError:  # Only POSIX has it; elsewhere two extractions into one store are not detected.
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,7 +89,7 @@ def _same_settings(old: dict, new: dict, folder: Path) -> None:
     if changed:
         what = "; ".join(f"{k} was {json.dumps(old.get(k))[:150]}, now {json.dumps(new.get(k))[:150]}" for k in changed)
         raise DataError(
-            f"{str(folder)!r} was begun with other settings ({what}): go on with the old ones, or delete the folder"
+            f"{str(folder)!r} was begun with other settings ({what}): continue with the old ones, or delete the folder"
         )
 
 
@@ -168,7 +168,7 @@ def need_space(folder: Path, needed: int) -> int:
 
 
 def size(n_bytes: float) -> str:
-    """Bytes for people: ``35.7 MB``."""
+    """Bytes as text: ``35.7 MB``."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if n_bytes < 1000 or unit == "TB":
             return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"

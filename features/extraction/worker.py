@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from strong_envs.features.encoders import backbones
 from strong_envs.features.encoders.backbones import Backbone
 from strong_envs.features.errors import DataError
+from strong_envs.features.extraction.options import ExtractOptions
 from strong_envs.features.extraction.pca import PCA
 from strong_envs.features.extraction.work_folder import Job, write_shard
 from strong_envs.features.importing.detections import Detector
@@ -23,32 +25,26 @@ ENOUGH = 0.9
 
 @dataclass(frozen=True)
 class Setup:
-    """What a process needs to extract: the backbone's name, weights and device, and what to keep where."""
+    """What a process needs to extract: the options, the work folder, and the reduction of channels, if any."""
 
-    backbone: str
-    weights: str | None
-    device: str
-    batch: int
-    grid: bool
-    dtype: str
+    options: ExtractOptions
     folder: Path
     pca: PCA | None
-    objects: str | None = None
 
 
 def extract_video(
     job: Job, setup: Setup, backbone: Backbone, on_rows: Callable[[int], object], detector: Detector | None = None
 ) -> None:
-    """Decode, compute and write one video; ``on_rows`` hears how many rows were added.
+    """Decode, compute and write one video; ``on_rows`` is called with the number of rows added.
 
     Raises:
         DataError: the file cannot be decoded or is much shorter than annotated, or its features are not finite.
     """
     reducer = setup.pca if job.reduce else None
     dim = backbone.dim if reducer is None else reducer.dim
-    frames = np.empty((job.n_rows, dim), setup.dtype)
-    grid = np.empty((job.n_rows, *backbone.grid, dim), setup.dtype) if setup.grid else None
-    objects = None if detector is None else np.empty((job.n_rows, *detector.shape), setup.dtype)
+    frames = np.empty((job.n_rows, dim), setup.options.dtype)
+    grid = np.empty((job.n_rows, *backbone.grid, dim), setup.options.dtype) if setup.options.grid else None
+    objects = None if detector is None else np.empty((job.n_rows, *detector.shape), setup.options.dtype)
     decoder = Decoder(job.path)
     facts = {"width": decoder.width, "height": decoder.height, "source_fps": round(decoder.fps, 6)}
     row, images, whole = 0, [], []
@@ -59,14 +55,14 @@ def extract_video(
             images.append(backbone.resize(image))
             if detector is not None:
                 whole.append(image)
-        if images and (image is None or len(images) == setup.batch or number == len(centres) - 1):
+        if images and (image is None or len(images) == setup.options.batch or number == len(centres) - 1):
             cells, pooled = (x.cpu().numpy() for x in backbone(np.stack(images)))
             part = slice(row, row + len(images))
-            frames[part] = _narrow(pooled if reducer is None else reducer.apply(pooled), setup.dtype)
+            frames[part] = _narrow(pooled if reducer is None else reducer.apply(pooled), setup.options.dtype)
             if grid is not None:
-                grid[part] = _narrow(cells if reducer is None else reducer.apply(cells), setup.dtype)
-            if objects is not None:
-                objects[part] = _narrow(detector(whole), setup.dtype, "the detector")
+                grid[part] = _narrow(cells if reducer is None else reducer.apply(cells), setup.options.dtype)
+            if objects is not None and detector is not None:
+                objects[part] = _narrow(detector(whole), setup.options.dtype, "the detector")
             on_rows(len(images))
             row, images, whole = row + len(images), [], []
         if image is None:
@@ -100,11 +96,12 @@ def _narrow(x: np.ndarray, dtype: str, source: str = "the backbone") -> np.ndarr
 
 
 def run(
-    jobs: list[Job], setup: Setup, backbone: Backbone, workers: int, on_rows: Callable[[int], object]
+    jobs: list[Job], setup: Setup, backbone: Backbone, on_rows: Callable[[int], object]
 ) -> Iterator[tuple[Job, str | None]]:
     """Extract videos, in this process or in several; gives each job with None, or with why it failed."""
+    workers = setup.options.workers
     if workers == 1 or len(jobs) < 2:
-        detector = None if setup.objects is None or not jobs else Detector(setup.objects)
+        detector = None if setup.options.objects is None or not jobs else Detector(setup.options.objects)
         for job in jobs:
             yield job, _attempt(job, setup, backbone, on_rows, detector)
         return
@@ -160,11 +157,17 @@ def _start(setup: Setup, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        # A worker whose parent was killed would wait for work for ever.
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        # Without it a worker whose parent was killed would wait for ever.
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
-    detector = None if setup.objects is None else Detector(setup.objects)
-    _STATE.update(setup=setup, backbone=backbones.load(setup.backbone, setup.device, setup.weights), detector=detector)
+    detector = None if setup.options.objects is None else Detector(setup.options.objects)
+    network = backbones.load(setup.options.backbone, setup.options.device, setup.options.weights)
+    _STATE.update(setup=setup, backbone=network, detector=detector)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _work(job: Job) -> str | None:

@@ -1,0 +1,1 @@
+"""From feature files of other projects to a store; files are untrusted input."""

@@ -1,6 +1,6 @@
 """Detector features of K objects in every row: read from files of other projects, or made by a user's own function.
 
-Both end as the tensor ``objects`` (N, K, C) of a store, which the local-object variant looks at instead of boxes. A row
+Both end as the tensor ``objects`` (N, K, C) of a store, which the local-object variant uses instead of boxes. A row
 with fewer than K objects ends in zeros.
 """
 
@@ -67,6 +67,7 @@ class ObjectFiles:
         return out
 
     def close(self) -> None:
+        """Close the files."""
         self._files.close()
 
 

@@ -78,6 +78,7 @@ class FeatureFiles:
         return read_npz(file, self.key) if file.suffix == ".npz" else read_npy(file)
 
     def close(self) -> None:
+        """Close the file, where there is one for all."""
         if self._h5 is not None:
             self._h5.close()
 
@@ -139,10 +140,12 @@ def iter_features(
 
 def _read_parts(streams: list[FeatureFiles], video: str, report: Report) -> list[np.ndarray] | None:
     problem = id_problem(video)
-    missing = next((s for s in streams if not problem and video not in s), None)
-    if problem or missing:
-        kind = problem or "a video has no features"
-        report.add(kind, "dropped", show(video) if problem else f"{video} is not in {missing.path.name}")
+    if problem:
+        report.add(problem, "dropped", show(video))
+        return None
+    missing = next((s for s in streams if video not in s), None)
+    if missing is not None:
+        report.add("a video has no features", "dropped", f"{video} is not in {missing.path.name}")
         return None
     try:
         return [as_rows(stream.read(video), f"{stream.path.name}[{video}]", report) for stream in streams]
@@ -173,8 +176,12 @@ def load_features(
     """Load features of many videos into memory; see `iter_features`, which holds one at a time.
 
     Args:
+        paths: one stream or several.
+        video_ids: which videos; None takes all.
         durations: seconds by video id; lengths are then checked with `check_lengths`.
         seconds_per_row: what one row covers; None infers it from the durations.
+        key: name of the array in npz files and h5 groups.
+        normalise: scale rows to length 1; None does so where there are several streams.
 
     Returns:
         Video id to (n, D) float32, and the report. Nothing usable at all raises `DataError`.
@@ -194,8 +201,10 @@ def check_lengths(
     """Compare feature lengths with durations: a misfit of more than 2 rows and 5 % is a doubtful row of the report.
 
     Args:
-        rows: feature rows by video id. durations: seconds by video id.
+        rows: feature rows by video id.
+        durations: seconds by video id.
         seconds_per_row: what one row covers; None takes the median of duration / rows.
+        report: takes the misfits.
 
     Returns:
         Seconds per row where all videos share it, None where they do not (features resampled to a fixed length).

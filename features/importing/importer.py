@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
-from strong_envs.features.datasets import READERS, read
 from strong_envs.features.datasets.boxes import boxes_at_rows, read_boxes
 from strong_envs.features.datasets.types import Annotations, Query, Report
+from strong_envs.features.encoders import hashed_words
 from strong_envs.features.errors import DataError
 from strong_envs.features.extraction.work_folder import size
 from strong_envs.features.importing.detections import ObjectFiles
@@ -25,123 +22,89 @@ from strong_envs.features.importing.feature_files import (
     check_lengths,
     iter_features,
     list_paths,
-    load_features,
     load_query_features,
 )
-from strong_envs.features.importing.strong_release import import_authors_file
-from strong_envs.features.store.store import FeatureStore, StoredVideo, write_store
-
-__all__ = [
-    "check_lengths",
-    "import_authors_file",
-    "import_store",
-    "iter_features",
-    "load_features",
-    "load_query_features",
-]
-
-Encode = Callable[[list[str]], np.ndarray]
+from strong_envs.features.importing.options import Encode, ImportOptions
+from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, write_store
 
 
 def import_store(
-    out: str | os.PathLike,
-    annotations: Annotations,
-    *,
-    features: Paths,
-    text: Encode | str | os.PathLike | None = None,
-    boxes: Mapping[str, np.ndarray] | str | os.PathLike | None = None,
-    objects: str | os.PathLike | None = None,
-    name: str | None = None,
-    key: str = "features",
-    normalise: bool | None = None,
-    seconds_per_row: float | None = None,
-    backbone: dict | None = None,
-    overwrite: bool = False,
-    progress: bool = False,
-    say: Callable[[str], object] = len,
+    out: str | os.PathLike, annotations: Annotations, features: Paths, options: ImportOptions | None = None
 ) -> tuple[FeatureStore, Report]:
     """Make a store of annotations and feature files. Videos go through a file, so memory holds one at a time.
 
     Args:
         out: folder of the store, which appears whole or not at all.
+        annotations: videos and queries, see `strong_envs.features.datasets.read`.
         features: one stream or several, see `iter_features`.
-        text: ``encode(texts) -> (S, Dq)``; or the path of text features by query id, whose token vectors (L, Dq) are
-            averaged; None hashes words (`features.encoders.hashed_words.encode`).
-        boxes: a boxes.json or what `read_boxes` returns, track or video id to (source frames, 4) corners; boxes that a
-            reader left in ``query.extra`` need no argument. They are sampled at the middle of each feature row.
-        objects: detector features by video id, arrays (n, K, C), see `features.importing.detections.ObjectFiles`; a
-        video without
-            them is dropped.
-        name: of the store; None takes the annotations'.
-        seconds_per_row: what one feature row covers; None infers it.
-        backbone: JSON-ready description of what made the features.
-        overwrite: replace an existing store.
-        progress: show a bar.
-        say: hears one line with the store's size before it is written.
+        options: None takes the defaults.
 
     Returns:
-        The opened store and the report; ``kept`` counts queries. No usable query at all raises `DataError`.
+        The opened store and the report; ``kept`` counts queries.
+
+    Raises:
+        DataError: ``out`` exists, files that cannot be used, or no usable query at all.
     """
+    options = options or ImportOptions()
     report, target = Report(str(out)), Path(out)
-    if target.exists() and not overwrite:
+    if target.exists() and not options.overwrite:
         raise DataError(f"{str(target)!r} exists; choose another path or pass overwrite=True")
-    tracks = dict(read_boxes(boxes, report) if isinstance(boxes, (str, os.PathLike)) else boxes or {})
+    given = options.boxes
+    tracks = dict(read_boxes(given, report) if isinstance(given, (str, os.PathLike)) else given or {})
     target.parent.mkdir(parents=True, exist_ok=True)
-    found = None if objects is None else ObjectFiles(objects)
-    with tempfile.TemporaryFile(dir=target.parent) as packed, tempfile.TemporaryFile(dir=target.parent) as extra:
+    found = None if options.objects is None else ObjectFiles(options.objects)
+    with tempfile.TemporaryFile(dir=target.parent) as packed, tempfile.TemporaryFile(dir=target.parent) as detected:
         try:
-            videos, width = _pack(annotations, features, key, normalise, packed, found, extra, report, progress)
+            videos, width = _pack(annotations, features, options, packed, found, detected, report)
         finally:
             if found is not None:
                 found.close()
         durations = {v.id: v.duration for v in videos.values()}
-        step = check_lengths({v.id: v.n_frames for v in videos.values()}, durations, seconds_per_row, report)
+        step = check_lengths({v.id: v.n_frames for v in videos.values()}, durations, options.seconds_per_row, report)
         queries = _with_video(annotations.queries, videos, report)
-        queries, vectors, described = _text_vectors(queries, text, report)
+        queries, vectors, described = _text_vectors(queries, options.text, report)
         queries, rows_of = _box_tracks(queries, videos, annotations, tracks, report)
         if not queries:
             raise DataError(f"no query is left for a store:\n{report}")
         rows = sum(v.n_frames for v in videos.values())
-        frames = np.memmap(packed, np.float32, "r", shape=(rows, width))
-        detected = None if found is None else np.memmap(extra, found.dtype, "r", shape=(rows, *found.shape))
-        total = frames.nbytes + vectors.nbytes + (0 if detected is None else detected.nbytes)
-        say(f"{len(videos)} videos, {rows} rows: the store will take {size(total)} ({total} bytes)")
+        frames: np.ndarray = np.memmap(packed, np.float32, "r", shape=(rows, width))
+        objects: np.ndarray | None = None
+        if found is not None and found.shape is not None:
+            objects = np.memmap(detected, np.dtype(found.dtype), "r", shape=(rows, *found.shape))
+        total = frames.nbytes + vectors.nbytes + (0 if objects is None else objects.nbytes)
+        options.say(f"{len(videos)} videos, {rows} rows: the store will take {size(total)} ({total} bytes)")
         report.kept = len(queries)
-        store = write_store(
-            target,
-            name=name or annotations.name,
+        contents = StoreContents(
+            name=options.name or annotations.name,
             videos=list(videos.values()),
             queries=queries,
             frames=frames,
             query_vectors=vectors,
-            objects=detected,
+            objects=objects,
             boxes=rows_of or None,
             fps=None if step is None else 1.0 / step,
-            backbone=backbone or {"imported": [Path(p).name for p in list_paths(features)]},
+            backbone=options.backbone or {"imported": [Path(p).name for p in list_paths(features)]},
             text=described,
             extra={"import": report.as_dict(), "annotations": annotations.report.as_dict()},
-            overwrite=overwrite,
         )
-    return store, report
+        return write_store(target, contents, overwrite=options.overwrite), report
 
 
 def _pack(
     annotations: Annotations,
     features: Paths,
-    key: str,
-    normalise: bool | None,
-    packed: BinaryIO,
+    options: ImportOptions,
+    packed: IO[bytes],
     objects: ObjectFiles | None,
-    detected: BinaryIO,
+    detected: IO[bytes],
     report: Report,
-    progress: bool,
 ) -> tuple[dict[str, StoredVideo], int]:
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     videos: dict[str, StoredVideo] = {}
     width = 0
-    rows = iter_features(features, annotations.videos, report, key=key, normalise=normalise)
-    for video_id, array in tqdm(rows, "videos", len(annotations.videos), disable=not progress, unit=" videos"):
+    rows = iter_features(features, annotations.videos, report, key=options.key, normalise=options.normalise)
+    for video_id, array in tqdm(rows, "videos", len(annotations.videos), disable=not options.progress, unit=" videos"):
         video, width = annotations.videos[video_id], array.shape[1]
         if objects is not None:
             try:
@@ -187,11 +150,10 @@ def _text_vectors(
         return queries, vectors, {"imported": Path(text).name, "pooling": "mean of tokens"}
     if not queries:
         return queries, np.zeros((0, 0), np.float32), {}
-    if text is None:
-        from strong_envs.features.encoders.hashed_words import encode as text
-
-    described = {"encoder": f"{getattr(text, '__module__', '')}.{getattr(text, '__qualname__', type(text).__name__)}"}
-    vectors = np.asarray(text([q.text for q in queries]), np.float32)
+    encode: Encode = hashed_words.encode if text is None else text
+    name = getattr(encode, "__qualname__", type(encode).__name__)
+    described = {"encoder": f"{getattr(encode, '__module__', '')}.{name}"}
+    vectors = np.asarray(encode([q.text for q in queries]), np.float32)
     if vectors.ndim != 2 or len(vectors) != len(queries):
         raise DataError(f"text must return one vector a sentence, ({len(queries)}, Dq); it returned {vectors.shape}")
     return queries, vectors, described
@@ -225,76 +187,3 @@ def _box_tracks(
             extra["track"] = name
         kept.append(replace(query, extra=extra))
     return kept, rows_of
-
-
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the ``import`` command to ``strong-envs``."""
-    parser = subparsers.add_parser(
-        "import",
-        help="make a store from annotations and feature files of other projects",
-        description="Make a store from annotations and h5, npy or npz features. A feature_all_*.npy of the paper's "
-        "authors is converted on its own: give it as ANNOTATIONS with --allow-pickle and --split.",
-    )
-    parser.add_argument("annotations", help="annotations: a file, or a folder in its data set's own layout")
-    parser.add_argument("--features", nargs="+", help="feature files: one stream, or several that are concatenated")
-    parser.add_argument("--out", required=True, help="folder of the store to make")
-    parser.add_argument("--text", help="a folder of qid*.npz, or a text encoder's name; default: hashed words")
-    parser.add_argument("--boxes", help="a boxes.json")
-    parser.add_argument("--objects", help="detector features by video: an h5 file or a folder of arrays (n, K, C)")
-    parser.add_argument("--format", choices=sorted(READERS), help="format of the annotations, where it cannot be told")
-    parser.add_argument("--key", default="features", help="name of the array in npz files and h5 groups")
-    parser.add_argument("--seconds-per-row", type=float, help="seconds one feature row covers; default: inferred")
-    parser.add_argument("--split", help="split of a feature_all_*.npy")
-    parser.add_argument("--allow-pickle", action="store_true", help="unpickle a feature_all_*.npy of a trusted source")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing store")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=main)
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run the command and return its exit code: 0 a store was made (what it left out is printed), 2 none was."""
-    try:
-        if not args.features:
-            if Path(args.annotations).suffix != ".npy":
-                raise DataError("pass --features with an h5 file, or a folder of npy or npz files")
-            if not args.split:
-                raise DataError("pass --split with the split this file holds: train or test")
-            store, report = import_authors_file(
-                args.out, args.annotations, split=args.split, allow_pickle=args.allow_pickle, overwrite=args.overwrite
-            )
-        else:
-            annotations = read(args.annotations, args.format)
-            store, report = import_store(
-                args.out,
-                annotations,
-                features=args.features,
-                text=_text(args.text),
-                boxes=args.boxes,
-                objects=args.objects,
-                key=args.key,
-                seconds_per_row=args.seconds_per_row,
-                overwrite=args.overwrite,
-                progress=sys.stderr.isatty(),
-                say=lambda line: print(line, file=sys.stderr),
-            )
-            report.merge(annotations.report)
-            report.kept = len(store.queries)
-    except DataError as error:
-        if args.json:
-            print(json.dumps({"error": str(error)}))
-        else:
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    if args.json:
-        print(json.dumps({"store": str(store.path), "content_hash": store.content_hash, "report": report.as_dict()}))
-    else:
-        print(f"{report}\nwrote {store.path}: {len(store.videos)} videos, {len(store.queries)} queries")
-    return 0
-
-
-def _text(name: str | None) -> object:
-    if name is None or Path(name).exists():
-        return name
-    from strong_envs.features.encoders.text import load
-
-    return load(name).encode

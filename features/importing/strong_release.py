@@ -1,7 +1,7 @@
 """The file format of the paper's authors, ``feature_all_{train,test}.npy``: a pickled list, converted once to a store.
 
 Unpickling can run any code the file names. Nothing is unpickled without ``allow_pickle=True``, and then only numpy's
-arrays and numbers and Python's own containers are allowed: whatever else the file names stops the import.
+arrays and numbers and Python's own containers are allowed: anything else that the file names stops the import.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from strong_envs.features.datasets.parsing import check_file, number, show
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
 from strong_envs.features.importing.untrusted_arrays import as_rows, check_numeric, npy_header
-from strong_envs.features.store.store import FeatureStore, StoredVideo, write_store
+from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, write_store
 
 MAX_PICKLE_BYTES = 4 * 2**30
 FIELDS = ("video_info", "w_vec", "v_feature", "w_start", "w_end", "fps")
@@ -110,13 +110,12 @@ def import_authors_file(
             text = f"(sentence {index} is not in the released file)"
             moved = [window[0] - start, window[1] - start]
             out_rows.query(f"{split}_{index}", video, text, [moved], split, where)
-        if len(out_rows.queries) > before:
+        if video is not None and len(out_rows.queries) > before:
             vectors.append(vector)
             if info not in frames:
                 frames[info], videos[info] = rows, StoredVideo(info, video.duration, len(rows))
     annotations = out_rows.finish()
-    store = write_store(
-        out,
+    contents = StoreContents(
         name=f"released features, {split}",
         videos=list(videos.values()),
         queries=annotations.queries,
@@ -125,9 +124,8 @@ def import_authors_file(
         backbone={"imported": Path(path).name},
         text={"imported": Path(path).name, "field": "w_vec"},
         extra={"protocol": "window", "import": report.as_dict()},
-        overwrite=overwrite,
     )
-    return store, report
+    return write_store(out, contents, overwrite=overwrite), report
 
 
 def _record(

@@ -1,4 +1,4 @@
-"""Numeric arrays from files of strangers: headers are checked against sizes before memory is taken, no code is run."""
+"""Numeric arrays from untrusted files: headers are checked against sizes before memory is taken, no code is run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ NPY_MAGIC = b"\x93NUMPY"
 
 
 def read_npy(path: str | os.PathLike) -> np.ndarray:
-    """The numeric array of one ``.npy`` file. Objects (pickles), other types and sizes that lie raise `DataError`."""
+    """The numeric array of one ``.npy`` file. Objects (pickles), other types and wrong sizes raise `DataError`."""
     file = check_file(path, MAX_FILE_BYTES)
     try:
         with open(file, "rb") as handle:
@@ -65,7 +65,7 @@ def npz_keys(path: str | os.PathLike) -> list[str]:
         raise DataError(f"{str(file)!r} is not a readable npz archive: {type(error).__name__}: {error}") from None
 
 
-def npy_header(handle: BinaryIO, where: str) -> tuple[tuple[int, ...], np.dtype, bool]:
+def npy_header(handle: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype, bool]:
     """Shape, dtype and Fortran order from the header of a ``.npy`` stream, which is left at the first data byte."""
     start = handle.read(8)
     if start[:6] != NPY_MAGIC or len(start) < 8:
@@ -88,7 +88,7 @@ def npy_header(handle: BinaryIO, where: str) -> tuple[tuple[int, ...], np.dtype,
     return shape, dtype, bool(order)
 
 
-def _npy(handle: BinaryIO, size: int, where: str) -> np.ndarray:
+def _npy(handle: IO[bytes], size: int, where: str) -> np.ndarray:
     shape, dtype, fortran = npy_header(handle, where)
     check_numeric(dtype, where)
     needed, held = math.prod(shape) * dtype.itemsize, size - handle.tell()
@@ -152,7 +152,7 @@ class H5Stream:
 
     def __init__(self, path: str | os.PathLike, key: str) -> None:
         try:
-            import h5py
+            import h5py  # type: ignore[import-untyped]
         except ImportError:
             raise DataError("reading h5 files needs h5py: pip install strong-envs[h5]") from None
         self.name, self._key, self._h5py = Path(path).name, key, h5py
@@ -183,10 +183,11 @@ class H5Stream:
         except Exception as error:
             raise DataError(f"{where} cannot be read: {type(error).__name__}: {error}") from None
 
-    def _resolve(self, group: object, name: str, where: str) -> object:
+    def _resolve(self, group: Any, name: str, where: str) -> Any:
         if not isinstance(group.get(name, getlink=True), self._h5py.HardLink):
             raise DataError(f"{where} is a link; only arrays stored in this file are read")
         return group[name]
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()

@@ -5,7 +5,7 @@ move left, right, up or down, grow, shrink and blink; a query names one object a
 
 - ``easy``: two objects that differ in colour and shape do the same event at different times; one sentence pattern.
 - ``standard``: four objects; others of the same colour, and others of the same shape, do the same event at other times.
-- ``travel``: as standard, with everybody on the move across the frame, so that no box at rest follows an object.
+- ``travel``: as standard, with every object moving across the frame, so that no static box follows an object.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def open_store(
         try:
             return building.build(path, name, level, train, test, workers, progress)
         except DataError:
-            # Somebody else who built the same store was faster: theirs is as good.
+            # Another process built the same store first.
             if not path.exists():
                 raise
     try:
@@ -108,7 +108,7 @@ def check_level(level: str) -> None:
 
 def _content_version(level: str, train: int, test: int) -> str:
     from strong_envs.features.encoders import hashed_words
-    from strong_envs.features.store.store import FORMAT_VERSION
+    from strong_envs.features.store.manifest import FORMAT_VERSION
 
     digest = hashlib.sha256(repr((level, train, test, WORLD_VERSION, FORMAT_VERSION)).encode())
     here = Path(__file__).parent

@@ -17,13 +17,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from strong_envs.features.datasets.types import Query
 from strong_envs.features.encoders import hashed_words
@@ -33,7 +33,7 @@ from strong_envs.features.shapes.drawing import draw
 from strong_envs.features.shapes.events import DURATION, FPS, FRAMES
 from strong_envs.features.shapes.language import describe
 from strong_envs.features.shapes.scene import LEVELS, sample_scene, stream
-from strong_envs.features.store.store import FeatureStore, StoredVideo, write_store
+from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, write_store
 
 # Seeds of test videos start here; train videos count from 0.
 TEST_SEEDS = 1_000_000_000
@@ -61,7 +61,7 @@ def build(path: Path, name: str, level: str, train: int, test: int, workers: int
     try:
         arrays = _arrays(scratch, len(seeds), "w+")
         if workers > 1 and sys.executable:
-            made = _in_children(scratch, level, train, test, workers)
+            made: Generator[tuple[int, list[dict]], None, None] = _in_children(scratch, level, train, test, workers)
         else:
             made = ((i, _fill(arrays, i, seed, level)) for i, (_, _, seed) in enumerate(seeds))
         with closing(made), tqdm(total=len(seeds), desc=f"building {name}", unit="video", disable=not progress) as bar:
@@ -101,7 +101,9 @@ def _fill(arrays: dict[str, np.ndarray], row: int, seed: int, level: str) -> lis
     return objects
 
 
-def _in_children(folder: Path, level: str, train: int, test: int, workers: int) -> Iterator[tuple[int, list[dict]]]:
+def _in_children(
+    folder: Path, level: str, train: int, test: int, workers: int
+) -> Generator[tuple[int, list[dict]], None, None]:
     """Start the workers and yield (row, objects) of every video they finish; all are gone once this is closed."""
     package = str(Path(__file__).resolve().parents[1])
     # Bare stand-ins for the packages: importing the real ones loads torch, which a worker has no use for.
@@ -135,7 +137,7 @@ def _in_children(folder: Path, level: str, train: int, test: int, workers: int) 
                 row, objects = json.loads(line)
                 yield row, objects
             elif line.wait():
-                raise RuntimeError(f"a worker ended with exit code {line.returncode}; what it said is above")
+                raise RuntimeError(f"a worker ended with exit code {line.returncode}; its output is above")
             else:
                 running -= 1
     finally:
@@ -159,7 +161,7 @@ def work() -> None:
         for row in range(int(first), len(seeds), int(workers)):
             print(json.dumps((row, _fill(arrays, row, seeds[row][2], level))), flush=True)
     except BrokenPipeError:
-        # The parent is gone; a worker has nobody to work for.
+        # The parent is gone.
         os._exit(1)
 
 
@@ -184,8 +186,7 @@ def _write(
                 window = tuple(act["window"])
                 queries.append(Query(f"{video}-{spoken}", video, act["text"], (window,), split, extra))
                 spoken += 1
-    return write_store(
-        path,
+    contents = StoreContents(
         name=name,
         videos=videos,
         queries=queries,
@@ -203,12 +204,13 @@ def _write(
         text={"name": "hashed words", "dim": TEXT_DIM},
         extra={"world": "shapes-v0", "level": level},
     )
+    return write_store(path, contents)
 
 
 def _sweep(folder: Path) -> None:
     """Remove what builds that were killed a day ago or earlier left behind."""
     for old in folder.glob(".shapes-*"):
-        # Somebody else may be sweeping too.
+        # Another process may be sweeping too.
         with suppress(FileNotFoundError):
             if time.time() - old.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(old, ignore_errors=True)

@@ -12,6 +12,7 @@ down cross much of the frame: whatever place a still box holds, other objects pa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -129,7 +130,7 @@ def _apart(a: np.ndarray, start: int | np.ndarray, end: int | np.ndarray, gap: i
 
 
 def _schedule(rng: np.random.Generator, cast: list[tuple[str, str, list[str]]]) -> list[tuple[Act, ...]] | None:
-    """When everybody does what, or None where the draw does not fit."""
+    """The events of every object with their times, or None where the draw does not fit."""
     done: list[tuple[Act, ...]] = []
     for colour, shape, events in cast:
         windows = _windows(rng, events)
@@ -170,7 +171,7 @@ def _paths(rng: np.random.Generator, times: list[tuple[Act, ...]], half: np.ndar
 
     ``half`` is (2, n, FRAMES): half width and half height in pixels. A particle filter: many versions of the video grow
     leg by leg, and those in which something touches are replaced by copies of the others. Rejecting finished videos
-    would take many thousands of them once everybody is on the move.
+    would take many thousands of them once every object moves.
     """
     n = len(times)
     low = (half.max(axis=2) + 2.0)[:, None]
@@ -237,12 +238,12 @@ def _stride(
 
 
 def _legs(times: list[tuple[Act, ...]], longest: int) -> list[tuple[int, int]]:
-    """Frames [start, end) of stretches of at most ``longest`` frames, cut wherever somebody starts or ends a move."""
+    """Frames [start, end) of stretches of at most ``longest`` frames, cut wherever an object starts or ends a move."""
     moves = [act for acts in times for act in acts if act.event in DIRECTIONS]
     cuts = sorted({0, 1, FRAMES, *(a.start for a in moves), *(a.end for a in moves)})
-    legs = []
-    for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+    legs: list[tuple[int, int]] = []
+    for a, b in pairwise(cuts):
         parts = -(-(b - a) // longest)
         ends = [a + (b - a) * i // parts for i in range(parts + 1)]
-        legs += zip(ends[:-1], ends[1:], strict=True)
+        legs += pairwise(ends)
     return legs

@@ -1,0 +1,1 @@
+"""Stores: on disk, in memory, several joined, parts of one."""

@@ -13,16 +13,17 @@ import numpy as np
 
 from strong_envs.features.datasets.types import Query, Report
 from strong_envs.features.errors import DataError
-from strong_envs.features.store.store import FORMAT, FORMAT_VERSION, FeatureStore, StoredVideo
+from strong_envs.features.store.manifest import FORMAT, FORMAT_VERSION
+from strong_envs.features.store.store import FeatureStore, StoredVideo
 
 FILES = ("imported",)
-"""What a description says about the files that features came from, which may differ between stores."""
+"""Entries of a description that name source files, which may differ between stores."""
 
 
 class JoinedStore(FeatureStore):
     """Stores laid end to end, with the interface of one; see `join`.
 
-    Attributes: as `FeatureStore`; ``stores`` the parts, ``report`` what was renamed and what looks like a leak.
+    Attributes: as `FeatureStore`; ``stores`` the parts, ``report`` the renamed ids and suspected leaks.
     """
 
     def __init__(self, stores: Sequence[FeatureStore]) -> None:
@@ -68,7 +69,7 @@ class JoinedStore(FeatureStore):
 
 
 def join(stores: Sequence[FeatureStore]) -> FeatureStore:
-    """Join opened stores. Ids that stand in several become ``"store name/id"``; ``report`` of the result counts them.
+    """Join opened stores. Ids that occur in several become ``"store name/id"``; ``report`` of the result counts them.
 
     Raises:
         DataError: no store, or stores whose dimensions, units, backbone, text encoder or channel reduction differ.
@@ -94,8 +95,8 @@ def _differences(a: dict, b: dict) -> list[tuple[str, str, str]]:
                 found.append((f"{part} {key}", _short(left.get(key)), _short(right.get(key))))
     reduced = [json.dumps((m.get("extra") or {}).get("pca"), sort_keys=True) for m in (a, b)]
     if reduced[0] != reduced[1]:
-        names = ["none" if r == "null" else hashlib.sha256(r.encode()).hexdigest()[:12] for r in reduced]
-        found.append(("channel reduction (extract the second store with --pca FIRST_STORE)", *names))
+        first, second = ("none" if r == "null" else hashlib.sha256(r.encode()).hexdigest()[:12] for r in reduced)
+        found.append(("channel reduction (extract the second store with --pca FIRST_STORE)", first, second))
     return found
 
 
@@ -121,7 +122,7 @@ def _records(
     for store, new_video, new_query, new_track in zip(stores, video_ids, query_ids, track_ids, strict=True):
         for video in store.videos:
             if new_video[video.id] != video.id:
-                report.add("a video id stands in several stores", "doubtful", f"{video.id} is {new_video[video.id]}")
+                report.add("a video id occurs in several stores", "doubtful", f"{video.id} is {new_video[video.id]}")
             videos.append(replace(video, id=new_video[video.id]))
         for query in store.queries:
             extra = dict(query.extra)
@@ -134,15 +135,15 @@ def _records(
         tracks |= {new_track[name]: (a + first, b + first) for name, (a, b) in store.tracks.items()}
         first += store.shape("boxes")[0] if store.has("boxes") else 0
     repeated = [v for v, n in Counter(v.id for s in stores for v in s.videos).items() if n > 1]
-    for video in repeated:
-        if len(splits.get(video, ())) > 1:
+    for name in repeated:
+        if len(splits.get(name, ())) > 1:
             kind = "a video id has queries of several splits: if it is one video, it leaks"
-            report.add(kind, "doubtful", f"{video}: {sorted(splits[video])}")
+            report.add(kind, "doubtful", f"{name}: {sorted(splits[name])}")
     return videos, queries, tracks
 
 
 def _unique(labels: list[str], names: list[list[str]]) -> list[dict[str, str]]:
-    """Old name to new for each store: names that stand in several are prefixed with the store's label."""
+    """Old name to new for each store: names that occur in several are prefixed with the store's label."""
     counts = Counter(name for one in names for name in set(one))
     taken = {name for name, count in counts.items() if count == 1}
     out = []

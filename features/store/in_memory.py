@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -67,7 +68,7 @@ class OneVideoStore(MemoryStore):
         frames: (n, D) float32 or float16. grid: (n, h, w, C) or None. duration: seconds.
         sentences: S of them, with vectors (S, Dq) float32.
 
-    The windows of its queries are the whole video: nobody knows the truth.
+    The windows of its queries are the whole video, since the truth is unknown.
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class QueryStore(MemoryStore):
     """A `FeatureStore` in memory over annotations.
 
     Args:
-        annotations: what `features.datasets.read` gives. text: name of a text encoder, see `features.encoders.text`.
+        annotations: videos and queries, see `strong_envs.features.datasets.read`.
+        text: name of a text encoder, see `strong_envs.features.encoders.text`.
     """
 
     def __init__(self, annotations: Annotations, text: str = TEXT) -> None:
@@ -137,14 +139,15 @@ class QueryStore(MemoryStore):
         )
 
     @classmethod
-    def open(cls, name: str) -> QueryStore:
+    def open(cls, path: str | os.PathLike) -> QueryStore:
         """The store of ``"queries:PATH"``, or ``"queries:PATH?text=minilm"`` with another text encoder."""
         from strong_envs.features.datasets import read
 
-        path, _, option = name.removeprefix(PREFIX).partition("?")
+        name = os.fspath(path)
+        source, _, option = name.removeprefix(PREFIX).partition("?")
         key, _, text = option.partition("=")
         if option and (key != "text" or not text):
-            raise DataError(f"after a question mark stands text=ENCODER, such as text=minilm; got {option!r}")
-        if not path:
+            raise DataError(f"only text=ENCODER may follow the question mark, such as text=minilm; got {option!r}")
+        if not source:
             raise DataError(f"{name!r} names no annotations; write {PREFIX}PATH, a file or a folder")
-        return cls(read(path), text or TEXT)
+        return cls(read(source), text or TEXT)

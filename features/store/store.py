@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -28,34 +27,14 @@ from typing import Any
 import numpy as np
 
 from strong_envs.features.datasets.types import Query
-from strong_envs.features.errors import DataError, nearest
-from strong_envs.features.store.tensor_file import Rows, map_tensor, read_header, sha256, write_tensor
-
-FORMAT = "strong-envs feature store"
-FORMAT_VERSION = 1
-RANK = {"frames": 2, "queries": 2, "grid": 4, "objects": 3, "boxes": 2}
-TENSORS = tuple(RANK)
-PER_ROW = ("frames", "grid", "objects")
-KINDS = {
-    "name": str,
-    "content_hash": str,
-    "tensors": dict,
-    "videos": list,
-    "queries": list,
-    "tracks": dict,
-    "dims": dict,
-    "backbone": dict,
-    "text": dict,
-    "extra": dict,
-    "units": dict,
-}
-"""What kind of JSON each part of a manifest is."""
-"""Tensors with one entry for every feature row."""
+from strong_envs.features.errors import DataError
+from strong_envs.features.store.manifest import FORMAT, FORMAT_VERSION, check_manifest
+from strong_envs.features.store.tensor_file import Rows, map_tensor, sha256, write_tensor
 
 
 @dataclass(frozen=True)
 class StoredVideo:
-    """A video of a store: ``n_frames`` feature rows over ``duration`` seconds; ``path`` leads to its pixels, if any."""
+    """A video of a store: ``n_frames`` feature rows over ``duration`` seconds; ``path`` is its video file, if any."""
 
     id: str
     duration: float
@@ -65,7 +44,7 @@ class StoredVideo:
 
 
 class FeatureStore:
-    """An opened store. Tensors are read when asked for; the manifest has been checked against the files' headers.
+    """An opened store. Tensors are read when used; the manifest has been checked against the files' headers.
 
     Attributes: ``path``, ``manifest`` (dict), ``videos`` (list of `StoredVideo`), ``queries`` (list of `Query`),
     ``tracks`` (dict of track id to the (first, last) rows of the boxes tensor).
@@ -103,6 +82,7 @@ class FeatureStore:
 
     @property
     def name(self) -> str:
+        """Name of the store."""
         return self.manifest["name"]
 
     @property
@@ -164,38 +144,90 @@ class FeatureStore:
             raise DataError(f"store {self.name!r} has no {tensor}; it has {sorted(self.manifest['tensors'])}")
 
 
-def write_store(
-    path: str | os.PathLike,
-    *,
-    name: str,
-    videos: list[StoredVideo],
-    queries: list[Query],
-    frames: Rows,
-    query_vectors: np.ndarray,
-    grid: Rows | None = None,
-    objects: Rows | None = None,
-    boxes: dict[str, np.ndarray] | None = None,
-    fps: float | None = None,
-    backbone: dict | None = None,
-    text: dict | None = None,
-    extra: dict | None = None,
-    overwrite: bool = False,
-) -> FeatureStore:
-    """Write a store and open it. The folder appears complete or not at all.
+@dataclass(frozen=True)
+class StoreContents:
+    """Everything that a store holds.
 
-    Tensors may be arrays, memory maps, or `features.store.tensor_file.RowBlocks`, whose blocks are taken one at a
-    time: each
-    is checked, hashed and written in one pass, and never held as a whole.
+    Tensors may be arrays, memory maps, or `strong_envs.features.store.tensor_file.RowBlocks`, whose blocks are taken
+    one at a time.
 
-    Args:
-        path: folder to create; it must not exist unless ``overwrite``.
+    Attributes:
+        name: of the store.
+        videos: in the order in which their rows are packed.
+        queries: in the order of their vectors.
         frames: (N, D) float16 or float32, packed in the order of ``videos``.
         query_vectors: (S, Dq) float32, in the order of ``queries``.
         grid: (N, h, w, C) float16 or float32, or None.
         objects: (N, K, C) float16 or float32 detector features, or None; a row of zeros stands for "no object".
         boxes: track id to (n_frames, 4) float32 normalised corners; ``query.extra["track"]`` names a query's track.
-        fps: feature rows per second where all videos share it (None where they differ).
-        backbone, text, extra: JSON-ready descriptions of what made the features, the vectors, and anything else.
+        fps: feature rows per second where all videos share it, else None.
+        backbone: JSON-ready description of what made the features.
+        text: JSON-ready description of what made the query vectors.
+        extra: anything else, JSON-ready.
+    """
+
+    name: str
+    videos: list[StoredVideo]
+    queries: list[Query]
+    frames: Rows
+    query_vectors: np.ndarray
+    grid: Rows | None = None
+    objects: Rows | None = None
+    boxes: dict[str, np.ndarray] | None = None
+    fps: float | None = None
+    backbone: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Rows]:
+        """The tensors by the name of their file; the boxes of all tracks are one tensor."""
+        boxes = [np.asarray(rows, np.float32) for rows in (self.boxes or {}).values()]
+        given: dict[str, Rows | None] = {
+            "frames": self.frames,
+            "queries": self.query_vectors,
+            "grid": self.grid,
+            "objects": self.objects,
+            "boxes": np.concatenate(boxes) if boxes else None,
+        }
+        return {name: rows for name, rows in given.items() if rows is not None}
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest but for the entries of the tensors and the content hash."""
+        tracks, row = {}, 0
+        for track, rows in (self.boxes or {}).items():
+            tracks[track] = [row, row + len(rows)]
+            row += len(rows)
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "name": self.name,
+            "fps": self.fps,
+            "units": {"duration": "seconds", "windows": "seconds", "boxes": "normalised corners x1 y1 x2 y2"},
+            "dims": {
+                "frame": int(self.frames.shape[1]) if self.frames.ndim == 2 else None,
+                "query": int(self.query_vectors.shape[1]) if self.query_vectors.ndim == 2 else None,
+                "grid": None if self.grid is None else [int(x) for x in self.grid.shape[1:]],
+                "objects": None if self.objects is None else [int(x) for x in self.objects.shape[1:]],
+            },
+            "backbone": self.backbone,
+            "text": self.text,
+            "extra": self.extra,
+            "videos": [asdict(v) for v in self.videos],
+            "queries": [{**asdict(q), "windows": [list(w) for w in q.windows]} for q in self.queries],
+            "tracks": tracks,
+            "tensors": {},
+        }
+
+
+def write_store(path: str | os.PathLike, contents: StoreContents, *, overwrite: bool = False) -> FeatureStore:
+    """Write a store and open it. The folder appears complete or not at all.
+
+    Every tensor is checked, hashed and written in one pass, and never held as a whole.
+
+    Args:
+        path: folder to create; it must not exist unless ``overwrite``.
+        contents: what to write.
+        overwrite: replace what is at ``path``.
 
     Raises:
         DataError: shapes that do not fit each other, values that are not finite, queries of unknown videos or tracks.
@@ -203,40 +235,12 @@ def write_store(
     target = Path(path)
     if target.exists() and not overwrite:
         raise DataError(f"{str(target)!r} exists; choose another path or pass overwrite=True")
-    tensors: dict[str, Rows] = {"frames": frames, "queries": query_vectors}
-    tensors |= {key: value for key, value in (("grid", grid), ("objects", objects)) if value is not None}
-    tracks: dict[str, tuple[int, int]] = {}
-    if boxes:
-        row = 0
-        for track, rows in boxes.items():
-            tracks[track] = (row, row + len(rows))
-            row += len(rows)
-        tensors["boxes"] = np.concatenate([np.asarray(b, np.float32) for b in boxes.values()])
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "name": name,
-        "fps": fps,
-        "units": {"duration": "seconds", "windows": "seconds", "boxes": "normalised corners x1 y1 x2 y2"},
-        "dims": {
-            "frame": int(frames.shape[1]) if frames.ndim == 2 else None,
-            "query": int(query_vectors.shape[1]) if query_vectors.ndim == 2 else None,
-            "grid": None if grid is None else [int(x) for x in grid.shape[1:]],
-            "objects": None if objects is None else [int(x) for x in objects.shape[1:]],
-        },
-        "backbone": backbone or {},
-        "text": text or {},
-        "extra": extra or {},
-        "videos": [asdict(v) for v in videos],
-        "queries": [{**asdict(q), "windows": [list(w) for w in q.windows]} for q in queries],
-        "tracks": {k: list(v) for k, v in tracks.items()},
-        "tensors": {},
-    }
+    manifest = contents.manifest()
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         digest = hashlib.sha256()
-        for key, value in tensors.items():
+        for key, value in contents.tensors().items():
             entry = manifest["tensors"][key] = write_tensor(staging / f"{key}.safetensors", key, value)
             digest.update(entry["sha256"].encode())
         records = {k: manifest[k] for k in ("videos", "queries", "tracks")}
@@ -252,97 +256,6 @@ def write_store(
     return FeatureStore.open(target)
 
 
-def check_manifest(folder: Path, manifest: dict) -> None:
-    """Check a manifest against the tensors' headers (no tensor is read). Raises `DataError`."""
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DataError(f"{folder}/manifest.json does not describe a {FORMAT}")
-    if manifest["version"] != FORMAT_VERSION:
-        raise DataError(f"store version {manifest['version']!r} is not supported; this release reads {FORMAT_VERSION}")
-    _check_kinds(folder, manifest)
-    tensors = manifest["tensors"]
-    unknown = set(tensors) - set(TENSORS)
-    if unknown or not {"frames", "queries"} <= set(tensors):
-        raise DataError(f"a store holds {TENSORS} (the first two always), the manifest lists {sorted(tensors)}")
-    for key, entry in tensors.items():
-        shape, dtype = read_header(folder / f"{key}.safetensors", key)
-        if list(shape) != list(entry["shape"]) or dtype != entry["dtype"]:
-            raise DataError(
-                f"{key}.safetensors holds {dtype} {list(shape)}, the manifest says {entry['dtype']} {entry['shape']}"
-            )
-        if math.prod(shape) == 0:
-            raise DataError(f"{key} is empty: shape {list(shape)}")
-    for key, entry in tensors.items():
-        if len(entry["shape"]) != RANK[key]:
-            raise DataError(f"{key} must have {RANK[key]} dimensions, it has shape {entry['shape']}")
-    videos = {v["id"]: v for v in manifest["videos"]}
-    if len(videos) != len(manifest["videos"]):
-        raise DataError("the manifest lists a video id twice")
-    rows = sum(int(v["n_frames"]) for v in videos.values())
-    for key in PER_ROW:
-        if key in tensors and tensors[key]["shape"][0] != rows:
-            raise DataError(f"{key} has {tensors[key]['shape'][0]} rows, the videos add up to {rows}")
-    for video in videos.values():
-        if int(video["n_frames"]) < 1 or not (math.isfinite(video["duration"]) and video["duration"] > 0):
-            raise DataError(f"video {video['id']!r} has {video['n_frames']} rows over {video['duration']} s")
-    if tensors["queries"]["shape"][0] != len(manifest["queries"]):
-        raise DataError(f"{tensors['queries']['shape'][0]} query vectors for {len(manifest['queries'])} queries")
-    tracks = manifest.get("tracks", {})
-    for query in manifest["queries"]:
-        _check_query(query, videos, tracks, tensors)
-
-
-def _check_kinds(folder: Path, manifest: dict) -> None:
-    """Refuse a manifest in which a field that somebody reads later is of another kind than `write_store` writes."""
-
-    def pair(value: Any) -> bool:
-        return isinstance(value, list) and len(value) == 2 and all(_number(x) for x in value)
-
-    def require(holds: bool, field: str, value: Any) -> None:
-        if not holds:
-            raise DataError(f"{folder}/manifest.json misstates {field}: {str(value)[:80]!r}")
-
-    for key, kind in KINDS.items():
-        require(isinstance(manifest[key], kind), key, manifest[key])
-    require(manifest.get("fps") is None or _number(manifest["fps"]), "fps", manifest.get("fps"))
-    for key, entry in manifest["tensors"].items():
-        require(isinstance(entry["sha256"], str), f"the hash of {key}", entry["sha256"])
-        require(pair(entry["range"]), f"the range of {key}", entry["range"])
-    for video in manifest["videos"]:
-        require(isinstance(video["id"], str), "the id of a video", video["id"])
-        fits = type(video["n_frames"]) is int and _number(video["duration"])
-        require(fits, f"the length of video {video['id']!r}", (video["n_frames"], video["duration"]))
-    for query in manifest["queries"]:
-        texts = [query["qid"], query["video"], query["text"], query.get("split", "")]
-        require(all(isinstance(x, str) for x in texts), "a query", texts)
-        require(all(pair(window) for window in query["windows"]), "the windows of a query", query["windows"])
-        require(isinstance(query.get("extra", {}), dict), "extra of a query", query.get("extra"))
-    for name, rows in manifest.get("tracks", {}).items():
-        require(pair(rows) and all(type(x) is int for x in rows), f"track {name!r}", rows)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_query(query: dict, videos: dict, tracks: dict, tensors: dict) -> None:
-    where = f"query {query['qid']!r}"
-    if query["video"] not in videos:
-        raise DataError(f"{where} names the unknown video {query['video']!r}{nearest(query['video'], videos)}")
-    video = videos[query["video"]]
-    if not query["windows"]:
-        raise DataError(f"{where} has no window")
-    for start, end in query["windows"]:
-        if not 0 <= start < end <= video["duration"] + 1e-6:
-            raise DataError(f"{where} has the window [{start}, {end}] in a video of {video['duration']} s")
-    track = (query.get("extra") or {}).get("track")
-    if track is not None:
-        if track not in tracks:
-            raise DataError(f"{where} names the unknown track {track!r}")
-        first, last = tracks[track]
-        if last - first != int(video["n_frames"]) or not 0 <= first < last <= tensors["boxes"]["shape"][0]:
-            raise DataError(f"track {track!r} has {last - first} boxes, its video {video['n_frames']} rows")
-
-
 def _move_into_place(staging: Path, target: Path, overwrite: bool) -> None:
     """Rename, so that a reader sees the old store or the new one, never a mixture; the old one goes last."""
     if not target.exists():
@@ -353,7 +266,7 @@ def _move_into_place(staging: Path, target: Path, overwrite: bool) -> None:
             if not target.exists():
                 raise
     if not overwrite:
-        raise DataError(f"{str(target)!r} was created by somebody else meanwhile; nothing was overwritten")
+        raise DataError(f"{str(target)!r} was created by another process meanwhile; nothing was overwritten")
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
     os.rename(target, old / "store")
     os.rename(staging, target)

@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 
 from strong_envs.features.datasets.types import Query, Report
-from strong_envs.features.store.store import PER_ROW, FeatureStore, StoredVideo
+from strong_envs.features.store.manifest import PER_ROW
+from strong_envs.features.store.store import FeatureStore, StoredVideo
 
 
 class StoreView(FeatureStore):

@@ -21,7 +21,7 @@ from strong_envs.features.errors import DataError
 DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64"}
 CODES = {name: code for code, name in DTYPES.items()}
 BLOCK_BYTES = 1 << 26
-"""Most bytes of a tensor that are looked at together (64 MiB); a single longer row is a block of its own."""
+"""Most bytes of a tensor that are processed together (64 MiB); a single longer row is a block of its own."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class RowBlocks:
 
     @property
     def ndim(self) -> int:
+        """Number of dimensions."""
         return len(self.shape)
 
     def __len__(self) -> int:
@@ -164,7 +165,7 @@ def read_header(file: Path, name: str) -> tuple[tuple[int, ...], str]:
 
 
 def map_tensor(file: Path, name: str) -> np.memmap:
-    """The tensor of a file as a read-only memory map: no number is read until it is looked at.
+    """The tensor of a file as a read-only memory map: numbers are read when they are used.
 
     Raises:
         DataError: `read_header`'s, or a dtype that NumPy cannot map.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from strong_envs.core.spans import Array, _xp
+from strong_envs.core.elementwise import Array, maximum, minimum, namespace
 
 STOP = 8
 MOVE_NAMES = ("left", "right", "up", "down", "bigger", "smaller", "taller", "fatter", "stop")
@@ -45,7 +45,7 @@ def move_table(z_s: float = 10.0, box_moves: str = "paper") -> np.ndarray:
 
 def corners(box: Array) -> Array:
     """(..., 4) centre and size to (..., 4) corners x1, y1, x2, y2."""
-    xp = _xp(box)
+    xp = namespace(box)
     half = box[..., 2:] / 2
     parts = (box[..., :2] - half, box[..., :2] + half)
     return torch.cat(parts, -1) if xp is torch else np.concatenate(parts, -1)
@@ -53,7 +53,7 @@ def corners(box: Array) -> Array:
 
 def from_corners(edges: Array) -> Array:
     """(..., 4) corners to (..., 4) centre and size."""
-    xp = _xp(edges)
+    xp = namespace(edges)
     parts = ((edges[..., :2] + edges[..., 2:]) / 2, edges[..., 2:] - edges[..., :2])
     return torch.cat(parts, -1) if xp is torch else np.concatenate(parts, -1)
 
@@ -65,14 +65,14 @@ def move(box: Array, action: Array, table: Array, min_size: float = MIN_SIZE) ->
     shift keeps the size instead: it goes as far as the frame allows. A move is invalid when nothing changes or a side
     would fall below ``min_size``.
     """
-    xp = _xp(box)
+    xp = namespace(box)
     edges, change = corners(box), table[action]
     low, high = edges[:, :2], edges[:, 2:]
     delta_low, delta_high = change[:, :2], change[:, 2:]
     shift = delta_low == delta_high
-    room = xp.minimum(xp.maximum(delta_low, -low), 1 - high)
-    new_low = xp.where(shift, low + room, xp.maximum(low + delta_low, 0 * low))
-    new_high = xp.where(shift, high + room, xp.minimum(high + delta_high, 0 * high + 1))
+    room = minimum(maximum(delta_low, -low), 1 - high)
+    new_low = xp.where(shift, low + room, maximum(low + delta_low, 0.0))
+    new_high = xp.where(shift, high + room, minimum(high + delta_high, 1.0))
     size = new_high - new_low
     shrinks = delta_high < delta_low
     too_small = ((size < min_size - 1e-9) & shrinks).any(-1)
@@ -82,25 +82,25 @@ def move(box: Array, action: Array, table: Array, min_size: float = MIN_SIZE) ->
     return xp.where(valid[:, None], moved, box), valid
 
 
+def areas(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """Areas of the intersection, of ``a`` and of ``b``, two sets of corners (..., 4): three (...,), NaN for NaN boxes."""
+    side = maximum(minimum(a[..., 2:], b[..., 2:]) - maximum(a[..., :2], b[..., :2]), 0.0)
+    size_a, size_b = a[..., 2:] - a[..., :2], b[..., 2:] - b[..., :2]
+    return side[..., 0] * side[..., 1], size_a[..., 0] * size_a[..., 1], size_b[..., 0] * size_b[..., 1]
+
+
 def box_iou(a: Array, b: Array) -> Array:
     """IoU of two sets of boxes given as corners, (..., 4) and (..., 4) to (...,). NaN boxes give 0."""
-    xp = _xp(a)
-    low, high = xp.maximum(a[..., :2], b[..., :2]), xp.minimum(a[..., 2:], b[..., 2:])
-    side = xp.where(high > low, high - low, 0.0)
-    inter = side[..., 0] * side[..., 1]
-    area = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1]) + (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
-    iou = inter / xp.maximum(area - inter, 0 * inter + 1e-12)
-    return xp.where(iou == iou, iou, 0.0)
+    inter, area_a, area_b = areas(a, b)
+    iou = inter / maximum(area_a + area_b - inter, 1e-12)
+    return namespace(iou).where(iou == iou, iou, 0.0)
 
 
 def coverage(box: Array, truth: Array) -> Array:
     """Share of the true box that lies inside ``box``, both as corners: (..., 4), (..., 4) to (...,). NaN gives 0."""
-    xp = _xp(box)
-    low, high = xp.maximum(box[..., :2], truth[..., :2]), xp.minimum(box[..., 2:], truth[..., 2:])
-    side = xp.where(high > low, high - low, 0.0)
-    area = (truth[..., 2] - truth[..., 0]) * (truth[..., 3] - truth[..., 1])
-    share = side[..., 0] * side[..., 1] / xp.maximum(area, 0 * area + 1e-12)
-    return xp.where(share == share, share, 0.0)
+    inter, _, area = areas(box, truth)
+    share = inter / maximum(area, 1e-12)
+    return namespace(share).where(share == share, share, 0.0)
 
 
 def distance_iou(a: Array, b: Array) -> Array:
@@ -108,7 +108,6 @@ def distance_iou(a: Array, b: Array) -> Array:
 
     Corners (..., 4) and (..., 4) to (...,) in [-1, 1]. Unlike the IoU it says which of two disjoint boxes is nearer.
     """
-    xp = _xp(a)
     gap = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2) ** 2
-    hull = (xp.maximum(a[..., 2:], b[..., 2:]) - xp.minimum(a[..., :2], b[..., :2])) ** 2
-    return box_iou(a, b) - gap.sum(-1) / xp.maximum(hull.sum(-1), 0 * hull.sum(-1) + 1e-12)
+    hull = (maximum(a[..., 2:], b[..., 2:]) - minimum(a[..., :2], b[..., :2])) ** 2
+    return box_iou(a, b) - gap.sum(-1) / maximum(hull.sum(-1), 1e-12)

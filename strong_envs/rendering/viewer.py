@@ -10,18 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
-
-if TYPE_CHECKING:
-    from strong_envs.spatial.env import SpatialTrackEnv
-    from strong_envs.temporal.env import TemporalMomentEnv
-    from strong_envs.temporal.one_shot import TemporalOneShotEnv
 
 WIDTH, HEIGHT = 480, 360
 TRUE_COLOUR, CHOSEN_COLOUR = (60, 180, 75), (245, 150, 40)
@@ -178,75 +173,6 @@ def display_problem() -> str | None:
         said = [line for line in tried.stderr.splitlines() if line.strip()]
         return f"OpenCV cannot open a window ({said[0] if said else f'exit status {tried.returncode}'})"
     return None
-
-
-def temporal_picture(viewer: Viewer, env: TemporalMomentEnv) -> np.ndarray:
-    """What `TemporalMomentEnv.render` returns: first, middle and last frame of the window over the time bar."""
-    task, bank = env.task, env.bank
-    sample = int(env.sample)
-    first, last = (int(x[0, 0]) for x in task.windows(env.sample, env.start, env.end))
-    rows = [first, (first + last - 1) // 2, last - 1]
-    boxes: list[Any] = []
-    if task.local.boxes is not None:
-        base = int(task.local.rows[sample])
-        boxes = [task.local.boxes[base + row].tolist() for row in rows]
-    elif task.local.source == "initial":
-        from strong_envs.core.boxes import INITIAL_BOX, corners
-
-        boxes = [corners(torch.tensor([INITIAL_BOX]))[0].tolist()] * len(rows)
-    seconds = float(bank.duration[bank.video[sample]]) / int(task.n_frames[sample])
-    tiou = float(task.iou(env.sample, env.start, env.end, "clamped"))
-    names = ("first", "middle", "last")
-    return viewer.draw(
-        Shot(
-            sample,
-            rows,
-            env.path[-1],
-            boxes,
-            [f"{name} {(row + 0.5) * seconds:.1f} s" for name, row in zip(names, rows, strict=True)],
-            footer=f"step {int(env.t)}   reward {env.last_reward:+.2f}   tIoU {tiou:.2f}",
-        )
-    )
-
-
-def spatial_picture(viewer: Viewer, env: SpatialTrackEnv) -> np.ndarray:
-    """What `SpatialTrackEnv.render` returns: the frame last acted on, with the tracked and the true box."""
-    walk, bank = env.walk, env.bank
-    sample = int(walk.sample)
-    frame, box = env.path[-1] if env.path else (int(walk.frame), None)
-    if box is None:
-        from strong_envs.core.boxes import corners
-
-        box = corners(walk.placed)[0].tolist()
-    duration = float(bank.duration[bank.video[sample]])
-    second = (frame + 0.5) * duration / int(env.task.temporal.n_frames[sample])
-    start, end = env.task.temporal.to_seconds(walk.sample, walk.start, walk.end)[0].tolist()
-    footer = f"frame {frame}   reward {env.last_reward:+.0f}"
-    if bank.has_boxes:
-        from strong_envs.core.boxes import box_iou
-
-        true = bank.true_box(walk.sample, torch.tensor([frame], device=bank.device))
-        footer += f"   box IoU {float(box_iou(torch.tensor([box]), true.cpu().to(torch.float64))):.2f}"
-    return viewer.draw(Shot(sample, [frame], (start, end), [box], cursor=second, footer=footer))
-
-
-def one_shot_picture(viewer: Viewer, env: TemporalOneShotEnv) -> np.ndarray:
-    """What `TemporalOneShotEnv.render` returns: frames of the named window, or of the whole video before the action."""
-    info, bank = env.last_info, env.bank
-    sample = info["sample"]
-    count = int(env.task.n_frames[sample])
-    seconds = float(bank.duration[bank.video[sample]]) / count
-    start, end = info["span"] or (0.0, count * seconds)
-    rows = [min(max(int(second / seconds), 0), count - 1) for second in (start, (start + end) / 2, end - seconds / 2)]
-    return viewer.draw(
-        Shot(
-            sample,
-            rows,
-            info["span"],
-            captions=[f"{(row + 0.5) * seconds:.1f} s" for row in rows],
-            footer=f"reward {env.last_reward:.2f}" if info["span"] else "before the answer",
-        )
-    )
 
 
 def wrap(text: str, width: int) -> list[str]:

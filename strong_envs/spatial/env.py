@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from strong_envs.core import boxes
 from strong_envs.core.observations import split_options
-from strong_envs.core.rewards import FROM_CRITIC
+from strong_envs.core.rewards import critic_rewards
 from strong_envs.core.sampling import draw, key_from
 from strong_envs.core.validation import check_table, refuse_unknown
 from strong_envs.core.vector_env import IndexVectorEnv, refuse_render_mode
@@ -31,6 +31,9 @@ from strong_envs.spatial.task import (
 )
 from strong_envs.temporal.task import CONFIG_NAMES as TEMPORAL_NAMES
 from strong_envs.temporal.task import TemporalTask, check_spans, make_task
+
+if TYPE_CHECKING:
+    from strong_envs.rendering.viewer import Shot
 
 INDEX = ("sample", "first", "last", "frame", "box")
 ENV_ARGUMENTS = ("critic", "attention_box", "flatten", "observation", "render_mode")
@@ -49,7 +52,7 @@ def make_spatial_task(
     unknown = [name for name in arguments if name not in TASK_ARGUMENTS]
     refuse_unknown(unknown, (*TASK_ARGUMENTS, *CONFIG_NAMES, *ENV_ARGUMENTS))
     task = temporal if temporal is not None else make_task(features, **arguments)
-    if (critic is None or critic == "reference") and config.reward in FROM_CRITIC:
+    if (critic is None or critic == "reference") and config.reward in critic_rewards():
         from strong_envs.spatial.reference_critic import find_reference_critic
 
         critic = find_reference_critic(task)
@@ -116,6 +119,13 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         self.choose_window: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
         self._invalid = self._none
 
+    @property
+    def track(self) -> TrackState:
+        """The state of all episodes."""
+        if self.walk is None:
+            raise gym.error.ResetNeeded("call reset() first")
+        return self.walk
+
     def _read(self, options: dict, sample: Tensor, mask: Tensor) -> dict:
         if "span" in options:
             options["span"] = check_spans(self.task.temporal, sample, options["span"], mask)
@@ -150,8 +160,8 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         self._invalid = self._invalid & ~mask
 
     def snapshot(self) -> dict[str, Tensor]:
-        parts = self.walk._asdict()
-        if self.task.config.reward not in FROM_CRITIC:
+        parts = self.track._asdict()
+        if not self.task.needs_critic:
             # Only a critic's rewards read the sums, and on real features they are hundreds of megabytes.
             del parts["sums"]
         return super().snapshot() | {f"walk.{name}": part.clone() for name, part in parts.items()}
@@ -171,13 +181,13 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         self.walk = TrackState(**parts)
 
     def _advance(self, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        walk, reward, terminated, valid = self.task.step(self.walk, action)
+        walk, reward, terminated, valid = self.task.step(self.track, action)
         self.walk = walk
         self._invalid = ~valid & active
         return reward, terminated, self._none
 
     def state(self) -> dict[str, Tensor]:
-        return {name: getattr(self.walk, name) for name in INDEX}
+        return {name: getattr(self.track, name) for name in INDEX}
 
     def action_rewards(self, state: dict[str, Tensor], gain: float = 0.0) -> Tensor:
         """What a step pays for every action in stored states, (B, A) float32; see `SpatialTask.action_rewards`."""
@@ -188,7 +198,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         return self.task.observe_index(**{name: state[name] for name in INDEX})
 
     def _info(self) -> dict[str, Tensor]:
-        walk, bank = self.walk, self.bank
+        walk, bank = self.track, self.bank
         corners = boxes.corners(walk.placed)
         info = {
             "box": corners,
@@ -331,7 +341,7 @@ class SpatialTrackEnv(gym.Env):
             raise gym.error.ResetNeeded("call reset() before step(), and after an episode has ended")
         if not self.action_space.contains(action):
             raise DataError(f"action must be an integer in [0, {self.action_space.n}), got {action!r}")
-        frame = int(self._one.walk.frame)
+        frame = int(self._one.track.frame)
         observation, reward, terminated, truncated, info = self._one.step(np.array([int(action)]))
         self.last_reward = float(reward[0])
         self.path.append((frame, info["box"][0].tolist()))
@@ -341,7 +351,7 @@ class SpatialTrackEnv(gym.Env):
 
     def render(self) -> np.ndarray | None:
         """The current frame with the tracked box (and the true one), the query, reward and step."""
-        from strong_envs.rendering.viewer import Viewer, spatial_picture
+        from strong_envs.rendering.viewer import Viewer
 
         if self.render_mode is None:
             gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
@@ -350,7 +360,7 @@ class SpatialTrackEnv(gym.Env):
             raise gym.error.ResetNeeded("call reset() before render()")
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
-        picture = spatial_picture(self._viewer, self)
+        picture = self._viewer.draw(self._shot())
         return self._viewer.show(picture, self.metadata["render_fps"]) if self.render_mode == "human" else picture
 
     def close(self) -> None:
@@ -358,6 +368,21 @@ class SpatialTrackEnv(gym.Env):
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
+
+    def _shot(self) -> Shot:
+        """The picture to draw: the frame last acted on, with the tracked and the true box."""
+        from strong_envs.rendering.viewer import Shot
+
+        walk, bank = self._one.track, self.bank
+        sample = int(walk.sample)
+        frame, box = self.path[-1] if self.path else (int(walk.frame), boxes.corners(walk.placed)[0].tolist())
+        second = (frame + 0.5) * float(bank.duration[bank.video[sample]]) / int(self.task.temporal.n_frames[sample])
+        start, end = self.task.temporal.to_seconds(walk.sample, walk.start, walk.end)[0].tolist()
+        footer = f"frame {frame}   reward {self.last_reward:+.0f}"
+        if bank.has_boxes:
+            true = bank.true_box(walk.sample, torch.tensor([frame], device=bank.device)).cpu().to(torch.float64)
+            footer += f"   box IoU {float(boxes.box_iou(torch.tensor([box]), true)):.2f}"
+        return Shot(sample, [frame], (start, end), [box], cursor=second, footer=footer)
 
     @property
     def walk(self) -> TrackState | None:

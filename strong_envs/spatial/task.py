@@ -56,7 +56,7 @@ class SpatialConfig:
 
     def __post_init__(self) -> None:
         choices = (
-            ("reward", rewards.SPATIAL_REWARDS),
+            ("reward", tuple(rewards.SPATIAL_REWARDS)),
             ("box_moves", boxes.BOX_MOVES),
             ("window", WINDOWS),
             ("inheritance", INHERITANCE),
@@ -133,11 +133,14 @@ class SpatialTask:
         self.temporal, self.config, self.critic, self.bank = temporal, config, critic, temporal.bank
         if temporal.local.levels != (1,):
             raise DataError("the spatial level compares box means; build the temporal level with spp_levels=(1,)")
-        if config.reward == "box_iou" and not self.bank.has_boxes:
-            raise DataError(f"reward='box_iou' needs a true box track for every query; {self.bank.name!r} lacks them")
-        if config.reward == "attention_box" and attention_box is None:
+        self.reward = rewards.find_spatial_reward(config.reward)
+        if self.reward.source == "true_box" and not self.bank.has_boxes:
             raise DataError(
-                "reward='attention_box' follows where the temporal level looks: pass "
+                f"reward={config.reward!r} needs a true box track for every query; {self.bank.name!r} lacks them"
+            )
+        if self.reward.source == "attention_box" and attention_box is None:
+            raise DataError(
+                f"reward={config.reward!r} follows where the temporal level looks: pass "
                 "attention_box=callable(samples, frames)"
             )
         if not (config.appearance or config.surroundings or attention_box is not None):
@@ -148,7 +151,7 @@ class SpatialTask:
         for name, given in (("critic", critic), ("attention_box", attention_box)):
             if given is not None and not callable(given):
                 raise DataError(f"{name} must be callable, got {given!r}")
-        if config.reward in rewards.FROM_CRITIC and critic is None:
+        if self.needs_critic and critic is None:
             raise DataError(
                 f"reward={config.reward!r} compares Q-values and there is no critic for {self.bank.name!r}: pass "
                 "critic=callable(observation) -> (B, A) Q-values, or wrap both levels in SpatioTemporalCoupling, "
@@ -159,7 +162,13 @@ class SpatialTask:
 
     @property
     def n_actions(self) -> int:
+        """Number of moves."""
         return len(self.table)
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether the reward compares Q-values."""
+        return self.reward.source == "critic"
 
     def random_states(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """States drawn uniformly, sample, frame and box, in windows of whole videos; sides are at least a tenth."""
@@ -212,12 +221,12 @@ class SpatialTask:
         # An episode that has ended and waits for its reset stays in its last frame.
         walk = walk._replace(frame=self._current(walk))
         box, valid = boxes.move(walk.box, action, self.table)
-        if config.same_action and config.reward == "q_value":
+        if config.same_action:
             with_update, without = self._same_action_values(walk, box)
             score = with_update
         else:
             # A box is judged by its own frame, so the one before must be looked at again there.
-            without = walk.score if config.reward in rewards.FROM_CRITIC else self.score(walk, walk.box)
+            without = walk.score if self.needs_critic else self.score(walk, walk.box)
             score = with_update = self.score(walk, box)
         reward = rewards.compare(with_update, without, config.tie_tolerance)
         frame_action = walk.frame_action + 1
@@ -241,28 +250,27 @@ class SpatialTask:
 
     def score(self, walk: TrackState, box: Tensor) -> Tensor:
         """What the reward compares, if ``box`` were inherited from the current frame on: (B,) float64."""
-        if self.config.reward not in rewards.FROM_CRITIC:
+        if not self.needs_critic:
             return self.frame_score(walk.sample, self._current(walk), box)
-        q = self.q_values(walk, box)
-        known = None
-        if self.config.reward != "q_value":
-            known = self.temporal.move_rewards(walk.sample, walk.start, walk.end)
-        return rewards.q_score(q, known, self.config.reward).to(torch.float64)
+        q, signs = self.q_values(walk, box), None
+        if self.reward.temporal_truth:
+            signs = self.temporal.move_rewards(walk.sample, walk.start, walk.end)
+        return self.reward(q, signs).to(torch.float64)
 
     def frame_score(self, sample: Tensor, frame: Tensor, box: Tensor) -> Tensor:
         """How good boxes are in their frames, by the rewards that look at one frame: (B,) or (B, P) float64.
 
-        ``box`` is (B, 4) or (B, P, 4). ``box_iou`` is the IoU with the true box; ``attention_box`` the distance-IoU
-        with the box
-        of the frame attention, which also tells two boxes apart that both miss it.
+        ``box`` is (B, 4) or (B, P, 4), centre and size; it is compared with the true box of the frame or with that of
+        the frame attention, as the ``source`` of the reward says.
         """
         edges = boxes.corners(box)
-        if self.config.reward == "box_iou":
-            wanted, measure = self.bank.true_box(sample, frame), boxes.box_iou
+        if self.reward.source == "true_box":
+            wanted = self.bank.true_box(sample, frame)
         else:
-            wanted, measure = self.attention_box(sample, frame), boxes.distance_iou
+            assert self.attention_box is not None
+            wanted = self.attention_box(sample, frame)
         wanted = wanted.to(torch.float64)
-        return measure(edges, wanted if box.ndim == 2 else wanted[:, None].expand_as(edges))
+        return self.reward(edges, wanted if box.ndim == 2 else wanted[:, None].expand_as(edges)).to(torch.float64)
 
     def action_rewards(self, sample: Tensor, frame: Tensor, box: Tensor, gain: float = 0.0) -> Tensor:
         """What a step pays for every action in stored states, (B, A) float32; for the rewards that look at one frame.
@@ -273,7 +281,7 @@ class SpatialTask:
         Raises:
             DataError: a reward that compares Q-values, which takes the boxes of a whole window and not of one frame.
         """
-        if self.config.reward in rewards.FROM_CRITIC:
+        if self.needs_critic:
             raise DataError(
                 f"reward={self.config.reward!r} is known for the move that was made only; train with feedback='taken'"
             )

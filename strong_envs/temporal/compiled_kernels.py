@@ -1,30 +1,32 @@
-"""The temporal level on a CPU: one episode in plain Python numbers, and, with numba, all episodes in one compiled call.
+"""The step of all episodes of a batch in one call, which numba compiles (extra ``fast``), and observations in rows.
 
-The functions below are ordinary Python. `kernels` has the same functions compiled by numba (extra ``fast``), so
-the scalar environment and the compiled vector environment share one source. Python floats are IEEE doubles like
-torch's float64, hence integers, flags and rewards equal the torch path to the last bit; means over windows agree to
-1e-5. Nothing here is needed: without numba, on a device, or with ``STRONG_ENVS_COMPILED=0``, torch does the work.
+The dynamics are those of `strong_envs.core.spans`, `strong_envs.temporal.dynamics` and `strong_envs.core.rewards`:
+`kernels` compiles the same functions with the numbers of one episode in place of tensors. Rewards, flags and integers
+therefore equal those of the torch path to the last bit; means over windows agree to 1e-5. Nothing here is required:
+without numba, on a device, or with ``STRONG_ENVS_COMPILED=0``, torch does the work.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
 import os
 from functools import cache
 from types import FunctionType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from strong_envs.core import sampling
-from strong_envs.core.spans import IOU_KINDS, STOP
+from strong_envs.core import rewards
+from strong_envs.core.elementwise import maximum, minimum
+from strong_envs.core.rewards import TemporalReward
+from strong_envs.core.sampling import draw
+from strong_envs.core.spans import LEGACY, SIGNED, context_windows, frame_window, intersection, overlap, shifted
 from strong_envs.temporal.compiled_stores import LANES, intrinsics
-from strong_envs.temporal.task import INVALID
+from strong_envs.temporal.dynamics import outcome
 
-SIGNED, CLAMPED, LEGACY = range(len(IOU_KINDS))
-REFUSE, PENALTY, TERMINATE = range(len(INVALID))
 SAME_STEP, NEXT_STEP, DISABLED = range(3)
-GOLDEN, MIX1, MIX2 = sampling._GOLDEN, sampling._MIX1, sampling._MIX2
 
 # Rows of the state of all episodes. ``WAS`` rows hold the state reached by the last move, before an automatic reset.
 SAMPLE, T, WAS_SAMPLE, WAS_T, LENGTH, EPISODE, KEY = range(7)
@@ -43,81 +45,112 @@ PIECE = 256
 
 BAD_ACTION, HAS_ENDED = -1, -2
 
-# Known to compiled code only: plain Python never streams.
-stream_copy = stream_mean = stream_end = None
+# Known to compiled code only: the function of the reward, and stores that pass the caches.
+pay_one: Any = None
+stream_copy: Any = None
+stream_mean: Any = None
+stream_end: Any = None
 
 
-def move_one(start, end, shift_start, shift_end, total):
-    """`spans.move` of one span: start, end, valid."""
-    new_start, new_end = start + shift_start, end + shift_end
-    if new_start >= 0.0 and new_end <= total and new_start < new_end:
-        return new_start, new_end, True
-    return start, end, False
+class Rules(NamedTuple):
+    """What `step_all` reads beside the state: (A,) moves, (K, S) true windows in steps, scales, and the options.
+
+    ``seconds`` (S,) are those of a step, ``true_seconds`` (S, K, 2) the true windows. ``first`` (2,) is the initial
+    span, ``random`` draws one. ``kind`` is the IoU that is paid. ``full`` fills what ``info`` describes, ``index`` the
+    observation of states.
+    """
+
+    shift_start: np.ndarray
+    shift_end: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    seconds: np.ndarray
+    true_seconds: np.ndarray
+    first: np.ndarray
+    phi: float
+    total: float
+    penalty: float
+    ends: bool
+    kind: int
+    mode: int
+    max_steps: int
+    random: bool
+    full: bool
+    index: bool
 
 
-def ratio_one(start, end, low, high, kind):
-    """`spans.span_iou` with one true window; ``kind`` is an index into `IOU_KINDS`."""
-    inter = (high if high < end else end) - (low if low > start else start)
-    hull = (high if high > end else end) - (low if low < start else start)
-    if kind == CLAMPED:
-        inter = inter if inter > 0.0 else 0.0
-    elif kind == LEGACY:
-        inter = abs(inter)
-    return inter / hull
+class Tables(NamedTuple):
+    """What an observation is made of: vectors of queries (Q, Dq), frames of samples (S,), sums and means of windows.
+
+    ``reach`` (S,) are the frames of the context. ``prefix``, ``mean``, ``base`` and ``group`` are those of f_o, the
+    ``whole`` ones those of whole frames, see `WindowMeans`.
+    """
+
+    query: np.ndarray
+    n_frames: np.ndarray
+    reach: np.ndarray
+    prefix: np.ndarray
+    mean: np.ndarray
+    base: np.ndarray
+    group: np.ndarray
+    whole_prefix: np.ndarray
+    whole_mean: np.ndarray
+    whole_base: np.ndarray
+    whole_group: np.ndarray
+    total: float
+    context: bool
+    moment: bool
+    time: bool
+    max_steps: int
 
 
-def iou_one(start, end, truth, kind):
-    """`spans.span_iou` of one span; ``truth`` holds K pairs."""
-    return max([ratio_one(start, end, low, high, kind) for low, high in truth])
-
-
-def overlap_one(start, end, sample, low, high, kind):
+def overlap_one(start: float, end: float, sample: int, low: np.ndarray, high: np.ndarray, kind: int) -> float:
     """`spans.span_iou` of one span with the true windows ``low`` and ``high`` (K, S) of a sample."""
-    best = ratio_one(start, end, low[0, sample], high[0, sample], kind)
+    best = overlap(start, end, low[0, sample], high[0, sample], kind)
     for k in range(1, len(low)):
-        iou = ratio_one(start, end, low[k, sample], high[k, sample], kind)
-        best = iou if iou > best else best
+        best = maximum(best, overlap(start, end, low[k, sample], high[k, sample], kind))
     return best
 
 
-def frames_one(start, end, total, n_frames):
-    """`spans.frame_window` of one span: first frame (inclusive) and last (exclusive)."""
-    first = max(min(math.floor(start * n_frames / total), n_frames - 1), 0)
-    last = min(max(math.ceil(end * n_frames / total), first + 1), n_frames)
-    return first, last
+def nearest_one(start: float, end: float, sample: int, low: np.ndarray, high: np.ndarray) -> int:
+    """`spans.nearest_window` of one span among the true windows ``low`` and ``high`` (K, S) of a sample."""
+    best, nearest = overlap(start, end, low[0, sample], high[0, sample], SIGNED), 0
+    for k in range(1, len(low)):
+        iou = overlap(start, end, low[k, sample], high[k, sample], SIGNED)
+        if iou > best:
+            best, nearest = iou, k
+    return nearest
 
 
-def draw_one(key, counter, size):
-    """`sampling.draw` of one number, in int64 arithmetic that wraps (compiled code only)."""
-    z = key + (counter + 1) * GOLDEN
-    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * MIX1
-    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * MIX2
-    z = z ^ ((z >> 31) & ((1 << 33) - 1))
-    return ((z >> 16) & ((1 << 47) - 1)) % size
-
-
-def move_rows(a, b, action, shift_start, shift_end, start, end, total, new_start, new_end, refused):
-    """`spans.move` of the spans from a to b: writes the new ones and which moves were refused."""
+def move_rows(
+    a: int, b: int, action: np.ndarray, rules: Rules, start: np.ndarray, end: np.ndarray, new_start: np.ndarray,
+    new_end: np.ndarray, refused: np.ndarray,
+) -> None:  # fmt: skip
+    """`spans.shifted` of the spans from a to b: writes the new ones and which moves were refused."""
+    shift_start, shift_end, total = rules.shift_start, rules.shift_end, rules.total
     for i in range(a, b):
-        one, two = start[i] + shift_start[action[i]], end[i] + shift_end[action[i]]
-        valid = (one >= 0.0) & (two <= total) & (one < two)
-        new_start[i] = one if valid else start[i]
-        new_end[i] = two if valid else end[i]
+        one, two, _ = shifted(start[i], end[i], shift_start[action[i]], shift_end[action[i]], total)
+        new_start[i] = one
+        new_end[i] = two
+    # A loop of its own: numbers of one size are vectorised, flags among them are not.
     for i in range(a, b):
-        one, two = start[i] + shift_start[action[i]], end[i] + shift_end[action[i]]
-        refused[i] = not ((one >= 0.0) & (two <= total) & (one < two))
+        _, _, valid = shifted(start[i], end[i], shift_start[action[i]], shift_end[action[i]], total)
+        refused[i] = not valid
 
 
-def overlap_rows(a, b, start, end, sample, low, high, kind, best):
+def overlap_rows(
+    a: int, b: int, start: np.ndarray, end: np.ndarray, sample: np.ndarray, low: np.ndarray, high: np.ndarray,
+    kind: int, best: np.ndarray,
+) -> None:  # fmt: skip
     """`spans.span_iou` of the spans from a to b with the true windows ``low`` and ``high`` (K, S)."""
     for k in range(len(low)):
         lows, highs = low[k], high[k]
         for i in range(a, b):
-            iou = ratio_one(start[i], end[i], lows[sample[i]], highs[sample[i]], kind)
+            iou = overlap(start[i], end[i], lows[sample[i]], highs[sample[i]], kind)
             best[i] = iou if k == 0 or iou > best[i] else best[i]
 
 
-def copy_rows(a, b, source, target):
+def copy_rows(a: int, b: int, source: np.ndarray, target: np.ndarray) -> None:
     """``target[:, a:b] = source[:, a:b]``; numba compiles a loop in a tenth of the time that slices take."""
     for r in range(len(source)):
         one, two = source[r], target[r]
@@ -125,28 +158,38 @@ def copy_rows(a, b, source, target):
             two[i] = one[i]
 
 
+def true_rows(
+    a: int, b: int, start: np.ndarray, end: np.ndarray, sample: np.ndarray, rules: Rules, true: np.ndarray
+) -> None:
+    """The nearest true window, in seconds, of the spans from a to b."""
+    for i in range(a, b):
+        k = 0
+        if len(rules.low) > 1:
+            k = nearest_one(start[i], end[i], sample[i], rules.low, rules.high)
+        true[i, 0], true[i, 1] = rules.true_seconds[sample[i], k, 0], rules.true_seconds[sample[i], k, 1]
+
+
 def step_all(
-    actions, elapsed, ints, floats, flags, out_ints, out_floats, out_flags, out_spans, reward, shift_start, shift_end,
-    low, high, seconds, true_seconds, first, phi, total, kind, metric, invalid, mode, max_steps, random, full, index,
-):  # fmt: skip
+    actions: np.ndarray, elapsed: float, ints: np.ndarray, floats: np.ndarray, flags: np.ndarray, out_ints: np.ndarray,
+    out_floats: np.ndarray, out_flags: np.ndarray, out_spans: np.ndarray, reward: np.ndarray, rules: Rules,
+) -> int:  # fmt: skip
     """One step of B episodes, automatic resets included: the number that ended, or `BAD_ACTION` or `HAS_ENDED`.
 
     ``ints``, ``floats`` and ``flags`` are the state, the ``out`` arrays and ``reward`` what the step hands out; of the
-    ``FINAL`` rows only the entries of ended episodes are written. ``elapsed`` are the seconds to report for those,
-    ``first`` is the initial span (2,), ``random`` draws one. The ``kind`` of IoU is paid, ``metric``, the clamped one,
-    told. ``full`` fills what ``info`` describes, ``index`` the observation of states. With a negative result nothing
-    has changed.
+    ``FINAL`` rows only the entries of ended episodes are written. ``elapsed`` are the seconds to report for those. With
+    a negative result nothing has changed.
 
     The work goes through pieces that fit the first cache, in loops short enough for the compiler to vectorise.
     """
-    n_actions, n_samples = len(shift_start), low.shape[1]
+    low, high, kind, mode, seconds = rules.low, rules.high, rules.kind, rules.mode, rules.seconds
+    n_actions, n_samples = len(rules.shift_start), low.shape[1]
     sample, t, length, episodes, keys = ints[SAMPLE], ints[T], ints[LENGTH], ints[EPISODE], ints[KEY]
     start, end, iou, total_return = floats[START], floats[END], floats[IOU], floats[RETURN]
     was_start, was_end, was_iou, pay = floats[WAS_START], floats[WAS_END], floats[WAS_IOU], floats[PAY]
     done, is_invalid, resetting = flags[DONE], flags[IS_INVALID], flags[RESETTING]
     terminated, truncated = out_flags[TERMINATED], out_flags[TRUNCATED]
     returns, times, lengths = out_floats[ENDED_RETURN], out_floats[ENDED_TIME], out_ints[ENDED_LENGTH]
-    tiou, span, true, ends_refused = out_floats[TIOU], out_spans[SPAN], out_spans[TRUE_SPAN], invalid == TERMINATE
+    tiou, span = out_floats[TIOU], out_spans[SPAN]
     for i in range(len(actions)):
         if actions[i] < 0 or actions[i] >= n_actions:
             return BAD_ACTION
@@ -160,18 +203,18 @@ def step_all(
         a, b = np.uint64(low_end), np.uint64(min(low_end + PIECE, len(actions)))
         if mode == NEXT_STEP:
             copy_rows(a, b, flags[DONE : DONE + 1], flags[RESETTING:])
-        move_rows(a, b, actions, shift_start, shift_end, start, end, total, was_start, was_end, is_invalid)
+        move_rows(a, b, actions, rules, start, end, was_start, was_end, is_invalid)
         overlap_rows(a, b, was_start, was_end, sample, low, high, kind, was_iou)
         for i in range(a, b):
-            change = was_iou[i] - iou[i]
-            pay[i] = (1.0 if change > 0.0 else 0.0) - (1.0 if change < 0.0 else 0.0) - phi * float(t[i])
-        if invalid == PENALTY:
-            for i in range(a, b):
-                pay[i] -= 1.0 if is_invalid[i] else 0.0
+            pay[i], _, _ = outcome(
+                actions[i], float(t[i]), iou[i], was_iou[i], not is_invalid[i], pay_one, rules.phi, rules.penalty,
+                rules.ends, rules.max_steps,
+            )  # fmt: skip
         for i in range(a, b):
-            terminated[i] = (actions[i] == STOP) | (ends_refused & is_invalid[i])
-        for i in range(a, b):
-            truncated[i] = (t[i] + 1 >= max_steps) & (not terminated[i])
+            _, terminated[i], truncated[i] = outcome(
+                actions[i], float(t[i]), iou[i], was_iou[i], not is_invalid[i], pay_one, rules.phi, rules.penalty,
+                rules.ends, rules.max_steps,
+            )  # fmt: skip
         for i in range(a, b):
             done[i] = terminated[i] | truncated[i]
         for i in range(a, b):
@@ -207,46 +250,62 @@ def step_all(
                     s = sample[i]
                     out_ints[FINAL_SAMPLE, i], out_ints[FINAL_T, i] = s, t[i]
                     out_floats[FINAL_START, i], out_floats[FINAL_END, i] = start[i], end[i]
-                    if full:
+                    if rules.full:
                         out_ints[FINAL_INFO_SAMPLE, i], out_flags[FINAL_INVALID, i] = s, is_invalid[i]
                         out_spans[FINAL_SPAN, i, 0] = start[i] * seconds[s]
                         out_spans[FINAL_SPAN, i, 1] = end[i] * seconds[s]
-                        out_spans[FINAL_TRUE, i, 0] = true_seconds[s, 0]
-                        out_spans[FINAL_TRUE, i, 1] = true_seconds[s, 1]
-                        told = iou[i]
+                        true_rows(i, i + np.uint64(1), start, end, sample, rules, out_spans[FINAL_TRUE])
+                        clamped = iou[i]
                         if kind == LEGACY:
-                            told = overlap_one(start[i], end[i], sample[i], low, high, metric)
-                        out_floats[FINAL_TIOU, i] = told if told > 0.0 else 0.0
+                            clamped = overlap_one(start[i], end[i], s, low, high, SIGNED)
+                        out_floats[FINAL_TIOU, i] = maximum(clamped, 0.0)
                 episodes[i] += 1
-                sample[i] = draw_one(keys[i], episodes[i], n_samples)
-                start[i], end[i] = first[0], first[1]
-                if random:
-                    one = draw_one(keys[i] + 3, episodes[i], int(total))
-                    two = draw_one(keys[i] + 4, episodes[i], int(total))
-                    start[i], end[i] = float(min(one, two)), float(max(one, two) + 1)
+                sample[i] = draw(keys[i], episodes[i], n_samples)
+                start[i], end[i] = rules.first[0], rules.first[1]
+                if rules.random:
+                    one = draw(keys[i] + 3, episodes[i], int(rules.total))
+                    two = draw(keys[i] + 4, episodes[i], int(rules.total))
+                    start[i], end[i] = float(minimum(one, two)), float(maximum(one, two) + 1)
                 iou[i] = overlap_one(start[i], end[i], sample[i], low, high, kind)
                 t[i], length[i], total_return[i], is_invalid[i] = 0, 0, 0.0, False
-        if index:
+        if rules.index:
             copy_rows(a, b, ints[SAMPLE : SAMPLE + 2], out_ints[SHOWN_SAMPLE:])
             copy_rows(a, b, floats[START : START + 2], out_floats[SHOWN_START:])
-        if full:
+        if rules.full:
             copy_rows(a, b, ints[SAMPLE : SAMPLE + 1], out_ints[INFO_SAMPLE:])
             copy_rows(a, b, flags[IS_INVALID : IS_INVALID + 1], out_flags[INVALID_MOVE:])
             for i in range(a, b):
-                tiou[i] = iou[i] if iou[i] > 0.0 else 0.0
+                tiou[i] = maximum(iou[i], 0.0)
             if kind == LEGACY:
                 for i in range(a, b):
-                    tiou[i] = overlap_one(start[i], end[i], sample[i], low, high, metric)
+                    tiou[i] = maximum(overlap_one(start[i], end[i], sample[i], low, high, SIGNED), 0.0)
             for i in range(a, b):
                 second = seconds[sample[i]]
                 span[i, 0], span[i, 1] = start[i] * second, end[i] * second
-            for i in range(a, b):
-                true[i, 0], true[i, 1] = true_seconds[sample[i], 0], true_seconds[sample[i], 1]
+            true_rows(a, b, start, end, sample, rules, out_spans[TRUE_SPAN])
     return count
 
 
-def copy_into(out, at, part, stream):
-    """``out[at:] = part`` for one part of a row; ``stream`` writes past the caches."""
+def copy_into(out: np.ndarray, at: int, part: np.ndarray, stream: bool) -> None:
+    """``out[at:] = part`` for one part of a row."""
+    out[at : at + len(part)] = part
+
+
+def mean_into(
+    out: np.ndarray, at: int, prefix: np.ndarray, mean: np.ndarray, base: int, first: int, last: int, stream: bool
+) -> None:
+    """Write the mean of a window, from prefix sums, into ``out[at:]``; an empty window gives zeros."""
+    row = out[at : at + len(mean)]
+    if last <= first:
+        row[:] = 0.0
+        return
+    np.subtract(prefix[base + last], prefix[base + first], out=row)
+    row /= np.float32(last - first)
+    row += mean
+
+
+def copy_loop(out: np.ndarray, at: int, part: np.ndarray, stream: bool) -> None:
+    """`copy_into` for compiled code; ``stream`` writes past the caches."""
     row = out[at : at + len(part)]
     if not stream:
         for d in range(len(part)):
@@ -263,8 +322,10 @@ def copy_into(out, at, part, stream):
         row[d] = part[d]
 
 
-def mean_into(out, at, prefix, mean, base, first, last, stream):
-    """Write the mean of a window, from prefix sums, into ``out[at:]``; an empty window gives zeros."""
+def mean_loop(
+    out: np.ndarray, at: int, prefix: np.ndarray, mean: np.ndarray, base: int, first: int, last: int, stream: bool
+) -> None:
+    """`mean_into` for compiled code; ``stream`` writes past the caches."""
     low, high, row = prefix[base + first], prefix[base + last], out[at : at + len(mean)]
     share, weight = np.float32(1.0 / max(last - first, 1)), np.float32(last > first)
     if not stream:
@@ -284,58 +345,88 @@ def mean_into(out, at, prefix, mean, base, first, last, stream):
         row[d] = (high[d] - low[d]) * share + mean[d] * weight
 
 
+def observe_row(
+    row: np.ndarray, sample: int, start: float, end: float, t: int, same: bool, stream: bool, tables: Tables
+) -> None:
+    """Write the observation of one state into ``row`` (size,), the parts in the order of `TemporalTask.observe`.
+
+    With ``same`` the row shows that sample already: what depends on it alone is not written again. ``stream`` writes
+    past the caches.
+    """
+    n, b, centre = int(tables.n_frames[sample]), int(tables.base[sample]), tables.mean[tables.group[sample]]
+    first, last = frame_window(start, end, tables.total, n)
+    scene = tables.whole_mean[tables.whole_group[sample]]
+    size = len(centre)
+    begin = size - size  # not a literal, for which numba would compile `copy_into` once more
+    if not same:
+        copy_into(row, begin, tables.query[sample], stream)
+    at = tables.query.shape[1]
+    row[at] = np.float32(start) / np.float32(tables.total)
+    row[at + 1] = np.float32(end) / np.float32(tables.total)
+    at += 2
+    windows = context_windows(first, last, int(tables.reach[sample]), n)
+    for w in range(5 if tables.context else 1):
+        low, high = windows[w]
+        mean_into(row, at, tables.prefix, centre, b, low, high, stream)
+        at += size
+        if w == 0:
+            if tables.moment:
+                mean_into(row, at, tables.whole_prefix, scene, int(tables.whole_base[sample]), first, last, stream)
+            elif not same:
+                copy_into(row, at, scene, stream)
+            at += len(scene)
+    if tables.time:
+        row[at] = np.float32(t) / np.float32(tables.max_steps)
+
+
 def observe_all(
-    sample, start, end, t, mask, out, held, keep, stream, query, n_frames, reach, prefix, mean, base, group,
-    whole_prefix, whole_mean, whole_base, whole_group, total, context, moment, time, max_steps,
-):  # fmt: skip
-    """Write the observations of B states into ``out`` (B, size), the parts in the order of `TemporalTask.observe`.
+    sample: np.ndarray, start: np.ndarray, end: np.ndarray, t: np.ndarray, mask: np.ndarray, out: np.ndarray,
+    held: np.ndarray, keep: bool, stream: bool, tables: Tables,
+) -> None:  # fmt: skip
+    """Write the observations of B states into ``out`` (B, size).
 
     Rows outside ``mask`` are not touched. ``held`` (B,) is the sample whose query a row holds, -1 for none; with
     ``keep`` what depends on the sample alone is not written again. ``stream`` writes past the caches.
     """
-    size, windows = mean.shape[1], 5 if context else 1
-    begin = size - size  # not a literal, for which numba would compile `copy_into` once more
     for i in range(len(sample)):
-        if not mask[i]:
-            continue
-        row, s = out[i], sample[i]
-        same = keep and held[i] == s
-        held[i] = s
-        n, b, centre = n_frames[s], base[s], mean[group[s]]
-        first, last = frames_one(start[i], end[i], total, n)
-        third, before, after = (last - first + 2) // 3, max(first - reach[s], 0), min(last + reach[s], n)
-        if not same:
-            copy_into(row, begin, query[s], stream)
-        at = query.shape[1]
-        row[at], row[at + 1] = np.float32(start[i]) / np.float32(total), np.float32(end[i]) / np.float32(total)
-        at += 2
-        for w in range(windows):
-            low, high = first, last
-            if w == 1:
-                high = first + third
-            elif w == 2:
-                low = last - third
-            elif w == 3:
-                low, high = before, first
-            elif w == 4:
-                low, high = last, after
-            mean_into(row, at, prefix, centre, b, low, high, stream)
-            at += size
-            if w == 0:
-                scene = whole_mean[whole_group[s]]
-                if moment:
-                    mean_into(row, at, whole_prefix, scene, whole_base[s], first, last, stream)
-                elif not same:
-                    copy_into(row, at, scene, stream)
-                at += len(scene)
-        if time:
-            row[at] = np.float32(t[i]) / np.float32(max_steps)
+        if mask[i]:
+            s = sample[i]
+            same = keep and held[i] == s
+            held[i] = s
+            observe_row(out[i], s, start[i], end[i], t[i], same, stream, tables)
     if stream:
         stream_end()
 
 
-_FUNCTIONS = (ratio_one, overlap_one, frames_one, draw_one, copy_into, mean_into)
-_FUNCTIONS += (move_rows, overlap_rows, copy_rows, step_all, observe_all)
+def _smaller(a: float, b: float) -> float:
+    return a if a < b else b
+
+
+def _larger(a: float, b: float) -> float:
+    return a if a > b else b
+
+
+def _floor(a: float) -> int:
+    return math.floor(a)
+
+
+def _ceil(a: float) -> int:
+    return math.ceil(a)
+
+
+_PRIMITIVES = {
+    "minimum": _smaller,
+    "maximum": _larger,
+    "floor": _floor,
+    "ceil": _ceil,
+    "copy_into": copy_loop,
+    "mean_into": mean_loop,
+}
+"""What stands for these names in compiled code, where the plain functions take arrays and tensors too."""
+
+_INNER = (intersection, overlap, shifted, frame_window, context_windows, outcome, draw)
+_INNER += (overlap_one, nearest_one, move_rows, overlap_rows, copy_rows, true_rows, observe_row)
+_OUTER = (step_all, observe_all)
 
 
 def available() -> bool:
@@ -344,15 +435,45 @@ def available() -> bool:
 
 
 @cache
-def kernels() -> SimpleNamespace:
-    """The functions of this module as numba compiles them, on the first call of each; machine code is kept on disk."""
+def kernels(reward: TemporalReward = rewards.iou_sign) -> SimpleNamespace:
+    """The functions of this module as numba compiles them, on the first call of each; machine code is kept on disk.
+
+    ``reward`` is the one that `step_all` pays.
+    """
     from numba import njit
 
-    # Copies that see each other compiled: the functions of the module stay plain Python.
-    scope = {**globals(), **vars(intrinsics())}
-    for function in _FUNCTIONS:
-        inner = function.__name__.endswith(("_one", "_into", "_rows"))
+    pay = reward.function
+    # Copies that see each other compiled: the functions themselves stay plain Python.
+    scope: dict[str, Any] = {}
+    for function in _INNER:
+        scope |= {
+            name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__
+        }
+    scope |= {**globals(), **vars(intrinsics())}
+    named = {**_PRIMITIVES, **{function.__name__: function for function in _INNER}}
+    # Kept code must not outlive any of the functions that are compiled into it.
+    code = [(f.__code__.co_code, f.__code__.co_consts) for f in (pay, *named.values(), *_OUTER)]
+    version = hashlib.sha256(repr(code).encode()).hexdigest()[:12]
+    scope["pay_one"] = njit(error_model="numpy")(pay)
+    for name, function in named.items():
+        scope[name] = njit(error_model="numpy")(FunctionType(function.__code__, scope, name))
+    for function in _OUTER:
         copy = FunctionType(function.__code__, scope, function.__name__)
-        copy.__module__ = __name__
-        scope[function.__name__] = njit(cache=not inner, error_model="numpy")(copy)
-    return SimpleNamespace(**{f.__name__: scope[f.__name__] for f in _FUNCTIONS})
+        copy.__module__, copy.__qualname__ = __name__, f"{function.__name__}_{version}"
+        own = pay.__module__ == rewards.__name__
+        scope[function.__name__] = njit(cache=own, error_model="numpy")(copy)
+    return SimpleNamespace(**{name: scope[name] for name in (*named, *(f.__name__ for f in _OUTER))})
+
+
+@cache
+def compiles(reward: TemporalReward) -> bool:
+    """Whether numba, which must be there, compiles the function of a reward."""
+    if reward.function.__module__ == rewards.__name__:
+        return True
+    from numba import float64, njit
+
+    try:
+        njit(error_model="numpy")(reward.function).compile((float64,) * 4)
+    except Exception:  # numba raises whatever its passes run into
+        return False
+    return True

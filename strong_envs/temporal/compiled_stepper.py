@@ -1,9 +1,8 @@
-"""The compiled stepping of `TemporalMomentVectorEnv`: its state in three arrays, its observations in recycled ones."""
+"""The compiled steps of the temporal level: the state of all episodes in three arrays, results in pooled ones."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,7 @@ from torch import Tensor
 from strong_envs.temporal import compiled_kernels as c
 from strong_envs.temporal.compiled_buffers import BufferPool, StepBufferPool
 from strong_envs.temporal.compiled_tables import HostArrays
-
-if TYPE_CHECKING:
-    from strong_envs.temporal.vector_env import TemporalMomentVectorEnv
+from strong_envs.temporal.task import TemporalTask
 
 _MODES = {"SameStep": c.SAME_STEP, "NextStep": c.NEXT_STEP, "Disabled": c.DISABLED}
 _STATE = {
@@ -30,37 +27,50 @@ _STATE = {
     "_done": ("flags", c.DONE),
     "_invalid": ("flags", c.IS_INVALID),
 }
-_LOOKING = ("now", "was", "handed", "shown", "final", "current", "views")
+STATE = tuple(_STATE)
+"""Attributes of the vector environment that make up the state of its episodes, tensors (B,)."""
+
+_VIEWS = ("now", "was", "handed", "shown", "final", "current", "views")
 _INDEX = ("sample", "start", "end", "t")
 
 
 class CompiledSteps:
-    """Steps a `TemporalMomentVectorEnv` in compiled calls; the tensors of the environment are views of its arrays.
+    """Steps episodes of a `TemporalTask` on the CPU in compiled calls.
 
     Args:
-        env: on the CPU. copy: whether every step hands out arrays of its own. light: leave ``info`` to ended episodes.
+        task: whose reward numba compiles, see `compiled_kernels.compiles`. count: number of episodes B.
+        mode: value of Gymnasium's `AutoresetMode`. flatten, index, torch_output: what a step returns as observations.
+        copy: whether every step hands out arrays of its own. light: leave ``info`` to ended episodes.
+
+    Attributes:
+        views: tensors (B,) by the names of `STATE` that look into the arrays of the state.
     """
 
-    def __init__(self, env: TemporalMomentVectorEnv, copy: bool, light: bool) -> None:
-        self.kernels = c.kernels()
-        count, task = env.num_envs, env.task
+    def __init__(
+        self,
+        task: TemporalTask,
+        count: int,
+        mode: str,
+        flatten: bool = False,
+        index: bool = False,
+        torch_output: bool = False,
+        copy: bool = True,
+        light: bool = False,
+    ) -> None:
         self.copy, self.light, self.count = copy, light, count
-        self.host = HostArrays(task)
-        self.mode = _MODES[env.autoreset_mode.value]
+        self.flat, self.index, self.torch = flatten, index, torch_output
+        self.host, self.mode, self.reward = HostArrays(task), _MODES[mode], task.reward
+        self.rules = self.host.rules(self.mode, not light, index)
         # Rows a power of two apart would fight for the same lines of the cache: three lines more keep them apart.
         self.width = count + 24
-        kinds = (np.int64, np.float64, np.bool_)
-        self.ints, self.floats, self.flags = (
-            np.zeros((rows, self.width), kind) for rows, kind in zip(c.STATE_ROWS, kinds, strict=True)
-        )
+        self.ints = np.zeros((c.STATE_ROWS[0], self.width), np.int64)
+        self.floats = np.zeros((c.STATE_ROWS[1], self.width), np.float64)
+        self.flags = np.zeros((c.STATE_ROWS[2], self.width), np.bool_)
         self.everywhere = np.ones(count, np.bool_)
-        self.random = task.config.start == "random"
-        self.flat, self.index = env.flatten, env.observation == "index"
-        self.torch = env.output == "torch"
         self.parts, self.size = self.host.parts, self.host.size
-        self._frame_scores()
+        self._make_views()
 
-    def _frame_scores(self) -> None:
+    def _make_views(self) -> None:
         """Arrays to hand out, and all that looks into the arrays of the state."""
         count = self.count
         ints, floats = self.ints[:, :count], self.floats[:, :count]
@@ -73,38 +83,33 @@ class CompiledSteps:
 
     def __getstate__(self) -> dict[str, Any]:
         # Copied views would be arrays of their own; they are made anew, and `load` takes the environment's state over.
-        return {name: value for name, value in vars(self).items() if name not in _LOOKING}
+        return {name: value for name, value in vars(self).items() if name not in _VIEWS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._frame_scores()
+        self._make_views()
 
-    def load(self, env: TemporalMomentVectorEnv) -> None:
-        """Take the state of the environment over, after a reset or a step in torch."""
-        if env.start is not self.views["start"]:
-            for name, view in self.views.items():
-                view.copy_(getattr(env, name))
-                setattr(env, name, view)
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take over the state of all episodes: tensors (B,) by the names of `STATE`."""
+        for name, view in self.views.items():
+            view.copy_(state[name])
 
-    def step(self, env: TemporalMomentVectorEnv, actions: Any) -> tuple[Any, Any, Any, Any, dict] | None:
-        """`TemporalMomentVectorEnv.step`; None, with nothing changed, for what that method has to refuse."""
-        if env._keys is None:
-            return None
+    def step(self, actions: Any, elapsed: float) -> tuple[Any, Any, Any, Any, dict] | None:
+        """One step of all episodes as `IndexVectorEnv.step` returns it, ``elapsed`` seconds after they began.
+
+        None, with nothing changed, for what that method refuses.
+        """
         actions = actions.cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
         if actions.shape != (self.count,) or actions.dtype.kind not in "iub":
             return None
         actions = np.ascontiguousarray(actions, np.int64)
-        self.load(env)
-        host, out = self.host, self.handed.take()
-        ended = self.kernels.step_all(
-            actions, time.perf_counter() - env._began, self.ints, self.floats, self.flags, out.ints, out.floats,
-            out.flags, out.spans, out.reward, host.shift_start, host.shift_end, host.low, host.high, host.seconds,
-            host.true_seconds, host.first, host.phi, host.total, host.kind, c.CLAMPED, host.invalid, self.mode,
-            host.max_steps, self.random, not self.light, self.index,
+        out = self.handed.take()
+        ended = c.kernels(self.reward).step_all(
+            actions, elapsed, self.ints, self.floats, self.flags, out.ints, out.floats, out.flags, out.spans,
+            out.reward, self.rules,
         )  # fmt: skip
         if ended < 0:
             return None
-        env._reached = None
         info: dict[str, Any] = {}
         if ended:
             info["episode"], info["_episode"] = out.episode.copy(), out.ended
@@ -116,8 +121,10 @@ class CompiledSteps:
         if not self.light:
             info.update(out.info)
         observation = out.shown.copy() if self.index else self._show(self.now)
-        result = observation, out.reward, out.terminated, out.truncated, info
-        return tuple(map(_tensors, result)) if self.torch else result
+        if not self.torch:
+            return observation, out.reward, out.terminated, out.truncated, info
+        flags = (torch.from_numpy(flag) for flag in (out.reward, out.terminated, out.truncated))
+        return (_tensors(observation), *flags, _tensors(info))
 
     def reached(self) -> dict[str, Tensor]:
         """The states that the last move led to, before any automatic reset."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,17 +11,21 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from strong_envs.core.boxes import INITIAL_BOX, corners
 from strong_envs.core.observations import flat, split_options
 from strong_envs.core.sampling import draw_one, key_from
-from strong_envs.core.spans import STOP
+from strong_envs.core.spans import CLAMPED, SIGNED, frame_window, overlap, shifted
 from strong_envs.core.validation import check_samples
 from strong_envs.core.vector_env import check_observation
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
-from strong_envs.temporal.compiled_kernels import CLAMPED, iou_one, move_one
 from strong_envs.temporal.compiled_tables import HostArrays
+from strong_envs.temporal.dynamics import outcome
 from strong_envs.temporal.task import check_spans, make_task
 from strong_envs.temporal.vector_env import TemporalMomentVectorEnv
+
+if TYPE_CHECKING:
+    from strong_envs.rendering.viewer import Shot
 
 __all__ = ["TemporalMomentEnv", "TemporalMomentVectorEnv", "check_spans", "make_task"]
 
@@ -165,7 +169,7 @@ class TemporalMomentEnv(gym.Env):
         self._span, self._index, self._t = span, index, 0
         self._truth = self._host.truth[self._index].tolist()
         self._second = float(self._host.seconds[self._index])
-        self._iou = iou_one(*self._span, self._truth, self._host.kind)
+        self._iou = self._best_iou(*span, self._host.kind)
         self.last_reward, self._invalid, self._started = 0.0, False, True
         self.path = [self._seconds()]
         if self.render_mode == "human":
@@ -178,19 +182,24 @@ class TemporalMomentEnv(gym.Env):
             raise gym.error.ResetNeeded("call reset() before step(), and after an episode has ended")
         if not self.action_space.contains(action):
             raise DataError(f"action must be an integer in [0, {self.action_space.n}), got {action!r}")
-        action, config = int(action), self.task.config
-        start, end, valid = move_one(*self._span, *self._shifts[action], self._host.total)
-        iou = iou_one(start, end, self._truth, self._host.kind)
-        # As `TemporalTask.move` computes it for a batch
-        reward = iou - self._iou if config.reward == "iou_delta" else (iou > self._iou) - (iou < self._iou)
-        if config.reward == "read":
-            reward = 0 if reward <= 0 <= iou else 1 if reward > 0 and self._iou >= 0 else -1
-        reward -= self._host.phi * self._t
-        if config.invalid == "penalty" and not valid:
-            reward -= 1.0
-        terminated = action == STOP or (config.invalid == "terminate" and not valid)
+        action, task, config = int(action), self.task, self.task.config
+        # The functions of `TemporalTask.move`, with the numbers of one episode
+        shift_start, shift_end = self._shifts[action]
+        start, end, valid = shifted(*self._span, shift_start, shift_end, self._host.total)
+        iou = self._best_iou(start, end, self._host.kind)
+        reward, terminated, truncated = outcome(
+            action,
+            float(self._t),
+            self._iou,
+            iou,
+            valid,
+            task.reward.function,
+            config.phi,
+            task.penalty,
+            task.ends,
+            config.max_steps,
+        )
         self._span, self._iou, self._t, self._invalid = (start, end), iou, self._t + 1, not valid
-        truncated = self._t >= config.max_steps and not terminated
         # float32 like the vector environment, so that both give the same number
         self.last_reward = float(np.float32(reward))
         self._started = not (terminated or truncated)
@@ -201,7 +210,7 @@ class TemporalMomentEnv(gym.Env):
 
     def render(self) -> np.ndarray | None:
         """The frame under the window's middle, the query, a time bar with both windows, reward and step."""
-        from strong_envs.rendering.viewer import Viewer, temporal_picture
+        from strong_envs.rendering.viewer import Viewer
 
         if self.render_mode is None:
             gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
@@ -210,7 +219,7 @@ class TemporalMomentEnv(gym.Env):
             raise gym.error.ResetNeeded("call reset() before render()")
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
-        picture = temporal_picture(self._viewer, self)
+        picture = self._viewer.draw(self._shot())
         return self._viewer.show(picture, self.metadata["render_fps"]) if self.render_mode == "human" else picture
 
     def close(self) -> None:
@@ -218,6 +227,31 @@ class TemporalMomentEnv(gym.Env):
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
+
+    def _shot(self) -> Shot:
+        """The picture to draw: first, middle and last frame of the window over the time bar."""
+        from strong_envs.rendering.viewer import Shot
+
+        task, sample = self.task, self._index
+        n_frames = int(task.n_frames[sample])
+        first, last = frame_window(*self._span, self._host.total, n_frames)
+        rows = [first, (first + last - 1) // 2, last - 1]
+        boxes: list[Any] = []
+        if task.local.boxes is not None:
+            base = int(task.local.rows[sample])
+            boxes = [task.local.boxes[base + row].tolist() for row in rows]
+        elif task.local.source == "initial":
+            boxes = [corners(np.array(INITIAL_BOX)).tolist()] * len(rows)
+        seconds = float(self.bank.duration[self.bank.video[sample]]) / n_frames
+        names = zip(("first", "middle", "last"), rows, strict=True)
+        return Shot(
+            sample,
+            rows,
+            self.path[-1],
+            boxes,
+            [f"{name} {(row + 0.5) * seconds:.1f} s" for name, row in names],
+            footer=f"step {self._t}   reward {self.last_reward:+.2f}   tIoU {self._best_iou(*self._span, CLAMPED):.2f}",
+        )
 
     @property
     def start(self) -> Tensor:
@@ -237,6 +271,15 @@ class TemporalMomentEnv(gym.Env):
     def _seconds(self) -> tuple[float, float]:
         return self._span[0] * self._second, self._span[1] * self._second
 
+    def _best_iou(self, start: float, end: float, kind: int) -> float:
+        """`TemporalTask.iou` of one window."""
+        return max([overlap(start, end, low, high, kind) for low, high in self._truth])
+
+    def _nearest_truth(self) -> tuple[float, float]:
+        """`TemporalTask.nearest_truth` of the window."""
+        ious = [overlap(*self._span, low, high, SIGNED) for low, high in self._truth]
+        return tuple(self._host.true_seconds[self._index, ious.index(max(ious))].tolist())
+
     def _observation(self) -> Any:
         if self.observation == "index":
             state = {"sample": self._index, "start": self._span[0], "end": self._span[1], "t": self._t}
@@ -250,9 +293,9 @@ class TemporalMomentEnv(gym.Env):
     def _info(self) -> dict[str, Any]:
         index = self._index
         return {
-            "tiou": iou_one(*self._span, self._truth, CLAMPED),
+            "tiou": self._best_iou(*self._span, CLAMPED),
             "span": self.path[-1],
-            "true_span": self.bank.queries[index].windows[0],
+            "true_span": self._nearest_truth(),
             "invalid_move": self._invalid,
             "sample": index,
             "qid": self.bank.qids[index],

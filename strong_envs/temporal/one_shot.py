@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +17,9 @@ from strong_envs.core.vector_env import IndexVectorEnv, check_observation, refus
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.temporal.task import TemporalTask, make_task
+
+if TYPE_CHECKING:
+    from strong_envs.rendering.viewer import Shot, Viewer
 
 
 class TemporalOneShotVectorEnv(IndexVectorEnv):
@@ -174,7 +177,8 @@ class TemporalOneShotEnv(gym.Env):
         )
         self.task, self.bank = self._one.task, self._one.bank
         self.observation_space, self.action_space = self._one.single_observation_space, self._one.single_action_space
-        self._open, self._viewer = False, None
+        self._open = False
+        self._viewer: Viewer | None = None
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
         """Start an episode; see "Start" above for the options."""
@@ -197,14 +201,14 @@ class TemporalOneShotEnv(gym.Env):
 
     def render(self) -> np.ndarray | None:
         """The video at the window's ends and middle, the query, a time bar with both windows, and the reward."""
-        from strong_envs.rendering.viewer import Viewer, one_shot_picture
+        from strong_envs.rendering.viewer import Viewer
 
         if self.render_mode is None:
             gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
             return None
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
-        picture = one_shot_picture(self._viewer, self)
+        picture = self._viewer.draw(self._shot())
         return self._viewer.show(picture, self.metadata["render_fps"]) if self.render_mode == "human" else picture
 
     def close(self) -> None:
@@ -212,6 +216,24 @@ class TemporalOneShotEnv(gym.Env):
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
+
+    def _shot(self) -> Shot:
+        """The picture to draw: frames of the window named, or of the whole video before the action."""
+        from strong_envs.rendering.viewer import Shot
+
+        info, bank = self.last_info, self.bank
+        sample, span = info["sample"], info["span"]
+        count = int(self.task.n_frames[sample])
+        seconds = float(bank.duration[bank.video[sample]]) / count
+        start, end = span or (0.0, count * seconds)
+        rows = [min(max(int(at / seconds), 0), count - 1) for at in (start, (start + end) / 2, end - seconds / 2)]
+        return Shot(
+            sample,
+            rows,
+            span,
+            captions=[f"{(row + 0.5) * seconds:.1f} s" for row in rows],
+            footer=f"reward {self.last_reward:.2f}" if span else "before the answer",
+        )
 
     def _finish(self, observation: Any, info: dict, span: Any, reward: float) -> tuple[Any, dict]:
         self.last_info, self.last_reward = self._info(info, span), reward

@@ -23,8 +23,8 @@ from strong_envs.core.validation import check_number, check_table, check_whole, 
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.local_features import LocalFeatures
+from strong_envs.temporal.dynamics import INVALID, outcome
 
-INVALID = ("refuse", "penalty", "terminate")
 SCOPES = ("video", "moment")
 STARTS = ("initial", "random")
 INITIAL_SPAN = (0.25, 0.75)
@@ -52,7 +52,7 @@ class TemporalConfig:
     def __post_init__(self) -> None:
         for name, valid in (
             ("iou", spans.IOU_KINDS),
-            ("reward", rewards.TEMPORAL_REWARDS),
+            ("reward", tuple(rewards.TEMPORAL_REWARDS)),
             ("invalid", INVALID),
             ("global_scope", SCOPES),
             ("start", STARTS),
@@ -60,8 +60,10 @@ class TemporalConfig:
             value = getattr(self, name)
             if value not in valid:
                 raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(value, valid)}")
-        if self.reward == "read" and self.iou != "signed":
-            raise DataError(f"reward='read' pays by the sign of the IoU and needs iou='signed', got iou={self.iou!r}")
+        if rewards.find_temporal_reward(self.reward).signed_iou and self.iou != "signed":
+            raise DataError(
+                f"reward={self.reward!r} pays by the sign of the IoU and needs iou='signed', got iou={self.iou!r}"
+            )
         check_number(self.phi, "phi", 0, 1)
         check_whole(self.max_steps, "max_steps")
         check_number(self.z_e, "z_e", 0.5)
@@ -96,6 +98,11 @@ class TemporalTask:
 
     Args:
         bank: features of one split. local: where f_o comes from. config: see `TemporalConfig`.
+
+    Attributes:
+        table: (A, 2) what each move adds to start and end, in steps. truth: (S, K, 2) true windows, in steps.
+        true_seconds: (S, K, 2), in seconds. n_frames: (S,) int64. seconds: (S,) seconds of a step.
+        reward: what pays a move. penalty: taken for an invalid one. ends: whether an invalid one ends the episode.
     """
 
     def __init__(self, bank: FeatureBank, local: LocalFeatures, config: TemporalConfig) -> None:
@@ -105,9 +112,14 @@ class TemporalTask:
         self.truth = (bank.truth * config.total).clamp(0, config.total)
         self.n_frames = bank.n_frames[bank.video]
         self.seconds = bank.duration[bank.video] / config.total
+        self.true_seconds = bank.truth * bank.duration[bank.video][:, None, None]
+        self.reward = rewards.find_temporal_reward(config.reward)
+        self.penalty = 1.0 if config.invalid == "penalty" else 0.0
+        self.ends = config.invalid == "terminate"
 
     @property
     def n_actions(self) -> int:
+        """Number of moves."""
         return len(self.table)
 
     @property
@@ -147,20 +159,16 @@ class TemporalTask:
         config = self.config
         new_start, new_end, valid = spans.move(start, end, action, self.table, config.total)
         new_iou = self.iou(samples, new_start, new_end)
-        reward = rewards.temporal_reward(config.reward, iou, new_iou, t, config.phi)
-        if config.invalid == "penalty":
-            reward = reward - (~valid).to(reward.dtype)
-        terminated = action == spans.STOP
-        if config.invalid == "terminate":
-            terminated = terminated | ~valid
-        truncated = (t + 1 >= config.max_steps) & ~terminated
+        reward, terminated, truncated = outcome(
+            action, t, iou, new_iou, valid, self.reward, config.phi, self.penalty, self.ends, config.max_steps
+        )
         return Transition(new_start, new_end, new_iou, reward, terminated, truncated, valid)
 
     def move_rewards(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Sign of the change of IoU for every action in every state, (B, A) float32: what Eq. 5 pays before phi."""
-        wide, action = self._each_action(samples, start, end)
-        new_start, new_end, _ = spans.move(wide[1], wide[2], action, self.table, self.config.total)
-        change = self.iou(wide[0], new_start, new_end) - self.iou(*wide)
+        (sample, low, high), action = self._each_action(samples, start, end)
+        new_start, new_end, _ = spans.move(low, high, action, self.table, self.config.total)
+        change = self.iou(sample, new_start, new_end) - self.iou(sample, low, high)
         return torch.sign(change).to(torch.float32).view(len(samples), self.n_actions)
 
     def action_rewards(self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, gain: float = 0.0) -> Tensor:
@@ -168,9 +176,9 @@ class TemporalTask:
 
         On top of it ``gain`` times the change of the IoU, relative to the largest of the state.
         """
-        wide, action = self._each_action(samples, start, end, t)
-        before = self.iou(*wide[:3])
-        result = self.move(*wide, before, action)
+        (sample, low, high, made), action = self._each_action(samples, start, end, t)
+        before = self.iou(sample, low, high)
+        result = self.move(sample, low, high, made, before, action)
         reward = result.reward.view(len(samples), self.n_actions)
         if gain:
             reward = reward + gain * rewards.relative_gains((result.iou - before).view_as(reward))
@@ -190,11 +198,13 @@ class TemporalTask:
         first, last = spans.frame_window(start, end, self.config.total, n_frames)
         if not self.config.context:
             return first[:, None], last[:, None]
-        third = (last - first + 2) // 3
-        reach = torch.ceil(CONTEXT_STEPS * n_frames / self.config.total).to(torch.int64)
-        firsts = (first, first, last - third, (first - reach).clamp(min=0), last)
-        lasts = (last, first + third, last, first, torch.minimum(last + reach, n_frames))
+        pairs = spans.context_windows(first, last, context_reach(n_frames, self.config.total), n_frames)
+        firsts, lasts = zip(*pairs, strict=True)
         return torch.stack(firsts, -1), torch.stack(lasts, -1)
+
+    def nearest_truth(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """The true window, in seconds, that each span lies nearest to: (B, 2) float64; see `spans.nearest_window`."""
+        return self.true_seconds[samples, spans.nearest_window(start, end, self.truth[samples])]
 
     def observe(
         self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, local: Tensor | None = None
@@ -260,6 +270,11 @@ class TemporalTask:
     def to_seconds(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Spans in seconds: (B, 2) float64."""
         return torch.stack((start, end), -1) * self.seconds[samples][:, None]
+
+
+def context_reach(n_frames: Tensor, total: float) -> Tensor:
+    """Frames of the context before and after a window: `CONTEXT_STEPS` steps, (B,) int64."""
+    return torch.ceil(CONTEXT_STEPS * n_frames / total).to(torch.int64)
 
 
 def random_windows(shape: tuple[int, ...], total: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -13,11 +14,9 @@ from torch import Tensor
 from strong_envs.core.vector_env import IndexVectorEnv, refuse_render_mode
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
-from strong_envs.temporal.compiled_kernels import available
+from strong_envs.temporal.compiled_kernels import available, compiles
+from strong_envs.temporal.compiled_stepper import STATE, CompiledSteps
 from strong_envs.temporal.task import TemporalTask, check_spans, make_task
-
-if TYPE_CHECKING:
-    from strong_envs.temporal.compiled_stepper import CompiledSteps
 
 INFOS = ("full", "light")
 
@@ -113,19 +112,31 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         self.before_episode: Callable[[Tensor], None] | None = None
         self._reached: dict[str, Tensor] | None = None
         self._compiled: CompiledSteps | None = None
-        # A subclass may have changed what a step does, which the compiled one would not know; it pays by Eq. 5 alone.
-        in_memory = self.device.type == "cpu" and not task.bank.mapped and task.config.reward == "iou_sign"
+        # A subclass may have changed what a step does, which the compiled one would not know.
         own = type(self) is TemporalMomentVectorEnv and type(task) is TemporalTask
-        if own and in_memory and available():
-            from strong_envs.temporal.compiled_stepper import CompiledSteps
-
-            self._compiled = CompiledSteps(self, copy, self.light)
+        in_memory = self.device.type == "cpu" and not task.bank.mapped
+        if own and in_memory and available() and compiles(task.reward):
+            self._compiled = CompiledSteps(
+                task,
+                num_envs,
+                self.autoreset_mode.value,
+                flatten,
+                observation == "index",
+                output == "torch",
+                copy,
+                self.light,
+            )
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict]:
         """One step of every environment; see `IndexVectorEnv`."""
-        if self._compiled is not None and self.before_episode is None:
-            result = self._compiled.step(self, actions)
+        if self._compiled is not None and self.before_episode is None and self._keys is not None:
+            if self.start is not self._compiled.views["start"]:
+                # A reset or a step in torch has made tensors of its own.
+                self._compiled.load({name: getattr(self, name) for name in STATE})
+                vars(self).update(self._compiled.views)
+            result = self._compiled.step(actions, time.perf_counter() - self._began)
             if result is not None:
+                self._reached = None
                 return result
         return super().step(actions)
 
@@ -193,11 +204,10 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     def _info(self) -> dict[str, Tensor]:
         if self.light:
             return {}
-        truth = self.bank.truth[self.sample, 0] * self.bank.duration[self.bank.video[self.sample]][:, None]
         return {
             "tiou": self.task.iou(self.sample, self.start, self.end, "clamped"),
             "span": self.task.to_seconds(self.sample, self.start, self.end),
-            "true_span": truth,
+            "true_span": self.task.nearest_truth(self.sample, self.start, self.end),
             "invalid_move": self._invalid.clone(),
             "sample": self.sample.clone(),
         }

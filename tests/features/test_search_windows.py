@@ -9,7 +9,7 @@ from random_stores import random_store
 
 from strong_envs import features
 from strong_envs.benchmarks.protocols import FULL_VIDEO, Protocol, content_hashes, differences
-from strong_envs.features import DataError, FeatureBank, FeatureStore, Query, StoredVideo, write_store
+from strong_envs.features import DataError, FeatureBank, FeatureStore, Query, StoreContents, StoredVideo, write_store
 from strong_envs.features.search_windows import WindowRule, apply, cut_windows, searched, window_rows
 from strong_envs.temporal.env import TemporalMomentVectorEnv
 
@@ -34,7 +34,7 @@ def test_windows_of_the_paper():
         assert window_rows(short, rule) == want
     own = StoredVideo("v", 30.0, 90, extra={"source_fps": 30.0})
     assert window_rows(own, WindowRule()) == rows
-    with pytest.raises(DataError, match="does not tell its frame rate: pass fps="):
+    with pytest.raises(DataError, match="has no known frame rate: pass fps="):
         window_rows(video, WindowRule())
 
 
@@ -129,7 +129,9 @@ def test_the_name_of_a_protocol_stands_in_every_result(store):
 def test_a_moment_longer_than_all_windows_is_reported(tmp_path):
     common = {"frames": np.ones((20, 2), np.float32), "query_vectors": np.ones((2, 2), np.float32)}
     queries = [Query("a", "v", "x", ((0.0, 20.0),)), Query("b", "v", "x", ((2.0, 4.0),))]
-    store = write_store(tmp_path / "s", name="s", videos=[StoredVideo("v", 20.0, 20)], queries=queries, **common)
+    store = write_store(
+        tmp_path / "s", StoreContents(name="s", videos=[StoredVideo("v", 20.0, 20)], queries=queries, **common)
+    )
     view = apply(store, "window", sizes=(5,), fps=1.0)
     assert [q.qid for q in view.queries] == ["b"] and view.report.count("dropped") == 1
     with pytest.raises(DataError, match="no query is left"):

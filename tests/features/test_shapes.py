@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from strong_envs.features.shapes.drawing import draw
 from strong_envs.features.shapes.events import DURATION, EVENTS, FRAMES
 from strong_envs.features.shapes.language import COLOUR_WORDS, EVENT_PHRASES, SHAPE_WORDS, TEMPLATES, describe
 from strong_envs.features.shapes.scene import SIZE, Act, Body, Scene, sample_scene
+from strong_envs.features.store.store import StoreContents
 
 SCENES = 60
 
@@ -130,7 +132,7 @@ def test_only_a_moving_box_follows_an_object_that_travels(scenes: dict) -> None:
         scores, rivals_inside = [], []
         for scene in scenes[level][:20]:
             for body, act in queries(scene):
-                box, score = best_still_box(body.boxes[max(act.start - 6, 0) : act.end + 6])
+                _, score = best_still_box(body.boxes[max(act.start - 6, 0) : act.end + 6])
                 scores.append(score)
                 during = body.boxes[act.start : act.end]
                 low, high = during[:, :2].min(axis=0), during[:, 2:].max(axis=0)
@@ -332,9 +334,9 @@ def test_the_slower_of_two_builders_takes_the_store_of_the_faster(
 ) -> None:
     write = building.write_store
 
-    def rival_first(path: Path, **kwargs: object) -> object:
-        write(path, **{**kwargs, "extra": {"by": "the rival"}})
-        return write(path, **kwargs)
+    def rival_first(path: Path, contents: StoreContents) -> object:
+        write(path, replace(contents, extra={"by": "the rival"}))
+        return write(path, contents)
 
     monkeypatch.setattr(building, "write_store", rival_first)
     store = shapes.open_store("easy", "tiny", cache=tmp_path, progress=False)

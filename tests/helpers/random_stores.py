@@ -21,7 +21,7 @@ def random_store(
     """
     import numpy as np
 
-    from strong_envs.features import Query, StoredVideo, write_store
+    from strong_envs.features import Query, StoreContents, StoredVideo, write_store
 
     rng = np.random.default_rng(seed)
     videos = [StoredVideo(f"v{i}", 0.5 * n + 0.25, n) for i, n in enumerate(lengths)]
@@ -41,14 +41,16 @@ def random_store(
     maps = rng.normal(size=(total, 4, 5, 6)).astype(np.float32)
     return write_store(
         folder,
-        name=folder.name,
-        videos=videos,
-        queries=queries,
-        frames=np.concatenate([maps.mean((1, 2)), rng.normal(size=(total, wider)).astype(np.float32)], 1),
-        query_vectors=rng.normal(size=(len(queries), 9)).astype(np.float32),
-        grid=maps if grid else None,
-        objects=rng.normal(size=(total, 3, 6)).astype(np.float32) if objects else None,
-        boxes=boxes if grid else None,
-        backbone={"name": "random"},
-        text={"name": "random"},
+        StoreContents(
+            name=folder.name,
+            videos=videos,
+            queries=queries,
+            frames=np.concatenate([maps.mean((1, 2)), rng.normal(size=(total, wider)).astype(np.float32)], 1),
+            query_vectors=rng.normal(size=(len(queries), 9)).astype(np.float32),
+            grid=maps if grid else None,
+            objects=rng.normal(size=(total, 3, 6)).astype(np.float32) if objects else None,
+            boxes=boxes if grid else None,
+            backbone={"name": "random"},
+            text={"name": "random"},
+        ),
     )

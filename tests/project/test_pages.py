@@ -102,7 +102,7 @@ def test_the_table_of_actions_is_the_space(name, ragged_store):
 
 
 def test_the_table_of_spatial_rewards_is_what_can_be_had():
-    assert tuple(reward for reward, _, _ in rows(page("SpatialTrack-v0")["Rewards"], 3)) == SPATIAL_REWARDS
+    assert tuple(reward for reward, _, _ in rows(page("SpatialTrack-v0")["Rewards"], 3)) == tuple(SPATIAL_REWARDS)
 
 
 @pytest.mark.parametrize("name", strong_envs.IDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.format import annotation_format
 from strong_envs.features.datasets.formats.dense import read_dense
 from strong_envs.features.datasets.parsing import PathOrPaths, list_files
 from strong_envs.features.datasets.sniff import sniff_file
@@ -19,6 +20,7 @@ CONVENTIONS = {
 }
 
 
+@annotation_format("activitynet_captions", keys={"timestamps", "duration"}, rank=-2)
 def read_activitynet_captions(
     path: PathOrPaths, *, convention: str = "test=val_2", split: str | None = None
 ) -> Annotations:
@@ -45,7 +47,7 @@ def read_activitynet_captions(
     out = Collector(f"ActivityNet Captions ({convention})", path)
     for file in files:
         part = _part(file)
-        name = split or CONVENTIONS[convention].get(part) or out.split(file)
+        name = split or CONVENTIONS[convention].get(part or "") or out.split(file)
         read_dense(out, file, name, lambda *a: _video(out, *a), prefix=f"{part or file.stem}:")
     return out.finish()
 

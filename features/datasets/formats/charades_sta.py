@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.format import annotation_format
 from strong_envs.features.datasets.parsing import (
     MAX_JSON_BYTES,
     PathOrPaths,
@@ -25,6 +26,14 @@ from strong_envs.features.errors import DataError
 _LINE = re.compile(r"(\S+)\s+(\S+)\s+(\S+?)##(.*)")
 
 
+@annotation_format(
+    "charades_sta",
+    text=re.compile(r"^\S+[ \t]+-?[\d.]+[ \t]+-?[\d.]+##", re.MULTILINE),
+    advice={
+        "the durations do not list its video": "Use the csv files that belong to these annotations.",
+        "a csv row has no length": "The rows of this video are dropped. Add its length in seconds.",
+    },
+)
 def read_charades_sta(
     path: PathOrPaths,
     *,
@@ -81,8 +90,9 @@ def _seconds(text: str) -> float | str:
 
 
 def _read_lengths(paths: PathOrPaths | None, folders: set[Path], report: Report) -> dict[str, object]:
-    beside = paths is None
-    files = list_files(sorted(folders) if beside else paths, _is_length_csv, "Charades_v1_*.csv with the durations")
+    files = list_files(
+        sorted(folders) if paths is None else paths, _is_length_csv, "Charades_v1_*.csv with the durations"
+    )
     lengths: dict[str, object] = {}
     csv.field_size_limit(2**20)
     for file in files:

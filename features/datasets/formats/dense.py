@@ -49,7 +49,7 @@ def read_dense(out: Collector, file: Path, split: str, video_of: VideoOf, prefix
 
 
 def _scaled(window: object, unit: float) -> object:
-    """Frames to seconds; whatever is not a pair of numbers goes on as it is and is refused by the collector."""
+    """Frames to seconds; anything but a pair of numbers is returned unchanged, and the collector refuses it."""
     if not isinstance(window, list):
         return window
     return [x * unit if isinstance(x, float) or (type(x) is int and abs(x) < 2**53) else x for x in window]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.format import annotation_format
 from strong_envs.features.datasets.parsing import PathOrPaths, list_files, number, read_json, show, whole
 from strong_envs.features.datasets.sniff import sniff_file
 from strong_envs.features.datasets.types import Annotations
@@ -15,6 +16,15 @@ ANNOTATORS = 4
 MAX_ANNOTATORS = 64
 
 
+@annotation_format(
+    "didemo",
+    keys={"times", "num_segments"},
+    advice={
+        "num_segments is not": "Give the number of five-second chunks.",
+        "not four annotators": "Kept with all of its annotators, as in the published files.",
+        "an annotator's chunks lie outside": "This annotator is left out of this query.",
+    },
+)
 def read_didemo(
     path: PathOrPaths,
     *,
@@ -24,7 +34,7 @@ def read_didemo(
 ) -> Annotations:
     """Read ``{train,val,test}_data.json``: ``[{"description", "video", "times": [[i, j], ...], "num_segments"}]``.
 
-    Chunks are inclusive: ``[i, j]`` covers seconds ``[5 i, 5 (j + 1)]``. The files tell no duration, so it is
+    Chunks are inclusive: ``[i, j]`` covers seconds ``[5 i, 5 (j + 1)]``. The files state no duration, so it is
     5 * num_segments unless given; the last chunk of a real video may be shorter. Every annotator's window stays in
     ``extra["annotators"]`` (seconds), for the metric of the paper (mean over the best three of four).
 
@@ -70,11 +80,11 @@ def _add(out: Collector, row: dict, split: str, where: str, mode: str, durations
         return
     chunks: list[tuple[int, int]] = []
     for time in times[:MAX_ANNOTATORS]:
-        pair = [whole(x) for x in time] if isinstance(time, list) and len(time) == 2 else [None]
-        if None in pair or not 0 <= pair[0] <= pair[1] < segments:
+        first, last = map(whole, time) if isinstance(time, list) and len(time) == 2 else (None, None)
+        if first is None or last is None or not 0 <= first <= last < segments:
             out.report.add("an annotator's chunks lie outside the video", "doubtful", f"{where}: {show(time)}")
         else:
-            chunks.append((pair[0], pair[1]))
+            chunks.append((first, last))
     if len(times) != ANNOTATORS:
         out.report.add("not four annotators", "doubtful", f"{where}: {len(times)}")
     if not chunks:

@@ -6,6 +6,7 @@ import numpy as np
 
 from strong_envs.features.datasets.boxes import corners
 from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.format import annotation_format
 from strong_envs.features.datasets.parsing import (
     PathOrPaths,
     list_files,
@@ -22,6 +23,9 @@ from strong_envs.features.errors import DataError
 CLIP_SECONDS = 20.0
 
 
+@annotation_format(
+    "hc_stvg", keys={"bbox", "st_time"}, advice={"boxes past the last frame": "These boxes are left out."}
+)
 def read_hc_stvg(path: PathOrPaths, *, clip_seconds: float = CLIP_SECONDS, split: str | None = None) -> Annotations:
     """Read ``{"clip.mp4": {"bbox", "st_frame", "st_time", "ed_time", "img_num", "caption", "width", "height"}}``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.format import annotation_format
 from strong_envs.features.datasets.parsing import (
     PathOrPaths,
     id_problem,
@@ -20,6 +21,12 @@ SPLITS = ("train", "val", "test")
 FIELDS = ("qid", "query", "duration", "vid", "relevant_windows", "split")
 
 
+@annotation_format(
+    "qvhighlights",
+    keys={"query", "vid"},
+    rank=-3,
+    advice={"a qid is neither": "Use an integer or printable text as qid."},
+)
 def read_qvhighlights(path: PathOrPaths, *, split: str | None = None, name: str = "QVHighlights format") -> Annotations:
     """Read lines ``{"qid", "query", "duration", "vid", "relevant_windows": [[start, end], ...]}``, in seconds.
 

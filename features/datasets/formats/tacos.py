@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.format import annotation_format
 from strong_envs.features.datasets.formats.dense import read_dense
 from strong_envs.features.datasets.parsing import (
     PathOrPaths,
@@ -18,13 +19,19 @@ from strong_envs.features.datasets.parsing import (
     strip_video_suffix,
     whole,
 )
-from strong_envs.features.datasets.sniff import sniff_file
+from strong_envs.features.datasets.sniff import is_json, read_head, sniff_file
 from strong_envs.features.datasets.types import Annotations, Report, Video
 from strong_envs.features.errors import DataError
 
 _TALL = re.compile(r"([^:]+)_(-?\d{1,15})_(-?\d{1,15}):(.*)")
 
 
+@annotation_format(
+    "tacos",
+    keys={"timestamps", "num_frames"},
+    text=re.compile(r"^[^\s:]+_\d+_\d+:", re.MULTILINE),
+    advice={"TALL text beside json": "The json is read, which has frame rates. Move it away to read the text."},
+)
 def read_tacos(
     path: PathOrPaths, *, info: PathOrPaths | Mapping[str, tuple[float, int]] | None = None, split: str | None = None
 ) -> Annotations:
@@ -37,15 +44,15 @@ def read_tacos(
 
     Args:
         path: a folder with train.json, val.json and test.json, one file, or several.
-        info: for TALL text only, which tells no frame rate: a 2D-TAN json (or several), or ``{video: (fps, frames)}``.
+        info: for TALL text only, which states no frame rate: a 2D-TAN json (or several), or ``{video: (fps, frames)}``.
         split: name of the split; None takes it from each file's name.
 
     Raises:
         DataError: files that cannot be read, TALL text without ``info``, or nothing usable.
     """
-    files = list_files(path, lambda p: sniff_file(p) in ("tacos", "tacos_tall"), "TACoS json or TALL text")
+    files = list_files(path, lambda p: sniff_file(p) == "tacos", "TACoS json or TALL text")
     out = Collector("TACoS", path)
-    text = [f for f in files if sniff_file(f) == "tacos_tall" or f.suffix == ".txt"]
+    text = [f for f in files if f.suffix == ".txt" or (sniff_file(f) == "tacos" and not is_json(read_head(f)))]
     # The same moments in both forms side by side would all be read twice.
     if len(text) < len(files):
         for file in text:
@@ -76,16 +83,18 @@ def _video(
     return None if video is None else (video, 1.0 / rate)
 
 
-def _rates(info: object, report: Report) -> dict[str, tuple[object, object]]:
+def _rates(
+    info: PathOrPaths | Mapping[str, tuple[float, int]] | None, report: Report
+) -> dict[str, tuple[object, object]]:
     if info is None:
         raise DataError(
-            "TALL text counts in frames and tells neither frame rate nor length: pass info= with the json of 2D-TAN, "
+            "TALL text counts in frames and states neither frame rate nor length: pass info= with the json of 2D-TAN, "
             "or a dict of video id to (fps, number of frames)"
         )
     if isinstance(info, Mapping):
-        return {strip_video_suffix(str(k)): tuple(v) for k, v in info.items()}
+        return {strip_video_suffix(str(k)): (fps, frames) for k, (fps, frames) in info.items()}
     rates: dict[str, tuple[object, object]] = {}
-    for file in list_files(info, lambda p: sniff_file(p) == "tacos", "TACoS json"):
+    for file in list_files(info, lambda p: sniff_file(p) == "tacos" and is_json(read_head(p)), "TACoS json"):
         data = read_json(file, report)
         for source_id, record in data.items() if isinstance(data, dict) else ():
             if isinstance(record, dict):

@@ -9,6 +9,7 @@ import numpy as np
 
 from strong_envs.features.datasets.boxes import MAX_FRAMES, corners
 from strong_envs.features.datasets.collect import Collector
+from strong_envs.features.datasets.format import annotation_format
 from strong_envs.features.datasets.parsing import PathOrPaths, list_files, number, read_json, show, whole
 from strong_envs.features.datasets.sniff import sniff_file
 from strong_envs.features.datasets.types import Annotations, Video
@@ -17,6 +18,15 @@ from strong_envs.features.errors import DataError
 KINDS = ("captions", "questions")
 
 
+@annotation_format(
+    "vidstg",
+    keys={"temporal_gt", "vid"},
+    advice={
+        "no boxes were read": "Needed for spatial training only.",
+        "VidOR has no annotation": "Its queries have no boxes; temporal use is unaffected.",
+        "an annotation of VidOR cannot be read": "Its queries have no boxes; fetch the file again.",
+    },
+)
 def read_vidstg(
     path: PathOrPaths,
     *,

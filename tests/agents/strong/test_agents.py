@@ -16,7 +16,7 @@ from strong_envs.agents.strong.ddpg import DDPG, ddpg_args, train
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.agents.training.networks import Actor, Critic, Standardise
 from strong_envs.agents.training.replay import IndexReplay
-from strong_envs.core.rewards import FROM_CRITIC
+from strong_envs.core.rewards import critic_rewards
 from strong_envs.features.errors import DataError
 from strong_envs.rollout import localise
 from strong_envs.temporal.env import TemporalMomentVectorEnv, make_task
@@ -240,7 +240,7 @@ def test_paper_preset_has_the_papers_state_and_numbers(ragged_store):
     assert strong.temporal.inputs.size == bank.query_dim + 2 + 2 * bank.frame_dim
 
 
-@pytest.mark.parametrize("reward", FROM_CRITIC)
+@pytest.mark.parametrize("reward", critic_rewards())
 def test_rewards_that_compare_values_train_with_what_goes_with_them(reward, ragged_store):
     bank = features.load(ragged_store, "train")
     system = agents.make("strong", bank, budget=0.001, rounds=1, spatial_env={"reward": reward})

@@ -12,7 +12,7 @@ from strong_envs import agents, features
 from strong_envs.agents.strong.variants import STAND_INS
 from strong_envs.benchmarks.commands.paper_tables import registered
 from strong_envs.core import boxes
-from strong_envs.features import DataError, FeatureBank, Query, StoredVideo, write_store
+from strong_envs.features import DataError, FeatureBank, Query, StoreContents, StoredVideo, write_store
 from strong_envs.local_features import CELLS, LocalFeatures, mean_of_largest, mean_of_objects
 from strong_envs.rollout import track
 from strong_envs.spatial.env import SpatialTrackEnv, make_spatial_task
@@ -44,13 +44,15 @@ def object_store(tmp_path_factory) -> str:
     return str(
         write_store(
             tmp_path_factory.mktemp("objects") / "store",
-            name="objects",
-            videos=videos,
-            queries=queries,
-            frames=rng.normal(size=(30, 4)).astype(np.float32),
-            query_vectors=rng.normal(size=(3, 6)).astype(np.float32),
-            grid=rng.normal(size=(30, 3, 4, 4)).astype(np.float32),
-            objects=objects,
+            StoreContents(
+                name="objects",
+                videos=videos,
+                queries=queries,
+                frames=rng.normal(size=(30, 4)).astype(np.float32),
+                query_vectors=rng.normal(size=(3, 6)).astype(np.float32),
+                grid=rng.normal(size=(30, 3, 4, 4)).astype(np.float32),
+                objects=objects,
+            ),
         ).path
     )
 

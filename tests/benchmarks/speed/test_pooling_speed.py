@@ -21,7 +21,7 @@ def test_the_command_runs_and_writes(compiled, tmp_path, capsys, monkeypatch):
     harness.show(result)
     assert "largest error" in capsys.readouterr().out
     assert any("eager" in name for name in names) and sum("attention" in name for name in names) == 3
-    assert any("compiled" in name for name in names) == pooling_speed.compiled_pooling.available()
+    assert any("compiled" in name for name in names) == pooling_speed.pooling_numba.available()
     assert max(result["largest errors"]["attention, by spread"].values()) <= 1e-5
 
 

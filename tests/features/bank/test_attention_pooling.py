@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from strong_envs.features.bank import pooling_numba as compiled_pooling
+from strong_envs.features.bank import pooling_numba
 from strong_envs.features.bank.mapped import MappedRows
 from strong_envs.features.bank.pooling import AdditiveScore, WindowAttention, spatial_pyramid, torch_pyramid
 
@@ -19,7 +19,7 @@ def path(request, monkeypatch) -> str:
     if request.param == "compiled":
         pytest.importorskip("numba")
     monkeypatch.setenv("STRONG_ENVS_COMPILED", "1" if request.param == "compiled" else "0")
-    assert compiled_pooling.available() == (request.param == "compiled")
+    assert pooling_numba.available() == (request.param == "compiled")
     return request.param
 
 

@@ -11,7 +11,7 @@ import torch
 from random_stores import random_store
 
 from strong_envs import features
-from strong_envs.features import DataError, FeatureStore, Query, StoredVideo, write_store
+from strong_envs.features import DataError, FeatureStore, Query, StoreContents, StoredVideo, write_store
 from strong_envs.features.bank.pooling import (
     WindowMeans,
     attention_weights,
@@ -148,11 +148,11 @@ def test_nan_features_never_reach_a_store(tmp_path):
         query_vectors=np.ones((1, 2), np.float32),
     )
     with pytest.raises(DataError, match="1 of 4 rows, the first in row 2"):
-        write_store(tmp_path / "s", frames=values, **common)
+        write_store(tmp_path / "s", StoreContents(frames=values, **common))
     assert list(tmp_path.iterdir()) == []
-    write_store(tmp_path / "s", frames=np.nan_to_num(values), **common)
+    write_store(tmp_path / "s", StoreContents(frames=np.nan_to_num(values), **common))
     with pytest.raises(DataError, match="exists"):
-        write_store(tmp_path / "s", frames=np.nan_to_num(values), **common)
+        write_store(tmp_path / "s", StoreContents(frames=np.nan_to_num(values), **common))
 
 
 def test_a_key_with_a_typo_gets_the_nearest(tmp_path):

@@ -206,17 +206,19 @@ def test_a_mapped_tensor_is_sent_by_its_path(tmp_path):
 
 
 def test_objects_reach_the_bank(tmp_path):
-    from strong_envs.features import Query, StoredVideo, write_store
+    from strong_envs.features import Query, StoreContents, StoredVideo, write_store
 
     objects = np.random.default_rng(0).normal(size=(9, 3, 5)).astype(np.float16)
     store = write_store(
         tmp_path / "s",
-        name="s",
-        videos=[StoredVideo("a", 2.0, 4), StoredVideo("b", 2.0, 5)],
-        queries=[Query("q", "b", "x", ((0.0, 1.0),))],
-        frames=np.ones((9, 2), np.float32),
-        query_vectors=np.ones((1, 2), np.float32),
-        objects=objects,
+        StoreContents(
+            name="s",
+            videos=[StoredVideo("a", 2.0, 4), StoredVideo("b", 2.0, 5)],
+            queries=[Query("q", "b", "x", ((0.0, 1.0),))],
+            frames=np.ones((9, 2), np.float32),
+            query_vectors=np.ones((1, 2), np.float32),
+            objects=objects,
+        ),
     )
     for memory in ("device", "map"):
         bank = features.load(str(store.path), memory=memory)

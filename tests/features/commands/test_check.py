@@ -12,7 +12,7 @@ import pytest
 from strong_envs.features.commands.check import add_parser, check, exit_code, format_items
 from strong_envs.features.datasets.advice import ADVICE, advice
 from strong_envs.features.datasets.types import Query
-from strong_envs.features.store.store import StoredVideo, write_store
+from strong_envs.features.store.store import StoreContents, StoredVideo, write_store
 
 CLEAN = {"v_x": {"duration": 60.0, "timestamps": [[0, 20]], "sentences": ["a dog"]}}
 DROPS = {"v_x": {"duration": 60.0, "timestamps": [[0, 20], [30, 30]], "sentences": ["a dog", "b"]}}
@@ -123,7 +123,7 @@ def test_stores_whole_and_damaged(tmp_path, capsys):
     video, query = StoredVideo("a", 10.0, 5), Query("1", "a", "a dog", ((1.0, 2.0),))
     path = tmp_path / "store"
     frames, vectors = np.ones((5, 4), np.float32), np.ones((1, 3), np.float32)
-    write_store(path, name="tiny", videos=[video], queries=[query], frames=frames, query_vectors=vectors)
+    write_store(path, StoreContents(name="tiny", videos=[video], queries=[query], frames=frames, query_vectors=vectors))
     assert run(path) == 0
     assert "name: tiny" in capsys.readouterr().out
     file = path / "frames.safetensors"
@@ -146,7 +146,7 @@ def test_every_kind_of_finding_has_advice():
     import re
 
     root = Path(__file__).parents[3] / "features"
-    files = [*(root / "datasets").glob("*.py"), *(root / "importing").glob("*.py")]
+    files = [f for room in ("datasets", "importing", "extraction") for f in (root / room).rglob("*.py")]
     source = "\n".join(f.read_text() for f in files)
     pattern = r'(?:\.add|\.drop)\(\s*f?"([^"]+)"|kind = (?:problem or )?f?"([^"]+)"|return f?"(an id [^"]+)"'
     kinds = {next(k for k in found if k) for found in re.findall(pattern, source)}

@@ -12,7 +12,7 @@ from strong_envs.features.commands import show
 from strong_envs.features.commands.show import AXIS, BARS, MARGIN, TEXT, TRACKS, draw_strip, tick_step
 from strong_envs.features.datasets.types import Query
 from strong_envs.features.errors import DataError
-from strong_envs.features.store.store import FeatureStore, StoredVideo, write_store
+from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, write_store
 
 LEFT = MARGIN + TEXT
 COLOURS = [(250, 20, 20), (20, 250, 20), (20, 20, 250), (240, 240, 20)]
@@ -28,13 +28,15 @@ def make(folder, *, path=None, grid=True, boxes=False, queries=None, name="v", d
     rows[8:] = np.nan
     return write_store(
         folder / "store",
-        name="strips",
-        videos=[StoredVideo("other", 5.0, 4), StoredVideo(name, duration, 16, path)],
-        queries=queries,
-        frames=rng.normal(size=(20, 6)).astype(np.float32),
-        query_vectors=rng.normal(size=(len(queries), 5)).astype(np.float32),
-        grid=rng.normal(size=(20, 3, 4, 6)).astype(np.float32) if grid else None,
-        boxes={"t": rows} if boxes else None,
+        StoreContents(
+            name="strips",
+            videos=[StoredVideo("other", 5.0, 4), StoredVideo(name, duration, 16, path)],
+            queries=queries,
+            frames=rng.normal(size=(20, 6)).astype(np.float32),
+            query_vectors=rng.normal(size=(len(queries), 5)).astype(np.float32),
+            grid=rng.normal(size=(20, 3, 4, 6)).astype(np.float32) if grid else None,
+            boxes={"t": rows} if boxes else None,
+        ),
     )
 
 
@@ -139,13 +141,14 @@ def test_command(tmp_path, capsys):
 
 def test_the_real_video_has_its_moments(shared_data, tmp_path):
     from strong_envs.features import datasets
+    from strong_envs.features.extraction.options import ExtractOptions
     from strong_envs.features.extraction.pipeline import extract
 
     folder = shared_data / "visitors"
     annotations = datasets.read(folder / "annotations.jsonl")
     boxes = datasets.read_boxes(folder / "boxes.json")
     options = {"backbone": "colour-cells", "text": "hashed-words", "fps": 0.25, "progress": False}
-    store, _ = extract([folder / "visitors.mp4"], annotations, tmp_path / "s", boxes=boxes, **options)
+    store, _ = extract([folder / "visitors.mp4"], annotations, tmp_path / "s", ExtractOptions(**options), boxes=boxes)
     image = draw_strip(store)
     assert len({q.windows for q in store.queries}) == 24
     for split in ("train", "test"):

@@ -62,8 +62,8 @@ def test_charades_sta_clips_ends_and_drops_inverted_rows(tmp_path):
 def test_charades_sta_takes_durations_from_a_mapping_and_needs_some(tmp_path):
     file = write(tmp_path / "charades_sta_test.txt", "AAAAA 0 4##person runs.")
     with pytest.raises(DataError, match="Charades_v1"):
-        datasets.read_charades_sta(file)
-    found = datasets.read_charades_sta(file, durations={"AAAAA": 3})
+        READERS["charades_sta"](file)
+    found = READERS["charades_sta"](file, durations={"AAAAA": 3})
     assert found.queries[0].windows == ((0.0, 3.0),) and found.queries[0].split == "test"
 
 
@@ -73,7 +73,7 @@ def test_charades_sta_csv_without_the_columns_or_a_length(tmp_path):
     assert [q.video for q in found.queries] == ["BBBBB"]
     assert findings(found.report)["a video's duration is not a positive number"] == ("dropped", 1)
     with pytest.raises(DataError, match="columns id and length"):
-        datasets.read_charades_sta(folder, durations=write(tmp_path / "other.csv", "name,seconds\nAAAAA,3\n"))
+        READERS["charades_sta"](folder, durations=write(tmp_path / "other.csv", "name,seconds\nAAAAA,3\n"))
 
 
 def test_charades_sta_real_counts(shared_data):
@@ -81,7 +81,7 @@ def test_charades_sta_real_counts(shared_data):
     assert len(found.split("train")) == 12404 and len(found.split("test")) == 3720
     assert found.report.count("dropped") == 4
     for split, past_the_end, of_those_inverted in (("train", 1805, 3), ("test", 562, 0)):
-        report = datasets.read_charades_sta(shared_data / "charades_sta" / f"charades_sta_{split}.txt").report
+        report = READERS["charades_sta"](shared_data / "charades_sta" / f"charades_sta_{split}.txt").report
         kinds = findings(report)
         assert kinds["end past the video's duration"] == ("clipped", past_the_end - of_those_inverted)
         both = kinds.get("start is not before end, and the end is past the video's duration", ("dropped", 0))
@@ -123,7 +123,7 @@ def test_tacos_never_assumes_a_frame_rate(tmp_path):
     data = tacos()
     del data["s13-d21.avi"]["fps"]
     data["s14-d1.avi"] = {"timestamps": [[0, 50]], "sentences": ["He leaves"], "fps": 25, "num_frames": 100}
-    found = datasets.read_tacos(write(tmp_path / "test.json", data))
+    found = READERS["tacos"](write(tmp_path / "test.json", data))
     assert [q.video for q in found.queries] == ["s14-d1"] and found.queries[0].windows == ((0.0, 2.0),)
     assert findings(found.report)["a video lacks a usable frame rate or frame count"] == ("dropped", 5)
 
@@ -152,7 +152,7 @@ def test_tacos_real_counts(shared_data):
     found = read(shared_data / "tacos")
     assert [len(found.split(s)) for s in ("train", "val", "test")] == [9790, 4436, 4001]
     assert found.report.count("dropped") == 0 and len(found.videos) == 127
-    clipped = [datasets.read_tacos(shared_data / "tacos" / f"{s}.json").report for s in ("train", "val", "test")]
+    clipped = [READERS["tacos"](shared_data / "tacos" / f"{s}.json").report for s in ("train", "val", "test")]
     assert [report.count("clipped") for report in clipped] == [43, 0, 5]
     assert findings(found.report)["a row repeats an earlier one exactly"][1] > 2000
 
@@ -263,7 +263,7 @@ def test_didemo_chunks_are_inclusive(tmp_path):
     assert found.report.count("dropped") == 2
     assert findings(found.report)["an annotator's chunks lie outside the video"] == ("doubtful", 1)
     assert read(file, windows="all").queries[0].windows == ((5.0, 10.0), (5.0, 15.0), (20.0, 30.0))
-    shorter = datasets.read_didemo(file, windows="all", durations={"1@N00_2.mov": 27.5})
+    shorter = READERS["didemo"](file, windows="all", durations={"1@N00_2.mov": 27.5})
     assert shorter.queries[0].windows[-1] == (20.0, 27.5)
 
 

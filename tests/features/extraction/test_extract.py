@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from video_files import FPS, SMALL, annotate
 
+from strong_envs.features.commands import extract as command
 from strong_envs.features.datasets.types import Query
 from strong_envs.features.errors import DataError
-from strong_envs.features.extraction import pipeline as extraction
+from strong_envs.features.extraction.options import ExtractOptions
 from strong_envs.features.extraction.pipeline import extract
 from strong_envs.features.store.store import FeatureStore, StoredVideo
 from strong_envs.features.video_io import Decoder, open_frames, row_centres
@@ -47,7 +48,9 @@ def shown(path: Path, duration: float, n_rows: int) -> np.ndarray:
 
 @pytest.mark.parametrize("fps", [2.0, 1.3, FPS])
 def test_a_row_holds_the_frame_on_the_screen_at_its_centre(clips, tmp_path, fps):
-    store, report = extract([clips], annotate(DURATIONS), tmp_path / "s", fps=fps, dtype="float32", **SMALL)
+    store, report = extract(
+        [clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(fps=fps, dtype="float32", **SMALL)
+    )
     assert [v.n_frames for v in store.videos] == [round(t * fps) for t in DURATIONS.values()]
     first = 0
     for video in store.videos:
@@ -99,7 +102,7 @@ def test_broken_and_absent_videos_are_skipped_and_counted(clips, tmp_path):
     (tmp_path / "in" / "half.avi").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "in" / "stranger.avi").write_bytes(whole)
     annotations = annotate({**DURATIONS, "bad": 3.0, "half": 6.0, "nowhere": 5.0, "v0": 4.3})
-    store, report = extract([tmp_path / "in"], annotations, tmp_path / "s", **SMALL)
+    store, report = extract([tmp_path / "in"], annotations, tmp_path / "s", ExtractOptions(**SMALL))
     assert [v.id for v in store.videos] == ["v0", "v1", "v2"] and len(store.queries) == 6 == report.kept
     found = {(f.kind, f.action): (f.count, " ".join(f.examples)) for f in report.findings.values()}
     assert found["a broken video", "dropped"][0] == 2
@@ -116,11 +119,11 @@ def test_broken_and_absent_videos_are_skipped_and_counted(clips, tmp_path):
 def test_nothing_usable_is_an_error(clips, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     with pytest.raises(DataError, match="no video could be extracted"):
-        extract([tmp_path / "bad.mp4"], annotate({"bad": 3.0}), tmp_path / "s", **SMALL)
+        extract([tmp_path / "bad.mp4"], annotate({"bad": 3.0}), tmp_path / "s", ExtractOptions(**SMALL))
     with pytest.raises(DataError, match="none of the 3 files"):
-        extract([clips], annotate({"other": 3.0}), tmp_path / "s", **SMALL)
+        extract([clips], annotate({"other": 3.0}), tmp_path / "s", ExtractOptions(**SMALL))
     with pytest.raises(DataError, match="no video file or folder"):
-        extract([tmp_path / "absent.mp4"], annotate(DURATIONS), tmp_path / "s", **SMALL)
+        extract([tmp_path / "absent.mp4"], annotate(DURATIONS), tmp_path / "s", ExtractOptions(**SMALL))
     assert not (tmp_path / "s").exists()
 
 
@@ -129,15 +132,15 @@ def test_nothing_usable_is_an_error(clips, tmp_path):
 )
 def test_arguments_out_of_range(clips, tmp_path, name, value):
     with pytest.raises(DataError, match=name):
-        extract([clips], annotate(DURATIONS), tmp_path / "s", **{**SMALL, name: value})
+        extract([clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(**{**SMALL, name: value}))
 
 
 def test_ids_with_a_suffix_and_two_files_for_one_id(clips, tmp_path):
-    store, _ = extract([clips / "v0.avi"], annotate({"v0.avi": 4.0}), tmp_path / "s", **SMALL)
+    store, _ = extract([clips / "v0.avi"], annotate({"v0.avi": 4.0}), tmp_path / "s", ExtractOptions(**SMALL))
     assert store.videos[0].id == "v0.avi"
     shutil.copy(clips / "v0.avi", tmp_path / "v0.avi")
     with pytest.raises(DataError, match="two files"):
-        extract([clips / "v0.avi", tmp_path / "v0.avi"], annotate({"v0": 4.0}), tmp_path / "t", **SMALL)
+        extract([clips / "v0.avi", tmp_path / "v0.avi"], annotate({"v0": 4.0}), tmp_path / "t", ExtractOptions(**SMALL))
 
 
 KILLER = """
@@ -165,7 +168,7 @@ def test_a_kill_loses_no_finished_video_and_changes_no_byte(clips, tmp_path, mon
     monkeypatch.setenv("CALLS", str(log))
     options = {**SMALL, "backbone": "killer_net:net", "batch": 4}
     monkeypatch.setenv("DIE_AT", "-1")
-    whole, _ = extract([clips], annotate(DURATIONS), tmp_path / "whole" / "s", **options)
+    whole, _ = extract([clips], annotate(DURATIONS), tmp_path / "whole" / "s", ExtractOptions(**options))
     calls = len(log.read_text())
     assert calls == 2 + 3 + 3  # 8, 12 and 10 rows in batches of 4
 
@@ -173,9 +176,10 @@ def test_a_kill_loses_no_finished_video_and_changes_no_byte(clips, tmp_path, mon
     script = (
         "import sys; sys.path[:0] = sys.argv[1:4]\n"
         "from video_files import annotate\n"
+        "from strong_envs.features.extraction.options import ExtractOptions\n"
         "from strong_envs.features.extraction.pipeline import extract\n"
         f"extract([sys.argv[4]], annotate({DURATIONS}), sys.argv[5], "
-        "backbone='killer_net:net', text='hashed-words', batch=4)"
+        "ExtractOptions(backbone='killer_net:net', text='hashed-words', batch=4))"
     )
     root = Path(__file__).parents[3]
     out = tmp_path / "killed" / "s"
@@ -186,8 +190,8 @@ def test_a_kill_loses_no_finished_video_and_changes_no_byte(clips, tmp_path, mon
     assert len(list((tmp_path / "killed" / "s.work" / "videos").iterdir())) == 1 and not out.exists()
 
     with pytest.raises(DataError, match="other settings.*fps was 2.0, now 3.0"):
-        extract([clips], annotate(DURATIONS), out, fps=3.0, **options)
-    store, _ = extract([clips], annotate(DURATIONS), out, **options)
+        extract([clips], annotate(DURATIONS), out, ExtractOptions(fps=3.0, **options))
+    store, _ = extract([clips], annotate(DURATIONS), out, ExtractOptions(**options))
     assert len(log.read_text()) == 4 + 6  # v1 and v2 only
     assert files(store) == files(whole)
     assert [p.name for p in out.parent.iterdir()] == ["s"]
@@ -196,24 +200,28 @@ def test_a_kill_loses_no_finished_video_and_changes_no_byte(clips, tmp_path, mon
 def test_several_processes_give_the_same_bytes(clips, tmp_path):
     (tmp_path / "bad.avi").write_bytes(b"no video")
     annotations = annotate({**DURATIONS, "bad": 3.0})
-    one, _ = extract([clips, tmp_path / "bad.avi"], annotations, tmp_path / "one" / "s", **SMALL)
-    two, report = extract([clips, tmp_path / "bad.avi"], annotations, tmp_path / "two" / "s", workers=2, **SMALL)
+    one, _ = extract([clips, tmp_path / "bad.avi"], annotations, tmp_path / "one" / "s", ExtractOptions(**SMALL))
+    two, report = extract(
+        [clips, tmp_path / "bad.avi"], annotations, tmp_path / "two" / "s", ExtractOptions(workers=2, **SMALL)
+    )
     assert files(one) == files(two) and report.count("dropped") == 3
 
 
 def test_a_store_is_not_overwritten_unasked(clips, tmp_path):
-    first, _ = extract([clips], annotate(DURATIONS), tmp_path / "s", **SMALL)
+    extract([clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(**SMALL))
     with pytest.raises(DataError, match="exists"):
-        extract([clips], annotate(DURATIONS), tmp_path / "s", **SMALL)
-    second, _ = extract([clips], annotate(DURATIONS), tmp_path / "s", grid=False, overwrite=True, **SMALL)
+        extract([clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(**SMALL))
+    second, _ = extract(
+        [clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(grid=False, overwrite=True, **SMALL)
+    )
     assert not second.has("grid") and sorted(p.name for p in tmp_path.iterdir()) == ["s"]
 
 
 def test_a_kill_between_moving_and_tidying_up(clips, tmp_path):
-    store, _ = extract([clips], annotate(DURATIONS), tmp_path / "s", **SMALL)
+    store, _ = extract([clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(**SMALL))
     (tmp_path / "s.work").mkdir()
     (tmp_path / "s.work" / "moving.json").write_text(json.dumps({"content_hash": store.content_hash}))
-    again, report = extract([clips], annotate(DURATIONS), tmp_path / "s", **SMALL)
+    again, report = extract([clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(**SMALL))
     assert again.content_hash == store.content_hash and report.kept == 6
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 
@@ -223,28 +231,28 @@ def test_a_second_extraction_into_the_same_store_is_refused(clips, tmp_path):
     from strong_envs.features.extraction.work_folder import work_folder
 
     with work_folder(tmp_path / "s.work", {}), pytest.raises(DataError, match="another extraction"):
-        extract([clips], annotate(DURATIONS), tmp_path / "s", **SMALL)
+        extract([clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(**SMALL))
 
 
 def test_a_full_disk_is_refused_before_any_work(clips, tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(DataError, match="are needed.*1.0 kB are free.*--pca"):
-        extract([clips], annotate(DURATIONS), tmp_path / "s", **SMALL)
+        extract([clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(**SMALL))
     assert not list(tmp_path.iterdir())
 
 
 def test_the_size_is_told_before_writing_and_is_right(clips, tmp_path, capsys):
-    store, _ = extract([clips], annotate(DURATIONS), tmp_path / "s", **{**SMALL, "progress": True})
+    store, _ = extract([clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(**{**SMALL, "progress": True}))
     told = capsys.readouterr().err
     n_bytes = sum(store.tensor(name).nbytes for name in ("frames", "grid"))
     assert f"({n_bytes} bytes)" in told.splitlines()[0]
 
 
 def test_reduced_channels_are_those_of_the_stored_reduction(clips, tmp_path):
-    full, _ = extract([clips], annotate(DURATIONS), tmp_path / "full", dtype="float32", **SMALL)
+    full, _ = extract([clips], annotate(DURATIONS), tmp_path / "full", ExtractOptions(dtype="float32", **SMALL))
     options = {**SMALL, "dtype": "float32"}
-    store, _ = extract([clips], annotate(DURATIONS), tmp_path / "s", pca=3, pca_videos=2, **options)
+    store, _ = extract([clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(pca=3, pca_videos=2, **options))
     from strong_envs.features.extraction.pca import PCA
 
     pca = PCA.from_json(store.manifest["extra"]["pca"])
@@ -255,21 +263,25 @@ def test_reduced_channels_are_those_of_the_stored_reduction(clips, tmp_path):
 
     test = annotate({"v2": 4.8}, split="test")
     with pytest.raises(DataError, match="train videos"):
-        extract([clips / "v2.avi"], test, tmp_path / "t", pca=3, **options)
-    again, _ = extract([clips / "v2.avi"], test, tmp_path / "t", pca=tmp_path / "s", **options)
+        extract([clips / "v2.avi"], test, tmp_path / "t", ExtractOptions(pca=3, **options))
+    again, _ = extract([clips / "v2.avi"], test, tmp_path / "t", ExtractOptions(pca=tmp_path / "s", **options))
     assert np.allclose(again.tensor("grid"), store.tensor("grid")[-10:], atol=1e-5)
     with pytest.raises(DataError, match="no reduction"):
-        extract([clips / "v2.avi"], test, tmp_path / "u", pca=tmp_path / "full", **options)
+        extract([clips / "v2.avi"], test, tmp_path / "u", ExtractOptions(pca=tmp_path / "full", **options))
 
 
 def test_boxes_of_source_frames_become_boxes_of_rows(clips, tmp_path):
     track = np.full((50, 4), np.nan, np.float32)
     track[10:40] = np.linspace(0, 0.5, 30)[:, None] + np.array([0.0, 0.1, 0.3, 0.4])
     annotations = annotate(DURATIONS)
-    own = {"track": "her", "boxes": np.full((5, 4), 0.25, np.float32) + [0, 0, 0.5, 0.5], "first_box_frame": 30}
+    own = {
+        "track": "her",
+        "boxes": np.full((5, 4), 0.25, np.float32) + np.array([0, 0, 0.5, 0.5]),
+        "first_box_frame": 30,
+    }
     annotations.queries[2] = Query("own", "v1", "somebody", ((2.0, 3.0),), extra=own)
     stray = {"v0": track, "stray": track}
-    store, report = extract([clips], annotations, tmp_path / "s", boxes=stray, **SMALL)
+    store, report = extract([clips], annotations, tmp_path / "s", ExtractOptions(**SMALL), boxes=stray)
     assert [q.extra.get("track") for q in store.queries] == ["v0", "v0", "her", None, None, None]
     rows = store.tensor("boxes", *store.tracks["v0"])
     frames = np.floor(row_centres(4.0, 8) * FPS + 1e-6).astype(int)
@@ -284,14 +296,16 @@ def test_a_query_of_unknown_words_is_doubtful(clips, tmp_path):
     (tmp_path / "g.txt").write_text("query 1 2\n")
     annotations = annotate({"v0": 4.0})
     annotations.queries[1] = Query("odd", "v0", "zzz", ((0.0, 1.0),))
-    _, report = extract([clips], annotations, tmp_path / "s", **{**SMALL, "text": f"glove:{tmp_path / 'g.txt'}"})
+    _, report = extract(
+        [clips], annotations, tmp_path / "s", ExtractOptions(**{**SMALL, "text": f"glove:{tmp_path / 'g.txt'}"})
+    )
     assert ("the text encoder knows no word of a query", "doubtful") in report.findings
 
 
 def run_command(*words: str) -> int:
     parser = argparse.ArgumentParser()
-    extraction.add_parser(parser.add_subparsers(dest="command"))
-    return extraction.main(parser.parse_args(["extract", *words]))
+    command.add_parser(parser.add_subparsers(dest="command"))
+    return command.main(parser.parse_args(["extract", *words]))
 
 
 def test_command_on_a_real_video(shared_data, tmp_path, capsys):
@@ -320,7 +334,14 @@ def test_pretrained_features_tell_the_visitors_apart(shared_data, tmp_path):
     folder = shared_data / "visitors"
     annotations = datasets.read(folder / "annotations.jsonl")
     store, _ = extract(
-        [folder / "visitors.mp4"], annotations, tmp_path / "s", fps=0.15, text="hashed-words", progress=False
+        [folder / "visitors.mp4"],
+        annotations,
+        tmp_path / "s",
+        ExtractOptions(
+            fps=0.15,
+            text="hashed-words",
+            progress=False,
+        ),
     )
     assert store.shape("grid")[1:] == (7, 7, 1280)
     visits = sorted({q.windows[0] for q in store.queries if q.extra["event"] == "stand"})

@@ -17,7 +17,6 @@ from fuzzing import FUZZ, array_bytes, assert_sound, only_data_errors, spoilt_by
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strong_envs.features import datasets
 from strong_envs.features.commands.check import check, exit_code, format_items
 from strong_envs.features.datasets import READERS, parsing, read, read_boxes
 from strong_envs.features.datasets.types import Report
@@ -237,7 +236,7 @@ def test_wrong_magic_and_empty_files_are_one_clear_error(raw, suffix, tmp_path):
 def test_errors_say_what_is_wrong(text, message, tmp_path):
     (tmp_path / "train.json").write_bytes(text)
     with pytest.raises(DataError, match=message):
-        datasets.read_activitynet_captions(tmp_path / "train.json")
+        READERS["activitynet_captions"](tmp_path / "train.json")
 
 
 def test_the_good_lines_of_a_broken_file_are_kept(tmp_path):
@@ -287,7 +286,7 @@ def test_ids_cannot_lead_out_of_a_folder(tmp_path):
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = read(tmp_path / "train.jsonl")
     assert list(found.videos) == ["v"] and found.report.count("dropped") == 3
-    store, _ = import_store(tmp_path / "store", found, features=tmp_path / "inside")
+    store, _ = import_store(tmp_path / "store", found, tmp_path / "inside")
     assert [v.id for v in store.videos] == ["v"]
     _, report = load_features(tmp_path / "inside", ["v", "../secret", str(tmp_path / "secret")])
     assert report.kept == 1 and report.count("dropped") == 2

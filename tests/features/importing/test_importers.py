@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 from import_inputs import RNG, annotations, features, kinds, npy_folder
 
+from strong_envs.features.commands.import_features import add_parser
 from strong_envs.features.datasets import read
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
-from strong_envs.features.importing.importer import (
-    add_parser,
-    check_lengths,
-    import_store,
-    load_features,
-    load_query_features,
-)
+from strong_envs.features.importing.feature_files import check_lengths, load_features, load_query_features
+from strong_envs.features.importing.importer import import_store
+from strong_envs.features.importing.options import ImportOptions
 from strong_envs.features.importing.strong_release import import_authors_file
 
 
@@ -141,7 +138,7 @@ def test_query_features_are_tokens_or_sentences(tmp_path):
 def test_import_store_keeps_what_has_features(tmp_path):
     arrays = features()
     folder = npy_folder(tmp_path / "f", arrays)
-    store, report = import_store(tmp_path / "store", annotations(), features=folder)
+    store, report = import_store(tmp_path / "store", annotations(), folder)
     assert [q.qid for q in store.queries] == ["1", "2", "3"] and report.kept == 3
     assert store.queries[0].windows == ((0.0, 10.0), (30.0, 40.0)) and store.queries[1].extra == {"event": "roll"}
     np.testing.assert_array_equal(store.tensor("frames"), np.concatenate([arrays["a"], arrays["b"]]))
@@ -152,7 +149,7 @@ def test_import_store_keeps_what_has_features(tmp_path):
         "a moment is shorter than one feature row": ("doubtful", 1),
     }
     with pytest.raises(DataError, match="exists"):
-        import_store(tmp_path / "store", annotations(), features=folder)
+        import_store(tmp_path / "store", annotations(), folder)
     assert sorted(os.listdir(tmp_path)) == ["f", "store"], "no temporary file stays behind"
 
 
@@ -163,7 +160,7 @@ def test_import_store_with_text_and_boxes(tmp_path):
     boxes[100:] = [0.1, 0.2, 0.3, 0.4]
     found = annotations()
     found.queries[1].extra.update(track="b/7", boxes=np.tile(boxes[200], (60, 1)), first_box_frame=100)
-    store, report = import_store(tmp_path / "store", found, features=folder, text=texts, boxes={"a": boxes})
+    store, report = import_store(tmp_path / "store", found, folder, ImportOptions(text=texts, boxes={"a": boxes}))
     assert [q.qid for q in store.queries] == ["1", "2"]
     np.testing.assert_array_equal(store.tensor("queries"), [[2] * 4, [1] * 4])
     assert [q.extra["track"] for q in store.queries] == ["a", "b/7"] and "boxes" not in store.queries[1].extra
@@ -178,10 +175,10 @@ def test_import_store_with_text_and_boxes(tmp_path):
 def test_import_store_refuses_an_encoder_that_misses_sentences(tmp_path):
     folder = npy_folder(tmp_path / "f", features())
     with pytest.raises(DataError, match=r"one vector a sentence, \(3, Dq\)"):
-        import_store(tmp_path / "store", annotations(), features=folder, text=lambda texts: np.ones((1, 4)))
+        import_store(tmp_path / "store", annotations(), folder, ImportOptions(text=lambda texts: np.ones((1, 4))))
     assert not (tmp_path / "store").exists()
     with pytest.raises(DataError, match="none of the 3 annotated videos"):
-        import_store(tmp_path / "s", annotations(), features=npy_folder(tmp_path / "g", features({"z": 3})))
+        import_store(tmp_path / "s", annotations(), npy_folder(tmp_path / "g", features({"z": 3})))
 
 
 def authors(**changes: object) -> dict:

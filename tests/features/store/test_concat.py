@@ -12,7 +12,7 @@ from random_stores import random_store
 
 import strong_envs  # noqa: F401 (registers the ids)
 from strong_envs import features
-from strong_envs.features import DataError, FeatureStore, Query, StoredVideo, write_store
+from strong_envs.features import DataError, FeatureStore, Query, StoreContents, StoredVideo, write_store
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_joined_store_has_the_interface_of_one(pair):
     assert store.content_hash != features.join(*pair[::-1]).content_hash
     store.verify()
     findings = {f.kind: f.count for f in store.report.findings.values()}
-    assert findings == {"a video id stands in several stores": 8}
+    assert findings == {"a video id occurs in several stores": 8}
     assert [v.id for v in store.videos][:2] == ["a/v0", "a/v1"] and store.videos[-1].id == "v4"
     assert features.join(pair[0]) is pair[0]
     three = features.join(store, random_store(pair[0].path.parent / "c", [3], seed=2))
@@ -93,7 +93,7 @@ def rewrite(store: FeatureStore, folder, **changes) -> FeatureStore:
         "backbone": store.manifest["backbone"],
         "text": store.manifest["text"],
     }
-    return write_store(folder, **{**given, **changes})
+    return write_store(folder, StoreContents(**{**given, **changes}))
 
 
 @pytest.mark.parametrize(
@@ -138,11 +138,13 @@ def test_the_same_video_in_train_here_and_test_there_is_reported(tmp_path):
     def store(split: str) -> FeatureStore:
         return write_store(
             tmp_path / split,
-            name="same",
-            videos=[StoredVideo("v", 4.0, 4), StoredVideo(f"only {split}", 4.0, 4)],
-            queries=[Query("same#1/q", "v", "x", ((0.0, 1.0),), split), Query("q", "v", "y", ((0.0, 1.0),), split)],
-            frames=np.ones((8, 2), np.float32),
-            query_vectors=np.ones((2, 2), np.float32),
+            StoreContents(
+                name="same",
+                videos=[StoredVideo("v", 4.0, 4), StoredVideo(f"only {split}", 4.0, 4)],
+                queries=[Query("same#1/q", "v", "x", ((0.0, 1.0),), split), Query("q", "v", "y", ((0.0, 1.0),), split)],
+                frames=np.ones((8, 2), np.float32),
+                query_vectors=np.ones((2, 2), np.float32),
+            ),
         )
 
     joined = features.join(store("train"), store("test"))

@@ -18,7 +18,7 @@ from random_stores import random_store
 from strong_envs import features
 from strong_envs.features import FeatureBank
 from strong_envs.features.commands.check import check, exit_code, format_items
-from strong_envs.features.datasets import read, read_charades_sta
+from strong_envs.features.datasets import READERS, read
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.encoders import text
 from strong_envs.features.importing.detections import ObjectFiles
@@ -140,7 +140,7 @@ def test_duration_tables_survive_spoilt_bytes(data):
         file = Path(folder) / "charades_sta_train.txt"
         file.write_text("AAAAA 0.0 6.9##a dog\nBBBBB 2 9##a cat\n")
         (Path(folder) / "Charades_v1_train.csv").write_bytes(data.draw(spoilt_bytes(table)))
-        found = only_data_errors(read_charades_sta, file)
+        found = only_data_errors(READERS["charades_sta"], file)
         if found is not None:
             assert_sound(found)
         assert exit_code(check(folder)) in (0, 1, 2)

@@ -10,9 +10,12 @@ from import_inputs import annotations, features, kinds, npy_folder
 from safetensors.numpy import save_file
 from video_files import SMALL, annotate
 
-from strong_envs.features import DataError, FeatureStore, Query, StoredVideo, write_store
+from strong_envs.features import DataError, FeatureStore, Query, StoreContents, StoredVideo, write_store
+from strong_envs.features.commands.import_features import add_parser
+from strong_envs.features.extraction.options import ExtractOptions
 from strong_envs.features.extraction.pipeline import extract
-from strong_envs.features.importing.importer import add_parser, import_store
+from strong_envs.features.importing.importer import import_store
+from strong_envs.features.importing.options import ImportOptions
 from strong_envs.features.store import tensor_file
 from strong_envs.features.store.tensor_file import Finite, RowBlocks, map_tensor, write_tensor
 
@@ -51,7 +54,9 @@ def test_writing_holds_a_block_not_the_tensor(tmp_path, monkeypatch):
     blocks = (np.full((10, *shape[1:]), k, np.float32) for k in range(200))
     tracemalloc.start()
     frames = np.zeros((2000, 32), np.float32)
-    store = write_store(tmp_path / "s", frames=frames, grid=RowBlocks(shape, "float32", blocks), **common(2000))
+    store = write_store(
+        tmp_path / "s", StoreContents(frames=frames, grid=RowBlocks(shape, "float32", blocks), **common(2000))
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 << 20
@@ -71,10 +76,10 @@ def test_writing_holds_a_block_not_the_tensor(tmp_path, monkeypatch):
 )
 def test_blocks_that_do_not_fit_leave_nothing(blocks, words, tmp_path):
     with pytest.raises(DataError, match=words):
-        write_store(tmp_path / "s", frames=RowBlocks((4, 2), "float32", blocks), **common(4))
+        write_store(tmp_path / "s", StoreContents(frames=RowBlocks((4, 2), "float32", blocks), **common(4)))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError, match="int64; a store holds"):
-        write_store(tmp_path / "s", frames=np.ones((4, 2), np.int64), **common(4))
+        write_store(tmp_path / "s", StoreContents(frames=np.ones((4, 2), np.int64), **common(4)))
 
 
 def test_the_finite_check_counts_across_blocks_and_lets_empty_boxes_be():
@@ -92,12 +97,12 @@ def test_the_finite_check_counts_across_blocks_and_lets_empty_boxes_be():
 
 def test_objects_are_part_of_a_store(tmp_path):
     objects = RNG.normal(size=(4, 3, 5)).astype(np.float16)
-    store = write_store(tmp_path / "s", frames=np.ones((4, 2), np.float32), objects=objects, **common(4))
+    store = write_store(tmp_path / "s", StoreContents(frames=np.ones((4, 2), np.float32), objects=objects, **common(4)))
     assert store.has("objects") and store.shape("objects") == (4, 3, 5)
     assert store.manifest["dims"]["objects"] == [3, 5] and np.array_equal(store.tensor("objects"), objects)
     for wrong, words in ((objects[:3], "objects has 3 rows"), (objects[:, 0], "objects must have 3 dim")):
         with pytest.raises(DataError, match=words):
-            write_store(tmp_path / "t", frames=np.ones((4, 2), np.float32), objects=wrong, **common(4))
+            write_store(tmp_path / "t", StoreContents(frames=np.ones((4, 2), np.float32), objects=wrong, **common(4)))
 
 
 def test_objects_of_files_are_imported_with_every_misfit_counted(tmp_path):
@@ -105,7 +110,7 @@ def test_objects_of_files_are_imported_with_every_misfit_counted(tmp_path):
     folder = npy_folder(tmp_path / "o", {k: v.astype(np.float32) for k, v in arrays.items()})
     rows = npy_folder(tmp_path / "f", features({"a": 20, "b": 10, "c": 3}))
     lines: list[str] = []
-    store, report = import_store(tmp_path / "s", annotations(), features=rows, objects=folder, say=lines.append)
+    store, report = import_store(tmp_path / "s", annotations(), rows, ImportOptions(objects=folder, say=lines.append))
     found = store.tensor("objects")
     assert found.shape == (33, 3, 4) and np.array_equal(found[:20], arrays["a"].astype(np.float32))
     assert np.array_equal(found[20:30, :2], arrays["b"][1::2].astype(np.float32)) and not found[20:30, 2].any()
@@ -118,7 +123,7 @@ def test_objects_of_files_are_imported_with_every_misfit_counted(tmp_path):
     assert f"({int(taken)} bytes)" in lines[0]
     np.save(folder / "b.npy", np.full((10, 3, 4), np.nan, np.float32))
     (folder / "c.npy").unlink()
-    store, report = import_store(tmp_path / "t", annotations(), features=rows, objects=folder)
+    store, report = import_store(tmp_path / "t", annotations(), rows, ImportOptions(objects=folder))
     assert [v.id for v in store.videos] == ["a"]
     assert kinds(report)["the objects of a video cannot be used"] == ("dropped", 2)
 
@@ -143,7 +148,15 @@ def test_the_import_command_takes_objects(tmp_path, capsys):
 def test_a_detector_of_the_user_sees_whole_frames(clips, tmp_path, workers):
     name = "detector_of_a_user:brightness"
     store, _ = extract(
-        [clips], annotate({"v0": 4.0, "v1": 6.0}), tmp_path / "s", fps=1.0, objects=name, workers=workers, **SMALL
+        [clips],
+        annotate({"v0": 4.0, "v1": 6.0}),
+        tmp_path / "s",
+        ExtractOptions(
+            fps=1.0,
+            objects=name,
+            workers=workers,
+            **SMALL,
+        ),
     )
     found = store.tensor("objects").astype(np.float32)
     assert found.shape == (10, 2, 2) and (found[:, 1] == (48, 64)).all()
@@ -154,6 +167,13 @@ def test_a_detector_of_the_user_sees_whole_frames(clips, tmp_path, workers):
 
 def test_a_detector_that_changes_its_mind_is_reported(clips, tmp_path):
     with pytest.raises(DataError, match=r"must return \(4, 1, 3\)"):
-        extract([clips], annotate({"v0": 4.0}), tmp_path / "s", fps=1.0, objects="detector_of_a_user:uneven", **SMALL)
+        extract(
+            [clips],
+            annotate({"v0": 4.0}),
+            tmp_path / "s",
+            ExtractOptions(fps=1.0, objects="detector_of_a_user:uneven", **SMALL),
+        )
     with pytest.raises(DataError, match="no function that can be imported"):
-        extract([clips], annotate({"v0": 4.0}), tmp_path / "t", objects="detector_of_a_user:absent", **SMALL)
+        extract(
+            [clips], annotate({"v0": 4.0}), tmp_path / "t", ExtractOptions(objects="detector_of_a_user:absent", **SMALL)
+        )

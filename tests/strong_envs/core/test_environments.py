@@ -216,17 +216,19 @@ def test_a_spec_survives_json_and_copies_share_the_bank(ragged_store):
 
 
 def test_the_papers_sizes(tmp_path):
-    from strong_envs.features import Query, StoredVideo, write_store
+    from strong_envs.features import Query, StoreContents, StoredVideo, write_store
 
     rng = np.random.default_rng(0)
     store = write_store(
         tmp_path / "paper",
-        name="paper",
-        videos=[StoredVideo("v", 6.0, 6)],
-        queries=[Query("q", "v", "a sentence", ((1.0, 2.0),))],
-        frames=rng.normal(size=(6, 2048)).astype(np.float32),
-        query_vectors=rng.normal(size=(1, 4800)).astype(np.float32),
-        grid=rng.normal(size=(6, 2, 2, 2048)).astype(np.float16),
+        StoreContents(
+            name="paper",
+            videos=[StoredVideo("v", 6.0, 6)],
+            queries=[Query("q", "v", "a sentence", ((1.0, 2.0),))],
+            frames=rng.normal(size=(6, 2048)).astype(np.float32),
+            query_vectors=rng.normal(size=(1, 4800)).astype(np.float32),
+            grid=rng.normal(size=(6, 2, 2, 2048)).astype(np.float16),
+        ),
     )
     path = str(store.path)
     temporal = gym.make("TemporalMoment-v0", features=path, context=False, flatten=True)

@@ -118,8 +118,8 @@ def test_a_box_goes_as_far_as_the_frame_allows():
 
 def test_the_penalty_of_time_outweighs_from_the_tenth_step_on():
     better = np.array([0.2]), np.array([0.3])
-    assert rewards.iou_step_reward(*better, np.array([9]), 0.1)[0] > 0
-    assert rewards.iou_step_reward(*better, np.array([10]), 0.1)[0] == pytest.approx(0)
+    assert rewards.iou_sign(*better, np.array([9]), 0.1)[0] > 0
+    assert rewards.iou_sign(*better, np.array([10]), 0.1)[0] == pytest.approx(0)
 
 
 def test_means_stay_exact_over_thousands_of_frames_far_from_zero():

@@ -21,9 +21,9 @@ def test_numpy_and_torch_agree_to_the_last_bit(phi):
     before = np.full(len(t), 0.5)
     after = np.repeat([0.4, 0.5, 0.6], MAX_STEPS + 1)
     expected = [float(np.sign(a - b)) - phi * int(k) for a, b, k in zip(after, before, t, strict=True)]
-    assert rewards.iou_step_reward(before, after, t, phi).tolist() == expected
+    assert rewards.iou_sign(before, after, t, phi).tolist() == expected
     for kind in (torch.int64, torch.int32):
-        paid = rewards.iou_step_reward(torch.tensor(before), torch.tensor(after), torch.tensor(t, dtype=kind), phi)
+        paid = rewards.iou_sign(torch.tensor(before), torch.tensor(after), torch.tensor(t, dtype=kind), phi)
         assert paid.dtype == torch.float64 and paid.tolist() == expected
 
 

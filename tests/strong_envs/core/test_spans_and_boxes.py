@@ -64,7 +64,7 @@ def test_no_sequence_of_moves_leaves_the_video(actions, n_frames, scale):
 
 def test_reward_by_hand():
     before, after, t = (np.array(x) for x in ([0.2, 0.2, 0.2], [0.3, 0.2, 0.1], [0, 3, 10]))
-    assert rewards.iou_step_reward(before, after, t, 0.1) == pytest.approx([1.0, -0.3, -2.0])
+    assert rewards.iou_sign(before, after, t, 0.1) == pytest.approx([1.0, -0.3, -2.0])
 
 
 def test_comparison_has_a_tie():
@@ -73,9 +73,9 @@ def test_comparison_has_a_tie():
 
 def test_scores_of_q_by_hand():
     q, known = torch.tensor([[0.5, -1.0, 2.0]]), torch.tensor([[1.0, -1.0, 0.0]])
-    assert rewards.q_score(q, None, "q_value").tolist() == [2.0]
-    assert rewards.q_score(q, known, "signed_q").tolist() == [1.5]
-    assert rewards.q_score(q, known, "q_error").tolist() == [-(0.25 + 0 + 4)]
+    assert rewards.q_value(q, None).tolist() == [2.0]
+    assert rewards.signed_q(q, known).tolist() == [1.5]
+    assert rewards.q_error(q, known).tolist() == [-(0.25 + 0 + 4)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -116,16 +116,16 @@ def test_reward_of_read_by_hand():
     before = np.array([0.1, 0.4, 0.0, -0.2, -0.5, 0.2])
     after = np.array([0.3, 0.2, 0.0, 0.1, -0.1, -0.1])
     expected = np.array([1.0, 0.0, 0.0, -1.0, -1.0, -1.0]) - 0.01 * np.arange(6)
-    paid = rewards.read_step_reward(before, after, np.arange(6), 0.01)
+    paid = rewards.read(before, after, np.arange(6), 0.01)
     np.testing.assert_allclose(paid, expected)
     tensors = (torch.tensor(before), torch.tensor(after), torch.arange(6))
-    np.testing.assert_allclose(rewards.temporal_reward("read", *tensors, 0.01).numpy(), expected, atol=1e-7)
+    np.testing.assert_allclose(rewards.read(*tensors, 0.01).numpy(), expected, atol=1e-7)
 
 
 def test_gains_of_an_episode_add_up_to_the_iou_gained():
     ious = np.array([-0.5, -0.1, 0.3, 0.2, 0.9])
-    paid = rewards.temporal_reward("iou_delta", ious[:-1], ious[1:], np.arange(4), 0.0)
+    paid = rewards.iou_delta(ious[:-1], ious[1:], np.arange(4), 0.0)
     assert paid.sum() == pytest.approx(ious[-1] - ious[0]) and paid[2] == pytest.approx(-0.1)
     tensors = (torch.tensor(ious[:-1]), torch.tensor(ious[1:]), torch.arange(4))
-    taxed = rewards.temporal_reward("iou_delta", *tensors, 0.1).tolist()
+    taxed = rewards.iou_delta(*tensors, 0.1).tolist()
     assert taxed == pytest.approx((paid - 0.1 * np.arange(4)).tolist())

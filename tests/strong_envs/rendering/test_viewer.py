@@ -12,7 +12,7 @@ import pytest
 from random_stores import random_store
 
 import strong_envs
-from strong_envs.features import DataError, FeatureStore, Query, write_store
+from strong_envs.features import DataError, FeatureStore, Query, StoreContents, write_store
 from strong_envs.rendering.viewer import (
     CHOSEN_COLOUR,
     HEIGHT,
@@ -68,12 +68,14 @@ def test_any_text_and_any_length_can_be_shown(tmp_path):
     grid, frames, vectors = (store.tensor(name) for name in ("grid", "frames", "queries"))
     odd = write_store(
         tmp_path / "odd",
-        name="odd",
-        videos=FeatureStore.open(store.path).videos,
-        queries=queries,
-        frames=frames,
-        query_vectors=vectors,
-        grid=grid,
+        StoreContents(
+            name="odd",
+            videos=FeatureStore.open(store.path).videos,
+            queries=queries,
+            frames=frames,
+            query_vectors=vectors,
+            grid=grid,
+        ),
     )
     env = gym.make("TemporalMoment-v0", features=str(odd.path), render_mode="rgb_array")
     for sample in range(6):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from strong_envs import features
 from strong_envs.core import boxes
-from strong_envs.features import DataError, Query, StoredVideo, write_store
+from strong_envs.features import DataError, Query, StoreContents, StoredVideo, write_store
 from strong_envs.spatial.env import SpatialTrackEnv
 
 
@@ -169,11 +169,11 @@ def test_stores_without_what_it_takes_are_explained(tmp_path):
         frames=rng.normal(size=(6, 8)).astype(np.float32),
         query_vectors=rng.normal(size=(1, 4)).astype(np.float32),
     )
-    bare = write_store(tmp_path / "bare", name="bare", **common)
+    bare = write_store(tmp_path / "bare", StoreContents(name="bare", **common))
     with pytest.raises(DataError, match="no spatial grid"):
         SpatialTrackEnv(str(bare.path), critic=critic)
     grid = rng.normal(size=(6, 2, 2, 8)).astype(np.float32)
-    unboxed = write_store(tmp_path / "unboxed", name="unboxed", grid=grid, **common)
+    unboxed = write_store(tmp_path / "unboxed", StoreContents(name="unboxed", grid=grid, **common))
     with pytest.raises(DataError, match="needs a true box track"):
         SpatialTrackEnv(str(unboxed.path), reward="box_iou")
     with pytest.raises(DataError, match="critic=callable"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from strong_envs.core import spans
+from strong_envs.core import rewards, spans
 from strong_envs.core.spans import IOU_KINDS
 from strong_envs.features import DataError
 from strong_envs.temporal import compiled_kernels as compiled
@@ -35,6 +35,8 @@ OPTIONS = [
     {"copy": False, "info": "light", "global_scope": "moment"},
     {"copy": False, "flatten": True, "time_in_observation": True},
     {"copy": False, "observation": "index"},
+    {"reward": "iou_delta", "phi": 0.01, "invalid": "penalty"},
+    {"reward": "read", "start": "random"},
 ]
 
 
@@ -234,17 +236,21 @@ def test_long_parts_are_streamed_from_any_address():
 
 
 def test_plain_python_and_numba_agree_on_one_episode():
-    truth = [[2.0, 5.0], [7.5, 9.0]]
-    assert compiled.move_one(0.0, 1.0, -1.0, 0.0, 20.0) == (0.0, 1.0, False)
-    assert compiled.iou_one(3.0, 6.0, truth, compiled.SIGNED) == 0.5
-    assert compiled.frames_one(19.0, 20.0, 20.0, 3) == compiled.kernels().frames_one(19.0, 20.0, 20.0, 3) == (2, 3)
+    kernels, truth = compiled.kernels(), [[2.0, 5.0], [7.5, 9.0]]
+    for function in (spans.shifted, kernels.shifted):
+        assert function(0.0, 1.0, -1.0, 0.0, 20.0) == (0.0, 1.0, False)
+        assert function(0.0, 1.0, 1.0, 1.0, 20.0) == (1.0, 2.0, True)
+    assert spans.frame_window(19.0, 20.0, 20.0, 3) == kernels.frame_window(19.0, 20.0, 20.0, 3) == (2, 3)
+    assert spans.context_windows(4, 9, 3, 10) == kernels.context_windows(4, 9, 3, 10)
     low, high = np.array(truth).T[:, :, None].copy()
     rng = np.random.default_rng(0)
-    for kind in range(3):
+    for kind, name in enumerate(IOU_KINDS):
         for start, end in np.sort(rng.integers(0, 21, (50, 2)), -1) + [0, 1.0]:
-            plain = compiled.iou_one(start, end, truth, kind)
-            assert plain == compiled.kernels().overlap_one(start, end, 0, low, high, kind)
-            assert plain == float(spans.span_iou(*np.array([[start], [end]]), np.array([truth]), IOU_KINDS[kind])[0])
+            plain = max(spans.overlap(start, end, *window, kind) for window in truth)
+            assert plain == kernels.overlap_one(start, end, 0, low, high, kind)
+            window = (*np.array([[start], [end]]), np.array([truth]))
+            assert plain == float(spans.span_iou(*window, name)[0])
+            assert spans.nearest_window(*window) == [kernels.nearest_one(start, end, 0, low, high)]
 
 
 def test_info_is_one_of_two(ragged_store):
@@ -263,5 +269,6 @@ def test_the_scalar_environment_on_a_built_world_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
 
 
-def test_a_reward_that_the_compiled_step_does_not_know_keeps_torch(ragged_store):
-    assert TemporalMomentVectorEnv(4, ragged_store, reward="read")._compiled is None
+@pytest.mark.parametrize("reward", sorted(rewards.TEMPORAL_REWARDS))
+def test_every_reward_is_compiled(reward, ragged_store):
+    assert TemporalMomentVectorEnv(4, ragged_store, reward=reward)._compiled is not None

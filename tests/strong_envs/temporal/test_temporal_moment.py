@@ -138,11 +138,13 @@ def test_features_in_half_precision_work(tmp_path):
     rng = np.random.default_rng(0)
     store = features.write_store(
         tmp_path / "half",
-        name="half",
-        videos=[features.StoredVideo("v", 6.0, 6)],
-        queries=[features.Query("q", "v", "a sentence", ((1.0, 2.0),))],
-        frames=rng.normal(size=(6, 8)).astype(np.float16),
-        query_vectors=rng.normal(size=(1, 4)).astype(np.float32),
+        features.StoreContents(
+            name="half",
+            videos=[features.StoredVideo("v", 6.0, 6)],
+            queries=[features.Query("q", "v", "a sentence", ((1.0, 2.0),))],
+            frames=rng.normal(size=(6, 8)).astype(np.float16),
+            query_vectors=rng.normal(size=(1, 4)).astype(np.float32),
+        ),
     )
     env = TemporalMomentEnv(str(store.path))
     shown, _ = env.reset(seed=0)
