@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def check_manifest(folder: Path, manifest: dict) -> None:
     videos = {v["id"]: v for v in manifest["videos"]}
     if len(videos) != len(manifest["videos"]):
         raise DataError("the manifest lists a video id twice")
-    rows = sum(int(v["n_frames"]) for v in videos.values())
+    rows = rows_on_disk(manifest.get("spans"), sum(int(v["n_frames"]) for v in videos.values()), tensors["frames"]["shape"])
     for key in PER_ROW:
         if key in tensors and tensors[key]["shape"][0] != rows:
             raise DataError(f"{key} has {tensors[key]['shape'][0]} rows, the videos add up to {rows}")
@@ -98,6 +99,30 @@ def _check_kinds(folder: Path, manifest: dict) -> None:
         require(isinstance(query.get("extra", {}), dict), "extra of a query", query.get("extra"))
     for name, rows in manifest.get("tracks", {}).items():
         require(pair(rows) and all(type(x) is int for x in rows), f"track {name!r}", rows)
+
+
+def rows_on_disk(spans: Any, rows: int, shape: Sequence[int]) -> int:
+    """Rows that the tensors of a store must have whose videos add up to ``rows``.
+
+    Args:
+        spans: of the manifest: None, or the stretches of rows that make the videos.
+        rows: of all videos.
+        shape: of the tensor ``frames`` on disk.
+
+    Raises:
+        DataError: spans that are no stretches of the tensor's rows, or that do not add up to the videos' rows.
+    """
+    if spans is None:
+        return rows
+    count = 0
+    for span in spans if isinstance(spans, list) else [spans]:
+        whole = isinstance(span, (list, tuple)) and len(span) == 2 and all(type(x) is int for x in span)
+        if not whole or not 0 <= span[0] < span[1] <= shape[0]:
+            raise DataError(f"the span {str(span)[:80]} is no stretch of the {shape[0]} rows of frames")
+        count += span[1] - span[0]
+    if count != rows:
+        raise DataError(f"the spans hold {count} rows, the videos add up to {rows}")
+    return int(shape[0])
 
 
 def is_number(value: Any) -> bool:
