@@ -21,6 +21,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "features.commands.import_features",
             "turn annotations and existing feature files into a feature store",
         ),
+        "compose": ("features.composing.command", "make untrimmed videos with exact truth from trimmed clips"),
         "show": ("features.commands.show", "draw one video of a store with its moments and boxes"),
         "sizes": ("features.commands.sizes", "size of a store on disk, in memory and on a device"),
     },

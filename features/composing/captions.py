@@ -21,11 +21,13 @@ from strong_envs.features.datasets.boxes import corners
 from strong_envs.features.datasets.parsing import (
     MAX_ID_LENGTH,
     VIDEO_SUFFIXES,
+    PathOrPaths,
     number,
     parse_json,
     read_json,
     read_lines,
     show,
+    split_of,
     strip_video_suffix,
     whole,
 )
@@ -57,7 +59,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".ndjson")
 
 
 def read_captions(
-    path: str | os.PathLike,
+    path: PathOrPaths,
     *,
     videos: str | os.PathLike | None = None,
     split: int = 1,
@@ -68,7 +70,8 @@ def read_captions(
 
     Args:
         path: JSON lines or csv with a row a clip or a row a sentence, or JSON: a list of such rows, an object of them
-            by id, or ``{"videos": [...], "sentences": [...]}`` as MSR-VTT has it.
+            by id, or ``{"videos": [...], "sentences": [...]}`` as MSR-VTT has it. Or several files: their names then
+            tell the part of clips whose rows do not.
         videos: folder of the files; the folder of ``path`` by default. A file belongs to the clip whose id or file
             name it has, with or without the suffix, in any subfolder.
         split: which of several splits counts, from 1, where a row lists its part in each of them.
@@ -78,12 +81,16 @@ def read_captions(
     Raises:
         DataError: no usable row, or a clip that is put into two parts.
     """
-    file = Path(path)
-    report = report or Report(file.name)
+    files = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(p) for p in path]
+    file = files[0]
+    label = file.name if len(files) == 1 else file.parent.name
+    report = report or Report(label)
     names = _names(fields)
     merged: dict[str, dict[str, Any]] = {}
-    for where, row in _rows(file, report):
-        _add(merged, row, where, names, split, report)
+    for one in files:
+        part = split_of(one) if len(files) > 1 else None
+        for where, row in _rows(one, report):
+            _add(merged, row, where, names, split, part, report)
     _refuse_two_parts(merged)
     folder = file.parent if videos is None else Path(videos)
     if not folder.is_dir():
@@ -97,12 +104,13 @@ def read_captions(
             continue
         clips.append(_clip(clip_id, known, found, report))
     if not clips:
-        raise DataError(f"none of the {len(merged):,} clips of {file.name!r} can be used:\n{report}")
+        raise DataError(f"none of the {len(merged):,} clips of {label!r} can be used:\n{report}")
     _same_sentences(clips, report)
     labelled = all(c.about is not None for c in clips)
     report.kept = len(clips)
     kind = "clips with labels" if labelled else "clips with captions"
-    return ClipSet(file.stem if file.stem != "clips" else file.parent.name, kind, folder, clips, report)
+    name = file.stem if len(files) == 1 and file.stem != "clips" else file.resolve().parent.name
+    return ClipSet(name, kind, folder, clips, report)
 
 
 def _names(fields: Mapping[str, str] | None) -> dict[str, tuple[str, ...]]:
@@ -189,7 +197,7 @@ def _text_id(value: object) -> str | None:
 
 def _add(
     merged: dict[str, dict[str, Any]], raw: dict, where: str, names: dict[str, tuple[str, ...]], split: int,
-    report: Report,
+    named: str | None, report: Report,
 ) -> None:  # fmt: skip
     row = {str(k).strip().lower(): v for k, v in raw.items()}
     file = _pick(row, names["file"])
@@ -217,7 +225,8 @@ def _add(
         value = _pick(row, names[name])
         if value is not None:
             known.setdefault(name, value)
-    _add_part(known, _pick(row, names["part"]), where, clip_id, split, report)
+    value = _pick(row, names["part"])
+    _add_part(known, named if value is None else value, where, clip_id, split, report)
     _add_sentences(known, _pick(row, names["sentences"]), where, clip_id, report)
 
 
@@ -286,7 +295,9 @@ def _clip(clip_id: str, known: dict[str, Any], file: Path, report: Report) -> Cl
     sentences = tuple(known["sentences"].values())
     boxes = _boxes(clip_id, known, report)
     if sentences:
-        return Clip(clip_id, group, label, None, sentences, part, str(file), duration, boxes, frozenset(known["sentences"]))
+        return Clip(
+            clip_id, group, label, None, sentences, part, str(file), duration, boxes, frozenset(known["sentences"])
+        )
     if label is None:
         report.add("a clip has no usable caption and is used as background", "doubtful", clip_id)
         return Clip(clip_id, group, None, None, (), part, str(file), duration, boxes)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from strong_envs.features.composing.assemble import Blank
 from strong_envs.features.composing.clips import Clip, ClipSet
 from strong_envs.features.datasets.boxes import boxes_at_rows
 from strong_envs.features.datasets.types import Annotations, Query, Report, Video
 from strong_envs.features.errors import DataError
 from strong_envs.features.extraction.options import PCA_VIDEOS, ExtractOptions
+from strong_envs.features.extraction.pca import PCA
 from strong_envs.features.extraction.pipeline import extract, fitted_on
 from strong_envs.features.store.store import FeatureStore
 
@@ -224,3 +226,38 @@ def _seconds(path: str) -> float:
         return decoder.seconds
     finally:
         decoder.close()
+
+
+def blank_features(store: FeatureStore, device: str = "cpu", weights: str | None = None) -> Blank:
+    """Features of a black frame as the store's own backbone and reduction give them.
+
+    Raises:
+        DataError: the store does not name a backbone that can be loaded here.
+    """
+    name = (store.manifest.get("backbone") or {}).get("name")
+    try:
+        if name == "shapes cells":
+            from strong_envs.features.shapes.cells import cell_features
+
+            grid = cell_features(np.zeros((1, 64, 64, 3), np.uint8))[0]
+            frame = grid.mean((0, 1))
+        else:
+            from strong_envs.features.encoders.backbones import load
+
+            network = load(str(name), device, weights)
+            cells, pooled = network(np.zeros((1, *(network.size or (224, 224)), 3), np.uint8))
+            grid, frame = cells[0].cpu().numpy(), pooled[0].cpu().numpy()
+    except DataError as error:
+        raise DataError(
+            f"gaps need the features of a black frame, and the backbone {name!r} of store {store.name!r} cannot give "
+            f"them: {error}. Use clips without a query as gaps (--background)"
+        ) from None
+    saved = (store.manifest.get("extra") or {}).get("pca")
+    if saved is not None:
+        reducer = PCA.from_json(saved)
+        grid, frame = reducer.apply(grid), reducer.apply(frame[None])[0]
+    if frame.shape != store.shape("frames")[1:]:
+        raise DataError(
+            f"the backbone {name!r} gives {len(frame)} channels, store {store.name!r} has {store.shape('frames')[1]}"
+        )
+    return Blank(frame, grid if store.has("grid") else None)

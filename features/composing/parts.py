@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from strong_envs.features.composing.clips import PARTS, Clip, ClipSet, sentence_key
 from strong_envs.features.composing.recipe import Recipe
+from strong_envs.features.datasets.types import Query
 from strong_envs.features.errors import DataError, nearest
-from strong_envs.features.store.store import FeatureStore
+from strong_envs.features.store.store import StoredVideo
 
 CONFLICTS = ("refuse", "drop")
 _PRIORITY = {"test": 0, "val": 1, "train": 2}
@@ -136,10 +137,13 @@ def one_part_a_sentence(found: ClipSet) -> None:
     found.clips = clips
 
 
-def find_leaks(store: FeatureStore) -> list[str]:
+def find_leaks(videos: Iterable[StoredVideo], queries: Iterable[Query]) -> list[str]:
     """Clips, groups and sentences that stand in two parts of a composed store, one line each; empty where none does.
 
     The parts are those of the queries; the clips and groups are those of the recipes of the videos.
+
+    Args:
+        videos: of the store. queries: of the store.
     """
     parts: dict[str, dict[str, str]] = {}
     part_of_video: dict[str, str] = {}
@@ -152,11 +156,11 @@ def find_leaks(store: FeatureStore) -> list[str]:
             if len(known) > 1:
                 lines.append(f"{what} is in two parts: " + ", ".join(f"{p} ({w})" for p, w in known.items()))
 
-    for query in store.queries:
+    for query in queries:
         part_of_video.setdefault(query.video, query.split)
         put(f"video {query.video!r}", query.split, f"query {query.qid}")
         put(f"sentence {sentence_key(query.text)!r}", query.split, f"query {query.qid}")
-    for video in store.videos:
+    for video in videos:
         recipe = Recipe.of(video)
         if recipe is None or video.id not in part_of_video:
             continue

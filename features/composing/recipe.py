@@ -5,6 +5,7 @@ A recipe lies in ``StoredVideo.extra["composed"]`` as JSON, so that a store tell
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,13 @@ class Source:
         """The video that `strong_envs.features.video_io.open_frames` opens."""
         drawn = {} if self.seed is None else {"seed": self.seed, "level": self.level}
         return StoredVideo(self.id, self.duration, self.n_frames, self.path, drawn)
+
+    def has_pixels(self) -> bool:
+        """Whether its file is there, or it is drawn."""
+        try:
+            return self.seed is not None or (self.path is not None and os.path.isfile(self.path))
+        except ValueError:
+            return False
 
     def as_json(self) -> dict[str, Any]:
         """Without what is None."""

@@ -44,11 +44,15 @@ def read_sentences(path: str | os.PathLike) -> Wording:
     wrong: list[str] = []
     for label, parts in tree.items():
         if not isinstance(parts, dict) or not parts:
-            raise DataError(f"{file.name}: {label!r} needs its sentences by part, such as {{'train': [...], 'test': [...]}}")
+            raise DataError(
+                f"{file.name}: {label!r} needs its sentences by part, such as {{'train': [...], 'test': [...]}}"
+            )
         for name, texts in parts.items():
             part = part_of(name)
             if part is None:
-                raise DataError(f"{file.name}: {label!r} names the part {name!r}{nearest(name, PARTS)}; parts are {PARTS}")
+                raise DataError(
+                    f"{file.name}: {label!r} names the part {name!r}{nearest(name, PARTS)}; parts are {PARTS}"
+                )
             texts = [texts] if isinstance(texts, str) else texts
             if not isinstance(texts, list) or not all(isinstance(t, str) and sentence_key(t) for t in texts):
                 raise DataError(f"{file.name}: {label!r}, {name}: sentences are texts with words, got {show(texts)}")
@@ -83,7 +87,9 @@ def word_classes(found: ClipSet, wording: Wording | None = None) -> None:
             texts = own.get(part) or tuple(t.format(plain_name(label)) for t in TEMPLATES[part])
             table[label][part] = texts
             if given and part not in own:
-                found.report.add("a class has no sentence for a part; a template is used", "doubtful", f"{label}, {part}")
+                found.report.add(
+                    "a class has no sentence for a part; a template is used", "doubtful", f"{label}, {part}"
+                )
             for text in texts:
                 other = owner.setdefault(sentence_key(text), label)
                 if other != label:
