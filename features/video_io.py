@@ -121,17 +121,16 @@ def open_frames(video: StoredVideo) -> Callable[[int], np.ndarray | None]:
     """A function from feature row to pixels, (H, W, 3) uint8 RGB, or None where the pixels cannot be had.
 
     Pixels come from the file at ``video.path``, or are drawn when ``video.extra`` holds the seed and the level of a
-    video of the default world. Those of a composed video come from its clips, tile by tile; a tile whose clip has no
-    file is grey, and None is returned where no clip of the video has one. The file stays open between calls; rows in ascending order are fast.
+    video of the default world. Those of a composed video come from its clips, tile by tile: a tile whose clip has no
+    file is grey, and None is returned where no clip of the video has one. Files stay open between calls; rows in
+    ascending order are fast.
 
     Raises:
         DataError: from the returned function, for a row outside [0, n_frames).
     """
     recipe = Recipe.of(video)
-    if recipe is not None:
-        rows = _composed(recipe)
-    else:
-        rows = _drawn(video) if "seed" in video.extra else _decoded(video)
+    plain = _drawn if "seed" in video.extra else _decoded
+    rows = plain(video) if recipe is None else _composed(recipe)
 
     def frame(row: int) -> np.ndarray | None:
         if not 0 <= row < video.n_frames:
@@ -212,8 +211,9 @@ def _composed(recipe: Recipe) -> Callable[[int], np.ndarray | None]:
                 place[:] = image
             else:
                 # Squeezed without cropping, as backbones see a frame.
-                shrink = image.shape[0] * image.shape[1] > height * width
-                place[:] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+                shrinks = image.shape[0] * image.shape[1] > height * width
+                how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+                place[:] = cv2.resize(image, (width, height), interpolation=how)
         return canvas
 
     return frame

@@ -6,6 +6,7 @@ Tiles of a mosaic are the clips' grids at fewer cells, put side by side; those r
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from strong_envs.features.store.store import FeatureStore, StoreContents, Stored
 from strong_envs.features.store.tensor_file import RowBlocks
 
 DEFAULT_SIZE = (240, 320)
+PCA_VECTORS = 40_000
 MOSAIC_WIDTH = 320
 """Most pixels a tile of a mosaic is drawn wide."""
 
@@ -99,12 +101,14 @@ class ClipRows:
 
 
 def fit_pca(store: FeatureStore, clips: list[Clip], dim: int) -> PCA:
-    """A reduction of channels fitted on rows of training clips: the same clips whatever the layout and the seed."""
+    """A reduction of channels fitted on about `PCA_VECTORS` cells of training clips, whatever the layout."""
     train = {c.id: c.rows for c in clips if c.part == "train" and c.rows is not None}
     chosen = sorted(pca_sample(train, PCA_VIDEOS))
     tensor = "grid" if store.has("grid") else "frames"
     width = store.shape(tensor)[-1]
-    return reduction.fit((store.tensor(tensor, *train[i]).reshape(-1, width) for i in chosen), dim)
+    cells = sum(b - a for a, b in (train[i] for i in chosen)) * math.prod(store.shape(tensor)[1:-1])
+    step = max(1, cells // PCA_VECTORS)
+    return reduction.fit((store.tensor(tensor, *train[i]).reshape(-1, width)[::step] for i in chosen), dim)
 
 
 def area_weights(cells: int, fewer: int) -> np.ndarray:
@@ -265,7 +269,7 @@ def _recipe(video: PlannedVideo, clips: list[Clip], tiles: tuple[int, int], size
 
 
 def picture_size(clips: list[Clip], streams: int) -> tuple[int, int]:
-    """(height, width) of a tile when it is drawn: the commonest of the clips', smaller for mosaics where it is large."""
+    """(height, width) of a tile when it is drawn: the clips' commonest, smaller for mosaics where that is large."""
     counts: dict[tuple[int, int], int] = {}
     for clip in clips:
         if (size := clip.pixels.get("size")) is not None:

@@ -161,8 +161,8 @@ def with_rows(found: ClipSet, store: FeatureStore) -> list[Clip]:
 def durations(found: ClipSet, cache: Path, workers: int, say: Callable[[str], object]) -> dict[str, float]:
     """Seconds of every clip that can be opened, by id; the others are counted as dropped.
 
-    A clip's own length counts where the list gives one. Else the file is opened: number of frames by frame rate, counted by
-    decoding where the container does not tell. Lengths of files that were opened are kept in ``cache`` for a next try.
+    A clip's own length counts where the list gives one. Else the file is opened: number of frames by frame rate,
+    counted by decoding where the container does not tell. Lengths of opened files are kept in ``cache`` for a next try.
     """
     import cv2
 
@@ -239,7 +239,7 @@ def blank_features(store: FeatureStore, device: str = "cpu", weights: str | None
         if name == "shapes cells":
             from strong_envs.features.shapes.cells import cell_features
 
-            grid = cell_features(np.zeros((1, 64, 64, 3), np.uint8))[0]
+            grid = cell_features(np.zeros((2, 64, 64, 3), np.uint8))[1]
             frame = grid.mean((0, 1))
         else:
             from strong_envs.features.encoders.backbones import load

@@ -29,7 +29,8 @@ def assign_parts(
     Args:
         found: clips, some with a part.
         seed: of the dealing; the same seed gives the same parts whatever the order of the clips.
-        val_share: share of the training groups, class by class. test_share: of all groups.
+        val_share: share of the training groups, class by class.
+        test_share: share of all groups, class by class.
         conflicts: what to do with groups that are given in two parts: ``"refuse"``, or ``"drop"`` their clips from
             training (from validation where the other part is test).
 
@@ -66,8 +67,8 @@ def assign_parts(
         if not counts[part]:
             groups = len({c.group for c in clips})
             raise DataError(
-                f"the {part} part of {found.name} has no clip: {len(clips)} clips of {groups} groups are there; parts are "
-                "made of whole groups"
+                f"the {part} part of {found.name} has no clip: {len(clips)} clips of {groups} groups are there; parts "
+                "are made of whole groups"
             )
     found.clips = clips
 
@@ -143,7 +144,8 @@ def find_leaks(videos: Iterable[StoredVideo], queries: Iterable[Query]) -> list[
     The parts are those of the queries; the clips and groups are those of the recipes of the videos.
 
     Args:
-        videos: of the store. queries: of the store.
+        videos: of the store.
+        queries: of the store.
     """
     parts: dict[str, dict[str, str]] = {}
     part_of_video: dict[str, str] = {}

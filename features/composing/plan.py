@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +20,7 @@ VIDEO_TRIES = 40
 
 @dataclass(frozen=True)
 class Placed:
-    """Rows ``[at, at + rows)`` of a tile show rows ``[first, first + rows)`` of the clip; ``asks`` are keys of queries."""
+    """Rows ``[at, at + rows)`` of a tile show rows ``[first, first + rows)`` of a clip; ``asks``: keys of queries."""
 
     tile: int
     at: int
@@ -89,9 +91,9 @@ class Pool:
 
 
 def plan_videos(
-    clips: list[Clip], videos: dict[str, int], layout: Layout, rate: float, seed: int
+    clips: list[Clip], videos: Mapping[str, int], layout: Layout, rate: float, seed: int
 ) -> list[PlannedVideo]:
-    """Plan the videos of all parts. Each depends on the seed and its number alone: a larger plan begins with a smaller.
+    """Plan the videos of all parts. A larger plan begins with a smaller one: a video's draws are its own.
 
     Args:
         clips: encoded clips with their parts and sentences.
@@ -132,8 +134,8 @@ def _plan(rng: np.random.Generator, pool: Pool, layout: Layout, rate: float, nam
             if queries:
                 return PlannedVideo(name, pool.part, draft.n_rows, tuple(pieces), tuple(queries))
     raise DataError(
-        f"no video could be drawn from the {len(pool.members)} clips of the {pool.part} part: too many of them show the "
-        "same or come from one source; lower --clips or the number of tiles, or pass --repeat-classes"
+        f"no video could be drawn from the {len(pool.members)} clips of the {pool.part} part: too many of them "
+        "show the same; lower --clips or the number of tiles, or pass --repeat-classes"
     )
 
 
@@ -194,10 +196,12 @@ class _Draft:
             chosen = self._again(key, stream)
             if chosen is not None:
                 return self._place(tile, at, chosen, ())
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
             chosen = self.pool.draw(self.rng)
             asks = self._asks(chosen)
-            if self.layout.repeat_classes or self._fits(chosen, asks):
+            # Another source for every clip where there are enough of them.
+            elsewhere = self.pool.clips[chosen].group not in self.groups or 2 * attempt >= TRIES
+            if self.layout.repeat_classes or (elsewhere and self._fits(chosen, asks)):
                 self.asked.update(asks)
                 return self._place(tile, at, chosen, asks)
         return None
@@ -223,10 +227,8 @@ class _Draft:
         return tuple(found)
 
     def _fits(self, number: int, asks: tuple[str, ...], but: str | None = None) -> bool:
-        """Whether a clip leaves every query of the video with its own truth, and comes from a source of its own."""
+        """Whether a clip leaves every query of the video with its own truth."""
         clip = self.pool.clips[number]
-        if clip.group in self.groups:
-            return False
         if any(key in self.asked and key != but for key in clip.shows):
             return False
         return not any(key in self.shown for key in asks)
@@ -254,7 +256,7 @@ def _queries(rng: np.random.Generator, clips: list[Clip], pieces: list[Placed], 
             done.add(key)
             where = [i for i, p in enumerate(pieces) if key in clips[p.clip].shows]
             where.sort(key=lambda i: (pieces[i].at, pieces[i].tile))
-            if any(pieces[a].end > pieces[b].at for a, b in zip(where, where[1:], strict=False)):
+            if any(pieces[a].end > pieces[b].at for a, b in itertools.pairwise(where)):
                 continue  # Seen in two tiles at the same time: it has no one place.
             texts = sentences[key]
             if len(texts) > layout.sentences:

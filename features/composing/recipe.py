@@ -1,4 +1,4 @@
-"""How a composed video is made: which rows of which clips stand in which tile when. Pixels are drawn by the same recipe.
+"""How a composed video is made: which rows of which clips stand in which tile when, for features and pixels alike.
 
 A recipe lies in ``StoredVideo.extra["composed"]`` as JSON, so that a store tells by itself what its videos are.
 """

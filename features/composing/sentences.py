@@ -94,8 +94,8 @@ def word_classes(found: ClipSet, wording: Wording | None = None) -> None:
                 other = owner.setdefault(sentence_key(text), label)
                 if other != label:
                     raise DataError(
-                        f"the classes {other!r} and {label!r} have the sentence {text!r} in common: give their sentences "
-                        "in a file (--sentences)"
+                        f"the classes {other!r} and {label!r} have the sentence {text!r} in common: give their "
+                        "sentences in a file (--sentences)"
                     )
     found.clips = [
         replace(c, sentences=table[c.label][str(c.part)]) if c.about is not None and not c.sentences and c.label else c

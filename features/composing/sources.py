@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from strong_envs.features.composing.captions import FIELDS, SUFFIXES, read_captions
-from strong_envs.features.composing.class_folders import part_folder, read_class_folders
 from strong_envs.features.composing.clips import Clip, ClipSet
-from strong_envs.features.composing.from_store import clips_of_store
+from strong_envs.features.composing.readers.captions import FIELDS, SUFFIXES, read_captions
+from strong_envs.features.composing.readers.class_folders import part_folder, read_class_folders
+from strong_envs.features.composing.readers.from_store import clips_of_store
+from strong_envs.features.composing.readers.split_files import apply_split_files, read_split_files
 from strong_envs.features.composing.sentences import Wording, read_sentences
-from strong_envs.features.composing.split_files import apply_split_files, read_split_files
 from strong_envs.features.datasets.boxes import read_boxes
 from strong_envs.features.datasets.parsing import VIDEO_SUFFIXES
 from strong_envs.features.datasets.sniff import HEAD_BYTES, sniff_file
@@ -40,7 +40,7 @@ class ClipOptions:
         split: which of several splits counts, from 1.
         group_pattern: regular expression that finds the group in a file's path.
         fields: names of a list's fields where they are others than those of
-            `strong_envs.features.composing.captions.FIELDS`.
+            `strong_envs.features.composing.readers.captions.FIELDS`.
         whole_videos: clips of a store are its whole videos, not the windows of its queries.
         val_share: share of training groups that become the validation part where none is given.
         test_share: share of groups that become the test part where none is given.

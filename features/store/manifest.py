@@ -58,7 +58,9 @@ def check_manifest(folder: Path, manifest: dict) -> None:
     videos = {v["id"]: v for v in manifest["videos"]}
     if len(videos) != len(manifest["videos"]):
         raise DataError("the manifest lists a video id twice")
-    rows = rows_on_disk(manifest.get("spans"), sum(int(v["n_frames"]) for v in videos.values()), tensors["frames"]["shape"])
+    rows = rows_on_disk(
+        manifest.get("spans"), sum(int(v["n_frames"]) for v in videos.values()), tensors["frames"]["shape"]
+    )
     for key in PER_ROW:
         if key in tensors and tensors[key]["shape"][0] != rows:
             raise DataError(f"{key} has {tensors[key]['shape'][0]} rows, the videos add up to {rows}")

@@ -144,7 +144,7 @@ class FeatureStore:
         return [map_tensor(self.path / f"{tensor}.safetensors", tensor)]
 
     def flat_rows(self, start: int, stop: int) -> np.ndarray:
-        """Where feature rows ``[start, stop)`` lie in `maps`: int64. Stores that are views or repeat rows differ here."""
+        """Where feature rows ``[start, stop)`` lie in `maps`: int64, other numbers where rows are views or repeated."""
         if self._rows is not None:
             return self._rows[start:stop]
         return np.arange(start, stop, dtype=np.int64)

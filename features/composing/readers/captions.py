@@ -53,7 +53,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "height": ("height",),
     "boxes": ("boxes", "person_boxes"),
 }  # fmt: skip
-"""What a row says about a clip, with the names under which it is found, compared in lower case; the first one counts."""
+"""What a row says about a clip, with its names in files, compared in lower case; the first one that is there counts."""
 MAX_SENTENCE = 20_000
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".ndjson")
 
@@ -218,9 +218,8 @@ def _add(
         known.setdefault("file", file)
     for name in ("group", "label"):
         value = _text_id(_pick(row, names[name]))
-        if value is not None:
-            if known.setdefault(name, value) != value:
-                report.add(f"a clip has two {name}s; the first counts", "doubtful", f"{clip_id}: {show(value)}")
+        if value is not None and known.setdefault(name, value) != value:
+            report.add(f"a clip has two {name}s; the first counts", "doubtful", f"{clip_id}: {show(value)}")
     for name in ("fps", "frames", "width", "height", "boxes"):
         value = _pick(row, names[name])
         if value is not None:
