@@ -117,7 +117,7 @@ def plan_videos(
         if not layout.repeat_classes and least > len(pool.by_kind):
             raise DataError(
                 f"a video needs {least} clips that show different things, the {part} part has {len(pool.by_kind)}: "
-                "lower --clips or the number of tiles, or pass --repeat-classes"
+                "lower --clips-per-stream or the number of tiles, or pass --repeat-classes"
             )
         for i in range(count):
             rng = np.random.default_rng([seed, number, i])
@@ -135,7 +135,7 @@ def _plan(rng: np.random.Generator, pool: Pool, layout: Layout, rate: float, nam
                 return PlannedVideo(name, pool.part, draft.n_rows, tuple(pieces), tuple(queries))
     raise DataError(
         f"no video could be drawn from the {len(pool.members)} clips of the {pool.part} part: too many of them "
-        "show the same; lower --clips or the number of tiles, or pass --repeat-classes"
+        "show the same; lower --clips-per-stream or the number of tiles, or pass --repeat-classes"
     )
 
 

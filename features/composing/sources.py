@@ -183,7 +183,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any] | None:
 
 def _advice(clips: list[Clip]) -> str:
     kinds = len({c.about or c.id for c in clips})
-    return "sequence" if kinds >= 8 else f"sequence --clips {max(1, kinds)}"
+    return "sequence" if kinds >= 8 else f"sequence --clips-per-stream {max(1, kinds)}"
 
 
 def _has_class_folders(path: Path) -> bool:
