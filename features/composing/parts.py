@@ -8,14 +8,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from strong_envs.features.composing.clips import PARTS, Clip, ClipSet, sentence_key
+from strong_envs.features.composing.copies import PRIORITY, one_clip_once
 from strong_envs.features.composing.recipe import Recipe
 from strong_envs.features.datasets.types import Query
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.store.store import StoredVideo
 
 CONFLICTS = ("refuse", "drop")
-_PRIORITY = {"test": 0, "val": 1, "train": 2}
-"""What two parts share stays in the first of them: the part that results are reported on stays as published."""
 
 
 def assign_parts(
@@ -42,6 +41,7 @@ def assign_parts(
             raise DataError(f"{name} must lie between 0 and 1, got {share}")
     if conflicts not in CONFLICTS:
         raise DataError(f"conflicts must be one of {CONFLICTS}, got {conflicts!r}{nearest(conflicts, CONFLICTS)}")
+    one_clip_once(found, conflicts)
     clips = found.clips
     if any(c.part is not None for c in clips):
         for clip in clips:
@@ -87,7 +87,7 @@ def _one_part_a_group(clips: list[Clip], conflicts: str, found: ClipSet) -> list
             f"{len(torn)} groups are put into two parts: {listed}. Clips of one source must not be trained and tested "
             "on: correct the splits, or drop them from training with --conflicts drop"
         )
-    keep = {group: min(parts, key=lambda p: _PRIORITY[p]) for group, parts in torn.items()}
+    keep = {group: min(parts, key=lambda p: PRIORITY[p]) for group, parts in torn.items()}
     kept = []
     for clip in clips:
         if keep.get(clip.group, clip.part) != clip.part:
@@ -122,7 +122,7 @@ def one_part_a_sentence(found: ClipSet) -> None:
     for clip in found.clips:
         for text in clip.sentences:
             key, part = sentence_key(text), str(clip.part)
-            if _PRIORITY[part] < _PRIORITY.get(where.get(key, ""), 9):
+            if PRIORITY[part] < PRIORITY[where.get(key)]:
                 where[key] = part
     clips = []
     for clip in found.clips:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from strong_envs.features.composing.clips import PARTS, Clip
 from strong_envs.features.composing.options import Layout
+from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
 
 TRIES = 400
@@ -117,12 +118,26 @@ def plan_videos(
         if not layout.repeat_classes and least > len(pool.by_kind):
             raise DataError(
                 f"a video needs {least} clips that show different things, the {part} part has {len(pool.by_kind)}: "
-                "lower --clips-per-stream or the number of tiles, or pass --repeat-classes"
+                "lower --clips-per-stream or the number of tiles, pass --repeat-classes, or change the shares of parts"
             )
         for i in range(count):
             rng = np.random.default_rng([seed, number, i])
             out.append(_plan(rng, pool, layout, rate, f"{layout.name}_{part}_{i:05d}"))
     return out
+
+
+def fitting_layout(clips: list[Clip], videos: Mapping[str, int], layout: Layout, report: Report) -> Layout:
+    """The layout with as many clips a stream as every part has, where none was asked for; says so in the report."""
+    if layout.clips is not None or layout.seconds is not None or layout.repeat_classes:
+        return layout
+    usual = layout.clips_a_stream[0]
+    counts = {part: len(Pool.of(clips, part).by_kind) // layout.streams for part, n in videos.items() if n}
+    part = min(counts, key=lambda p: counts[p])
+    if not 2 <= counts[part] < usual:
+        return layout
+    kind = "a part has few clips that show different things; streams are shorter than usual"
+    report.add(kind, "doubtful", f"{part}: {counts[part]} instead of {usual} clips a stream")
+    return replace(layout, clips=(counts[part], counts[part]))
 
 
 def _plan(rng: np.random.Generator, pool: Pool, layout: Layout, rate: float, name: str) -> PlannedVideo:
@@ -144,6 +159,7 @@ class _Draft:
 
     def __init__(self, rng: np.random.Generator, pool: Pool, layout: Layout, rate: float) -> None:
         self.rng, self.pool, self.layout, self.rate = rng, pool, layout, rate
+        self.used: set[int] = set()
         self.groups: set[str] = set()
         self.asked: set[str] = set()
         self.shown: set[str] = set()
@@ -199,9 +215,10 @@ class _Draft:
         for attempt in range(TRIES):
             chosen = self.pool.draw(self.rng)
             asks = self._asks(chosen)
-            # Another source for every clip where there are enough of them.
-            elsewhere = self.pool.clips[chosen].group not in self.groups or 2 * attempt >= TRIES
-            if self.layout.repeat_classes or (elsewhere and self._fits(chosen, asks)):
+            # Another source and other captions for every clip where there are enough of them.
+            late = 2 * attempt >= TRIES
+            elsewhere = late or self.pool.clips[chosen].group not in self.groups
+            if self.layout.repeat_classes or (elsewhere and self._fits(chosen, asks, late)):
                 self.asked.update(asks)
                 return self._place(tile, at, chosen, asks)
         return None
@@ -210,9 +227,7 @@ class _Draft:
         """A clip that shows what an earlier one of the stream shows, another one where there is any."""
         if stream and key in self.pool.clips[stream[-1].clip].shows:
             return None  # Side by side they would be one window.
-        used = {p.clip for p in stream}
-        candidates = self.pool.by_key[key]
-        fresh = [i for i in candidates if i not in used and self._fits(i, (), but=key)]
+        fresh = [i for i in self.pool.by_key[key] if self._fits(i, (), but=key)]
         if fresh:
             return fresh[int(self.rng.integers(len(fresh)))]
         return next((p.clip for p in stream if key in self.pool.clips[p.clip].shows), None)
@@ -226,15 +241,23 @@ class _Draft:
             found = [found[i] for i in sorted(self.rng.choice(len(found), most, replace=False))]
         return tuple(found)
 
-    def _fits(self, number: int, asks: tuple[str, ...], but: str | None = None) -> bool:
-        """Whether a clip leaves every query of the video with its own truth."""
+    def _fits(self, number: int, asks: tuple[str, ...], late: bool = False, but: str | None = None) -> bool:
+        """Whether a clip leaves every query of the video with one window.
+
+        Clips that share a caption are both its truth: they are taken where no others are found (``late``).
+        """
         clip = self.pool.clips[number]
+        if number in self.used:
+            return False
+        if late and clip.about is None:
+            return True
         if any(key in self.asked and key != but for key in clip.shows):
             return False
         return not any(key in self.shown for key in asks)
 
     def _place(self, tile: int, at: int, number: int, asks: tuple[str, ...]) -> Placed:
         clip = self.pool.clips[number]
+        self.used.add(number)
         self.groups.add(clip.group)
         self.shown.update(clip.shows)
         rows, first = clip.n_rows, 0

@@ -205,11 +205,6 @@ def _add(
     if clip_id is None:
         report.add("a row names no clip", "dropped", f"{where}: {show(raw)}")
         return
-    try:
-        clip_id.encode("utf-8")
-    except UnicodeEncodeError:
-        report.add("an id is not Unicode", "dropped", f"{where}: {show(clip_id)}")
-        return
     if len(clip_id) > 2 * MAX_ID_LENGTH:
         report.add("an id is longer than 510 characters", "dropped", f"{where}: {show(clip_id)}")
         return
@@ -275,8 +270,6 @@ def _add_sentences(known: dict, value: object, where: str, clip_id: str, report:
             report.add(f"a caption is longer than {MAX_SENTENCE:,} characters", "dropped", f"{where}: {clip_id}")
         elif not key:
             report.add("a caption has no word", "dropped", f"{where}: {clip_id}: {show(text)}")
-        elif any("\ud800" <= c <= "\udfff" for c in text):
-            report.add("a caption is not Unicode", "dropped", f"{where}: {clip_id}: {show(text)}")
         elif key in known["sentences"]:
             report.add("a caption is given twice for one clip", "dropped", f"{where}: {clip_id}: {show(text)}")
         else:

@@ -50,7 +50,7 @@ def read_class_folders(
     except re.error as error:
         raise DataError(f"the pattern of groups {group_pattern!r} is no regular expression: {error}") from None
     tracks = {strip_video_suffix(track): rows for track, rows in (boxes or {}).items()}
-    clips: dict[str, Clip] = {}
+    clips: list[Clip] = []
     for file in sorted(root.rglob("*")):
         if file.suffix.lower() not in VIDEO_SUFFIXES or not file.is_file():
             continue
@@ -64,22 +64,21 @@ def read_class_folders(
         if not folders:
             report.add("a file lies in no class folder", "dropped", name)
             continue
-        clip_id, label = place.with_suffix("").as_posix(), folders[-1]
-        if clip_id in clips:
-            report.add("a clip has two files; the first counts", "doubtful", name)
-            continue
+        # Without the part: one clip in two part folders is one clip.
+        inner = place if part is None else place.relative_to(folders[0])
+        clip_id, label = inner.with_suffix("").as_posix(), folders[-1]
         group = group_of(name, label, pattern)
         if group is None:
             report.add("no group can be told from a file's name; the clip is a group of its own", "doubtful", name)
         about = about_label(label)
         person = next((tracks[k] for k in (clip_id, place.stem) if k in tracks), None)
-        clips[clip_id] = Clip(
-            clip_id, group or clip_id, label, about, (), part, str(file), None, person, frozenset({about})
+        clips.append(
+            Clip(clip_id, group or clip_id, label, about, (), part, str(file), None, person, frozenset({about}))
         )
     if not clips:
         raise DataError(f"{str(root)!r} holds no clips in class folders (CLASS/clip.mp4 or train/CLASS/clip.mp4)")
     report.kept = len(clips)
-    return ClipSet(root.resolve().name, "class folders", root, list(clips.values()), report)
+    return ClipSet(root.resolve().name, "class folders", root, clips, report)
 
 
 def part_folder(name: str) -> str | None:
