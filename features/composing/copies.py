@@ -36,8 +36,8 @@ def one_clip_once(found: ClipSet, conflicts: str) -> None:
         if torn and conflicts == "refuse":
             listed = "; ".join(" and ".join(_shown(c) for c in clips[:4]) for clips in torn[:6])
             raise DataError(
-                f"{len(torn)} clips are put into two parts (same {what}): {listed}. Correct the parts, or drop them from "
-                "training with --conflicts drop"
+                f"{len(torn)} clips are put into two parts (same {what}): {listed}. Correct the parts, or drop them "
+                "from training with --conflicts drop"
             )
         dropped: set[int] = set()
         for clips in repeated.values():

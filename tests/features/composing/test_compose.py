@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 
@@ -214,7 +215,7 @@ def test_what_is_seen_in_two_tiles_at_once_is_not_asked_about(folder, tmp_path):
             (p for p in recipe.pieces if recipe.sources[p.source].id.startswith(query.extra["event"] + "/")),
             key=lambda p: p.at,
         )
-        assert all(a.end <= b.at for a, b in zip(of_class, of_class[1:], strict=False))
+        assert all(a.end <= b.at for a, b in itertools.pairwise(of_class))
 
 
 def test_background_clips_have_no_query(drawn, tmp_path):

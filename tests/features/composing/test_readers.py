@@ -176,7 +176,7 @@ def hostile(root):
         {"clip": "cut", "captions": ["a part of it"], "source_id": ""},
         {"clip": "absent", "captions": ["not there"], "source_id": None},
         {"clip": "video0", "captions": ["!!!", "", None, 5, ["a"], "Thing  NUMBER 0 moves."], "source_id": "src0"},
-        {"clip": "video1", "captions": ["Ein Größenvergleich – 大きい猫 🐈", "\ud83d alone"], "source_id": "src0"},
+        {"clip": "video1", "captions": ["Ein Größenvergleich: 大きい猫 🐈", "\ud83d alone"], "source_id": "src0"},
         {"clip": "video2", "captions": "thing number 9 moves", "source_id": "src1"},
         {"clip": True, "captions": ["no id"]},
         {"captions": ["no id either"]},
@@ -186,7 +186,7 @@ def hostile(root):
         ["no", "object"],
     ]
     lines += [json.dumps(r) for r in rows]
-    lines += ["{not json", "", '{"clip": "half'] + ["[" * 5000]
+    lines += ["{not json", "", '{"clip": "half', "[" * 5000]
     good.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe broken bytes\n")
     return good
 
