@@ -3,50 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from typing import Any, TextIO
 
-from strong_envs.features.errors import DataError
 from strong_envs.version import __version__
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
-    "Start": {
-        "run": ("benchmarks.commands.run", "train and compare systems beside the reference rows (the main job)"),
-        "train": ("agents.cli", "train one system, with checkpoints and a log"),
+    "Train and compare": {
+        "run": ("benchmarks.commands.run", "train systems, score them beside baselines, write table and figures"),
+        "train": ("agents.cli", "train one system, with a log and checkpoints"),
+        "references": ("benchmarks.commands.references", "score baselines that ignore the video"),
     },
     "Data": {
-        "check": ("features.commands.check", "identify data, list every problem in it and what to do about each"),
-        "extract": ("features.commands.extract", "turn videos and annotations into a feature store"),
-        "import": (
-            "features.commands.import_features",
-            "turn annotations and existing feature files into a feature store",
-        ),
+        "check": ("features.commands.check", "identify data, list its problems and what to do about each"),
+        "extract": ("features.commands.extract", "make a feature store from videos and annotations"),
+        "import": ("features.commands.import_features", "make a feature store from existing feature files"),
         "compose": ("features.composing.command", "make untrimmed videos with exact truth from trimmed clips"),
         "show": ("features.commands.show", "draw one video of a store with its moments and boxes"),
-        "sizes": ("features.commands.sizes", "size of a store on disk, in memory and on a device"),
+        "sizes": ("features.commands.sizes", "print the size of a store on disk, in memory and on a device"),
     },
-    "Results": {
-        "references": ("benchmarks.results.reference_rows", "score baselines that ignore the video"),
-        "report": ("benchmarks.commands.report", "one self-contained HTML page of a finished run"),
-        "compare": ("benchmarks.commands.compare", "paired differences between two result files"),
-        "aggregate": ("benchmarks.commands.aggregate", "systems over several data sets"),
-        "episode": ("benchmarks.commands.episode", "draw one query of a finished run, move by move"),
-        "videos": ("benchmarks.commands.videos", "render held-out queries with tracked boxes"),
-        "document": ("benchmarks.commands.document", "update tables and figures of the documents from result files"),
+    "Results of a run": {
+        "report": ("benchmarks.commands.report", "write one HTML page with tables, figures and episodes"),
+        "compare": ("benchmarks.commands.compare", "print paired differences between systems of two result files"),
+        "aggregate": ("benchmarks.commands.aggregate", "print systems over several data sets"),
+        "episode": ("benchmarks.commands.episode", "draw one query, step by step"),
+        "videos": ("benchmarks.commands.videos", "write videos of held-out queries with tracked boxes"),
     },
     "Experiments of the paper": {
         "table1": ("benchmarks.commands.paper_tables", "Table 1: comparison of the systems"),
-        "table2": ("benchmarks.commands.paper_tables", "Table 2: ablations of the spatial level"),
-        "sweep": ("benchmarks.commands.sweep", "one setting over several values (Figure 4)"),
-        "converge": ("benchmarks.commands.converge", "learning curves over iterations (Figure 4a) and seconds"),
+        "table2": ("benchmarks.commands.paper_tables", "Table 2: variants of the spatial level"),
+        "sweep": ("benchmarks.commands.sweep", "Figure 4: one setting over several values"),
+        "converge": ("benchmarks.commands.converge", "Figure 4a: learning curves over iterations and seconds"),
     },
     "Speed": {
-        "throughput": ("benchmarks.speed.throughput", "steps per second against alternatives"),
+        "throughput": ("benchmarks.speed.throughput", "environment steps per second against alternatives"),
         "pooling": ("benchmarks.speed.pooling", "attention and spatial pyramids against direct implementations"),
-        "replay": ("benchmarks.speed.replay", "index replay against observation replay"),
+        "replay": ("benchmarks.speed.replay", "replay of indices against replay of observations"),
         "scale": ("benchmarks.speed.scale", "memory and steps per second at the size of Charades-STA"),
     },
-    "Files that ship with the package": {
+    "Maintenance of this project": {
+        "document": ("benchmarks.commands.document", "update tables and figures in the documents from result files"),
         "train-reference-critic": (
             "agents.strong.train_reference_critic",
             "train the default critic of SpatialTrack-v0",
@@ -57,6 +57,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 """Commands by group: name to module below ``strong_envs`` and summary. A module is imported when its command runs."""
 
 MODULES = {name: module for group in GROUPS.values() for name, (module, _) in group.items()}
+PIPE_CLOSED = 128 + 13
+"""Exit code where the reader of the output went away, as of a program that SIGPIPE ended."""
 
 
 def help_page() -> str:
@@ -67,17 +69,44 @@ def help_page() -> str:
         "",
         "Gymnasium environments for video moment localisation, with agents and a benchmark.",
         "",
+        "First run, with data that is drawn on this machine (one minute with --quick, ten without, on two cores):",
+        "  strong-envs run --quick",
+        "",
     ]
     for group, commands in GROUPS.items():
         lines += [f"{group}:", *(f"  {name:<{width}}  {summary}" for name, (_, summary) in commands.items()), ""]
     lines += [
-        "strong-envs COMMAND --help   options of a command",
+        "strong-envs COMMAND --help   options of a command with their defaults",
         "strong-envs --version        installed version",
         "",
-        "First run (about ten minutes on two cores; --quick takes one):",
-        "  strong-envs run --quick",
+        "A feature STORE is given by a path or by the key of a data set that ships with the project:",
+        "  shapes-v0, shapes-v0-medium, shapes-v0-full",
+        "Exit codes: 0 success; 1 a training run or a check failed; 2 input that cannot be used; 130 Ctrl-C.",
     ]
     return "\n".join(lines)
+
+
+class Formatter(argparse.HelpFormatter):
+    """Help of a command: wide enough for its texts, and with the default of every option that has one."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        width = options.pop("width", None) or min(_columns(), 110)
+        super().__init__(prog, max_help_position=30, width=width, **options)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        default = action.default
+        named = action.option_strings and default not in (None, False, True, "", [], (), argparse.SUPPRESS)
+        if named and "%(default)" not in text and f"({default}" not in text and "default" not in text:
+            plain = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else "%(default)s"
+            return f"{text} ({plain})".strip()
+        return text
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((100, 24)).columns - 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,30 +116,77 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: words of the command line; those of the process by default.
 
     Returns:
-        The exit code: 0; 1 for a failed training or check; 2, with one sentence, for bad input; 130 after Ctrl-C.
+        The exit code: 0; 1 for a failed training or check; 2, with one sentence, for bad input; 130 after Ctrl-C; 141
+        where the reader of the output has gone.
     """
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is None:
+        _print_anything()
+    try:
+        with _flushed(sys.stdout):
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except BrokenPipeError:
+        _discard_output()
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
+        if len(words) > 1 and words[1] in MODULES:
+            return _run([words[1], "--help"])
         print(help_page())
         return 0 if words else 2
-    if words[0] == "--version":
+    if words[0] in ("--version", "-V"):
         print(f"strong-envs {__version__}")
         return 0
     name = words[0]
     if name not in MODULES:
-        from strong_envs.features.errors import nearest
+        from difflib import get_close_matches
 
-        print(f"error: no command {name!r}{nearest(name, MODULES)}; see strong-envs --help", file=sys.stderr)
+        close = get_close_matches(name, MODULES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        print(f"error: there is no command {name!r}{hint} See strong-envs --help", file=sys.stderr)
         return 2
     parser = argparse.ArgumentParser(prog="strong-envs")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    import_module(f"strong_envs.{MODULES[name]}").add_parser(commands)
+    module = import_module(f"strong_envs.{MODULES[name]}")
+    from strong_envs.features.errors import DataError
+
+    module.add_parser(commands)
+    for one in commands.choices.values():
+        one.formatter_class = Formatter
     args = parser.parse_args(words)
     try:
         return args.run(args)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+
+
+@contextmanager
+def _flushed(stream: TextIO | None) -> Iterator[None]:
+    """Flush at the end, also of ``--help``, so that a closed pipe is noticed here and not by the interpreter."""
+    try:
+        yield
+    finally:
+        if stream is not None and not stream.closed:
+            stream.flush()
+
+
+def _print_anything() -> None:
+    """Let both streams escape what their encoding does not have, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Let the interpreter flush its streams into nothing at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        # A stream of a test has no number, and there may be none at all.
+        with suppress(AttributeError, OSError, ValueError):
+            os.dup2(null, stream.fileno())
+    os.close(null)

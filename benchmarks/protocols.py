@@ -1,4 +1,4 @@
-"""What a number was measured on, and how: two numbers may share a column of a table only if this is the same."""
+"""How a number was measured: two numbers share a column of a table only if their protocols are equal."""
 
 from __future__ import annotations
 
@@ -21,23 +21,28 @@ DYNAMICS = {
     "invalid": "invalid",
     "initial_span": "initial_span",
 }
-"""Which arguments of the temporal level decide what windows an episode can reach, and their names here."""
+"""Arguments of the temporal level that decide which windows an episode can reach, and their names here."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to measure, complete enough to tell whether two results can be compared.
+    """A way to measure, complete enough to decide whether two results can be compared.
 
     Attributes:
-        name: what people call it; the only field that may differ within a column.
-        data: name of the data set. train, test: its splits.
+        name: of the protocol; the only field that may differ within a column.
+        data: name of the data set.
+        train: split that systems were trained on.
+        test: split that they were scored on.
         window: what is searched: ``"full video"``, or the rule that cut a window out of it.
-        iou: ``"clamped"``, ``"signed"`` or ``"legacy"`` (`benchmarks.metrics.definitions.temporal_iou`). comparison:
-        of Acc@m.
-        thresholds: the m of Acc@m.
-        steps: moves of an episode, T. z_e: half the number of steps that make a video. None where it does not apply.
-        step_scale: steps of a plain move. multi_scale: whether there are finer and coarser moves beside it.
-        invalid: what a refused move does. initial_span: where an episode begins, fractions of the video.
+        iou: ``"clamped"``, ``"signed"`` or ``"legacy"`` (`benchmarks.metrics.definitions.temporal_iou`).
+        comparison: comparison operator for Acc@m and R@n.
+        thresholds: the m of Acc@m and R@n.
+        steps: most moves of an episode, T; None where there are none.
+        z_e: half the number of steps that make a video; None where there are none.
+        step_scale: steps of a plain move.
+        multi_scale: whether there are finer and coarser moves as well.
+        invalid: what an invalid move does.
+        initial_span: where an episode begins, fractions of the video.
         hashes: content hash of each store or list of queries that was read, by name.
     """
 
@@ -135,7 +140,7 @@ def same_column(a: Protocol, b: Protocol) -> None:
 
 
 def content_hashes(source: Any, *splits: str) -> dict[str, str]:
-    """SHA-256 of what was read: of a `FeatureStore` as it stands in its manifest, of `Annotations` one a split.
+    """SHA-256 of the data: of a `FeatureStore` from its manifest, of `Annotations` one for each split.
 
     The hash of a split covers each query's id, video, sentence and windows, and the videos' durations, in file order.
     """

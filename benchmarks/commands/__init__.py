@@ -1,0 +1,1 @@
+"""The commands of ``strong-envs`` that train, and those that show results."""

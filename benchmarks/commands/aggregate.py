@@ -22,10 +22,11 @@ OWN = ("data", "train", "test", "hashes")
 
 
 def aggregate(files: Sequence[dict[str, Scored]], metric: str = "mIoU") -> list[dict[str, Any]]:
-    """A row for each system that every file has, best first: means a data set, and over all runs with an interval.
+    """A row for each system that every file has, best first: means of each data set, and over all runs.
 
     Args:
-        files: what `benchmarks.commands.compare.read_scored` gave, one a data set. metric: ``mIoU`` or an ``Acc@m``.
+        files: what `benchmarks.commands.compare.read_scored` returned, one a data set.
+        metric: ``mIoU`` or an ``Acc@m``.
 
     Raises:
         DataError: fewer than two files, the same data twice, rules that differ, or no system that all have.
@@ -46,7 +47,7 @@ def aggregate(files: Sequence[dict[str, Scored]], metric: str = "mIoU") -> list[
         strata = [_runs(held[label], metric) for held in files]
         iqm, low, high = stratified_interval(strata, "iqm")
         means = {name: float(values.mean()) for name, values in zip(names, strata, strict=True)}
-        about = {"system": label, "metric": metric, "runs": [len(s) for s in strata], "means": means}
+        about: dict[str, Any] = {"system": label, "metric": metric, "runs": [len(s) for s in strata], "means": means}
         about |= {"iqm": iqm, "low": low, "high": high, "caveat": _caveat([held[label] for held in files])}
         rows.append(about)
     return sorted(rows, key=lambda row: -row["iqm"])
@@ -78,13 +79,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``aggregate`` command."""
     parser = subparsers.add_parser(
         "aggregate",
-        help="systems over several data sets: interquartile means with stratified intervals",
-        description="Sum up result files of several data sets: for each system that all have, the interquartile mean "
-        "over all runs, its 95 % interval from a bootstrap stratified by data set, and the mean of each data set.",
+        help="print systems over several data sets",
+        description="Summarise result files of several data sets: for each system that all of them have, the "
+        "interquartile mean over all training runs, its 95 % interval from a bootstrap stratified by data set, and the "
+        "mean of each data set.",
     )
-    parser.add_argument("files", nargs="+", metavar="RESULT.json", help="results.json of one data set each")
-    parser.add_argument("--metric", default="mIoU", help="mIoU, or Acc@m such as Acc@.5 (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("files", nargs="+", metavar="RESULT.json", help="results.json, one a data set")
+    parser.add_argument("--metric", default="mIoU", metavar="NAME", help="mIoU, or Acc@m such as Acc@.5 (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=main)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from strong_envs.benchmarks.metrics.definitions import per_query
 from strong_envs.benchmarks.metrics.statistics import paired_test
 from strong_envs.benchmarks.protocols import Protocol, same_column
+from strong_envs.benchmarks.results.files import read_result
 from strong_envs.features.errors import DataError, nearest
 
 
@@ -61,19 +62,6 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
     }
 
 
-def read_result(path: str | Path) -> dict[str, Any]:
-    """The object of a JSON file; `DataError` where there is none."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise DataError(f"{str(path)!r} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{str(path)!r} is not a result file: it holds a {type(values).__name__}")
-    return values
-
-
 def compare(a: Scored, b: Scored) -> list[dict[str, Any]]:
     """System a minus system b, one row a metric: both means, the difference with its interval, and the p-value.
 
@@ -109,12 +97,12 @@ def compare(a: Scored, b: Scored) -> list[dict[str, Any]]:
 def pairs(
     first: Mapping[str, Scored], second: Mapping[str, Scored], a: str | None, b: str | None, same_file: bool = False
 ) -> list[tuple[Scored, Scored]]:
-    """Who is compared with whom: the systems named, else those that both files have."""
+    """Which systems are compared: those named, else those that both files have."""
     for name, held in ((a, first), (b, second)):
         if name is not None and name not in held:
             raise DataError(f"there is no system {name!r}{nearest(name, held)}; the file has {sorted(held)}")
-    if a is not None or b is not None:
-        left, right = a or b, b or a
+    left, right = a or b, b or a
+    if left is not None and right is not None:
         for name, held in ((left, first), (right, second)):
             if name not in held:
                 raise DataError(f"there is no system {name!r} in the other file, which has {sorted(held)}; name both")
@@ -133,15 +121,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``compare`` command."""
     parser = subparsers.add_parser(
         "compare",
-        help="the difference between two results, paired over queries, with intervals",
-        description="Compare two result files (results.json, or the file of one cell) over the same queries: the "
-        "difference, its 95 % interval over videos, and a permutation test. Two protocols are refused.",
+        help="print paired differences between systems of two result files",
+        description="Compare systems of two result files (results.json, or the file of one training run) over the same "
+        "queries: the difference A - B, its 95 % interval over videos, and the p-value of a permutation test. Results "
+        "of two protocols are refused.",
     )
-    parser.add_argument("first", metavar="A.json")
-    parser.add_argument("second", metavar="B.json")
-    parser.add_argument("--a", help="system of the first file (default: every system that both files have)")
-    parser.add_argument("--b", help="system of the second file (default: the same as --a)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("first", metavar="A.json", help="a result file")
+    parser.add_argument("second", metavar="B.json", help="another, or the same with --a and --b")
+    parser.add_argument("--a", metavar="SYSTEM", help="system of A.json (default: every system that both files have)")
+    parser.add_argument("--b", metavar="SYSTEM", help="system of B.json (default: the same as --a)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=main)
 
 

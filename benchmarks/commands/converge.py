@@ -1,23 +1,24 @@
 """``strong-envs converge``: held-out mIoU over iterations, after the paper's Figure 4a, and over seconds.
 
 The clock stands still while a system is scored (`benchmarks.execution.timed_training`), so that systems of any kind
-can stand in one
-picture. Run one cell at a time (``--jobs 1``) where seconds are the point.
+can be drawn in one figure. Use ``--jobs 1`` to measure seconds: training runs at the same time slow each other down.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from strong_envs.agents.overrides import setting_paths
-from strong_envs.benchmarks.commands.run import add_arguments, apply_quick
-from strong_envs.benchmarks.execution.cell import write_json
-from strong_envs.benchmarks.execution.job import collect, finish, importable_here, plain_variants, run_job, systems_of
+from strong_envs.benchmarks.commands.options import add_arguments, apply_quick
+from strong_envs.benchmarks.execution.job import finish, importable_here, plain_variants, run_job, systems_of
+from strong_envs.benchmarks.results.collect import collect
+from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.errors import DataError
 
 
@@ -25,15 +26,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``converge`` command."""
     parser = subparsers.add_parser(
         "converge",
-        help="learning curves over the iterations of the alternating training (Figure 4a)",
+        help="Figure 4a: learning curves over iterations and seconds",
         description="Train systems for several iterations of the alternating training and draw the held-out mIoU "
         "after each: over iterations (converge.png) and over seconds of training (seconds.png). --evaluations "
-        "scores every system on the way too, of whatever kind.",
+        "adds scores within each stage of the training, for systems of any kind.",
     )
     parser.add_argument(
-        "--evaluations", type=int, default=0, help="scores on the way, in each stage of the training (%(default)s)"
+        "--evaluations",
+        type=int,
+        default=0,
+        metavar="N",
+        help="held-out evaluations within each stage of the training (%(default)s)",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="iterations of systems in turns (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="iterations of the alternating training (%(default)s)"
+    )
     add_arguments(parser)
     parser.set_defaults(run=main, systems="strong", out="results/converge")
 
@@ -69,6 +76,6 @@ def main(args: argparse.Namespace) -> int:
     return finish(job)
 
 
-def with_traces(result: dict[str, Any]) -> dict[str, Any]:
-    """The result with the scores on the way in place of those after each stage, where a system has them."""
+def with_traces(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result with the scores within stages in place of those after each stage, where a system has them."""
     return {**result, "curves": {**result["curves"], **result.get("traces", {})}}

@@ -1,6 +1,6 @@
 """``strong-envs document``: tables, numbers and figures of README.md and docs/, written from result files.
 
-Between two comments of a Markdown file stands what this command puts there, and nothing else::
+The command replaces what stands between two comments of a Markdown file, and nothing else::
 
     <!-- table docs/results/run.json metrics=mIoU,Acc@.5 -->
     <!-- end -->
@@ -14,7 +14,8 @@ Between two comments of a Markdown file stands what this command puts there, and
     <!-- end -->
 
 ``--check`` writes nothing and fails where a document and its result files differ; a test does the same. Figures are
-``.svg`` files with a digest of what they were drawn from: another release of the drawing library is no difference.
+``.svg`` files that end with a digest of the result file they were drawn from, so that another release of the drawing
+library makes no difference.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from strong_envs.benchmarks.commands.compare import read_result
 from strong_envs.benchmarks.commands.converge import with_traces
 from strong_envs.benchmarks.results import figures
+from strong_envs.benchmarks.results.files import read_result
 from strong_envs.benchmarks.results.tables import format_number, markdown_table
 from strong_envs.features.errors import DataError, nearest
 
@@ -60,13 +61,15 @@ def documents(root: Path) -> list[Path]:
 
 
 def update(file: Path, root: Path, write: bool) -> list[str]:
-    """Bring one document up to date, or only look; returns a sentence for each place that differed.
+    """Update one document, or only compare it; returns a sentence for each place that differed.
 
     Args:
-        file: the document. root: what paths in its markers are relative to. write: False changes nothing.
+        file: the document.
+        root: what paths in its markers are relative to.
+        write: False changes nothing.
 
     Raises:
-        DataError: a marker that is not understood or not closed, or a result file that cannot be used.
+        DataError: an unknown or unclosed marker, or a result file that cannot be used.
     """
     text = file.read_text(encoding="utf-8")
     if len(OPENING.findall(text)) != len(BLOCK.findall(text)):
@@ -98,7 +101,7 @@ def update(file: Path, root: Path, write: bool) -> list[str]:
 def block(
     kind: str, path: str, options: Mapping[str, str], file: Path, root: Path, drawing: list[str] | None = None
 ) -> str:
-    """What stands between the comments of one marker. A figure is drawn where ``drawing`` is a list to report to."""
+    """The text between the comments of one marker. A figure is drawn where ``drawing`` is a list to report to."""
     result = checked_result(root / path)
     if kind == "table":
         _known(options, ("metrics", "systems", "notes", "sort", "beside", "beside_metrics"))
@@ -264,13 +267,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``document`` command."""
     parser = subparsers.add_parser(
         "document",
-        help="write tables and figures between the markers of README.md and docs/ from result files",
-        description="Bring the documents up to date with docs/results/*.json. Each marker names its result file.",
+        help="update tables and figures in the documents from result files",
+        description="Update the tables, numbers and figures of README.md and docs/ from docs/results/*.json. They "
+        "stand between comments (<!-- table FILE.json ... --> and <!-- end -->), each of which names its result file.",
     )
     parser.add_argument("files", nargs="*", help="documents (default: README.md and docs/**/*.md)")
-    parser.add_argument("--root", default=".", help="folder that paths in markers start from (%(default)s)")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where something differs")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--root", default=".", metavar="FOLDER", help="folder that paths start from (%(default)s)")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where something differs")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
     parser.set_defaults(run=main)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from strong_envs.benchmarks.commands.compare import read_result
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
+from strong_envs.benchmarks.results.files import read_result
 from strong_envs.features.errors import DataError, nearest
 
 
@@ -26,7 +26,7 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
 
 
 def foremost(labels: Iterable[str]) -> str:
-    """The system that pictures are of where nobody names one: strong, else trl, else the last."""
+    """The system that is drawn by default: strong, else trl, else the last."""
     labels = list(labels)
     return next((label for wanted in ("strong", "trl") for label in labels if label.lower() == wanted), labels[-1])
 
@@ -52,17 +52,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``episode`` command."""
     parser = subparsers.add_parser(
         "episode",
-        help="one query of a finished run: its moves, and its window after each stage (Figure 5)",
+        help="draw one query, step by step",
         description="Draw what a trained system did on one held-out query, from the predictions that a run stored: "
-        "episode.png (four moves), episode.mp4 (all moves) and stages.png (after the paper's Figure 5).",
+        "episode.png (four steps), episode.mp4 (all steps) and stages.png (its window after each stage of the "
+        "training, as in the paper's Figure 5).",
     )
-    parser.add_argument("folder", help="folder of a finished run")
-    parser.add_argument("--query", help="id of the query (default: one of median IoU)")
-    parser.add_argument("--system", help="label of the system (default: strong, else trl, else the last)")
-    parser.add_argument("--seed", type=int, default=0, help="which of its runs (%(default)s)")
-    parser.add_argument("--features", help="key or path of the store (default: as in the run)")
-    parser.add_argument("--out", help="folder of the pictures (default: FOLDER/episodes/SYSTEM-SEED-QUERY)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("folder", help="folder of a finished run (its --out)")
+    parser.add_argument("--query", metavar="ID", help="id of the query (default: one of median IoU)")
+    parser.add_argument("--system", metavar="NAME", help="row of the table (default: strong, else trl, else the last)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which of its training runs (%(default)s)")
+    parser.add_argument("--features", metavar="STORE", help="key or path of the store (default: that of the run)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="folder of the pictures (default: FOLDER/episodes/SYSTEM-SEED-QUERY)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a line")
     parser.set_defaults(run=main)
 
 

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from strong_envs.agents.overrides import check_settings, with_settings
-from strong_envs.benchmarks.commands.run import add_arguments, apply_quick
-from strong_envs.benchmarks.execution.cell import write_json
-from strong_envs.benchmarks.execution.job import (
-    Job,
-    Variant,
-    chosen_metrics,
-    collect,
-    finish,
-    importable_here,
-    run_job,
-    settings_of,
-)
+from strong_envs.benchmarks.commands.options import add_arguments, apply_quick
+from strong_envs.benchmarks.execution.job import Job, Variant, finish, importable_here, run_job, settings_of
 from strong_envs.benchmarks.metrics.statistics import paired_test
-from strong_envs.benchmarks.results.paper_numbers import CLAIMS, DATA, TABLES, rows
-from strong_envs.benchmarks.results.tables import columns_of
+from strong_envs.benchmarks.results.collect import chosen_metrics, collect
+from strong_envs.benchmarks.results.files import write_json
+from strong_envs.benchmarks.results.paper_numbers import CLAIMS, DATA, METRICS, TABLES, rows
+from strong_envs.benchmarks.results.tables import ABSENT, columns_of
 
 SIDE = ("Acc@.5", "Acc@.7", "mIoU")
 """Columns of the paper's numbers in the printed table; the result file has all of them."""
 REFERENCES = ("blind one-shot", "frame classifier")
-"""Trained rows beside the paper's: a policy that never opens a video, and STRONG's frame attention with nothing after
-it."""
-TITLES = {1: "STRONG beside the systems it is compared with (Table 1)", 2: "STRONG beside its variants (Table 2)"}
-
-
+"""Trained rows beside the paper's: a policy that ignores the video, and STRONG's frame attention alone."""
+TITLES = {1: "Table 1: comparison of the systems", 2: "Table 2: variants of the spatial level"}
 OURS = {1: {"STRONG": "strong+attention", "STRONG-A": "strong"}}
-"""Which of our systems are the paper's where the names differ: ours leave attention over frames out by default. Table 2
-compares boxes, all without it."""
+"""Systems whose registered names differ from the paper's: ``strong`` leaves out attention over frames, which the
+paper's STRONG has. Table 2 compares boxes, all of them without it."""
 
 
 def registered(label: str, number: int = 0) -> str | None:
@@ -56,8 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         parser = subparsers.add_parser(
             f"table{number}",
             help=title,
-            description=f"{title}, in our protocol on --features. A system that is missing, or that the store cannot "
-            "serve, keeps its row and says why. The paper's own numbers stand in columns of their own.",
+            description=f"{title}, in the protocol of this project on --features. The row of a system that is "
+            "missing, or that the store cannot serve, gives the reason. The numbers that the paper printed stand in "
+            "columns of their own, and its claims are tested.",
         )
         add_arguments(parser)
         systems = ",".join((*REFERENCES, *TABLES[number][DATA[0]]))
@@ -163,14 +154,14 @@ def claims_markdown(claims: list[dict[str, Any]]) -> str:
     """The claims as a Markdown table."""
     lines = ["| the paper claims | section | here | difference in mIoU |", "| --- | --- | --- | ---: |"]
     for c in claims:
-        number = "–"
+        number = ABSENT
         if "difference" in c:
             number = f"{100 * c['difference']:+.2f} [{100 * c['low']:+.2f}, {100 * c['high']:+.2f}]"
         lines.append(f"| {c['better']} above {c['worse']} | {c['section']} | {c['verdict']} | {number} |")
     return "\n".join(lines) + "\n"
 
 
-def columns(result: dict[str, Any], metrics: list[str] | None = None) -> dict[str, Any]:
+def columns(result: Mapping[str, Any], metrics: list[str] | None = None) -> dict[str, Any]:
     """Arguments of the table: our metrics, and the paper's numbers of both data sets under their own headings."""
     metrics = metrics or columns_of(result["rows"])
     ours = {row["system"] for row in result["rows"]}
@@ -197,7 +188,8 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path, number: in
     title = f"Table {number} on {result['protocol']['data']}, {args.test}"
     print_table(result["rows"], chosen_metrics(args, result), title=title, console=console)
     for data, printed in result["paper"].items():
-        print_table(printed, title=f"Table {number} as the paper printed it, {data}: another protocol", console=console)
+        title = f"Table {number} as the paper printed it, {data}: another protocol"
+        print_table(printed, METRICS, title=title, console=console, legend=False)
     for c in result["claims"]:
         number_text = f", {100 * c['difference']:+.2f} mIoU" if "difference" in c else ""
         print(f"{c['better']} above {c['worse']} ({c['section']}): {c['verdict']}{number_text}")

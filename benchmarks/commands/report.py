@@ -10,20 +10,23 @@ import base64
 import json
 import os
 import tempfile
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from strong_envs.benchmarks.commands.compare import read_result
 from strong_envs.benchmarks.commands.converge import with_traces
 from strong_envs.benchmarks.commands.episode import bank_of, foremost, read_folder
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.metrics import breakdown
 from strong_envs.benchmarks.metrics.statistics import paired_test
 from strong_envs.benchmarks.results import figures
+from strong_envs.benchmarks.results.files import read_result
 from strong_envs.benchmarks.results.html_episodes import episodes
-from strong_envs.benchmarks.results.tables import cells as table_cells
+from strong_envs.benchmarks.results.tables import table_cells
 from strong_envs.features.errors import DataError
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -39,7 +42,8 @@ def page(folder: str | Path, count: int = 12, features: str | None = None) -> st
     """The page of a finished run as HTML.
 
     Args:
-        folder: what ``run``, ``table1``, ``table2`` or ``converge`` wrote. count: episodes to play.
+        folder: what ``run``, ``table1``, ``table2`` or ``converge`` wrote.
+        count: episodes that can be played.
         features: key or path of the store, where it is not the run's.
 
     Raises:
@@ -99,7 +103,7 @@ def table_of(result: dict[str, Any]) -> dict[str, Any]:
         from strong_envs.benchmarks.commands.paper_tables import columns
 
         options = columns(result)
-    laid = table_cells(result["rows"], **options)
+    laid = table_cells(result["rows"], legend=True, **options)
     kinds = {row["system"]: "reference" if row.get("reference") else "system" for row in result["rows"]}
     return {
         "header": laid.header,
@@ -115,7 +119,7 @@ def comparisons(result: dict[str, Any]) -> list[dict[str, Any]]:
     scores = result["per_query"]
     systems = [label for label in result["cells"] if label in scores["IoU"]]
     pairs = [(label, "constant") for label in systems if "constant" in scores["IoU"]]
-    pairs += [(b, a) for a, b in zip(systems, systems[1:], strict=False)]
+    pairs += [(b, a) for a, b in pairwise(systems)]
     found = []
     for a, b in pairs:
         test = paired_test(scores["IoU"][a], scores["IoU"][b], groups=scores["videos"], draws=4000)
@@ -129,10 +133,10 @@ def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> 
     shown = [label for label in ("constant", *result["cells"], "oracle") if label in scores["IoU"]]
     duration = bank.duration[bank.video].cpu().numpy()[:, None]
     truth = scores["truth"]
-    drawn = [
+    drawn: list[tuple[str, str, Callable[[Path], None]]] = [
         (
             "mIoU of every system",
-            "Dots are means over seeds and queries, bars 95 % intervals; hollow dots are references.",
+            "Dots are means over seeds and queries, bars 95 % intervals; hollow dots are baselines and bounds.",
             lambda path: figures.table_figure(result["rows"], path, size=(3.3, 0.9 + 0.25 * len(result["rows"]))),
         ),
         (
@@ -152,7 +156,7 @@ def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> 
         ),
         (
             "By position in the video",
-            "A system that only learnt where moments tend to lie falls off at the ends.",
+            "A system that learnt only where moments tend to lie falls at the ends.",
             lambda path: figures.breakdown(scores, "position", path, shown, SMALL),
         ),
     ]
@@ -161,8 +165,8 @@ def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> 
         drawn.append(
             (
                 f"Predicted against true: {label}",
-                "All seeds. Perfect predictions lie on the diagonal; a level band is an answer that ignores the video.",
-                lambda path, label=label, windows=windows: figures.heat_maps({label: windows}, truth, path),
+                "All seeds. Perfect predictions lie on the diagonal; a horizontal band ignores the video.",
+                partial(_heat_map, {label: windows}, truth),
             )
         )
     with tempfile.TemporaryDirectory() as folder:
@@ -172,6 +176,10 @@ def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> 
             draw(file)
             out.append({"title": title, "caption": caption, "uri": data_uri(file.read_bytes(), "image/svg+xml")})
     return out
+
+
+def _heat_map(windows: dict[str, np.ndarray], truth: Any, path: Path) -> None:
+    figures.heat_maps(windows, truth, path)
 
 
 def queries_of(result: dict[str, Any], bank: Any) -> list[dict[str, Any]]:
@@ -203,15 +211,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``report`` command."""
     parser = subparsers.add_parser(
         "report",
-        help="one self-contained HTML page of a finished run",
-        description="Write one HTML page with tables, figures, breakdowns and episodes that play step by step. It "
-        "needs no server and no network.",
+        help="write one HTML page with tables, figures and episodes",
+        description="Write one self-contained HTML page of a finished run: table, paired comparisons, figures, "
+        "breakdowns, and episodes that play step by step. It needs no server and no network.",
     )
-    parser.add_argument("folder", help="folder of a finished run")
-    parser.add_argument("--out", help="the page (default: FOLDER/report.html)")
-    parser.add_argument("--episodes", type=int, default=12, help="held-out queries to play (%(default)s)")
-    parser.add_argument("--features", help="key or path of the store (default: as in the run)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("folder", help="folder of a finished run (its --out)")
+    parser.add_argument("--out", metavar="FILE", help="file of the page (default: FOLDER/report.html)")
+    parser.add_argument(
+        "--episodes", type=int, default=12, metavar="N", help="held-out queries that can be played (%(default)s)"
+    )
+    parser.add_argument("--features", metavar="STORE", help="key or path of the store (default: that of the run)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a line")
     parser.set_defaults(run=main)
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.agents.overrides import parse_values, setting_paths, with_setting
-from strong_envs.benchmarks.commands.run import add_arguments, apply_quick
-from strong_envs.benchmarks.execution.cell import write_json
+from strong_envs.benchmarks.commands.options import add_arguments, apply_quick
 from strong_envs.benchmarks.execution.job import Job, Variant, finish, plain_variants, run_job, systems_of
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.protocols import Protocol
-from strong_envs.benchmarks.results.rows import system_row
+from strong_envs.benchmarks.results.collect import row_of
+from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.errors import DataError
 
 VALUES: dict[str, list[Any]] = {
@@ -28,7 +28,7 @@ VALUES: dict[str, list[Any]] = {
     "max_steps": [5, 10, 20, 40],
     "multi_scale": [False, True],
 }
-"""Where nobody names values. The paper chose gamma = 0.2, phi = 0.1, tau = 0.02 and z_e = 10."""
+"""Built-in values. The paper chose gamma = 0.2, phi = 0.1, tau = 0.02 and z_e = 10."""
 SHOWN = ("constant", "knn", "oracle")
 """References that the table and the figure show; the result file has all of them."""
 DRAWS = 50
@@ -36,7 +36,7 @@ DRAWS = 50
 BOOTSTRAPS = {"feedback": "taken", "states": "replay"}
 NEEDS: dict[str, dict[str, Any]] = {"gamma": BOOTSTRAPS, "tau": BOOTSTRAPS, "phi": BOOTSTRAPS}
 """What a setting needs to have any effect: a critic that learns from the rewards of all actions, relative to stopping,
-uses neither discount, targets nor penalty. Set for the sweep unless ``--set`` says otherwise, and said in its notes."""
+uses neither discount, targets nor penalty. The sweep sets it unless ``--set`` does, and its notes say so."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``sweep`` command."""
     parser = subparsers.add_parser(
         "sweep",
-        help="one setting over several values (Figure 4)",
-        description="Train systems with every value of one setting and every seed, and draw the metric over the "
-        f"values. The setting is any field of the agents or their environments. Values for {', '.join(VALUES)} are "
-        "built in.",
+        help="Figure 4: one setting over several values",
+        description="Train systems with every value of one setting and every seed, and draw mIoU over the values. "
+        f"The setting is any field of the systems or of their environments; {', '.join(VALUES)} have built-in values.",
     )
-    parser.add_argument("parameter", help="name of the setting, such as gamma, phi, tau, z_e or temporal.lr_actor")
-    parser.add_argument("--values", help="comma-separated values, such as 0,0.1,0.2")
+    parser.add_argument(
+        "parameter", metavar="SETTING", help="name of the setting, such as gamma, phi, tau, z_e or temporal.lr_actor"
+    )
+    parser.add_argument("--values", help="comma-separated values, such as 0,0.1,0.2 (default: the built-in ones)")
     add_arguments(parser)
     parser.set_defaults(run=main, systems="strong", out="results/sweep")
 
@@ -75,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     plan = plan_of(args)
     args.out = str(out)
     job = run_job(args, plan.variants)
-    result = collect(job, plan)
+    result = sweep_result(job, plan)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "sweep.json", result)
     if result["points"]:
@@ -106,7 +107,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def _prepared(variant: Variant, args: argparse.Namespace) -> Variant:
-    """The variant with what the swept setting needs, where the system has it and nobody set it."""
+    """The variant with what the swept setting needs, where the system has it and ``--set`` does not name it."""
     options, said = variant.options, {word.partition("=")[0].strip().rpartition(".")[2] for word in args.set}
     for name, value in NEEDS.get(args.parameter.rpartition(".")[2], {}).items():
         if name in setting_paths(variant.system) and name not in said:
@@ -114,16 +115,15 @@ def _prepared(variant: Variant, args: argparse.Namespace) -> Variant:
     return Variant(variant.label, variant.system, options)
 
 
-def collect(job: Job, plan: Plan) -> dict[str, Any]:
+def sweep_result(job: Job, plan: Plan) -> dict[str, Any]:
     """The result file: a point per system and value, each with its protocol, and what the sweep could not change."""
     points = []
     for system in plan.systems:
         for value in plan.values:
             label = plan.label(system, value)
-            runs = job.runs(label)
-            if runs:
-                row = system_row(label, runs, job.protocol_for(label), job.store)
-                points.append({**row, "label": label, "system": system, "value": value})
+            found = row_of(job, label)
+            if found is not None:
+                points.append({**found[0], "label": label, "system": system, "value": value})
     return {
         "parameter": plan.parameter,
         "values": plan.values,
@@ -143,7 +143,7 @@ def references(job: Job, points: Sequence[dict]) -> list[dict[str, Any]]:
     from strong_envs.benchmarks.results.reference_rows import reference_rows
 
     known: dict[Protocol, list[dict]] = {}
-    found = []
+    found: list[dict[str, Any]] = []
     for value, protocol in {repr(p["value"]): (p["value"], Protocol.from_dict(p["protocol"])) for p in points}.values():
         if protocol not in known:
             known[protocol] = reference_rows(job.store, job.args.train, job.args.test, DRAWS, protocol=protocol)
@@ -152,7 +152,7 @@ def references(job: Job, points: Sequence[dict]) -> list[dict[str, Any]]:
 
 
 def inert(job: Job, plan: Plan) -> list[str]:
-    """A sentence for each system whose predictions are the same under every value: a flat curve is then no finding."""
+    """A sentence for each system whose predictions are the same under every value: its flat curve shows nothing."""
     notes = []
     for system in plan.systems:
         runs = [job.runs(plan.label(system, value)) for value in plan.values]

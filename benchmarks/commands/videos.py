@@ -1,7 +1,8 @@
 """``strong-envs videos pretrained --count 10``: held-out queries drawn by a seed, as tracked-box videos.
 
-Nobody picks them: the seed does, and ``videos.json`` has the scores of each. A query gets an mp4 of its whole video
-with the tracked box, the true one and both windows, and a filmstrip of what the true moment and the answer cover.
+The queries are drawn at random, so that good and bad ones are seen; ``videos.json`` has the scores of each. A query
+has an mp4 of its whole video with the tracked and the true box and both windows, and a filmstrip of the stretch that
+the true moment and the prediction cover.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from strong_envs.agents.registry import Prediction
 from strong_envs.benchmarks.commands.episode import bank_of, cell_file, read_folder
-from strong_envs.benchmarks.execution.cell import score, write_json
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
+from strong_envs.benchmarks.metrics.score import score
+from strong_envs.benchmarks.results.files import write_json
 from strong_envs.benchmarks.results.filmstrip import boxes_of, fitted, labelled_bar, path_of, write_picture
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
@@ -138,19 +141,24 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``videos`` command."""
     parser = subparsers.add_parser(
         "videos",
-        help="tracked-box videos and filmstrips of held-out queries drawn by a seed",
-        description="Write an mp4 of the whole video and a filmstrip for each of --count held-out queries, with "
-        "tracked and true boxes and windows, and videos.json with their scores. The seed --draw chooses them.",
+        help="write videos of held-out queries with tracked boxes",
+        description="Write an mp4 of the whole video and a filmstrip (png) for each of --count held-out queries, with "
+        "tracked and true boxes and windows, and videos.json with their scores. The queries are drawn at random with "
+        "the seed --draw.",
     )
     parser.add_argument("source", help="folder of a finished run, a saved system (.safetensors), or 'pretrained'")
-    parser.add_argument("--count", type=int, default=10, help="queries (%(default)s)")
-    parser.add_argument("--draw", type=int, default=0, help="seed that chooses them (%(default)s)")
-    parser.add_argument("--system", help="label of the system in a run (default: strong, else trl, else the last)")
-    parser.add_argument("--seed", type=int, default=0, help="which of its training runs (%(default)s)")
-    parser.add_argument("--features", help="key or path of the store (default: as in training)")
-    parser.add_argument("--test", default="test", help="split of a saved system's queries (%(default)s)")
-    parser.add_argument("--out", default="results/videos", help="folder of the videos (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--count", type=int, default=10, metavar="N", help="number of queries (%(default)s)")
+    parser.add_argument("--draw", type=int, default=0, metavar="N", help="seed that draws the queries (%(default)s)")
+    parser.add_argument(
+        "--system", metavar="NAME", help="row of the table of a run (default: strong, else trl, else the last)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which of its training runs (%(default)s)")
+    parser.add_argument("--features", metavar="STORE", help="key or path of the store (default: that of the training)")
+    parser.add_argument(
+        "--test", default="test", metavar="SPLIT", help="split of the queries of a saved system (%(default)s)"
+    )
+    parser.add_argument("--out", default="results/videos", metavar="FOLDER", help="folder of the videos (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
     parser.set_defaults(run=main)
 
 
@@ -163,14 +171,21 @@ def main(args: argparse.Namespace) -> int:
     for number, sample in enumerate(samples):
         query = bank.queries[sample]
         stem = f"{number:02d}-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in query.qid)
-        found = {key: float(scores[key][sample]) for key in ("IoU", "m_vIoU", "box IoU", "coverage") if key in scores}
+        known = [key for key in ("IoU", "m_vIoU", "box IoU", "coverage") if key in scores]
+        found: dict[str, Any] = {key: float(scores[key][sample]) for key in known}
         said = f"{name}   " + "   ".join(f"{key} {value:.2f}" for key, value in found.items())
         n_frames, duration = size_of(bank, sample)
         pictures = list(tracked_pictures(viewer, bank, prediction, sample))
         write_video(out / f"{stem}.mp4", pictures, fps=min(max(n_frames / duration, 1.0), 30.0))
         write_picture(out / f"{stem}.png", strip(viewer, bank, prediction, sample, said))
         answer = [round(x, 3) for x in path_of(prediction, sample)[-1]]
-        about = {"query": query.qid, "video": query.video, "text": query.text, "answer": answer, **found}
+        about: dict[str, Any] = {
+            "query": query.qid,
+            "video": query.video,
+            "text": query.text,
+            "answer": answer,
+            **found,
+        }
         described.append(about | {"true": [list(w) for w in query.windows], "files": [f"{stem}.mp4", f"{stem}.png"]})
     every = {key: float(np.mean(scores[key])) for key in ("IoU", "m_vIoU", "coverage") if key in scores}
     result = {

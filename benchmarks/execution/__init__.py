@@ -1,0 +1,1 @@
+"""Training runs: planned as cells, run on this machine or on Ray, stored with their predictions."""

@@ -1,4 +1,4 @@
-"""What every command does that trains: plan cells, run what is not stored yet, gather one result file."""
+"""What every command does that trains: plan cells, and run those that are not stored yet."""
 
 from __future__ import annotations
 
@@ -11,18 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from strong_envs.agents.overrides import check_settings, parse_settings, setting_paths, with_settings
 from strong_envs.benchmarks.execution.cell import Cell, code_hash, protocol_of
 from strong_envs.benchmarks.execution.local_engine import Outcome, run_matrix
-from strong_envs.benchmarks.execution.provenance import about
-from strong_envs.benchmarks.metrics.definitions import COMPARISONS, THRESHOLDS
+from strong_envs.benchmarks.metrics.definitions import THRESHOLDS
 from strong_envs.benchmarks.protocols import DYNAMICS, Protocol
-from strong_envs.benchmarks.results.rows import system_row
-from strong_envs.features.errors import DataError, nearest
-
-ENGINES = ("local", "ray")
+from strong_envs.features.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -65,30 +59,6 @@ class Job:
         if not any(name.startswith("temporal_env.") for name in setting_paths(cell.system)):
             return self.protocol
         return protocol_of(self.store, cell, self.protocol.comparison, self.protocol.thresholds)
-
-
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say where cells run and what is changed in them; for every command that trains."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change a setting of the agents or their environments, such as phi=0.05 or temporal.gamma=0.4; repeatable",
-    )
-    parser.add_argument(
-        "--comparison", choices=COMPARISONS, default=">=", help="what a hit of Acc@m and R@n is (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--thresholds",
-        default=",".join(f"{m:g}" for m in THRESHOLDS),
-        help="the m of Acc@m and R@n IoU=m, comma-separated (%(default)s)",
-    )
-    parser.add_argument("--metrics", help="columns of the table, such as 'mIoU,dR@1 IoU=.5'; results.json has them all")
-    parser.add_argument("--agent", action="append", default=[], metavar="MODULE:CLASS", help="add your agent too")
-    parser.add_argument("--resume", action="store_true", help="go on where the last run stopped (always done)")
-    parser.add_argument("--engine", choices=ENGINES, default="local", help="where cells run (%(default)s)")
-    parser.add_argument("--address", help="address of a Ray cluster (default: start one on this machine)")
 
 
 def systems_of(args: argparse.Namespace) -> list[str]:
@@ -142,7 +112,7 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
     """Check the input, run the cells that are not stored yet, return everything.
 
     Raises:
-        DataError: numbers that are not positive, a store that cannot be opened, a system that nobody knows.
+        DataError: numbers that are not positive, a store that cannot be opened, an unknown system.
     """
     from strong_envs import agents, features
 
@@ -187,115 +157,13 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
     return job
 
 
-def collect(job: Job, references: bool = True) -> dict[str, Any]:
-    """The result file: protocol, rows, scores per query, curves, failures, and what made them."""
-    from strong_envs.benchmarks.results.reference_rows import reference_rows
-
-    args, scores = job.args, {}
-    rows: list[dict[str, Any]] = []
-    if references:
-        rows = reference_rows(
-            job.store,
-            args.train,
-            args.test,
-            50 if getattr(args, "quick", False) else 200,
-            protocol=job.protocol,
-            keep=scores,
-        )
-    last = [row for row in rows if row["reference"] == "oracle"]
-    rows = [row for row in rows if row["reference"] != "oracle"]
-    curves, traces = {}, {}
-    for label in job.cells:
-        runs = job.runs(label)
-        if runs:
-            rows.append(with_lost_runs(job, label, system_row(label, runs, job.protocol_for(label), job.store)))
-            curves[label] = [run["history"] for run in runs]
-            scores[label] = [run["scores"]["IoU"] for run in runs]
-            if all(run.get("trace") for run in runs):
-                traces[label] = [run["trace"] for run in runs]
-        rows.extend(missing_row(job, label, len(runs)))
-    rows.extend(_empty_row(job, label, f"absent: {reason}") for label, reason in job.refused.items())
-    commits = sorted({str(run.get("commit")) for label in job.cells for run in job.runs(label)})
-    notes = []
-    if len(commits) > 1:
-        listed = ", ".join(c[:12] + "+changes" * c.endswith("+changes") for c in commits)
-        notes.append(f"These cells were computed at {len(commits)} commits: {listed}; delete the older if in doubt.")
-        print(notes[-1], file=sys.stderr)
-    return {
-        "protocol": job.protocol.as_dict(),
-        "rows": rows + last,
-        "curves": curves,
-        **({"traces": traces} if traces else {}),
-        "cells": {label: [cell.key for cell in cells] for label, cells in job.cells.items()},
-        "failed": job.outcome.failed,
-        "refused": job.refused,
-        "notes": notes,
-        "per_query": per_query_scores(job.bank, scores),
-        "wall_seconds": job.seconds,
-        "about": about(args) | {"seeds": list(range(args.seeds))},
-    }
-
-
-def reasons_of(job: Job, label: str) -> list[str]:
-    """Why cells of a label have no result, each reason once."""
-    cells, failed = job.cells[label], job.outcome.failed
-    return list(dict.fromkeys(failed[cell.key] for cell in cells if cell.key in failed))
-
-
-def missing_row(job: Job, label: str, finished: int) -> list[dict[str, Any]]:
-    """The row of a label of which no cell finished: no numbers, and why; [] where one did."""
-    if finished:
-        return []
-    reasons = reasons_of(job, label)
-    return [_empty_row(job, label, f"failed: {'; '.join(reasons)}" if reasons else "absent: not finished")]
-
-
-def with_lost_runs(job: Job, label: str, row: dict[str, Any]) -> dict[str, Any]:
-    """The row with a note where cells of its label failed: its numbers are of fewer runs than were asked for."""
-    failed = sum(cell.key in job.outcome.failed for cell in job.cells[label])
-    if not failed:
-        return row
-    note = f"{failed} of {len(job.cells[label])} runs failed: {'; '.join(reasons_of(job, label))}."
-    return row | {"note": " ".join(filter(None, [row.get("note"), note]))}
-
-
-def _empty_row(job: Job, label: str, reason: str) -> dict[str, Any]:
-    return {"system": label, "protocol": job.protocol.as_dict(), "seeds": None, "metrics": {}, "caveat": reason}
-
-
-def per_query_scores(bank: Any, scores: dict[str, Any]) -> dict[str, Any]:
-    """IoU of every query and run, with what comparisons and breakdowns need: videos, true windows as fractions."""
-    return {
-        "queries": bank.qids,
-        "videos": [query.video for query in bank.queries],
-        "truth": np.round(bank.truth[:, 0].cpu().numpy(), 5).tolist(),
-        "IoU": {label: np.round(np.atleast_2d(values), 5).tolist() for label, values in scores.items()},
-    }
-
-
-def chosen_metrics(args: argparse.Namespace, result: dict[str, Any]) -> list[str] | None:
-    """The columns of ``--metrics``; None for the usual ones.
-
-    Raises:
-        DataError: a metric that no row of the result has.
-    """
-    if not getattr(args, "metrics", None):
-        return None
-    names = [name.strip() for name in args.metrics.split(",") if name.strip()]
-    known = list(dict.fromkeys(name for row in result["rows"] for name in row["metrics"]))
-    for name in names:
-        if name not in known:
-            raise DataError(f"no row has the metric {name!r}{nearest(name, known)}; there are {known}")
-    return names
-
-
 def finish(job: Job) -> int:
     """Say what is missing; the exit code: 0 when every cell finished, 1 when one failed, 130 after Ctrl-C."""
     outcome, total = job.outcome, len({cell.key for cells in job.cells.values() for cell in cells})
     if outcome.interrupted:
         print(
-            f"interrupted: {len(outcome.results)} cells are kept in {job.args.out}, {total - len(outcome.results)} are "
-            "left; run the same command again to go on",
+            f"interrupted: {len(outcome.results)} of {total} training runs are stored in {job.args.out}; run the same "
+            "command again to continue",
             file=sys.stderr,
         )
         return 130

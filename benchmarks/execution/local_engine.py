@@ -82,7 +82,7 @@ def _work(cell: Cell, folder: Path, messages: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # One thread each: small batches lose time on a second one, and cells run side by side anyway.
     torch.set_num_threads(1)
-    last, parent = 0.0, mp.parent_process().pid
+    last, parent = 0.0, os.getppid()
 
     def report(stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
         nonlocal last
@@ -90,7 +90,7 @@ def _work(cell: Cell, folder: Path, messages: Any) -> None:
         if now - last > 0.3:
             last = now
             if os.getppid() != parent:
-                # Nobody waits for this cell any more, and the next run would compute it a second time beside us.
+                # The run was killed; the next one would compute this cell a second time at the same time.
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             messages.put(("progress", cell.key, stage, done, total, scalars))
@@ -174,15 +174,18 @@ class Bars:
         self.progress.stop()
 
     def begin(self, cell: Cell) -> None:
+        """A cell starts."""
         self.tasks[cell.key] = self.progress.add_task(f"{cell.system} seed {cell.seed}", total=None, note="loading")
         self._say(f"{cell.system} seed {cell.seed}: started")
 
     def update(self, key: str, stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
+        """Progress of a running cell."""
         note = f"{stage}{_progress_of(scalars)}"
         if key in self.tasks:
             self.progress.update(self.tasks[key], completed=done, total=total, note=note)
 
     def end(self, cell: Cell, good: bool) -> None:
+        """A cell has finished or failed."""
         self.progress.remove_task(self.tasks.pop(cell.key))
         self.progress.advance(self.whole)
         self.done += 1

@@ -1,26 +1,38 @@
-"""What a system predicted, on disk: episodes and reports replay exactly what was scored, of any system."""
+"""What a system predicted, on disk: tables, episodes and reports are computed from it, of any system."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from strong_envs.agents.registry import Prediction
 from strong_envs.features.errors import DataError
 
 PREDICTION = ".prediction.safetensors"
 """Ends the name of a cell's file of predictions; its beginning is the cell's key."""
-FIELDS = ("spans", "length", "path", "boxes")
+KINDS = {
+    "spans": torch.float64,
+    "length": torch.int32,
+    "path": torch.float32,
+    "boxes": torch.float32,
+    "ranked": torch.float64,
+    "scores": torch.float32,
+    "frames_seen": torch.float64,
+}
+"""What is stored, and as what: windows so that an IoU on a threshold stays there."""
+STAGE_KINDS = {"spans": torch.float32, "boxes": torch.float16}
+"""What is stored of each stage of the training, for pictures: half a thousandth of a frame cannot be seen."""
 
 
 def checked(prediction: Any, bank: Any, system: str) -> Prediction:
-    """The prediction of an outsider's system too: windows alone, (S, 2) in seconds, will do.
+    """The prediction of a system that is not ours too: windows alone, (S, 2) in seconds, will do.
 
     Raises:
         DataError: windows of another shape, not finite, or with an end before their start; candidates that are not
@@ -35,27 +47,27 @@ def checked(prediction: Any, bank: Any, system: str) -> Prediction:
     if wrong.any():
         first = int(wrong.nonzero()[0, 0])
         raise DataError(
-            f"{system} predicted {int(wrong.sum())} windows that are none, the first {spans[first].tolist()} for query "
+            f"{system} returned {int(wrong.sum())} invalid windows, the first {spans[first].tolist()} for query "
             f"{bank.qids[first]!r}; a window is (start, end) in seconds, start <= end"
         )
     for name in ("ranked", "scores", "frames_seen"):
         if not hasattr(prediction, name):
             setattr(prediction, name, None)
     if prediction.ranked is not None:
-        _check_ranked(prediction, len(bank), system)
+        _check_ranked(prediction.ranked, prediction.scores, spans, system)
     if prediction.frames_seen is not None:
-        frames_seen = prediction.frames_seen
-        if tuple(frames_seen.shape) != (len(bank),) or not ((frames_seen >= 0) & (frames_seen <= 1)).all():
-            raise DataError(f"{system} must say in looked which share of each video's frames it saw, in [0, 1]")
+        seen = prediction.frames_seen
+        if tuple(seen.shape) != (len(bank),) or not ((seen >= 0) & (seen <= 1)).all():
+            raise DataError(f"frames_seen of {system} must be the share of each video's frames that it saw, in [0, 1]")
     return prediction
 
 
-def _check_ranked(prediction: Prediction, count: int, system: str) -> None:
-    ranked, scores = prediction.ranked, prediction.scores
+def _check_ranked(ranked: Tensor, scores: Tensor | None, spans: Tensor, system: str) -> None:
+    count = len(spans)
     if ranked.ndim != 3 or len(ranked) != count or ranked.shape[2] != 2:
         raise DataError(f"{system} must rank windows of shape ({count}, K, 2), got {tuple(ranked.shape)}")
-    if not torch.equal(ranked[:, 0].to(prediction.spans.dtype), prediction.spans):
-        raise DataError(f"{system} predicts windows that are not the first of those it ranks; R@1 would not be Acc")
+    if not torch.equal(ranked[:, 0].to(spans.dtype), spans):
+        raise DataError(f"the predicted windows of {system} are not the first of those it ranks; R@1 would not be Acc")
     if scores is None:
         return
     if scores.shape != ranked.shape[:2]:
@@ -70,9 +82,9 @@ def write_prediction(path: Path, prediction: Prediction, stages: Sequence[tuple[
     """Write a prediction whole or not at all, with windows and boxes after each stage of the training."""
     from safetensors.torch import save_file
 
-    tensors = _tensors("", prediction, FIELDS)
+    tensors = _tensors("", prediction, KINDS)
     for index, (_, stage) in enumerate(stages):
-        tensors |= _tensors(f"stage{index}.", stage, ("spans", "boxes"))
+        tensors |= _tensors(f"stage{index}.", stage, STAGE_KINDS)
     staging = path.with_name(f".{path.name}.part{os.getpid()}")
     save_file(tensors, str(staging), {"stages": json.dumps([name for name, _ in stages])})
     os.chmod(staging, 0o644)  # safetensors makes it readable by its owner alone
@@ -94,18 +106,17 @@ def read_prediction(path: Path) -> tuple[Prediction, list[tuple[str, Prediction]
     return _prediction("", tensors), [(name, _prediction(f"stage{i}.", tensors)) for i, name in enumerate(stages)]
 
 
-def _tensors(prefix: str, prediction: Prediction, fields: Sequence[str]) -> dict[str, torch.Tensor]:
+def _tensors(prefix: str, prediction: Prediction, kinds: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
     found = {}
-    for name in fields:
+    for name, kind in kinds.items():
         value = getattr(prediction, name, None)
         if value is not None:
-            # Half a thousandth of a frame is finer than anybody can see, and boxes are most of the file.
-            kind = {"boxes": torch.float16, "length": torch.int32}.get(name, torch.float32)
             found[prefix + name] = value.detach().to("cpu", kind).contiguous()
     return found
 
 
-def _prediction(prefix: str, tensors: dict[str, torch.Tensor]) -> Prediction:
-    values = {name: tensors.get(prefix + name) for name in FIELDS}
-    boxes = values["boxes"]
-    return Prediction(**{**values, "boxes": None if boxes is None else boxes.float()})
+def _prediction(prefix: str, tensors: Mapping[str, Tensor]) -> Prediction:
+    values = {name: tensors[prefix + name] for name in KINDS if prefix + name in tensors}
+    if "boxes" in values:
+        values["boxes"] = values["boxes"].float()
+    return Prediction(**values)

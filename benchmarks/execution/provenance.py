@@ -1,4 +1,4 @@
-"""Where a number comes from: machine, versions, commit, command, settings. Every result file carries it."""
+"""The origin of a number: machine, versions, commit, command, settings. Every result file has it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def about(args: argparse.Namespace) -> dict[str, Any]:
-    """What made a result file: command, settings, date (UTC), machine, versions, commit. JSON-ready."""
+    """The origin of a result file: command, settings, date (UTC), machine, versions, commit. JSON-ready."""
     settings = {k: v for k, v in vars(args).items() if k != "run" and not callable(v)}
     return {
         "command": "strong-envs " + shlex.join(sys.argv[1:]),
@@ -41,7 +41,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
+    """The processor's name where the system has it, else its architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -52,7 +52,7 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of the packages that the numbers depend on."""
     import gymnasium
     import numpy
     import torch
@@ -68,6 +68,19 @@ def versions() -> dict[str, str]:
     }
 
 
+def extras(*names: str) -> dict[str, str]:
+    """Versions of optional packages, ``"absent"`` where one is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
 @lru_cache(maxsize=1)
 def commit() -> str | None:
     """The commit of this checkout, with ``+changes`` where tracked files differ from it; None outside a checkout."""
@@ -79,7 +92,7 @@ def commit() -> str | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # Installed into an environment that happens to lie inside somebody's repository, its commit would be a lie.
+    # An installation may lie inside another repository, whose commit would be wrong here.
     if git("ls-files", "--error-unmatch", "benchmarks/__init__.py") is None:
         return None
     head = git("rev-parse", "HEAD")

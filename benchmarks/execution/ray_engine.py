@@ -2,7 +2,7 @@
 
 Without ``--address`` a cluster of ``--jobs`` workers is started on this machine and stopped at the end. With it
 (``--address auto`` on a node of a running cluster, or ``ray://host:10001``) cells go to that cluster: this project and
-an outsider's agent must be installed on its nodes, and ``--features`` must be a key of the default world, which each
+agents of your own must be installed on its nodes, and ``--features`` must be a key of the default world, which each
 node draws by itself, or a path that all nodes see. Results come back over Ray, so no disk needs to be shared.
 
 A cell whose worker or node is lost is computed again, `RETRIES` times at most.
@@ -28,8 +28,7 @@ RETRIES = 3
 def run_matrix_on_ray(
     cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True, address: str | None = None
 ) -> Outcome:
-    """`benchmarks.execution.local_engine.run_matrix` on Ray: compute the cells that ``folder`` lacks, ``jobs`` at a
-    time.
+    """`benchmarks.execution.local_engine.run_matrix` on Ray: ``jobs`` cells at a time.
 
     Raises:
         DataError: Ray is not installed, or there is no cluster at ``address``.
@@ -74,11 +73,11 @@ def run_matrix_on_ray(
 
 
 def _ray() -> Any:
-    # Ray reports its use over the network unless told not to, before it is imported.
+    # Without these, set before the import, Ray reports its use over the network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        import ray
+        import ray  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
         raise DataError(f"--engine ray needs Ray ({error}): pip install 'strong-envs[ray]'") from None
     return ray
@@ -91,7 +90,7 @@ def _start(ray: Any, jobs: int, address: str | None) -> None:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise DataError(f"there is no Ray cluster at {address!r}: {error}") from None
         return
-    # Workers on this machine import what this process imports, an outsider's agent in the current folder included.
+    # Workers on this machine import what this process imports, agents in the current folder included.
     path = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
     environment = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
     ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, runtime_env=environment)

@@ -1,7 +1,7 @@
-"""The course of one cell's training: its clock, held-out scores on the way, and the checkpoint that it goes on from.
+"""The training of one cell: its clock, held-out scores within stages, and the checkpoint it can continue from.
 
 The clock runs while a system is trained and stands still while it is scored, so that systems that are scored at
-different moments, or more often, can be compared by seconds. What is imported and prepared before has no part in it.
+different moments, or more often, can be compared by seconds. Imports and preparations are not counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Score = Callable[[Any], tuple[Prediction, dict[str, np.ndarray]]]
 
 
 class Clock:
-    """Seconds of work; it starts at once and goes on from ``seconds``."""
+    """Seconds of work; it runs from its creation, or from the value that ``seconds`` is set to."""
 
     def __init__(self) -> None:
         self._before, self._began, self._still = 0.0, time.perf_counter(), False
@@ -46,7 +46,7 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens within takes no time."""
+        """Stop the clock within the block."""
         self.seconds, self._still = self.seconds, True
         try:
             yield
@@ -55,20 +55,22 @@ class Clock:
 
 
 class TimedTraining:
-    """A training that is watched: ``fit`` trains, then ``stages``, ``trace`` and ``clock`` say how it went.
+    """Trains a system with `fit` and records ``stages``, ``trace`` and ``clock``.
 
     Args:
-        path: the files of the cell without their endings; a checkpoint stands beside them while it trains.
-        score: how a system is judged. report: called with the progress.
-        evaluations: held-out scores in each stage of the training, beside the one after it; 0 for none.
+        path: the files of the cell without their endings; a checkpoint lies beside them during the training.
+        score: predictions and scores of a system.
+        report: called with the progress.
+        evaluations: held-out scores within each stage of the training, besides the one after it.
         every: seconds between checkpoints; None writes none.
-        made_by: JSON-ready; a checkpoint that something else made is not gone on with.
+        made_by: JSON-ready; a checkpoint that was made by something else is ignored.
 
     Attributes:
         stages: name and prediction after each stage of the training.
-        trace: a dict a score on the way: ``stage``, ``done`` and ``total`` steps of it, ``seconds`` so far, ``IoU``.
+        trace: a dict for each score within a stage: ``stage``, ``done`` and ``total`` steps of it, ``seconds`` so far,
+            ``IoU``.
         clock: seconds of training, those before a kill included.
-        resumed: whether it went on from a checkpoint.
+        resumed: whether the training continued from a checkpoint.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class TimedTraining:
         self._stage, self._part = "", 0
 
     def fit(self, system: Any, signals: tuple[Signals, ...] = ()) -> None:
-        """Train; a system that stores its training goes on where a killed one stopped.
+        """Train; a system that stores its training continues where a killed one stopped.
 
         ``signals`` stop it between two updates with a checkpoint, as `KeyboardInterrupt`.
         """
@@ -115,14 +117,14 @@ class TimedTraining:
                 raise
 
     def forget(self) -> None:
-        """Delete what was only needed to go on: the cell is finished."""
+        """Delete the checkpoint: the cell is finished."""
         for file in (self.checkpoint, self.reached):
             file.unlink(missing_ok=True)
 
     def report(self, stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
         """`agents.registry.ProgressCallback`; a system is scored here, between two of its updates."""
         if stage != self._stage:
-            # The first report of all is scored as well: where a curve begins.
+            # The very first report is scored as well: the beginning of the curve.
             self._stage, self._part = stage, 0 if self.trace else -1
         part = self.evaluations * done // max(total, 1)
         if self.evaluations and part > self._part and done < total:
@@ -152,7 +154,7 @@ class TimedTraining:
         try:
             session = Session(self.checkpoint, resume=True, **options)
         except DataError:
-            # Nothing that can be read: what it held is lost, and the cell is computed from its start.
+            # The checkpoint cannot be read: the cell is computed from its start.
             return Session(self.checkpoint, **options)
         state = session.restored
         if state is None:
@@ -174,7 +176,7 @@ class TimedTraining:
 
 @contextmanager
 def undisturbed(system: Any) -> Iterator[None]:
-    """Whatever is predicted within, the training goes on as if nobody had asked: its draws and its networks' modes."""
+    """Restore the random draws and the modes of the networks after predictions, so that they change no training."""
     networks = [value for value in vars(system).values() if isinstance(value, nn.Module)]
     modes = [(module, module.training) for network in networks for module in network.modules()]
     with torch.random.fork_rng(devices=[]):

@@ -14,7 +14,7 @@ from strong_envs.features.errors import DataError, nearest
 KINDS = {"length": "length of the true moment", "position": "middle of the true moment"}
 BINS = 5
 FEWEST = 5
-"""Queries that a bin needs; a mean over fewer says nothing."""
+"""Queries that a bin needs; smaller bins are left out."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Bin:
 
     @property
     def label(self) -> str:
-        """``20-40 %`` of the video."""
-        return f"{100 * self.low:.0f}–{100 * self.high:.0f} %"
+        """The part of the video, such as 20 to 40 %."""
+        return f"{100 * self.low:.0f}\N{EN DASH}{100 * self.high:.0f} %"
 
 
 def bins(truth: Any, kind: str, count: int = BINS) -> list[Bin]:
     """Bins of queries by their true windows (S, 2), fractions of the video; only those with `FEWEST` queries or more.
 
-    Positions are cut evenly over the video. Lengths are cut evenly between the shortest and the longest, since a
-    collection of short moments would else have a single bin.
+    Positions are cut evenly over the video. Lengths are cut evenly between the shortest and the longest: cut over the
+    video, a collection of short moments would have a single bin.
     """
     if kind not in KINDS:
         raise DataError(f"a breakdown is by one of {sorted(KINDS)}, got {kind!r}{nearest(kind, KINDS)}")

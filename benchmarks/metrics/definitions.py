@@ -1,8 +1,7 @@
 """Metrics of moment localisation and tracking, from their definitions, in float64.
 
 Every function returns **one value per query** (or per box); the metric is its mean over the queries, which `summary`
-takes. Keeping the values per query is what lets `benchmarks.metrics.statistics` compare two systems on the same
-queries.
+takes. With the values per query `benchmarks.metrics.statistics` can compare two systems on the same queries.
 
 Windows are (start, end) in seconds, or in any one unit shared by prediction and truth. A query may have several true
 windows: the best match counts, and rows of NaN fill the array up where a query has fewer than K of them.
@@ -16,17 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from strong_envs.core import boxes, spans
+from strong_envs.core.spans import IOU_KINDS, TIE
 from strong_envs.features.errors import DataError
 
-IOU_KINDS = ("clamped", "signed", "legacy")
 COMPARISONS = (">=", ">")
 THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9)
 DISCOUNTED_AT = (0.3, 0.5, 0.7)
-"""The m of dR@n, IoU@m, where nobody names others."""
-
-TIE = 1e-9
-"""An IoU this near to a threshold equals it. IoUs of times written with two decimals, or of windows on an action grid,
-that really differ from a threshold differ by 1e-8 or more; rounding in float64 moves them by less than 1e-12."""
+"""The m of dR@n, IoU@m."""
 
 
 def temporal_iou(pred: ArrayLike, truth: ArrayLike, kind: str = "clamped") -> np.ndarray:
@@ -57,7 +53,8 @@ def annotator_iou(pred: ArrayLike, windows: ArrayLike, best: int = 3) -> np.ndar
     """Mean clamped IoU with the ``best`` best-matching annotators: (S,) (Hendricks et al. 2017, DiDeMo: three of four).
 
     Args:
-        pred: (S, 2). windows: (S, A, 2), one window an annotator, filled up with rows of NaN.
+        pred: (S, 2).
+        windows: (S, A, 2), one window an annotator, filled up with rows of NaN.
         best: how many annotators count; where a query has fewer, all of them.
     """
     single, true = _predictions(pred), _truths(windows)
@@ -77,7 +74,8 @@ def annotator_rank(candidates: ArrayLike, windows: ArrayLike, best: int = 3) -> 
         candidates: (S, N, 2) windows from the most to the least likely, filled up with rows of NaN. A window that is
             in the list must equal the annotator's to 1e-9 of IoU.
         windows: (S, A, 2), one window an annotator. Annotators whose window is not in the list are left out;
-            a query where nobody's is in the list has the rank infinity.
+            a query where none is in the list has the rank infinity.
+        best: how many annotators count; where a query has fewer, all of them.
     """
     ranked, true = _predictions(candidates), _truths(windows)
     if ranked.ndim != 3:
@@ -131,17 +129,12 @@ def per_query(
 
 def acc_name(m: float) -> str:
     """``Acc@.5`` for 0.5, the way the tables of the field write it."""
-    return "Acc@" + f"{m:g}".removeprefix("0")
+    return f"Acc@{threshold_text(m)}"
 
 
-def recall_name(n: int, m: float) -> str:
-    """``R@5 IoU=.5`` for 5 and 0.5."""
-    return f"R@{n} IoU=" + f"{m:g}".removeprefix("0")
-
-
-def discounted_name(n: int, m: float) -> str:
-    """``dR@1 IoU=.5`` for 1 and 0.5."""
-    return "d" + recall_name(n, m)
+def threshold_text(m: float) -> str:
+    """``.5`` for 0.5."""
+    return f"{m:g}".removeprefix("0") or "0"
 
 
 def nms(windows: ArrayLike, scores: ArrayLike, threshold: float, limit: int | None = None) -> np.ndarray:
@@ -151,7 +144,10 @@ def nms(windows: ArrayLike, scores: ArrayLike, threshold: float, limit: int | No
     on. Of equal scores the earlier row wins.
 
     Args:
-        windows: (N, 2). scores: (N,). limit: stop after that many.
+        windows: (N, 2).
+        scores: (N,), higher is better.
+        threshold: IoU in [0, 1] above which the lower of two windows is dropped.
+        limit: stop after that many.
     """
     rows, value = _predictions(windows), np.asarray(scores, np.float64)
     if rows.ndim != 2 or value.shape != rows.shape[:1]:
@@ -160,21 +156,19 @@ def nms(windows: ArrayLike, scores: ArrayLike, threshold: float, limit: int | No
         raise DataError(f"{int(np.isnan(value).sum())} of {len(value)} scores are NaN")
     if not 0 <= threshold <= 1:
         raise DataError(f"the threshold of NMS is an IoU in [0, 1], got {threshold}")
-    order = np.argsort(-value, kind="stable")
-    kept: list[int] = []
-    while order.size and (limit is None or len(kept) < limit):
-        first, order = order[0], order[1:]
-        kept.append(int(first))
-        overlap = _iou_with_each(rows[order], rows[first][None, None], "clamped")[:, 0]
-        order = order[overlap <= threshold + TIE]
-    return np.array(kept, np.int64)
+    if not len(rows) or (limit is not None and limit < 1):
+        return np.empty(0, np.int64)
+    chosen: np.ndarray = spans.nms(rows, value, threshold, len(rows) if limit is None else limit)
+    return chosen[chosen >= 0]
 
 
 def top_candidates(candidates: ArrayLike, scores: ArrayLike, n: int, nms_threshold: float | None = None) -> np.ndarray:
     """The ``n`` best candidates of each query, best first: (S, n, 2), rows of NaN where fewer are left.
 
     Args:
-        candidates: (S, N, 2), rows of NaN for absent ones. scores: (S, N); those of absent candidates are ignored.
+        candidates: (S, N, 2), rows of NaN for absent ones.
+        scores: (S, N); those of absent candidates are ignored.
+        n: candidates to keep.
         nms_threshold: overlap above which `nms` drops the lower of two; None keeps them all.
     """
     windows, value = _predictions(candidates), np.asarray(scores, np.float64)
@@ -190,19 +184,23 @@ def top_candidates(candidates: ArrayLike, scores: ArrayLike, n: int, nms_thresho
         order = np.argsort(np.where(present, -value, np.inf), axis=1, kind="stable")[:, :n]
         best[:, : order.shape[1]] = np.take_along_axis(windows, order[..., None], axis=1)
         return best
-    for query, there in enumerate(present):
-        kept = nms(windows[query, there], value[query, there], nms_threshold, n)
-        best[query, : len(kept)] = windows[query, there][kept]
-    return best
+    rows = spans.nms(windows, np.where(present, value, np.nan), nms_threshold, n)
+    found = np.take_along_axis(windows, np.maximum(rows, 0)[..., None], axis=1)
+    return np.where(rows[..., None] >= 0, found, np.nan)
 
 
 def recall(top: ArrayLike, truth: ArrayLike, n: int, m: float, comparison: str = ">=") -> np.ndarray:
     """R@n, IoU=m for each query: (S,) of 0 and 1, whether one of the first ``n`` candidates reaches ``m``.
 
     Args:
-        top: (S, N, 2) candidates, best first (`top_candidates` ranks and applies NMS). truth: as in `temporal_iou`.
+        top: (S, N, 2) candidates, best first (`top_candidates` ranks and applies NMS).
+        truth: as in `temporal_iou`.
+        n: how many candidates count.
+        m: threshold of IoU.
+        comparison: as in `hits`.
     """
-    return hits(temporal_iou(_first(top, n), truth), m, comparison).any(axis=1).astype(np.float64)
+    reached: np.ndarray = hits(temporal_iou(_first(top, n), truth), m, comparison)
+    return np.asarray(reached.any(axis=1), np.float64)
 
 
 def discounted_recall(
@@ -214,7 +212,12 @@ def discounted_recall(
     predictions gain at small ``m``. Of several hits among the first ``n`` candidates the one that counts most is taken.
 
     Args:
-        top: (S, N, 2) candidates, best first, inside the video. truth: as in `temporal_iou`. duration: (S,) seconds.
+        top: (S, N, 2) candidates, best first, inside the video.
+        truth: as in `temporal_iou`.
+        duration: (S,) seconds of each query's video.
+        n: how many candidates count.
+        m: threshold of IoU.
+        comparison: as in `hits`.
     """
     windows, true = _first(top, n), _truths(truth)
     length = np.asarray(duration, np.float64)
@@ -241,13 +244,14 @@ def box_coverage(pred: ArrayLike, truth: ArrayLike) -> np.ndarray:
     return np.where(np.isnan(true), np.nan, np.nan_to_num(inter / true))
 
 
-def v_iou(pred: ArrayLike, truth: ArrayLike, lengths: Sequence[int] | None = None) -> np.ndarray:
+def v_iou(pred: ArrayLike, truth: ArrayLike, lengths: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
     """v-IoU of tubes (Zhang et al. 2020, VidSTG): summed box IoU over the frames of either tube, one value a query.
 
     The sum runs over the frames where both tubes have a box and is divided by the number where at least one has.
 
     Args:
-        pred, truth: (N, 4), the frames of all queries one after the other; a row of NaN is a frame outside the tube.
+        pred: (N, 4) predicted boxes, the frames of all queries one after the other; NaN in frames outside the tube.
+        truth: (N, 4) true boxes, likewise.
         lengths: (S,) frames of each query; None means one query.
 
     Returns:
@@ -269,16 +273,9 @@ def v_iou(pred: ArrayLike, truth: ArrayLike, lengths: Sequence[int] | None = Non
 
 def _iou_with_each(pred: np.ndarray, truth: np.ndarray, kind: str) -> np.ndarray:
     """IoU of (S, 2) or (S, N, 2) with each of (S, K, 2): (S, K) or (S, N, K), NaN where either is absent."""
-    start, end = pred[..., 0, None], pred[..., 1, None]
-    low, high = (truth[..., 0], truth[..., 1]) if pred.ndim == 2 else (truth[:, None, :, 0], truth[:, None, :, 1])
-    inter = np.minimum(end, high) - np.maximum(start, low)
-    hull = np.maximum(end, high) - np.minimum(start, low)
-    # Where two windows meet, the hull is their union; where they do not, only the sign of the numerator matters.
-    if kind == "clamped":
-        inter = np.maximum(inter, 0.0)
-    elif kind == "legacy":
-        inter = np.abs(inter)
-    return inter / hull
+    if pred.ndim == 2:
+        return np.asarray(spans.iou_with_each(pred[:, None], truth, kind))[:, 0]
+    return np.asarray(spans.iou_with_each(pred, truth, kind))
 
 
 def _predictions(pred: ArrayLike) -> np.ndarray:
@@ -335,17 +332,15 @@ def _first(top: ArrayLike, n: int) -> np.ndarray:
 
 def _areas(pred: ArrayLike, truth: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Areas of the intersection, the predicted and the true box; NaN where a box is missing."""
-    boxes = [_floats(pred, "predicted boxes"), _floats(truth, "GT boxes")]
-    if boxes[0].shape != boxes[1].shape or boxes[0].shape[-1:] != (4,):
-        raise DataError(f"boxes have shape (..., 4), the same for both; got {boxes[0].shape} and {boxes[1].shape}")
-    for box, what in zip(boxes, ("predicted", "true"), strict=True):
+    predicted, true = _floats(pred, "predicted boxes"), _floats(truth, "GT boxes")
+    if predicted.shape != true.shape or true.shape[-1:] != (4,):
+        raise DataError(f"boxes have shape (..., 4), the same for both; got {predicted.shape} and {true.shape}")
+    for box, what in ((predicted, "predicted"), (true, "true")):
         rows = box.reshape(-1, 4)
         missing = np.isnan(rows).all(axis=-1)
         _refuse(~np.isfinite(rows).all(axis=-1) & ~missing, rows, f"{what} box is not made of finite numbers")
-        _refuse((rows[:, :2] > rows[:, 2:]).any(axis=-1), rows, f"{what} box has corners in the wrong order")
-    low = np.maximum(boxes[0][..., :2], boxes[1][..., :2])
-    high = np.minimum(boxes[0][..., 2:], boxes[1][..., 2:])
-    area = [np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in boxes]
-    if (area[1] == 0).any():
-        raise DataError(f"{int((area[1] == 0).sum())} true boxes have no area")
-    return np.prod(np.maximum(high - low, 0.0), axis=-1), area[0], area[1]
+        _refuse(np.any(rows[:, :2] > rows[:, 2:], axis=-1), rows, f"{what} box has corners in the wrong order")
+    inter, area, true_area = boxes.areas(predicted, true)
+    if (true_area == 0).any():
+        raise DataError(f"{int((true_area == 0).sum())} true boxes have no area")
+    return inter, area, true_area

@@ -1,17 +1,18 @@
-"""What a table may claim: intervals over seeds and queries, paired tests between systems, performance profiles.
+"""Intervals over seeds and queries, paired tests between systems, performance profiles.
 
 Scores are (R, S): one row a seed (a training run), one column a query, each entry an IoU or a hit. Means are taken
 over the queries of a run first; runs are then summarised by their mean or their interquartile mean (Agarwal et al.
 2021). Everything is NumPy, and the same arguments give the same numbers.
 
 Queries of one video are not independent: TACoS has 4,001 test queries in 25 videos. ``groups`` (the video of each
-query) makes every function draw whole videos instead of single queries, which gives the wider, honest interval.
+query) makes every function draw whole videos instead of single queries, which gives wider intervals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -78,7 +79,8 @@ def caveat(seeds: int | None = None, videos: int | None = None) -> str | None:
     """What an interval over so few runs or videos leaves out, for the foot of a table; None where nothing.
 
     Args:
-        seeds: training runs, None for a system without randomness. videos: distinct videos, None where not known.
+        seeds: training runs, None for a system without randomness.
+        videos: distinct videos, None where not known.
     """
     notes = []
     if seeds == 1:
@@ -92,7 +94,7 @@ def caveat(seeds: int | None = None, videos: int | None = None) -> str | None:
     return " ".join(notes) or None
 
 
-def estimate(scores: ArrayLike, **options: object) -> Estimate:
+def estimate(scores: ArrayLike, **options: Any) -> Estimate:
     """`estimates` of a single metric: scores (R, S), or (S,) for one run."""
     return estimates({"": scores}, **options)[""]
 
@@ -113,7 +115,9 @@ def estimates(
         scores: metric name to (R, S), or (S,) for one run, all of the same system and the same shape.
         groups: (S,) video of each query, to draw videos instead of queries; of a single video, queries are drawn.
         statistic: what the interval is of: ``"mean"`` or ``"iqm"`` over the runs.
-        draws: bootstrap samples. seed: of the resampling.
+        draws: bootstrap samples.
+        confidence: of the interval.
+        seed: of the resampling.
         deterministic: the system has no randomness (a constant window): no caveat about its single run.
     """
     runs = {name: _scores(values) for name, values in scores.items()}
@@ -155,7 +159,11 @@ def stratified_interval(
 
     Args:
         strata: one array a data set, (R_d,) with the metric of each run. Runs are drawn within each data set and the
-            statistic, ``"mean"`` or ``"iqm"``, is taken over the runs of all data sets together.
+            statistic is taken over the runs of all data sets together.
+        statistic: ``"mean"`` or ``"iqm"``.
+        draws: bootstrap samples.
+        confidence: of the interval.
+        seed: of the resampling.
     """
     parts = [np.asarray(s, np.float64) for s in strata]
     if not parts or any(p.ndim != 1 or not p.size or not np.isfinite(p).all() for p in parts):
@@ -180,10 +188,15 @@ def paired_test(
 
     Each system's score of a query is its mean over that system's runs. The p-value is of the two-sided sign-flip
     permutation test of "no difference on these queries"; the interval is a paired bootstrap. Neither covers
-    training: with few runs a significant difference may be one of two lucky networks, which the caveat then says.
+    training: with few runs a significant difference may be due to the seeds, and then there is a caveat.
 
     Args:
-        a, b: (R, S) or (S,); the numbers of runs may differ. groups: (S,) video of each query, to draw whole videos.
+        a: (R, S) or (S,) scores of the first system.
+        b: those of the second; the numbers of runs may differ.
+        groups: (S,) video of each query, to draw whole videos.
+        draws: sign flips and bootstrap samples.
+        confidence: of the interval.
+        seed: of the resampling.
     """
     first, second = _scores(a), _scores(b)
     if first.shape[1] != second.shape[1]:
@@ -271,9 +284,11 @@ def _by_group(runs: np.ndarray, groups: Sequence[str] | None) -> tuple[np.ndarra
     """Sums of the scores (R, G) and numbers of queries (G,) of each group; without groups each query is one."""
     if groups is not None and len(groups) != runs.shape[1]:
         raise DataError(f"there are {len(groups)} groups for {runs.shape[1]} queries")
-    names, index = (None, None) if groups is None else np.unique(np.asarray(groups), return_inverse=True)
-    # Drawing one video again and again would give an interval of no width, which claims what nobody knows.
-    if names is None or len(names) == 1:
+    if groups is None:
+        return runs, np.ones(runs.shape[1])
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    # One video drawn again and again would give an interval of width 0.
+    if len(names) == 1:
         return runs, np.ones(runs.shape[1])
     sums = np.stack([np.bincount(index, row, len(names)) for row in runs])
     return sums, np.bincount(index, minlength=len(names)).astype(np.float64)

@@ -20,7 +20,7 @@ SMALL = 8
 """Points of the smallest text."""
 LEVELS = np.round(np.linspace(0, 1, 41), 3)
 OMITTED = ("random_window", "whole")
-"""References that the curves leave out: they only crowd the lower edge."""
+"""Baselines that the curves leave out because they crowd the lower edge."""
 
 
 def save(figure: Any, path: Path) -> None:
@@ -203,6 +203,9 @@ def heat_maps(
     Args:
         predicted: label to (S, 2), or (R, S, 2) over runs, windows as fractions of the video.
         truth: (S, 2) fractions.
+        path: of the figure.
+        bins: of each axis.
+        size: inches.
     """
     import matplotlib
 

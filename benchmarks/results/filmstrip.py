@@ -102,7 +102,7 @@ def boxes_of(prediction: Prediction, bank: FeatureBank, sample: int) -> np.ndarr
 def stages_picture(
     stages: Sequence[tuple[str, Prediction]], bank: FeatureBank, sample: int, picture: Path, frames: int = 6
 ) -> None:
-    """After Figure 5: a row a stage of the training, frames of the window found there with their boxes, and its bar.
+    """After Figure 5: a row for each stage of the training, frames of its window with boxes, and both windows below.
 
     Raises:
         DataError: no stages, as of a system that is not trained.

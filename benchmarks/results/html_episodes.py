@@ -29,7 +29,10 @@ def episodes(
     """What the page's player needs: ``episodes``, how they were chosen, and whether their frames are true pixels.
 
     Args:
-        predictions: of one run each, by label. judge: the label whose IoUs choose the queries. count: of queries.
+        bank: the test split.
+        predictions: of one run each, by label.
+        judge: the label whose IoUs choose the queries.
+        count: number of queries.
         room: bytes that all frames may take in the page.
     """
     picked = choose(bank, predictions[judge], count)
@@ -48,7 +51,7 @@ def choose(bank: FeatureBank, prediction: Prediction, count: int) -> list[int]:
     video = bank.video.cpu().numpy()
     picked: list[int] = []
     for at in np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int):
-        near = sorted(range(len(order)), key=lambda i, at=at: (abs(i - at), i))
+        near = np.argsort(abs(np.arange(len(order)) - at), kind="stable")
         free = [int(order[i]) for i in near if int(order[i]) not in picked]
         fresh = (s for s in free[: max(len(order) // max(count, 1), 1)] if video[s] not in video[picked])
         picked.append(next(fresh, free[0]))

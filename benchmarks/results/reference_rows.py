@@ -1,39 +1,32 @@
-"""``strong-envs references PATH``: scores without a look at a pixel, and the grid's bound."""
+"""Rows of baselines that ignore the video, and of the bound that the action grid sets."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from strong_envs.agents.references.heuristics import REFERENCES, QuerySet
-from strong_envs.benchmarks.metrics.definitions import (
-    DISCOUNTED_AT,
-    discounted_name,
-    discounted_recall,
-    per_query,
-    temporal_iou,
-)
-from strong_envs.benchmarks.metrics.statistics import estimates
+from strong_envs.agents.registry import Prediction
+from strong_envs.benchmarks.metrics.ground_truth import GroundTruth
+from strong_envs.benchmarks.metrics.score import score
 from strong_envs.benchmarks.protocols import FULL_VIDEO, Protocol, content_hashes
-from strong_envs.benchmarks.results.tables import print_table
-from strong_envs.features.datasets import READERS, read
+from strong_envs.benchmarks.results.rows import measured
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.search_windows import searched
 from strong_envs.temporal.task import INITIAL_SPAN
 
 DRAWS = 200
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ReferenceScores:
-    """A predictor's scores: metric name to (S,) values, one a query, averaged over ``draws`` where it draws."""
+    """A baseline's `score`: name to (S,) values, one a query; means over ``draws`` of a baseline that draws."""
 
     label: str
     description: str
@@ -50,37 +43,40 @@ def reference_scores(
     seed: int = 0,
     names: Iterable[str] = (),
 ) -> Iterator[tuple[str, ReferenceScores]]:
-    """Fit each reference predictor on ``train`` and score it on ``test`` by the rules of a protocol.
+    """Fit each baseline on ``train`` and score it on ``test`` by the rules of a protocol.
 
     Args:
-        draws: of the random window. seed: of its first draw. names: of `agents.references.heuristics.REFERENCES`; ()
-        is all.
+        train: queries to fit on.
+        test: queries to score on.
+        protocol: thresholds, comparison and moves.
+        draws: of the random window.
+        seed: of its first draw.
+        names: of `agents.references.heuristics.REFERENCES`; () is all.
     """
     if draws < 1:
         raise DataError(f"draws must be 1 or more, got {draws}")
+    truth = GroundTruth.of_queries(test)
     for name in tuple(names) or REFERENCES:
         if name not in REFERENCES:
             raise DataError(f"no reference is called {name!r}{nearest(name, REFERENCES)}; there are {list(REFERENCES)}")
-        grid = {}
-        if name == "oracle":
-            reason = no_oracle(protocol)
-            if reason:
-                raise DataError(reason)
-            grid = {"steps": protocol.steps, "half_steps": int(protocol.z_e), "multi_scale": protocol.multi_scale}
+        options = _grid(protocol) if name == "oracle" else {}
         drawn = name == "random_window"
         total: dict[str, np.ndarray] = {}
         for draw in range(draws if drawn else 1):
-            predictor = REFERENCES[name](**({"seed": seed + draw} if drawn else grid)).fit(train)
-            spans = predictor.predict(test)
-            iou = temporal_iou(spans, test.windows, protocol.iou)
-            found = per_query(iou, protocol.thresholds, protocol.comparison)
-            for m in DISCOUNTED_AT:
-                hit = (test.windows, test.durations, 1, m, protocol.comparison)
-                found[discounted_name(1, m)] = discounted_recall(spans[:, None], *hit)
-            for metric, values in found.items():
-                total[metric] = total.get(metric, 0.0) + values
+            predictor = REFERENCES[name](**({"seed": seed + draw} if drawn else options)).fit(train)
+            prediction = Prediction(torch.as_tensor(predictor.predict(test)))
+            for metric, values in score(prediction, truth, protocol.thresholds, protocol.comparison).items():
+                total[metric] = total.get(metric, np.zeros(len(test))) + values
         scores = {metric: values / (draws if drawn else 1) for metric, values in total.items()}
         yield name, ReferenceScores(predictor.label, predictor.description, draws if drawn else None, scores)
+
+
+def _grid(protocol: Protocol) -> dict[str, Any]:
+    """Arguments of the oracle under a protocol; `DataError` where its moves are not those of a grid."""
+    reason = no_oracle(protocol)
+    if reason or protocol.z_e is None:
+        raise DataError(str(reason))
+    return {"steps": protocol.steps, "half_steps": int(protocol.z_e), "multi_scale": protocol.multi_scale}
 
 
 def no_oracle(protocol: Protocol) -> str | None:
@@ -107,14 +103,17 @@ def reference_rows(
     progress: bool = False,
     keep: dict[str, np.ndarray] | None = None,
 ) -> list[dict]:
-    """Rows for `benchmarks.results.tables`, one a reference predictor, with intervals over the test videos.
+    """Rows for `benchmarks.results.tables`, one a baseline, with intervals over the test videos.
 
     Args:
         source: `features.Annotations` or a `features.FeatureStore` whose queries have windows and splits.
-        train, test: names of the splits. draws, seed: of the random window.
+        train: split to fit on.
+        test: split to score on.
+        draws: of the random window.
+        seed: of its first draw.
         protocol: the rules to score by; None is the main protocol (full video, clamped IoU, >=, T = 20, z_e = 10).
-        names: predictors; () is all of `agents.references.heuristics.REFERENCES`. progress: draw a bar on standard
-        error.
+        names: predictors; () is all of `agents.references.heuristics.REFERENCES`.
+        progress: draw a bar on standard error.
         keep: filled with the IoU of every query, label to (S,), for comparisons with other systems.
     """
     fitted, scored = QuerySet.of(source, train), QuerySet.of(source, test)
@@ -129,15 +128,11 @@ def reference_rows(
             print(f"left out: {reason}", file=sys.stderr)
     names = tuple(names)
     found = reference_scores(fitted, scored, protocol, draws=draws, seed=seed, names=names)
-    if progress:
-        from tqdm import tqdm
-
-        found = tqdm(found, "references", total=len(names), leave=False)
     rows = []
-    for name, reference in found:
-        measured = estimates(reference.scores, groups=scored.videos, deterministic=True)
+    for name, reference in _with_bar(found, len(names)) if progress else found:
+        metrics, intervals, caveat = measured([reference.scores], protocol, scored.videos, deterministic=True)
         if keep is not None:
-            keep[reference.label] = reference.scores["mIoU"]
+            keep[reference.label] = reference.scores["IoU"]
         rows.append(
             {
                 "system": reference.label,
@@ -147,60 +142,17 @@ def reference_rows(
                 "seeds": None,
                 "draws": reference.draws,
                 "queries": len(scored),
-                "metrics": {metric: e.mean for metric, e in measured.items()},
-                "intervals": {metric: [e.low, e.high] for metric, e in measured.items()},
-                "caveat": measured["mIoU"].caveat,
+                "metrics": metrics,
+                "intervals": intervals,
+                "caveat": caveat,
             }
         )
     return rows
 
 
-def open_source(path: str | os.PathLike, format: str | None = None) -> Any:
-    """A store, by key or path, or annotations of any known format."""
-    from strong_envs.features.registry import keys, open_store
+def _with_bar(items: Iterator[T], total: int) -> Iterator[T]:
+    """The items, with a progress bar on standard error while they are computed."""
+    from rich.console import Console
+    from rich.progress import track
 
-    if os.fspath(path) in keys() or os.path.isfile(os.path.join(path, "manifest.json")):
-        return open_store(path)
-    return read(path, format)
-
-
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the ``references`` command to ``strong-envs``."""
-    parser = subparsers.add_parser(
-        "references",
-        help="score predictors that see no pixel, and the bound of the action grid",
-        description="Score the reference predictors (whole video, initial window, constant, random, query only) and "
-        "the oracle of the action grid on the annotations of a data set.",
-    )
-    parser.add_argument("path", help="annotations (a file or folder), the path of a store, or a key such as shapes-v0")
-    parser.add_argument("--format", choices=sorted(READERS), help="format of the annotations, where it cannot be told")
-    parser.add_argument("--train", default="train", help="split to fit on (default: %(default)s)")
-    parser.add_argument("--test", default="test", help="split to score on (default: %(default)s)")
-    parser.add_argument("--draws", type=int, default=DRAWS, help="draws of the random window (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first draw (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=main)
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run the command and return its exit code: 0, or 2 with one sentence where the input cannot be used."""
-    try:
-        source = open_source(args.path, args.format)
-        rows = reference_rows(
-            source, args.train, args.test, args.draws, args.seed, progress=not args.json and sys.stderr.isatty()
-        )
-    except DataError as error:
-        if args.json:
-            print(json.dumps({"error": str(error)}))
-        else:
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    if args.json:
-        print(json.dumps({"rows": rows}, indent=1))
-        return 0
-    report = getattr(source, "report", None)
-    if report is not None:
-        print(str(report).splitlines()[0])
-    title = f"{source.name}, {args.test}: {rows[0]['queries']:,} queries"
-    print_table(rows, title=title)
-    return 0
+    yield from track(items, "baselines", total=total, console=Console(stderr=True), transient=True)

@@ -2,74 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from strong_envs.benchmarks.execution.cell import RECALL_AT
-from strong_envs.benchmarks.metrics.definitions import DISCOUNTED_AT, discounted_name, hits, per_query, recall_name
+from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
+from strong_envs.benchmarks.metrics.catalogue import METRICS
+from strong_envs.benchmarks.metrics.columns import in_order
+from strong_envs.benchmarks.metrics.ground_truth import GroundTruth
+from strong_envs.benchmarks.metrics.score import score
 from strong_envs.benchmarks.metrics.statistics import estimates
 from strong_envs.benchmarks.protocols import Protocol
 
-IQM_RUNS = 4
-"""Training runs from which on an interquartile mean leaves any out."""
+
+def scores_of(run: Mapping[str, Any], folder: Path, truth: GroundTruth, protocol: Protocol) -> dict[str, np.ndarray]:
+    """`score` of one stored cell, from its predictions in ``folder``.
+
+    What its predictions lack (files of older releases) is taken from the scores that the cell was stored with.
+    """
+    prediction, _ = read_prediction(folder / f"{run['key']}{PREDICTION}")
+    computed = score(prediction, truth, protocol.thresholds, protocol.comparison)
+    cached = {name: np.asarray(values, np.float64) for name, values in (run.get("scores") or {}).items()}
+    return cached | computed
 
 
-def system_row(label: str, runs: list[dict], protocol: Protocol, store: Any) -> dict[str, Any]:
-    """One row of the table from the stored cells of a system, one a seed."""
+def system_row(
+    label: str, runs: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, np.ndarray]], protocol: Protocol
+) -> dict[str, Any]:
+    """One row of the table.
+
+    Args:
+        label: of the row.
+        runs: the stored cells of a system, one a seed.
+        scores: of each cell, as of `scores_of`; a metric has a column where every cell has it.
+        protocol: thresholds and comparison that the scores were computed with.
+    """
     from strong_envs import agents
 
-    iou = np.array([run["scores"]["IoU"] for run in runs])
-    video = {q.qid: q.video for q in store.queries}
-    groups = [video[qid] for qid in runs[0]["queries"]]
-    metrics = per_query(iou, protocol.thresholds, protocol.comparison)
-    # A score counts only where every run has it: cells of older code may lack one.
-    known = set.intersection(*(set(run["scores"]) for run in runs))
-    scores = {name: np.array([run["scores"][name] for run in runs]) for name in known}
-    for n in RECALL_AT:
-        if f"IoU@{n}" in known:
-            for m in protocol.thresholds:
-                metrics[recall_name(n, m)] = hits(scores[f"IoU@{n}"], m, protocol.comparison).astype(np.float64)
-    for n in RECALL_AT:
-        for m in DISCOUNTED_AT:
-            if (name := discounted_name(n, m)) in known:
-                # Stored with >=; where a hit must lie above m, what only equals it goes.
-                best = scores.get(f"IoU@{n}", iou)
-                metrics[name] = np.where(hits(best, m, protocol.comparison), scores[name], 0.0)
-    metrics |= {f"mIoU ({kind})": scores[f"IoU {kind}"] for kind in ("signed", "legacy") if f"IoU {kind}" in known}
-    if "annotator IoU" in known:
-        metrics["annotator IoU"] = scores["annotator IoU"]
-    if "annotator rank" in known:
-        metrics |= {f"Rank@{n}": (scores["annotator rank"] <= n).astype(np.float64) for n in RECALL_AT}
-    metrics |= {name: scores[name] for name in ("m_vIoU", "box IoU", "coverage") if name in known}
-    if "frames_seen" in known:
-        metrics["frames_seen"] = scores["frames_seen"]
-    measured = estimates(metrics, groups=groups)
-    if len(runs) >= IQM_RUNS:
-        over = estimates({"mIoU": iou}, groups=groups, statistic="iqm")["mIoU"]
-        middle = {"mIoU (IQM)": (over.iqm, [over.low, over.high])}
-    else:
-        middle = {}
-    entry = agents.find(runs[0]["system"])
-    plain = {"steps": float(scores["steps"].mean())} if "steps" in known else {}
-    if all("seconds_per_query" in run for run in runs):
-        plain["ms/query"] = 1000 * float(np.mean([run["seconds_per_query"] for run in runs]))
-    if entry.needs_training:
-        plain["train s"] = float(np.mean([run["seconds"] for run in runs]))
-    if all(run.get("parameters") for run in runs):
-        plain["params"] = float(np.mean([run["parameters"] for run in runs]))
+    groups = list(runs[0]["videos"])
+    metrics, intervals, caveat = measured(scores, protocol, groups)
+    metrics |= _of_runs(runs)
+    iou = np.array([each["IoU"] for each in scores])
     return {
         "system": label,
-        "description": entry.description,
+        "description": agents.find(runs[0]["system"]).description,
         "protocol": protocol.as_dict(),
         "seeds": len(runs),
         "queries": iou.shape[1],
-        "metrics": {name: e.mean for name, e in measured.items()} | {n: v for n, (v, _) in middle.items()} | plain,
-        "intervals": {name: [e.low, e.high] for name, e in measured.items()} | {n: v for n, (_, v) in middle.items()},
-        "caveat": measured["mIoU"].caveat,
+        "metrics": {name: metrics[name] for name in in_order(metrics)},
+        "intervals": intervals,
+        "caveat": caveat,
         **_said(candidate_bound(runs, iou), own_moves(runs, protocol), given_boxes(runs)),
     }
+
+
+def measured(
+    scores: Sequence[Mapping[str, np.ndarray]], protocol: Protocol, groups: Sequence[str], deterministic: bool = False
+) -> tuple[dict[str, float], dict[str, list[float]], str | None]:
+    """Values and intervals of the metrics that every run has, by column, and the caveat of the intervals.
+
+    Args:
+        scores: of each run.
+        protocol: its thresholds decide the columns.
+        groups: (S,) video of each query.
+        deterministic: no caveat about a single run.
+    """
+    wanted: dict[str, dict[str, np.ndarray]] = {"mean": {}, "iqm": {}}
+    for entry in METRICS.values():
+        if entry.per_run or len(scores) < entry.fewest_runs:
+            continue
+        for m in entry.levels(protocol.thresholds):
+            name = entry.single or entry.column(m)
+            if all(name in each for each in scores):
+                wanted[entry.statistic][entry.column(m)] = np.array([each[name] for each in scores])
+    values: dict[str, float] = {}
+    intervals: dict[str, list[float]] = {}
+    caveat = None
+    for statistic, columns in wanted.items():
+        if columns:
+            found = estimates(columns, groups=groups, statistic=statistic, deterministic=deterministic)
+            values |= {name: e.mean if statistic == "mean" else e.iqm for name, e in found.items()}
+            intervals |= {name: [e.low, e.high] for name, e in found.items()}
+            caveat = next(iter(found.values())).caveat
+    return values, intervals, caveat
+
+
+def _of_runs(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over the runs of the metrics of training runs, where every run has one."""
+    found = {}
+    for entry in METRICS.values():
+        if entry.per_run:
+            each = [entry.values(run) for run in runs]
+            if all(value is not None for value in each):
+                found[entry.column()] = float(np.mean(each))
+    return found
 
 
 def _said(*parts: dict[str, Any]) -> dict[str, Any]:
@@ -79,11 +107,12 @@ def _said(*parts: dict[str, Any]) -> dict[str, Any]:
     return merged | ({"note": " ".join(notes)} if notes else {})
 
 
-def candidate_bound(runs: list[dict], iou: np.ndarray) -> dict[str, Any]:
-    """What a system's candidates could reach at best, for its row: the mean and a note; nothing for other systems.
+def candidate_bound(runs: Sequence[Mapping[str, Any]], iou: np.ndarray) -> dict[str, Any]:
+    """What a system's candidates reach at best, for its row: the mean and a note; nothing for other systems.
 
     Args:
-        iou: (R, S) of the runs. A prediction above its own bound is said: then candidates or bound are wrong.
+        runs: the stored cells of a system.
+        iou: (R, S) of the runs. The note says so where a prediction lies above its own bound: one of them is wrong.
     """
     if not all("candidate_oracle" in run for run in runs):
         return {}
@@ -95,10 +124,8 @@ def candidate_bound(runs: list[dict], iou: np.ndarray) -> dict[str, Any]:
     return {"candidate_oracle": float(bound.mean()), "note": f"{note}."}
 
 
-def given_boxes(runs: list[dict]) -> dict[str, Any]:
-    """A note for the row of a system that ``--set boxes=truth`` gave what no system may see, or ``--set boxes=FILE``
-    the boxes of another; nothing for others.
-    """
+def given_boxes(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A note for the row of a system on true boxes or on those of another system (``--set boxes=``); else nothing."""
     from strong_envs import agents
     from strong_envs.agents.box_source import from_tracker
 
@@ -113,7 +140,7 @@ def given_boxes(runs: list[dict]) -> dict[str, Any]:
     return {"note": f"trained and scored on {'true' if boxes == 'truth' else 'true static'} boxes: an upper bound."}
 
 
-def own_moves(runs: list[dict], protocol: Protocol) -> dict[str, Any]:
+def own_moves(runs: Sequence[Mapping[str, Any]], protocol: Protocol) -> dict[str, Any]:
     """A note for the row of a system whose published moves differ from the protocol's; nothing for other systems."""
     rules, dynamics = protocol.as_dict(), runs[0].get("dynamics") or {}
     other = {name: value for name, value in dynamics.items() if value != rules[name]}

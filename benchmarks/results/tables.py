@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from strong_envs.benchmarks.metrics.columns import drop_rank, in_order, is_detail, is_percent, legend_of
 from strong_envs.benchmarks.protocols import Protocol, same_column
 from strong_envs.features.errors import DataError
 
@@ -29,18 +30,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Row = Mapping[str, Any]
-PERCENT = ("mIoU", "Acc@", "R@", "dR@", "Rank@", "annotator IoU", "m_vIoU", "box IoU", "coverage", "frames_seen")
-DETAILS = ("R@1 ", "R@5 IoU=.1", "R@5 IoU=.3", "R@5 IoU=.9", "dR@", "mIoU (signed)", "mIoU (legacy)")
-"""Beginnings of metrics that rows hold and that no table shows unless asked: R@1 is Acc@m once more."""
-FIRST_TO_GO = ("ms/query", "R@", "mIoU (IQM)", "Acc@.1", "Acc@.9", "box IoU", "params", "frames_seen", "Acc@.3")
-"""Beginnings of metrics that a terminal too narrow for all does without, in this order."""
-ABSENT = "–"
+ABSENT = "\N{EN DASH}"
 WIDE = 10_000
 """Characters: a terminal in which any table finds room."""
 
 
 @dataclass(frozen=True)
-class Cells:
+class TableCells:
     """A table before it is drawn: ``header`` (C,), ``body`` rows of C strings, ``notes`` to print below."""
 
     header: list[str]
@@ -48,13 +44,14 @@ class Cells:
     notes: list[str]
 
 
-def cells(
+def table_cells(
     rows: Sequence[Row],
     metrics: Sequence[str] | None = None,
     *,
     intervals: bool = True,
     beside: Mapping[str, Sequence[Row]] | None = None,
-) -> Cells:
+    legend: bool = False,
+) -> TableCells:
     """Lay out rows as strings.
 
     Args:
@@ -62,6 +59,7 @@ def cells(
         metrics: columns; None takes those of `columns_of`.
         intervals: write half the width of the interval behind each number that has one.
         beside: heading to rows of another protocol, matched by system; each heading gets its own columns.
+        legend: add a note for each metric that says what it is.
 
     Raises:
         DataError: no rows, two protocols in one column, or a system with two rows in one column.
@@ -69,12 +67,15 @@ def cells(
     groups = [("", list(rows)), *((label, list(other)) for label, other in (beside or {}).items())]
     if not groups[0][1]:
         raise DataError("a table needs at least one row")
-    header, notes = ["system", "seeds"], []
+    header = ["system", "seeds"]
+    notes: list[str] = []
+    shown: list[str] = []
     columns: list[dict[str, str]] = []
     for label, group in groups:
         by_system = _one_protocol(group, label)
-        for name in columns_of(group) if metrics is None or label else metrics:
+        for name in _as_given(group) if label else columns_of(group) if metrics is None else metrics:
             header.append(f"{name} ({label})" if label else name)
+            shown.append(name)
             columns.append({system: _number(name, row, intervals) for system, row in by_system.items()})
         notes.extend(f"{label}: {_protocol(row)}" if label else str(_protocol(row)) for row in group[:1])
     systems = list(dict.fromkeys(row["system"] for _, group in groups for row in group))
@@ -84,12 +85,13 @@ def cells(
         notes.append("± is half the width of the 95 % bootstrap interval.")
     notes.extend(_caveats([row for _, group in groups for row in group]))
     notes.extend(f"{row['system']}: {row['note']}" for _, group in groups for row in group if row.get("note"))
-    return Cells(header, body, notes)
+    notes.extend(legend_of(shown) if legend else [])
+    return TableCells(header, body, notes)
 
 
 def markdown_table(rows: Sequence[Row], metrics: Sequence[str] | None = None, **options: Any) -> str:
-    """A GitHub-Markdown table with its notes below; arguments as in `cells`."""
-    laid = cells(rows, metrics, **options)
+    """A GitHub-Markdown table with its notes below; arguments as in `table_cells`."""
+    laid = table_cells(rows, metrics, **options)
     lines = [[_escape(cell) for cell in line] for line in (laid.header, *laid.body)]
     rule = ["---"] + ["---:"] * (len(laid.header) - 1)
     table = [f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:])]
@@ -99,12 +101,12 @@ def markdown_table(rows: Sequence[Row], metrics: Sequence[str] | None = None, **
 def console_table(
     rows: Sequence[Row], metrics: Sequence[str] | None = None, *, title: str | None = None, **options: Any
 ) -> Table:
-    """The same table for `rich.print`, with its notes as the caption; arguments as in `cells`."""
+    """The same table for `rich.print`, with its notes as the caption; arguments as in `table_cells`."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
-    laid = cells(rows, metrics, **options)
+    laid = table_cells(rows, metrics, **options)
     notes = "\n".join(escape(note) for note in laid.notes)
     table = Table(title=title and escape(title), caption=notes, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(laid.header):
@@ -122,9 +124,9 @@ def print_table(
     console: Console | None = None,
     **options: Any,
 ) -> None:
-    """Print `console_table`; in a narrow terminal without intervals, and then without the columns of `FIRST_TO_GO`.
+    """Print `console_table` with a legend; in a narrow terminal without intervals, and then with fewer columns.
 
-    Columns that were asked for by name stay.
+    `benchmarks.metrics.columns.drop_rank` says which columns go first; columns that were asked for by name stay.
     """
     from rich.console import Console
 
@@ -134,27 +136,29 @@ def print_table(
     def fits(table: Table) -> bool:
         return console.measure(table, options=wide).maximum <= console.width
 
+    options = {"legend": True, **options}
     table = console_table(rows, metrics, title=title, **options)
     if not fits(table) and options.get("intervals", True):
         options = {**options, "intervals": False}
         table = console_table(rows, metrics, title=title, **options)
-    shown, gone = columns_of(rows) if metrics is None else [], []
-    for prefix in FIRST_TO_GO:
-        if fits(table) or not shown:
+    shown: list[str] = columns_of(rows) if metrics is None else []
+    gone: list[str] = []
+    for rank in sorted({drop_rank(name) for name in shown} - {0}):
+        if fits(table):
             break
-        gone += [name for name in shown if name.startswith(prefix)]
-        shown = [name for name in shown if not name.startswith(prefix)]
+        gone += [name for name in shown if drop_rank(name) == rank]
+        shown = [name for name in shown if drop_rank(name) != rank]
         table = console_table(rows, shown, title=title, **options)
     console.print(table)
     if gone:
-        console.print(f"left out for want of width: {', '.join(gone)}", highlight=False)
+        console.print(f"columns left out (narrow terminal): {', '.join(gone)}", highlight=False, soft_wrap=True)
 
 
 def format_number(name: str, value: float | None, interval: Sequence[float] | None = None) -> str:
     """``30.47 ± 0.61`` for a share (in percent, two decimals), whole parameters, three digits for anything else."""
     if value is None:
         return ABSENT
-    share = name.startswith(PERCENT)
+    share = is_percent(name)
     text = f"{100 * value:.2f}" if share else f"{value:,.0f}" if name == "params" else f"{value:.3g}"
     if interval is None:
         return text
@@ -163,9 +167,14 @@ def format_number(name: str, value: float | None, interval: Sequence[float] | No
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
-    """The metrics that a table of these rows shows, in the order of their first appearance."""
-    names = dict.fromkeys(name for row in rows for name in row["metrics"])
-    return [name for name in names if not name.startswith(DETAILS)]
+    """The metrics that a table of these rows shows, in the order of the table of metrics."""
+    names = in_order(name for row in rows for name in row["metrics"])
+    return [name for name in names if not is_detail(name)]
+
+
+def _as_given(rows: Sequence[Row]) -> list[str]:
+    """All metrics of the rows, in the order of their first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row["metrics"]))
 
 
 def _number(name: str, row: Row, intervals: bool) -> str:

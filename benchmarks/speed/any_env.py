@@ -1,4 +1,4 @@
-"""``strong-envs throughput --env my_module:MyEnv-v0``: any environment beside ours, acting at random.
+"""``strong-envs throughput --env my_module:MyEnv-v0``: any environment beside ours, with random actions.
 
 Steps a second of one environment and of a vector of them, and what uniformly random actions earn: the row below which
 no agent on that environment should fall.
@@ -14,18 +14,23 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from strong_envs.benchmarks.results.tables import ABSENT
 from strong_envs.features.errors import DataError
 
 OURS = "TemporalMoment-v0"
 KEYS = ("tiou", "iou")
-"""Where an environment's ``info`` tells how good the window is."""
+"""Where an environment's ``info`` has the IoU of the window."""
 
 
 def measure(env_id: str, seconds: float = 2.0, episodes: int = 200, count: int = 64, seed: int = 0) -> dict[str, Any]:
     """One environment: speed alone and as a vector of ``count``, and the random policy's episodes.
 
     Args:
-        env_id: a registered id; ``module:id`` imports the module first. seconds: to time each for.
+        env_id: a registered id; ``module:id`` imports the module first.
+        seconds: to time each for.
+        episodes: of the random policy, at most.
+        count: environments of the vector.
+        seed: of the environments and the actions.
 
     Raises:
         DataError: no such environment, or one that cannot be made without arguments.
@@ -87,7 +92,7 @@ def main(env_id: str, as_json: bool, quick: bool) -> int:
     """Measure an environment and ours beside it, and print both."""
     from strong_envs.benchmarks.execution.provenance import machine, versions
 
-    options = {"seconds": 0.1, "episodes": 5, "count": 4} if quick else {}
+    options: dict[str, Any] = {"seconds": 0.1, "episodes": 5, "count": 4} if quick else {}
     rows = [measure(name, **options) for name in dict.fromkeys((env_id, OURS))]
     if as_json:
         print(json.dumps({"rows": rows, "machine": machine(), "versions": versions()}, indent=1))
@@ -95,6 +100,6 @@ def main(env_id: str, as_json: bool, quick: bool) -> int:
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
         values = [row.get(name) for row in rows]
-        shown = ["–" if v is None else f"{v:,.3f}" if isinstance(v, float) else str(v) for v in values]
+        shown = [ABSENT if v is None else f"{v:,.3f}" if isinstance(v, float) else str(v) for v in values]
         print(f"{name:<28}" + "".join(f"{text:>32}" for text in shown))
     return 0

@@ -1,6 +1,6 @@
-"""Timing two implementations against each other: in turns, on the same work, as a ratio that has to be reached.
+"""Two implementations timed against each other: in turns, on the same work, as a ratio that has to be reached.
 
-Also what the commands have in common that do so: one thread, the printed table, the file, the exit code.
+The commands that do so share one thread, the printed table, the file and the exit code.
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,16 +20,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from strong_envs.benchmarks.execution import provenance
 from strong_envs.features.bank.pooling_numba import available
+from strong_envs.features.files.atomic import write_text
 
 REPETITIONS = 7
 
 
 @dataclass
 class SpeedTarget:
-    """A ratio that we hold ourselves to: ``ratio`` is the median over repetitions, ``wanted`` the least that will do.
+    """A ratio that this project must reach: ``ratio`` is the median over repetitions, ``wanted`` the least.
 
-    ``ours`` and ``other`` are what both did a second (medians), in ``unit``; ``wanted`` None only informs.
+    ``ours`` and ``other`` are what both did per second (medians), in ``unit``; with ``wanted`` None nothing is
+    required.
     """
 
     name: str
@@ -43,6 +45,7 @@ class SpeedTarget:
 
     @property
     def met(self) -> bool | None:
+        """Whether the ratio is reached; None where nothing is required."""
         return None if self.wanted is None else self.ratio >= self.wanted
 
 
@@ -61,9 +64,9 @@ def timed(step: Callable[[np.ndarray], Any], actions: np.ndarray) -> float:
 
 
 def race(
-    ours: Callable[[np.ndarray], Any], others: dict[str, Callable[[np.ndarray], Any]], actions: np.ndarray, reps: int
+    ours: Callable[[Any], Any], others: Mapping[str, Callable[[Any], Any]], actions: np.ndarray, reps: int
 ) -> tuple[list[float], dict[str, list[float]]]:
-    """Seconds of each contestant in each repetition, taken in turns so that a slow moment hits all of them."""
+    """Seconds of each implementation in each repetition, in turns, so that a slow moment of the machine affects all."""
     mine: list[float] = []
     theirs: dict[str, list[float]] = {name: [] for name in others}
     for step in (ours, *others.values()):
@@ -78,31 +81,21 @@ def race(
 def speed_target(
     name: str, wanted: float | None, mine: list[float], theirs: list[float], amount: float, unit: str
 ) -> SpeedTarget:
-    """Compare seconds of two contestants that both did ``amount`` of work."""
+    """Compare seconds of two implementations that both did ``amount`` of work."""
     ratios = [other / one for one, other in zip(mine, theirs, strict=True)]
     return SpeedTarget(name, median(ratios), ratios, wanted, amount / median(mine), amount / median(theirs), unit)
 
 
 def machine() -> dict[str, str]:
-    """What the numbers were taken on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version(), "system": platform.platform(), "cores": str(os.cpu_count())}
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    found["cpu"] = next((x.split(":")[1].strip() for x in lines if "model name" in x), platform.processor())
-    for name in ("strong-envs", "torch", "numpy", "gymnasium", "numba", "stable-baselines3"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    found["compiled path"] = os.environ.get("STRONG_ENVS_COMPILED", "1") + " (STRONG_ENVS_COMPILED)"
-    return found
+    """Processor, system and versions that the numbers depend on, as text."""
+    found = {**provenance.machine(), **provenance.versions(), **provenance.extras("numba", "stable-baselines3")}
+    compiled = os.environ.get("STRONG_ENVS_COMPILED", "1") + " (STRONG_ENVS_COMPILED)"
+    return {name: str(value) for name, value in found.items()} | {"compiled path": compiled}
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread, as all bars are measured."""
+    """Let torch compute on one thread, as all targets are measured."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -112,20 +105,25 @@ def one_thread() -> Iterator[None]:
 
 
 def outcome(quick: bool, targets: list[SpeedTarget], **more: Any) -> dict[str, Any]:
-    """The JSON-ready result of a command: its bars, the machine, and whatever else it found."""
-    return {"quick": quick, "machine": machine(), "bars": [{**asdict(one), "met": one.met} for one in targets], **more}
+    """The JSON-ready result of a command: its targets, the machine, and what else was measured."""
+    return {
+        "quick": quick,
+        "machine": machine(),
+        "targets": [{**asdict(one), "met": one.met} for one in targets],
+        **more,
+    }
 
 
 def met(result: dict[str, Any]) -> bool:
-    """Whether no bar was missed; with ``--quick`` the ratios mean nothing."""
-    return bool(result["quick"]) or all(row["met"] is not False for row in result["bars"])
+    """Whether no target was missed; with ``--quick`` the ratios mean nothing."""
+    return bool(result["quick"]) or all(row["met"] is not False for row in result["targets"])
 
 
 def show_targets(result: dict[str, Any]) -> None:
-    """Print the bars as a table."""
-    head = f"{'what / against what':<66}{'ours':>12}{'theirs':>12} {'unit':<8}{'ratio':>8}"
+    """Print the targets as a table."""
+    head = f"{'this project / the other':<66}{'this':>12}{'other':>12} {'unit':<8}{'ratio':>8}"
     print(f"{head}  {'range':<21}required")
-    for row in result["bars"]:
+    for row in result["targets"]:
         digits = 1 if row["unit"] == "GB/s" else 0
         numbers = "".join(f"{row[key]:>12,.{digits}f}" for key in ("ours", "other"))
         spread = f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}"
@@ -134,7 +132,7 @@ def show_targets(result: dict[str, Any]) -> None:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the machine, the errors where there are any, the bars, and the notes below them."""
+    """Print the machine, errors where there are any, the targets, and the notes below them."""
     print(", ".join(f"{name} {value}" for name, value in result["machine"].items()), "\n")
     for name, found in result.get("largest errors", {}).items():
         print(f"largest error of {name}: " + ", ".join(f"{k}: {v:.1e}" for k, v in found.items()))
@@ -146,17 +144,14 @@ def show(result: dict[str, Any]) -> None:
 
 def write(result: dict[str, Any], folder: Path, name: str) -> None:
     """Write ``<name>.json``, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    staging = folder / f".{name}.part{os.getpid()}.json"
-    staging.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(staging, folder / f"{name}.json")
+    write_text(folder / f"{name}.json", json.dumps(result, indent=1) + "\n")
 
 
 def add_options(parser: argparse.ArgumentParser, files: str) -> None:
     """The options of every command that measures; ``files`` is what ``--out`` gets."""
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the ratios mean nothing")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--out", type=Path, help=f"folder for {files}")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, a trial whose ratios mean nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"folder for {files} (default: none)")
 
 
 def add_command(
@@ -166,7 +161,7 @@ def add_command(
     summary: str,
     description: str,
 ) -> None:
-    """Add a command that calls ``measure(quick)``; it exits with 1 where a bar is not met (never with ``--quick``)."""
+    """Add a command that calls ``measure(quick)``; exit code 1: a target is missed (not with ``--quick``)."""
 
     def run(args: argparse.Namespace) -> int:
         result = measure(args.quick)

@@ -1,4 +1,4 @@
-"""``strong-envs pooling``: what attention over a window and a pyramid of a box cost, against the plain way.
+"""``strong-envs pooling``: attention over windows and spatial pyramids of boxes, against direct implementations.
 
 Both are compared in one interleaved run on one thread, after their results were found equal: attention to the equations
 in float64, pyramids to cropping and adaptive pooling.
@@ -42,6 +42,7 @@ class Weights:
     v: Tensor
 
     def double(self) -> Weights:
+        """The same weights in float64."""
         return Weights(*(x.double() for x in vars(self).values()))
 
 
@@ -98,7 +99,7 @@ def attend(rows: Tensor, query: Tensor, w: Weights) -> Tensor:
     return torch.softmax(scores, 0) @ rows
 
 
-def literal_one_by_one(scene: Scene, step: int, w: Weights, table: Tensor, query: Tensor) -> Tensor:
+def direct_one_by_one(scene: Scene, step: int, w: Weights, table: Tensor, query: Tensor) -> Tensor:
     """Every window by itself, scored anew: no row is touched that does not lie in it."""
     projected = query[scene.samples] @ w.w_query
     out = []
@@ -109,7 +110,7 @@ def literal_one_by_one(scene: Scene, step: int, w: Weights, table: Tensor, query
     return torch.stack(out)
 
 
-def literal_batched(scene: Scene, step: int) -> Tensor:
+def direct_batched(scene: Scene, step: int) -> Tensor:
     """All windows at once, padded to the longest video, scored anew."""
     w, at = scene.weights, torch.arange(scene.frames)
     rows = scene.table[scene.samples[:, None] * scene.frames + at]
@@ -131,7 +132,7 @@ def attention_errors(scene: Scene) -> dict[int, float]:
         worst = 0.0
         for step in range(min(2, len(scene.first))):
             got = pool(scene.samples, scene.first[step], scene.last[step], scores)
-            want = literal_one_by_one(scene, step, *wide)
+            want = direct_one_by_one(scene, step, *wide)
             worst = max(worst, float((got - want).abs().max()))
         if worst > ATTENTION_ERROR:
             raise AssertionError(f"attention is off by {worst:.2g} at a spread of {spread}")
@@ -140,7 +141,7 @@ def attention_errors(scene: Scene) -> dict[int, float]:
 
 
 def attention(scene: Scene, reps: int) -> list[SpeedTarget]:
-    """Bar 5: whole episodes, scoring at reset included, against scoring every window anew."""
+    """Target 5: whole episodes, scoring at reset included, against scoring every window anew."""
     steps, envs = scene.first.shape
     pool, w = scene.pool(), scene.weights
 
@@ -161,12 +162,12 @@ def attention(scene: Scene, reps: int) -> list[SpeedTarget]:
 
     def one_by_one(_: Any) -> Tensor:
         for step in range(steps):
-            out = literal_one_by_one(scene, step, w, scene.table, scene.query)
+            out = direct_one_by_one(scene, step, w, scene.table, scene.query)
         return out
 
     def batched(_: Any) -> Tensor:
         for step in range(steps):
-            out = literal_batched(scene, step)
+            out = direct_batched(scene, step)
         return out
 
     expected = one_by_one(None)
@@ -176,9 +177,9 @@ def attention(scene: Scene, reps: int) -> list[SpeedTarget]:
     mine, theirs = race(ours, others, np.zeros(1), reps)
     again, amount, unit = theirs.pop("projecting"), steps * envs, "steps/s"
     targets = [
-        speed_target(f"attention / literal, {name}", 10, mine, took, amount, unit) for name, took in theirs.items()
+        speed_target(f"attention / direct, {name}", 10, mine, took, amount, unit) for name, took in theirs.items()
     ]
-    name = "attention, frames projected at each reset / literal, one by one"
+    name = "attention, frames projected at each reset / direct, one by one"
     return [*targets, speed_target(name, None, again, theirs["one by one"], amount, unit)]
 
 
@@ -191,32 +192,32 @@ def whole_cell_boxes(count: int, size: int, generator: torch.Generator) -> Tenso
 
 
 def pyramids(boxes: int, channels: int, reps: int) -> tuple[list[SpeedTarget], dict[str, float]]:
-    """Bar 6: 1 + 4 + 16 bins of boxes on 8 x 8 maps, compiled and in eager torch, against cropping."""
+    """Target 6: 1 + 4 + 16 bins of boxes on 8 x 8 maps, compiled and in eager torch, against cropping."""
     g = torch.Generator().manual_seed(0)
     maps = torch.randn(boxes, 8, 8, channels, generator=g)
     cells = whole_cell_boxes(boxes, 8, g)
     corners = cells / 8
     expected = crop_pyramid(maps, cells)
-    contestants: dict[str, Callable[[Any], Tensor]] = {"eager": lambda _: torch_pyramid(maps, corners)}
+    implementations: dict[str, Callable[[Any], Tensor]] = {"eager": lambda _: torch_pyramid(maps, corners)}
     if pooling_numba.available():
-        contestants["compiled"] = lambda _: spatial_pyramid(maps, corners)
+        implementations["compiled"] = lambda _: spatial_pyramid(maps, corners)
     errors = {}
-    for name, function in contestants.items():
+    for name, function in implementations.items():
         errors[name] = float((function(None) - expected).abs().max())
         if errors[name] > PYRAMID_ERROR:
             raise AssertionError(f"the {name} pyramid is off by {errors[name]:.2g}")
     wanted = {"compiled": 10, "eager": 2}
-    first = list(contestants)[-1]
-    others = {name: f for name, f in contestants.items() if name != first}
+    first = list(implementations)[-1]
+    others = {name: f for name, f in implementations.items() if name != first}
     others["crop"] = lambda _: crop_pyramid(maps, cells)
-    mine, theirs = race(contestants[first], others, np.zeros(2), reps)
+    mine, theirs = race(implementations[first], others, np.zeros(2), reps)
     took = {first: mine, **theirs}
     amount = 2 * boxes
     return [
         speed_target(
             f"pyramid, {name} / crop and adaptive pooling", wanted[name], took[name], took["crop"], amount, "boxes/s"
         )
-        for name in contestants
+        for name in implementations
     ], errors
 
 
@@ -237,7 +238,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "pooling",
         measure,
-        "measure attention over windows and spatial pyramids against the plain way",
+        "attention and spatial pyramids against direct implementations",
         "Times attention (Eqs. 2-3) and spatial pyramids in one interleaved run on one thread, after "
         "checking that all implementations give equal results. Ratios are medians over repetitions.",
     )

@@ -43,7 +43,7 @@ KEPT = ("query", "global")
 
 @dataclass
 class Replays:
-    """The same transitions twice: as indices into a bank, and as Stable-Baselines3 keeps them."""
+    """The same transitions twice: as indices into a bank, and as Stable-Baselines3 stores them."""
 
     env: TemporalMomentVectorEnv
     ours: IndexReplay
@@ -101,7 +101,7 @@ class Replays:
         return worst
 
     def targets(self, calls: int, reps: int) -> list[SpeedTarget]:
-        """Bar 7: bytes of a transition, and a batch with both of its observations."""
+        """Target 7: bytes of a transition, and a batch with both of its observations."""
         generator = torch.Generator().manual_seed(2)
 
         def ours(_: Any) -> Any:
@@ -138,9 +138,9 @@ def rollout(env: TemporalMomentVectorEnv, steps: int) -> list[dict[str, Tensor]]
 def first_layer(
     bank: FeatureBank, envs: int, hidden: int, reps: int
 ) -> tuple[list[SpeedTarget], float, dict[str, float]]:
-    """Bar 8: a rollout through the first layer, the sums of the kept parts at its beginning included.
+    """Target 8: a rollout through the first layer, the sums of the kept parts at its beginning included.
 
-    Returns the bars, the largest error, and what a base has to save before it pays.
+    Returns the targets, the largest error, and what a base has to save before it pays.
     """
     env = index_env(bank, envs)
     steps = env.task.config.max_steps
@@ -222,7 +222,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         subparsers,
         "replay",
         measure,
-        "measure the replay of indices and the first layer with kept parts against the plain way",
+        "replay of indices against replay of observations",
         "Times the index replay against Stable-Baselines3's and the first layer with kept parts against the whole one, "
         "in one interleaved run on one thread, after checking that both give equal results. Ratios are medians over "
         "repetitions.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from strong_envs.benchmarks.speed.harness import machine
+from strong_envs.benchmarks.speed.harness import machine, write
 from strong_envs.features import DataError, FeatureBank, FeatureStore, Query, StoreContents, StoredVideo, write_store
 from strong_envs.features.bank.bank import MEMORY
 from strong_envs.features.bank.memory import free_memory
@@ -30,8 +29,8 @@ from strong_envs.features.store.tensor_file import RowBlocks
 QUERIES, VIDEOS, SECONDS, RATE = 16_000, 6_672, 30.0, 3.0
 SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)
 CHILD = (
-    "import json, sys; from strong_envs.benchmarks.speed.scale import look; "
-    "print(json.dumps(look(*json.loads(sys.argv[1]))))"
+    "import json, sys; from strong_envs.benchmarks.speed.scale import measure_store; "
+    "print(json.dumps(measure_store(*json.loads(sys.argv[1]))))"
 )
 MEASURES = ("store_bytes", "write_s", "load_s", "held_bytes", "peak_bytes", "steps_per_s", "boxes_per_s")
 BLOCK = 4096
@@ -51,7 +50,7 @@ def blocks(rows: int, shape: tuple[int, ...], seed: int) -> RowBlocks:
     return RowBlocks((rows, *shape), "float16", parts())
 
 
-def write(folder: Path, share: float, dim: int, words: int, grid: tuple[int, ...] | None) -> FeatureStore:
+def write_synthetic(folder: Path, share: float, dim: int, words: int, grid: tuple[int, ...] | None) -> FeatureStore:
     """A store with ``share`` of Charades-STA's videos and queries, all in the split ``train``."""
     rng = np.random.default_rng(0)
     count, rows = max(1, round(VIDEOS * share)), round(SECONDS * RATE)
@@ -76,7 +75,7 @@ def write(folder: Path, share: float, dim: int, words: int, grid: tuple[int, ...
     )
 
 
-def look(path: str, memory: str, dtype: str | None, envs: int, seconds: float) -> dict[str, float | None]:
+def measure_store(path: str, memory: str, dtype: str | None, envs: int, seconds: float) -> dict[str, float | None]:
     """Open a store and step through it; run in a process of its own, so that memory and load time are the store's.
 
     Returns:
@@ -155,7 +154,7 @@ def exponent(sizes: list[float], values: list[float | None]) -> float | None:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Write a store of each size, look at it in both ways, and remove it."""
+    """Write a store of each size, measure it in both ways of holding a bank, and remove it."""
     grid = tuple(args.grid) if args.grid else None
     numbers = args.dim + (int(np.prod(grid)) if grid else 0)
     rows = [max(1, round(VIDEOS * share)) * round(SECONDS * RATE) for share in args.shares]
@@ -164,7 +163,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         need_space(Path(name), 2 * max(rows) * numbers + 4 * QUERIES * args.words)
         for share, count in zip(args.shares, rows, strict=True):
             began = time.perf_counter()
-            store = write(Path(name) / "store", share, args.dim, args.words, grid)
+            store = write_synthetic(Path(name) / "store", share, args.dim, args.words, grid)
             common = {
                 "share": share,
                 "queries": len(store.queries),
@@ -220,28 +219,52 @@ def show(result: dict[str, Any]) -> None:
     print("\nhow each grows: value ~ rows ** p")
     for memory, powers in result["growth"].items():
         known = ", ".join(f"{name} {power:.2f}" for name, power in powers.items() if power is not None)
-        print(f"  {memory}: {known or 'one size tells nothing'}")
+        print(f"  {memory}: {known or 'needs two sizes or more'}")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``scale`` command to ``strong-envs``."""
     parser = subparsers.add_parser(
         "scale",
-        help="measure memory, load time and steps/s on synthetic features of the size of Charades-STA",
-        description=f"{QUERIES:,} queries on {VIDEOS:,} videos of {SECONDS:g} s at {RATE:g} rows a second, and shares "
-        "of that. The defaults need less than 4 GiB of memory and 2 GB of disk for a while.",
+        help="memory and steps per second at the size of Charades-STA",
+        description=f"Measure memory, load time and steps per second on synthetic features: {QUERIES:,} queries on "
+        f"{VIDEOS:,} videos of {SECONDS:g} s at {RATE:g} rows a second, and shares "
+        "of that. The defaults need less than 4 GiB of memory and 2 GB of disk.",
     )
-    parser.add_argument("--dim", type=int, default=256, help="numbers of a frame (%(default)s; the paper: 2048)")
-    parser.add_argument("--words", type=int, default=384, help="numbers of a sentence (%(default)s; the paper: 4800)")
-    parser.add_argument("--grid", type=int, nargs="*", default=[4, 4, 32], metavar="N", help="h w C; nothing: no grid")
-    parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES), help="of the whole size")
-    parser.add_argument("--memory", nargs="+", choices=MEMORY, default=list(MEMORY), help="how banks are held")
-    parser.add_argument("--dtype", choices=("float16", "float32"), help="of what is kept")
-    parser.add_argument("--envs", type=int, default=64, help="environments (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="time for each rate (%(default)s)")
-    parser.add_argument("--folder", type=Path, help="where the stores stand meanwhile; default: the system's own")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--out", type=Path, help="folder for scale.json")
+    parser.add_argument(
+        "--dim", type=int, default=256, metavar="N", help="size of a frame feature (%(default)s; the paper has 2048)"
+    )
+    parser.add_argument(
+        "--words", type=int, default=384, metavar="N", help="size of a query feature (%(default)s; the paper has 4800)"
+    )
+    parser.add_argument(
+        "--grid",
+        type=int,
+        nargs="*",
+        default=[4, 4, 32],
+        metavar="N",
+        help="height, width and channels of the grid; without numbers no grid",
+    )
+    parser.add_argument(
+        "--shares", type=float, nargs="+", default=list(SHARES), metavar="X", help="shares of the whole size"
+    )
+    parser.add_argument(
+        "--memory",
+        nargs="+",
+        choices=MEMORY,
+        default=list(MEMORY),
+        help="how banks are held: in memory, mapped from disk",
+    )
+    parser.add_argument(
+        "--dtype", choices=("float16", "float32"), help="type of the features held (default: as stored)"
+    )
+    parser.add_argument("--envs", type=int, default=64, metavar="N", help="environments (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, metavar="X", help="seconds to time each rate for (%(default)s)"
+    )
+    parser.add_argument("--folder", type=Path, help="folder of the temporary stores (default: that of the system)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder to write scale.json to (default: none)")
     parser.set_defaults(run=main)
 
 
@@ -256,10 +279,7 @@ def main(args: argparse.Namespace) -> int:
         raise DataError(f"sizes of the grid and shares are positive, got {args.grid} and {args.shares}")
     result = measure(args)
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        staging = args.out / f".scale.part{os.getpid()}.json"
-        staging.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(staging, args.out / "scale.json")
+        write(result, args.out, "scale")
     if args.json:
         print(json.dumps(result, indent=1))
     else:

@@ -1,4 +1,4 @@
-"""``strong-envs throughput``: what a step costs, against what a user would have without this project."""
+"""``strong-envs throughput``: the cost of a step, against alternatives that a user has without this project."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.spaces.utils import flatdim
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from strong_envs.benchmarks.results.figures import COLOURS, save
@@ -35,7 +36,7 @@ from strong_envs.benchmarks.speed.harness import (
 )
 from strong_envs.benchmarks.speed.numpy_env import PlainMoment, PlainStates, crop_pyramid
 from strong_envs.features import FeatureBank, Query, StoreContents, StoredVideo, write_store
-from strong_envs.features.bank.pooling import torch_pyramid
+from strong_envs.features.bank.pooling import WindowMeans, torch_pyramid
 from strong_envs.temporal.env import TemporalMomentEnv, TemporalMomentVectorEnv
 
 WORDS, DIM = 4800, 2048
@@ -77,7 +78,7 @@ def bank_of(folder: Path, videos: int, frames: int, dim: int = DIM, words: int =
 
 
 def vector(bank: FeatureBank, count: int, **options: Any) -> TemporalMomentVectorEnv:
-    """The vector environment with the paper's flat state, unless told otherwise."""
+    """The vector environment with the paper's flat state, by default."""
     if options.get("observation") != "index":
         options = {"context": False, "flatten": True, **options}
     return TemporalMomentVectorEnv(count, bank, **options)
@@ -98,7 +99,7 @@ def assert_equal_rollouts(env: TemporalMomentVectorEnv, others: dict[str, Any], 
 
 
 def full_observations(bank: FeatureBank, count: int, steps: int, reps: int) -> list[SpeedTarget]:
-    """Bars 1 and 2: the flat observation of ``count`` environments against Gymnasium's SyncVectorEnv."""
+    """Targets 1 and 2: the flat observation of ``count`` environments against Gymnasium's SyncVectorEnv."""
     same = AutoresetMode.SAME_STEP
     ours, reused = vector(bank, count), vector(bank, count, copy=False, info="light")
     scalar = [lambda: TemporalMomentEnv(bank, context=False, flatten=True)] * count
@@ -107,8 +108,8 @@ def full_observations(bank: FeatureBank, count: int, steps: int, reps: int) -> l
         "plain NumPy env": SyncVectorEnv([lambda: PlainMoment(bank)] * count, autoreset_mode=same),
     }
     assert_equal_rollouts(ours, {**others, "reused": reused}, random_actions(25, count))
-    contestants = {name: env.step for name, env in others.items()}
-    mine, theirs = race(ours.step, {**contestants, "reused": reused.step}, random_actions(steps, count), reps)
+    implementations = {name: env.step for name, env in others.items()}
+    mine, theirs = race(ours.step, {**implementations, "reused": reused.step}, random_actions(steps, count), reps)
     again, amount, targets = theirs.pop("reused"), steps * count, []
     for what, wanted, taken in (("full observation", 4, mine), ("reused buffer", 10, again)):
         for name, seconds in theirs.items():
@@ -118,15 +119,16 @@ def full_observations(bank: FeatureBank, count: int, steps: int, reps: int) -> l
 
 
 def against_gather(bank: FeatureBank, count: int, steps: int, reps: int) -> list[SpeedTarget]:
-    """Bar 3: bytes of the observations returned, a second, against a plain gather of rows of that size.
+    """Target 3: bytes of the observations returned, a second, against a plain gather of rows of that size.
 
     The final observations of ended episodes are written besides and not counted; a second figure counts them. The
     gathered table is as large as what the environment reads, so that both find as much of it in the caches.
     """
     env = vector(bank, count)
     env.reset(seed=0)
-    size = env.single_observation_space.shape[0]
-    read = bank.frame_means.prefix.numel() + bank.frame_means.mean.numel() + bank.query.numel()
+    size, means = flatdim(env.single_observation_space), bank.frame_means
+    assert isinstance(means, WindowMeans), "banks of this command are held in memory"
+    read = means.prefix.numel() + means.mean.numel() + bank.query.numel()
     rows = np.random.default_rng(0).standard_normal((-(-read // size), size), np.float32)
     out = np.empty((count, size), np.float32)
     picks = iter(np.random.default_rng(1).integers(0, len(rows), (steps * reps + 2, count)))
@@ -152,7 +154,7 @@ def against_gather(bank: FeatureBank, count: int, steps: int, reps: int) -> list
 
 
 def states_only(bank: FeatureBank, count: int, wanted: float, steps: int, reps: int) -> list[SpeedTarget]:
-    """Bar 4: stepping without features against vectorised NumPy, with everything in ``info`` and with ``"light"``."""
+    """Target 4: stepping without features against vectorised NumPy, with ``info`` full and ``"light"``."""
     light, full = vector(bank, count, observation="index", info="light"), vector(bank, count, observation="index")
     plain = PlainStates(bank, count)
     expected = light.reset(seed=0)[0]
@@ -176,7 +178,7 @@ def states_only(bank: FeatureBank, count: int, wanted: float, steps: int, reps: 
 
 
 def pyramid(count: int, channels: int, reps: int) -> SpeedTarget:
-    """Bar 6 in eager torch: 1 + 4 + 16 bins of boxes on an 8 x 8 map against cropping and adaptive pooling."""
+    """Target 6 in eager torch: 1 + 4 + 16 bins of boxes on an 8 x 8 map against cropping and adaptive pooling."""
     generator = torch.Generator().manual_seed(0)
     maps = torch.randn(count, 8, 8, channels, generator=generator)
     # Sides of 4 or 8 whole cells: there a crop and an area mean must agree.
@@ -199,7 +201,8 @@ def cost(bank: FeatureBank, count: int, seconds: float = 0.15, **options: Any) -
     env.reset(seed=0)
     actions = random_actions(8, count)
     timed(env.step, actions)
-    blocks, began = [], time.perf_counter()
+    blocks: list[float] = []
+    began = time.perf_counter()
     while len(blocks) < 3 or time.perf_counter() - began < seconds:
         blocks.append(timed(env.step, actions) / len(actions))
     return 1e6 * median(blocks)
@@ -251,7 +254,7 @@ def measure(quick: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
             targets += against_gather(bank, many, max(steps // 4, 2), reps)
             targets += states_only(bank, small, 5, 25 * steps, reps) + states_only(bank, most, 1.3, steps, reps)
             targets.append(pyramid(8 if quick else 256, 16 if quick else 512, reps))
-            say("bars measured")
+            say("targets measured")
             curves = growth(folder, bank, quick)
             say("growth measured")
         begun = first_step(1 if quick else 3)
@@ -259,14 +262,14 @@ def measure(quick: bool, say: Callable[[str], None] = print) -> dict[str, Any]:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """The bars as ratios to what they have to reach, and the three curves of cost."""
+    """The targets as ratios to what they have to reach, and the three curves of cost."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(2, 2, figsize=(12, 7.6), width_ratios=(1.25, 1), layout="constrained")
-    axes, rows = panels[0][0], [row for row in result["bars"] if row["wanted"] is not None][::-1]
+    axes, rows = panels[0][0], [row for row in result["targets"] if row["wanted"] is not None][::-1]
     shares = [row["ratio"] / row["wanted"] for row in rows]
     axes.barh(range(len(rows)), shares, color=[COLOURS[0] if row["met"] else COLOURS[1] for row in rows])
     axes.axvline(1, color="black", linewidth=1)
@@ -293,7 +296,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the machine, the bars and the time to the first step."""
+    """Print the machine, the targets and the time to the first step."""
     print(", ".join(f"{name} {value}" for name, value in result["machine"].items()), "\n")
     show_targets(result)
     parts = ", ".join(f"{name} {value:.2f}" for name, value in result["first_step"].items() if name != "total")
@@ -306,17 +309,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``throughput`` command to ``strong-envs``."""
     parser = subparsers.add_parser(
         "throughput",
-        help="measure what a step costs against SyncVectorEnv, plain NumPy and a plain gather",
-        description="Times the temporal environment in one interleaved run on one thread, after checking that all "
-        "implementations give equal results. Ratios are medians over repetitions.",
+        help="environment steps per second against alternatives",
+        description="Time the temporal environment against SyncVectorEnv, plain NumPy and a plain gather, in one "
+        "interleaved run on one thread, after checking that all implementations give equal results. Ratios are medians "
+        "over repetitions.",
     )
     add_options(parser, "throughput.json and throughput.png")
-    parser.add_argument("--env", help="measure this registered environment beside ours instead, acting at random")
+    parser.add_argument("--env", metavar="ID", help="time this registered environment, with random actions, instead")
     parser.set_defaults(run=main)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the command; returns 0, or 1 where a bar is not met (never with ``--quick``)."""
+    """Run the command; returns 0, or 1 where a target is missed (never with ``--quick``)."""
     if args.env:
         from strong_envs.benchmarks.speed import any_env as outside_env
 

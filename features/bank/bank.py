@@ -13,6 +13,7 @@ from torch import Tensor
 from strong_envs.features.bank.mapped import MappedMeans, MappedRows
 from strong_envs.features.bank.memory import need_memory
 from strong_envs.features.bank.pooling import WindowMeans, box_weights, ragged_prefix_sums
+from strong_envs.features.devices import usable_device
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.store.store import FeatureStore
 from strong_envs.features.store.tensor_file import block_rows
@@ -61,7 +62,7 @@ class FeatureBank:
         picked = [i for i, q in enumerate(store.queries) if split is None or q.split == split]
         if not picked:
             raise DataError(f"store {store.name!r} has no split {split!r}; it has {store.splits}")
-        self.store, self.split, self.device = store, split, torch.device(device)
+        self.store, self.split, self.device = store, split, usable_device(device)
         self.name = f"{store.name}:{split}" if split else store.name
         self.queries = [store.queries[i] for i in picked]
         self.qids = [q.qid for q in self.queries]

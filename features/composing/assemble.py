@@ -10,8 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -149,15 +148,15 @@ def sequence_rows(rows: ClipRows, plan: list[PlannedVideo]) -> tuple[dict[str, R
 
 
 def mosaic_rows(
-    rows: ClipRows, plan: list[PlannedVideo], tiles: tuple[int, int], cells: tuple[int, int], scratch: Path
+    rows: ClipRows, plan: list[PlannedVideo], tiles: tuple[int, int], cells: tuple[int, int], scratch: IO[bytes]
 ) -> dict[str, RowBlocks]:
-    """The tensors of mosaics, written video by video; every clip's grid is first put at ``cells`` a tile in a file."""
+    """The tensors of mosaics, written video by video. Every clip's grid is first put at ``cells`` a tile in a file."""
     if not rows.store.has("grid"):
         raise DataError("mosaics are made of grids of cells, and the clips have none: encode them with --grid")
     height, width, _ = rows.store.shape("grid")[1:]
     channels = rows.width("grid")
     down, across = area_weights(height, cells[0]), area_weights(width, cells[1])
-    small = np.memmap(scratch / "tiles", rows.dtype_of("grid"), "w+", shape=(rows.total, *cells, channels))
+    small = np.memmap(scratch, rows.dtype_of("grid"), "w+", shape=(rows.total, *cells, channels))
     means = np.empty((rows.total, channels), np.float32)
     at = 0
     for block in rows.blocks("grid"):
@@ -302,7 +301,7 @@ def encode_sentences(
 
 def assemble(
     name: str, store: FeatureStore, clips: list[Clip], plan: list[PlannedVideo], options: ComposeOptions, rate: float,
-    blank: Callable[[], Blank], scratch: Path, report: Report,
+    blank: Callable[[], Blank], scratch: IO[bytes], report: Report,
 ) -> StoreContents:  # fmt: skip
     """Everything of the composed store; the rows are made while it is written."""
     pca = None

@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -36,11 +36,9 @@ from strong_envs.features.composing.plan import PlannedVideo, fitting_layout, pl
 from strong_envs.features.composing.sentences import word_classes
 from strong_envs.features.composing.sources import ClipOptions, open_clips
 from strong_envs.features.datasets.types import Report
-from strong_envs.features.errors import DataError
 from strong_envs.features.extraction.options import DTYPES
-from strong_envs.features.files.errors import check_output, os_errors, shown
-from strong_envs.features.files.locks import folder_lock
-from strong_envs.features.store.store import FeatureStore, write_store
+from strong_envs.features.files.errors import os_errors, shown
+from strong_envs.features.store.store import FeatureStore, check_target, write_store
 
 UNEVEN = 1.05
 """Rates of a store's videos that differ by more than this factor are reported."""
@@ -80,9 +78,7 @@ def compose(
     options, reading, encode = options or ComposeOptions(), clips or ClipOptions(), encode or EncodeOptions()
     say: Say = (lambda line: print(line, file=sys.stderr, flush=True)) if progress else len
     target = Path(out)
-    if target.exists() and not overwrite:
-        raise DataError(f"{shown(target)} exists; choose another path, or overwrite it (--overwrite)")
-    check_output(target.parent)
+    check_target(target, overwrite)
     started = time.perf_counter()
     found, store, wording = open_clips(source, reading)
     assign_parts(found, options.seed, reading.val_share, reading.test_share, reading.conflicts)
@@ -116,27 +112,22 @@ def _write(
     encode: EncodeOptions, overwrite: bool,
 ) -> FeatureStore:  # fmt: skip
     name = f"{found.name}-{options.layout.name}-composed"
-    scratch = target.with_name(target.name + ".composing")
-    with os_errors(f"compose into {shown(target)}"), folder_lock(scratch, "composing"):
-        try:
-            contents = assemble(
-                name,
-                store,
-                found.clips,
-                plan,
-                options,
-                rate,
-                lambda: blank_features(store, encode.device, encode.weights),
-                scratch,
-                found.report,
-            )
-            refuse_leaks(find_leaks(contents.videos, contents.queries))
-            contents.extra["composed"] = _composed(found, store, plan, options)
-            contents.extra["report"] = found.report.as_dict()
-            made = write_store(target, contents, overwrite=overwrite)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return made
+    with os_errors(f"compose into {shown(target)}"), tempfile.TemporaryFile(dir=target.absolute().parent) as scratch:
+        contents = assemble(
+            name,
+            store,
+            found.clips,
+            plan,
+            options,
+            rate,
+            lambda: blank_features(store, encode.device, encode.weights),
+            scratch,
+            found.report,
+        )
+        refuse_leaks(find_leaks(contents.videos, contents.queries))
+        contents.extra["composed"] = _composed(found, store, plan, options)
+        contents.extra["report"] = found.report.as_dict()
+        return write_store(target, contents, overwrite=overwrite)
 
 
 def _composed(found: ClipSet, store: FeatureStore, plan: list[PlannedVideo], options: ComposeOptions) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from strong_envs.features.errors import DataError
 from strong_envs.features.extraction.options import PCA_VIDEOS, ExtractOptions
 from strong_envs.features.extraction.pca import PCA
 from strong_envs.features.extraction.pipeline import extract, fitted_on
+from strong_envs.features.files.atomic import write_text
 from strong_envs.features.store.store import FeatureStore
 
 PLACEHOLDER = "clip"
@@ -190,10 +191,7 @@ def durations(found: ClipSet, cache: Path, workers: int, say: Callable[[str], ob
                 out[clip.id] = seconds
                 fresh[stamp] = seconds
     if len(todo) > 2000 and fresh:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(fresh), encoding="utf-8")
-        os.replace(temporary, cache)
+        write_text(cache, json.dumps(fresh))
     order = {c.id: i for i, c in enumerate(found.clips)}
     return dict(sorted(out.items(), key=lambda item: order[item[0]]))
 

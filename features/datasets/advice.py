@@ -34,6 +34,18 @@ ADVICE = {
     "a video's duration is not": "Give the duration in seconds, above 0 and below ten million.",
     "a video has two durations": "The first is used for every row. Correct the other.",
     "a video lacks a usable frame rate": "Give fps and the number of frames; a frame rate is never assumed.",
+    # units
+    "times look like fractions": "Multiply the times by the duration, if they are fractions of it.",
+    "times look like milliseconds": "Divide the times by 1,000, if they are milliseconds.",
+    "times look like frames": "Divide the times by the frame rate of the video, if they are frames.",
+    "times look like percent": "Multiply the times by the duration and divide by 100, if they are percent of it.",
+    "times look like": "Convert the times to seconds.",
+    "durations look like": "Give durations in seconds, as the times are.",
+    "no video is longer than one second": "Give durations and times in seconds.",
+    # leaks
+    "a video of ": "Scores on shared videos are too high. Remove them from train, or move them to one split.",
+    "a sentence of ": "Usual for short sentences. Compare with systems that see no video: strong-envs references PATH.",
+    "two videos of different splits": "Probably one video under two ids. Remove it from train.",
     # records, lines, splits
     "a video's record is not an object": "Compare the file with the format's description.",
     "a record lacks its timestamps": "Each video needs the lists timestamps and sentences.",
@@ -74,6 +86,7 @@ ADVICE = {
     "a broken video": "Its queries are dropped. Fetch the file again.",
     "a query is dropped": "See the finding on its video.",
     "a file ends before": "Compare the file with the annotated duration; it may be cut short.",
+    "a last chunk is shorter": "The duration becomes that of the file. Nothing to do.",
     "a file is longer": "Compare the file with the annotated duration; it may be another cut of the video.",
     "no box track for a query": "The query serves the temporal level only.",
     "the text encoder knows no word": "Use an encoder of the language of the queries.",

@@ -6,8 +6,10 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
+from strong_envs.features.datasets.leaks import find_leaks
 from strong_envs.features.datasets.parsing import id_problem, is_unicode, number, show, split_of, whole
 from strong_envs.features.datasets.types import Annotations, Query, Report, Video, clean_window
+from strong_envs.features.datasets.units import suspect_units
 from strong_envs.features.errors import DataError
 
 MAX_DURATION = 1e7  # seconds; four months. Longer "videos" are a wrong unit or a broken number.
@@ -25,6 +27,7 @@ class Collector:
         self.queries: list[Query] = []
         self._seen: set[tuple] = set()
         self._qids: Counter[str] = Counter()
+        self._times: dict[str, list[tuple[float, float]]] = {}
 
     def drop(self, kind: str, example: str, rows: int = 1) -> None:
         """Count ``rows`` annotation rows as dropped for one reason (at least one, so that nothing is silent)."""
@@ -47,9 +50,13 @@ class Collector:
         *,
         fps: object = None,
         n_frames: object = None,
+        slack: float = 0.0,
         rows: int = 1,
     ) -> Video | None:
-        """Register a video (``duration`` in seconds), or return None and count its ``rows`` as dropped."""
+        """Register a video (``duration`` in seconds), or return None and count its ``rows`` as dropped.
+
+        The other arguments are the fields of `Video`.
+        """
         problem = id_problem(video_id)
         if problem or not isinstance(video_id, str):
             self.drop(str(problem), f"{where}: {show(video_id)}", rows)
@@ -60,7 +67,7 @@ class Collector:
             return None
         known = self.videos.get(video_id)
         if known is None:
-            known = self.videos[video_id] = Video(video_id, seconds, number(fps), whole(n_frames))
+            known = self.videos[video_id] = Video(video_id, seconds, number(fps), whole(n_frames), slack=slack)
         elif abs(known.duration - seconds) > 1e-6 * seconds:
             self.report.add(
                 "a video has two durations; the first counts",
@@ -90,7 +97,7 @@ class Collector:
         if not any(c.isalnum() for c in text):
             self.report.add("a query is empty", "dropped", f"{where}: {show(text)}")
             return
-        kept = [w for window in windows if (w := self._window(window, video, where)) is not None]
+        kept = [w for window in windows if (w := self._window(window, video, split, where)) is not None]
         if not windows:
             self.report.add("a query has no window", "dropped", where)
         if not kept:
@@ -107,14 +114,20 @@ class Collector:
         self.queries.append(Query(name, video.id, text, tuple(kept), split, extra))
 
     def finish(self) -> Annotations:
-        """The annotations with the videos that still have a query; nothing at all kept raises `DataError`."""
+        """The annotations with the videos that still have a query; nothing at all kept raises `DataError`.
+
+        Units that do not fit and data that splits share become doubtful rows of the report.
+        """
+        for split, times in self._times.items():
+            suspect_units(times, self.report, split)
         if not self.queries:
             raise DataError(f"nothing usable in {self.report.source!r} read as {self.name}:\n{self.report}")
+        self.report.merge(find_leaks(self.queries))
         self.report.kept = len(self.queries)
         used = {q.video for q in self.queries}
         return Annotations(self.name, {k: v for k, v in self.videos.items() if k in used}, self.queries, self.report)
 
-    def _window(self, window: object, video: Video, where: str) -> tuple[float, float] | None:
+    def _window(self, window: object, video: Video, split: str, where: str) -> tuple[float, float] | None:
         if not isinstance(window, (list, tuple)) or len(window) != 2:
             self.report.add("a window is not a pair of numbers", "dropped", f"{where}: {show(window)}")
             return None
@@ -122,6 +135,7 @@ class Collector:
         if start is None or end is None:
             self.report.add("a boundary is not a finite number", "dropped", f"{where}: {show(window)}")
             return None
+        self._times.setdefault(split, []).append((end, video.duration))
         if start >= end > video.duration:
             # Kept apart, so that clipped rows and these add up to the published "ends after the duration" counts.
             self.report.add(

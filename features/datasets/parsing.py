@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
+from strong_envs.features.files import untrusted_json
+from strong_envs.features.files.errors import os_errors, shown
 
 MAX_JSON_BYTES = 128 * 2**20  # a JSON tree takes up to 24 times its text in memory, so this bounds it near 3 GiB
 MAX_LINES_BYTES = 512 * 2**20
 MAX_LINE_BYTES = 16 * 2**20
 MAX_ID_LENGTH = 255
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".mpg", ".mpeg", ".m4v", ".wmv", ".3gp", ".flv")
+MAX_DEPTH = 32  # levels of a JSON tree; half of what a store's manifest may have, which holds extra fields of queries
+VIDEO_SUFFIXES = (
+    *(".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".ts", ".3gp", ".3g2"),
+    *(".mts", ".m2ts", ".vob", ".asf", ".divx", ".ogg", ".gif"),
+)
+"""Suffixes of video files, for readers and extraction alike."""
 
 PathOrPaths = str | os.PathLike | Sequence[str | os.PathLike]
 
@@ -86,16 +93,12 @@ def split_of(path: str | os.PathLike) -> str | None:
 def check_file(path: str | os.PathLike, limit: int) -> Path:
     """The path, when it is a regular file that is neither empty nor larger than ``limit`` bytes; else `DataError`."""
     file = Path(path)
-    try:
+    with os_errors(f"read {shown(path)}"):
         if not file.exists():
             raise DataError(f"no such file: {str(file)!r}")
         if not file.is_file():
             raise DataError(f"{str(file)!r} is not a regular file")
         size = file.stat().st_size
-    except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{show(str(path))} cannot be read: {error}") from None
     if size == 0:
         raise DataError(f"{str(file)!r} is empty")
     if size > limit:
@@ -103,34 +106,22 @@ def check_file(path: str | os.PathLike, limit: int) -> Path:
     return file
 
 
-def read_json(path: str | os.PathLike, report: Report) -> object:
+def read_json(path: str | os.PathLike, report: Report) -> Any:
     """The parsed JSON of one file; keys written twice are counted in ``report`` (the last one wins)."""
     file = check_file(path, MAX_JSON_BYTES)
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{str(file)!r} cannot be read: {error}") from None
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise DataError(f"{str(file)!r} is not UTF-8: byte {error.start} is 0x{byte:02x}") from None
-    return parse_json(text, report, file.name)
+    return _parse(untrusted_json.read_text(file, MAX_JSON_BYTES), report, file.name, any_text=True)
 
 
-def parse_json(text: str, report: Report, where: str) -> object:
-    """Parse JSON; syntax errors, numbers of thousands of digits and bottomless nesting raise `DataError`."""
+def parse_json(text: str, report: Report, where: str) -> Any:
+    """Parse one line of JSON; see `strong_envs.features.files.untrusted_json.parse_json` for what is refused."""
+    return _parse(text, report, where, any_text=False)
 
-    def from_pairs(pairs: list[tuple[str, object]]) -> dict:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            keys = [k for k, _ in pairs]
-            twice = next(k for k in result if keys.count(k) > 1)
-            report.add("a JSON key is written twice; the last one counts", "doubtful", f"{where}: {show(twice)}")
-        return result
 
-    try:
-        return json.loads(text, object_pairs_hook=from_pairs)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not valid JSON: {str(error)[:160]}") from None
+def _parse(text: str, report: Report, where: str, any_text: bool) -> Any:
+    def twice(key: str) -> None:
+        report.add("a JSON key is written twice; the last one counts", "doubtful", f"{where}: {show(key)}")
+
+    return untrusted_json.parse_json(text, where, repeated_key=twice, max_depth=MAX_DEPTH, any_text=any_text)
 
 
 def read_lines(path: str | os.PathLike, report: Report) -> Iterator[tuple[str, str]]:
@@ -172,7 +163,7 @@ def list_files(path: PathOrPaths, accept: Callable[[Path], bool], wanted: str) -
             raise DataError(f"no paths were given; pass {wanted}")
         return files
     target = Path(path)
-    try:
+    with os_errors(f"read {shown(path)}"):
         if target.is_dir():
             entries = sorted(p for p in target.iterdir() if p.is_file())
             files = [p for p in entries if accept(p)]
@@ -182,8 +173,4 @@ def list_files(path: PathOrPaths, accept: Callable[[Path], bool], wanted: str) -
             return files
         if target.exists():
             return [target]
-    except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{show(str(path))} cannot be read: {error}") from None
     raise DataError(f"no such file or folder: {str(target)!r}; pass {wanted}")

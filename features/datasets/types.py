@@ -19,7 +19,8 @@ class Video:
     """One untrimmed video.
 
     ``duration`` is in seconds; ``fps`` is the rate of the *source* frames (None where the file does not tell);
-    ``n_frames`` the number of source frames (None where unknown); ``path`` the file, where there is one.
+    ``n_frames`` the number of source frames (None where unknown); ``path`` the file, where there is one; ``slack`` the
+    seconds by which the real video may be shorter, where the annotations count whole chunks.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Video:
     fps: float | None = None
     n_frames: int | None = None
     path: str | None = None
+    slack: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from strong_envs.features.devices import usable_device
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.errors import os_errors, shown
 
 NAMES = ("efficientnet-lite0", "colour-cells")
 PREFIXES = ("torchvision:", "open_clip:", "dotted:")
@@ -100,22 +102,10 @@ def load(name: str, device: str | torch.device = "cpu", weights: str | os.PathLi
         return _torchvision(name, device, weights)
     if name.startswith("open_clip:"):
         return _open_clip(name, device, weights)
-    if ":" in name:
+    if is_dotted(name):
         return _dotted(name, device)
     valid = [*NAMES, "torchvision:<network>", "open_clip:<network>", "<module>:<function>"]
     raise DataError(f"unknown backbone {name!r}{nearest(name, NAMES)}; valid are {', '.join(valid)}")
-
-
-def usable_device(device: str | torch.device) -> torch.device:
-    """The device of a name, tried out; raises `DataError` where torch cannot use it here."""
-    try:
-        torch.empty(0, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"device {str(device)!r} cannot be used with torch {torch.__version__} here: {reason}"
-        ) from None
 
 
 def colour_cells(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -280,13 +270,21 @@ def _dotted(name: str, device: torch.device) -> Backbone:
     return Backbone(name, dim, grid, None if size is None else (int(size[0]), int(size[1])), device, forward, info)
 
 
+def is_dotted(name: str) -> bool:
+    """Whether a name of a backbone or text encoder is a function of a Python module, which loading would import."""
+    known = ("torchvision:", "open_clip:", "clip:", "glove:", "hashed-words:", "sentence-transformers:")
+    return ":" in name and not name.startswith(known)
+
+
 def import_dotted(name: str) -> Callable:
     """The callable that ``my.module:function`` names (with or without ``dotted:`` before it)."""
     module, _, attribute = name.removeprefix("dotted:").partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(f"{name!r} names no function that can be imported: {error}") from None
+    except Exception as error:  # importing runs the module
+        raise DataError(f"{name!r} names no function that can be imported: {error!r}") from None
+    except SystemExit as error:
+        raise DataError(f"importing {module!r} for {name!r} ended with SystemExit({error.code})") from None
     if not callable(function):
         raise DataError(f"{name!r} is a {type(function).__name__}, not a function")
     return function
@@ -325,7 +323,7 @@ def missing(name: str, extra: str, error: ImportError) -> DataError:
 def file_hash(file: Path) -> str:
     """First 16 hexadecimal digits of a file's SHA-256."""
     digest = hashlib.sha256()
-    with open(file, "rb") as handle:
+    with os_errors(f"read {shown(file)}"), open(file, "rb") as handle:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]

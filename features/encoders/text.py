@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from strong_envs.features.encoders.backbones import file_hash, import_dotted, load_clip, missing, usable_device
+from strong_envs.features.devices import usable_device
+from strong_envs.features.encoders.backbones import file_hash, import_dotted, load_clip, missing
 from strong_envs.features.errors import DataError, nearest
 
 NAMES = ("minilm", "hashed-words", "glove")

@@ -13,8 +13,11 @@ import numpy as np
 from strong_envs.features.datasets import boxes_at_rows
 from strong_envs.features.datasets.types import Annotations, Query, Report
 from strong_envs.features.extraction.pca import PCA
-from strong_envs.features.extraction.work_folder import Job, read_shard, replace_text, shard_facts
-from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, write_store
+from strong_envs.features.extraction.work_folder import MARKER, Job, read_shard, shard_facts
+from strong_envs.features.files.atomic import replaced_folder, write_text
+from strong_envs.features.files.untrusted_json import read_json
+from strong_envs.features.store.manifest import is_store
+from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, fill_folder
 from strong_envs.features.store.tensor_file import RowBlocks
 
 CARRIED_BOXES = ("boxes", "first_box_frame")
@@ -33,6 +36,7 @@ class Extraction:
         boxes: tracks given beside the annotations, by id.
         pca: the reduction of channels, None without one.
         settings: how the features were made, JSON-ready; ``text`` the same of the vectors.
+        overwrite: whether a store at the target is replaced.
         report: findings; ``kept`` is set to the number of queries.
     """
 
@@ -46,6 +50,7 @@ class Extraction:
     pca: PCA | None
     settings: dict
     text: dict
+    overwrite: bool
     report: Report
 
 
@@ -79,22 +84,18 @@ def merge(found: Extraction) -> FeatureStore:
         text=found.text,
         extra=extra,
     )
-    # Built inside the work folder, so that a kill leaves nothing beside it.
-    built = write_store(folder / "store", contents, overwrite=True)
-    replace_text(folder / "moving.json", json.dumps({"content_hash": built.content_hash}))
-    if target.exists():
-        os.rename(target, folder / f"replaced.{os.getpid()}")
-    os.rename(folder / "store", target)
+    with replaced_folder(target, is_store if found.overwrite else None, "a feature store") as staging:
+        content_hash = fill_folder(staging, contents)
+        write_text(folder / MARKER, json.dumps({"content_hash": content_hash}))
     return FeatureStore.open(target)
 
 
 def moved_before(target: Path, folder: Path) -> FeatureStore | None:
     """The store at ``target`` if an extraction was killed after moving it there and before it had tidied up."""
-    marker = folder / "moving.json"
-    if not marker.is_file() or not target.exists():
+    if not (folder / MARKER).is_file() or not is_store(target):
         return None
-    store = FeatureStore.open(target)
-    return store if json.loads(marker.read_text(encoding="utf-8"))["content_hash"] == store.content_hash else None
+    store, marked = FeatureStore.open(target), read_json(folder / MARKER)
+    return store if isinstance(marked, dict) and marked.get("content_hash") == store.content_hash else None
 
 
 def _tensors(folder: Path, jobs: list[Job], pca: PCA | None, first: dict) -> dict[str, RowBlocks]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from strong_envs.features.datasets.parsing import VIDEO_SUFFIXES, strip_video_suffix
 from strong_envs.features.datasets.types import Annotations, Query, Report
 from strong_envs.features.encoders.backbones import Backbone
 from strong_envs.features.encoders.backbones import load as load_backbone
@@ -28,20 +29,24 @@ from strong_envs.features.extraction.assemble import Extraction, merge, moved_be
 from strong_envs.features.extraction.options import ExtractOptions
 from strong_envs.features.extraction.pca import PCA, fit
 from strong_envs.features.extraction.work_folder import (
+    REDUCTION,
     Job,
+    check_work_folder,
     finished,
     need_space,
     read_shard,
-    replace_text,
     settings_hash,
     size,
     work_folder,
 )
 from strong_envs.features.extraction.worker import Setup, run
+from strong_envs.features.files.atomic import write_text
+from strong_envs.features.files.errors import os_errors, shown
+from strong_envs.features.files.untrusted_json import read_json
 from strong_envs.features.importing.detections import Detector
-from strong_envs.features.store.store import FeatureStore
+from strong_envs.features.store.store import FeatureStore, check_target
+from strong_envs.features.video_io import Decoder
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".ts")
 Say = Callable[[str], object]
 """Takes one line for people."""
 
@@ -78,11 +83,36 @@ def extract(
             extraction to continue, or not one usable video.
     """
     options = options or ExtractOptions()
+    with os_errors(f"extract into {shown(out)}"):
+        return _extract(videos, annotations, check_place(out, options.overwrite), options, boxes or {})
+
+
+def check_place(out: str | os.PathLike, overwrite: bool) -> Path:
+    """Check, before any work, that a store and the work folder beside it can be written."""
     target = Path(out)
+    if moved_before(target, work_of(target)) is None:
+        check_target(target, overwrite)
+    check_work_folder(work_of(target))
+    return target
+
+
+def work_of(target: Path) -> Path:
+    """The work folder of a store."""
+    return target.with_name(target.name + ".work")
+
+
+def _extract(
+    videos: Iterable[str | os.PathLike],
+    annotations: Annotations,
+    target: Path,
+    options: ExtractOptions,
+    boxes: Mapping[str, np.ndarray],
+) -> tuple[FeatureStore, Report]:
     say: Say = (lambda line: print(line, file=sys.stderr, flush=True)) if options.progress else len
     report = Report(annotations.report.source)
     report.merge(annotations.report)
     files = match_files(videos, annotations, report)
+    annotations = _real_durations(annotations, files, report)
     jobs = _plan(annotations, files, options.fps, report)
     planned = {job.video for job in jobs}
     queries = [q for q in annotations.queries if q.video in planned]
@@ -98,17 +128,13 @@ def extract(
     }
     if options.objects is not None:
         settings["objects"] = Detector(options.objects).describe()
-    folder = target.with_name(target.name + ".work")
-    if target.exists():
-        done = moved_before(target, folder)
-        if done is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            report.kept = len(done.queries)
-            return done, report
-        if not options.overwrite:
-            raise DataError(f"{str(target)!r} exists; choose another path, or overwrite it (--overwrite)")
+    folder = work_of(target)
+    done = moved_before(target, folder)
+    if done is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        report.kept = len(done.queries)
+        return done, report
     vectors, text_info = _encode(queries, options, report)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     needed = _bytes_needed(jobs, network, settings, folder)
     _tell_size(jobs, network, settings, needed, need_space(folder, needed), say)
     with work_folder(folder, settings):
@@ -128,10 +154,11 @@ def extract(
                 annotations=annotations,
                 queries=[queries[i] for i in rows],
                 query_vectors=vectors[rows],
-                boxes=dict(boxes or {}),
+                boxes=dict(boxes),
                 pca=reducer,
                 settings=settings,
                 text=text_info,
+                overwrite=options.overwrite,
                 report=report,
             )
         )
@@ -169,10 +196,12 @@ def match_files(
             files.append(given)
         else:
             raise DataError(f"no video file or folder at {str(given)!r}")
-    by_stem: dict[str, str] = {_stem(video): video for video in annotations.videos}
+    by_stem: dict[str, str] = {strip_video_suffix(video): video for video in annotations.videos}
     matched: dict[str, str] = {}
     for file in dict.fromkeys(files):
-        video = next((v for v in (file.name, file.stem) if v in annotations.videos), by_stem.get(_stem(file.name)))
+        video = next(
+            (v for v in (file.name, file.stem) if v in annotations.videos), by_stem.get(strip_video_suffix(file.name))
+        )
         if video is None:
             report.add("a video file that no annotation names", "doubtful", str(file))
         elif video in matched:
@@ -188,9 +217,33 @@ def match_files(
     return matched
 
 
-def _stem(name: str) -> str:
-    path = Path(name)
-    return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
+def _real_durations(annotations: Annotations, files: dict[str, str], report: Report) -> Annotations:
+    """Annotations with the durations of the files, where the annotations count whole chunks (`Video.slack`)."""
+    videos = dict(annotations.videos)
+    for name, file in files.items():
+        video = videos[name]
+        if not video.slack > 0:
+            continue
+        try:
+            decoder = Decoder(file)
+            decoder.close()
+        except DataError:
+            continue  # reported by the extraction
+        seconds = decoder.listed_seconds
+        if video.duration - video.slack <= seconds < video.duration:
+            report.add("a last chunk is shorter than the others", "clipped", f"{name}: {seconds:.2f} s")
+            videos[name] = replace(video, duration=seconds, slack=0.0)
+    queries = []
+    for query in annotations.queries:
+        duration = videos[query.video].duration
+        windows = tuple((s, min(e, duration)) for s, e in query.windows if s < duration)
+        if windows:
+            queries.append(replace(query, windows=windows))
+        else:
+            report.add(
+                "the window lies outside its video", "dropped", f"{query.qid}: {query.windows} in {duration:g} s"
+            )
+    return replace(annotations, videos=videos, queries=queries)
 
 
 def _plan(annotations: Annotations, files: dict[str, str], fps: float, report: Report) -> list[Job]:
@@ -312,9 +365,9 @@ def _extract_all(
 
 
 def _fit_pca(jobs: list[Job], failed: dict[str, str], setup: Setup, pca: dict) -> PCA:
-    file = setup.folder / "pca.json"
+    file = setup.folder / REDUCTION
     if file.is_file():
-        return PCA.from_json(json.loads(file.read_text(encoding="utf-8")))
+        return PCA.from_json(read_json(file))
 
     def parts() -> Iterable[np.ndarray]:
         for job in jobs:
@@ -325,5 +378,5 @@ def _fit_pca(jobs: list[Job], failed: dict[str, str], setup: Setup, pca: dict) -
     if all(job.reduce or job.video in failed for job in jobs):
         raise DataError(f"PCA cannot be fitted: every chosen train video is broken; {next(iter(failed.items()))}")
     reducer = fit(parts(), pca["dim"])
-    replace_text(file, json.dumps(reducer.as_json()))
+    write_text(file, json.dumps(reducer.as_json()))
     return reducer

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from strong_envs.features.encoders.backbones import is_dotted
 from strong_envs.features.encoders.text import TextEncoder
 from strong_envs.features.encoders.text import load as load_text
 from strong_envs.features.errors import DataError
@@ -24,6 +25,8 @@ class VideoFeatures:
         backbone: the manifest's description, ``name`` above all. fps: feature rows per second.
         dtypes: of the store's tensors, by name. grid: whether the grid is wanted. pca: the manifest's reduction.
         device: where the backbone runs. weights: its file, for backbones that need one.
+        allow_import: import a backbone that is a function of a Python module. The name comes from a file, and importing
+            runs code, so it is refused by default.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class VideoFeatures:
         pca: dict[str, Any] | None = None,
         device: str = "cpu",
         weights: str | Path | None = None,
+        allow_import: bool = False,
     ) -> None:
         self.name = backbone.get("name")
         if not self.name:
@@ -48,6 +52,7 @@ class VideoFeatures:
             from strong_envs.features.encoders.backbones import load as load_backbone
             from strong_envs.features.extraction.pca import PCA
 
+            _refuse_import("backbone", self.name, allow_import)
             try:
                 self.network = load_backbone(self.name, device, weights)
             except DataError as error:
@@ -67,7 +72,9 @@ class VideoFeatures:
         for centre in row_centres(duration, max(1, round(duration * self.fps))):
             image = decoder.at(float(centre))
             # The container states more than it holds: the last frame is repeated.
-            images.append(self._fit(image) if image is not None else images[-1])
+            if image is None and not images:
+                raise DataError(f"{str(path)!r} has no frame at {centre:.2f} s, the middle of its first feature row")
+            images.append(images[-1] if image is None else self._fit(image))
         decoder.close()
         return *self.of_pixels(np.stack(images)), duration
 
@@ -98,8 +105,16 @@ class VideoFeatures:
         return image if image.shape[:2] == (64, 64) else cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA)
 
 
-def encoder_of(text: dict[str, Any], device: str = "cpu", weights: str | Path | None = None) -> TextEncoder:
+def encoder_of(
+    text: dict[str, Any], device: str = "cpu", weights: str | Path | None = None, allow_import: bool = False
+) -> TextEncoder:
     """The sentence encoder that a store's manifest describes.
+
+    Args:
+        text: the manifest's description.
+        device: where a network runs.
+        weights: its file, for encoders that need one.
+        allow_import: import an encoder that is a function of a Python module, see `VideoFeatures`.
 
     Raises:
         DataError: a description without a name, or an encoder that cannot be loaded here.
@@ -109,7 +124,19 @@ def encoder_of(text: dict[str, Any], device: str = "cpu", weights: str | Path | 
         raise DataError("the store does not name its text encoder, so other sentences cannot be encoded")
     if name == "hashed words":
         name = f"hashed-words:{text.get('dim', 128)}"
+    _refuse_import("text encoder", name, allow_import)
     try:
         return load_text(name, device, weights)
     except DataError as error:
         raise DataError(f"sentences need the encoder {name!r} of the training store: {error}") from None
+
+
+def _refuse_import(what: str, name: Any, allow: bool) -> None:
+    """Refuse a name from a file that would be imported, unless the caller allows it."""
+    if not isinstance(name, str):
+        raise DataError(f"the {what} of the training store has no readable name: {str(name)[:80]!r}")
+    if is_dotted(name) and not allow:
+        raise DataError(
+            f"the {what} of the training store is the Python function {name!r}; a file's names are imported only "
+            "with allow_import=True, which runs the code of that module"
+        )

@@ -34,8 +34,11 @@ class Setup:
 
 def extract_video(
     job: Job, setup: Setup, backbone: Backbone, on_rows: Callable[[int], object], detector: Detector | None = None
-) -> None:
-    """Decode, compute and write one video; ``on_rows`` is called with the number of rows added.
+) -> tuple[dict[str, np.ndarray | None], dict[str, Any]]:
+    """Decode and compute one video; ``on_rows`` is called with the number of rows added.
+
+    Returns:
+        The tensors by name, those that are not wanted None; and facts of the file.
 
     Raises:
         DataError: the file cannot be decoded or is much shorter than annotated, or its features are not finite.
@@ -76,7 +79,7 @@ def extract_video(
     elif decoder.listed_seconds > 1.02 * job.duration + 1.0:
         facts["unused_seconds"] = round(decoder.listed_seconds - job.duration, 3)
     decoder.close()
-    write_shard(setup.folder, job, {"frames": frames, "grid": grid, "objects": objects}, facts)
+    return {"frames": frames, "grid": grid, "objects": objects}, facts
 
 
 def _missing(job: Job, decoder: Decoder, rows: int) -> float:
@@ -137,9 +140,11 @@ def _attempt(
     import cv2
 
     try:
-        extract_video(job, setup, backbone, on_rows, detector)
+        tensors, facts = extract_video(job, setup, backbone, on_rows, detector)
     except (DataError, cv2.error) as error:
         return " ".join(str(error).split())
+    # Outside of the above: a disk that is full is no fault of the video.
+    write_shard(setup.folder, job, tensors, facts)
     return None
 
 

@@ -34,7 +34,8 @@ def read_text(path: str | os.PathLike, limit: int = MAX_BYTES) -> str:
         if not file.is_file():
             raise DataError(f"{shown(file)} is not a regular file")
         with open(file, "rb") as handle:
-            raw = handle.read(limit + 1)
+            # Asked for at once, a read of the limit would take that much memory for the smallest file.
+            raw = handle.read(min(os.fstat(handle.fileno()).st_size, limit) + 1)
     if not raw:
         raise DataError(f"{shown(file)} is empty")
     if len(raw) > limit:
@@ -58,6 +59,7 @@ def parse_json(
     repeated_key: Callable[[str], None] | None = None,
     finite: bool = False,
     max_depth: int = MAX_DEPTH,
+    any_text: bool = False,
 ) -> Any:
     """Parse JSON.
 
@@ -68,6 +70,7 @@ def parse_json(
             document.
         finite: refuse ``NaN`` and ``Infinity``, which Python's JSON allows.
         max_depth: levels of nesting.
+        any_text: keep text that is not Unicode (half of a surrogate pair), for callers that check it themselves.
 
     Raises:
         DataError: not JSON, deeper than ``max_depth``, a number of more than `MAX_DIGITS` digits or beyond float64, a
@@ -110,7 +113,7 @@ def parse_json(
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not valid JSON: {str(error)[:160]}") from None
     _check_depth(tree, where, max_depth)
-    if "\\u" in text:
+    if not any_text and "\\u" in text:
         _check_text(tree, where)
     return tree
 

@@ -76,7 +76,8 @@ def cell_features(pixels: np.ndarray) -> np.ndarray:
     light = _means(bright)
     net, total = np.zeros_like(light), np.zeros_like(light)
     net[1:] = light[1:] - light[:-1]
-    total[1:] = _means(cv2.absdiff(bright[1:], bright[:-1]))
+    if n > 1:
+        total[1:] = _means(cv2.absdiff(bright[1:], bright[:-1]))
     dense = [m.reshape(-1, 1) for m in ((total + net) / 2, (total - net) / 2, total, light)]
 
     area = height * width / CELLS**2

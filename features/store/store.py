@@ -21,8 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,18 @@ import numpy as np
 
 from strong_envs.features.datasets.types import Query
 from strong_envs.features.errors import DataError
-from strong_envs.features.store.manifest import FORMAT, FORMAT_VERSION, PER_ROW, check_manifest
+from strong_envs.features.files.atomic import recover, refuse_replacing, replaced_folder
+from strong_envs.features.files.errors import check_output, os_errors, shown
+from strong_envs.features.store.manifest import (
+    FILE,
+    FORMAT,
+    FORMAT_VERSION,
+    PER_ROW,
+    check_manifest,
+    is_store,
+    manifest_text,
+    read_manifest,
+)
 from strong_envs.features.store.tensor_file import Rows, gather_rows, map_tensor, sha256, write_tensor
 
 
@@ -75,24 +85,14 @@ class FeatureStore:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> FeatureStore:
-        """Open a store folder; every way in which it can be unfit raises `DataError` with one sentence."""
+        """Open a store folder; every way in which it can be unfit raises `DataError` with one sentence.
+
+        A store whose replacement was interrupted is brought back first.
+        """
         folder = Path(path)
-        manifest_path = folder / "manifest.json"
-        if not folder.is_dir():
-            raise DataError(f"no store at {str(folder)!r}: there is no such folder")
-        if not manifest_path.is_file():
-            raise DataError(f"{str(folder)!r} is not a store: it has no manifest.json")
-        try:
-            manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{manifest_path} is not readable JSON: {error}") from None
-        try:
-            check_manifest(folder, manifest)
-            return cls(folder, manifest)
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{manifest_path} lacks or misstates a field: {error!r}") from None
+        with os_errors(f"open the store {shown(folder)}"):
+            recover(folder)
+            return cls(folder, read_manifest(folder))
 
     @property
     def name(self) -> str:
@@ -152,7 +152,8 @@ class FeatureStore:
     def verify(self) -> None:
         """Read every file and compare its hash with the manifest's; raises `DataError` on the first that differs."""
         for tensor, entry in self.manifest["tensors"].items():
-            digest = sha256(self.path / f"{tensor}.safetensors")
+            with os_errors(f"read {tensor} of the store {shown(self.path)}"):
+                digest = sha256(self.path / f"{tensor}.safetensors")
             if digest != entry["sha256"]:
                 said = entry["sha256"][:12]
                 raise DataError(f"{tensor}.safetensors has hash {digest[:12]}, the manifest says {said}")
@@ -241,55 +242,62 @@ class StoreContents:
         }
 
 
+def check_target(path: str | os.PathLike, overwrite: bool) -> Path:
+    """Check that a store can be written to a path, before the work.
+
+    Args:
+        path: folder of the store to be; its parents are created.
+        overwrite: whether a store that is there may be replaced. Nothing but a store ever is.
+
+    Returns:
+        The path.
+
+    Raises:
+        DataError: something else is there, or the place cannot be written to.
+    """
+    target = Path(path)
+    with os_errors(f"write the store {shown(target)}"):
+        recover(target)
+        refuse_replacing(target, is_store if overwrite else None, "a feature store")
+        with suppress(FileNotFoundError):
+            os.lstat(target)  # a name that the file system refuses
+        check_output(target.absolute().parent, "folder", "the folder of the store,")
+    return target
+
+
 def write_store(path: str | os.PathLike, contents: StoreContents, *, overwrite: bool = False) -> FeatureStore:
     """Write a store and open it. The folder appears complete or not at all.
 
     Every tensor is checked, hashed and written in one pass, and never held as a whole.
 
     Args:
-        path: folder to create; it must not exist unless ``overwrite``.
+        path: folder to create.
         contents: what to write.
-        overwrite: replace what is at ``path``.
+        overwrite: replace a store at ``path``; anything else that is there is refused.
 
     Raises:
-        DataError: shapes that do not fit each other, values that are not finite, queries of unknown videos or tracks.
+        DataError: shapes that do not fit each other, values that are not finite, queries of unknown videos or tracks;
+            or the folder cannot be written.
     """
-    target = Path(path)
-    if target.exists() and not overwrite:
-        raise DataError(f"{str(target)!r} exists; choose another path or pass overwrite=True")
-    manifest = contents.manifest()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        digest = hashlib.sha256()
-        for key, value in contents.tensors().items():
-            entry = manifest["tensors"][key] = write_tensor(staging / f"{key}.safetensors", key, value)
-            digest.update(entry["sha256"].encode())
-        records = {k: manifest[k] for k in ("videos", "queries", "tracks", "spans") if k in manifest}
-        digest.update(json.dumps(records, sort_keys=True).encode())
-        manifest["content_hash"] = digest.hexdigest()
-        check_manifest(staging, manifest)
-        (staging / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-        os.chmod(staging, 0o755)
-        _move_into_place(staging, target, overwrite)
-    finally:
-        if staging.exists():
-            shutil.rmtree(staging, ignore_errors=True)
+    target = check_target(path, overwrite)
+    with replaced_folder(target, is_store if overwrite else None, "a feature store") as staging:
+        fill_folder(staging, contents)
     return FeatureStore.open(target)
 
 
-def _move_into_place(staging: Path, target: Path, overwrite: bool) -> None:
-    """Rename, so that a reader sees the old store or the new one, never a mixture; the old one goes last."""
-    if not target.exists():
-        try:
-            os.rename(staging, target)
-            return
-        except OSError:
-            if not target.exists():
-                raise
-    if not overwrite:
-        raise DataError(f"{str(target)!r} was created by another process meanwhile; nothing was overwritten")
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, old / "store")
-    os.rename(staging, target)
-    shutil.rmtree(old, ignore_errors=True)
+def fill_folder(folder: Path, contents: StoreContents) -> str:
+    """Write the files of a store into an empty folder and check them; returns the content hash."""
+    manifest = contents.manifest()
+    digest = hashlib.sha256()
+    for key, value in contents.tensors().items():
+        entry = manifest["tensors"][key] = write_tensor(folder / f"{key}.safetensors", key, value)
+        digest.update(entry["sha256"].encode())
+    records = {k: manifest[k] for k in ("videos", "queries", "tracks", "spans") if k in manifest}
+    try:
+        digest.update(json.dumps(records, sort_keys=True).encode())
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a video or query of the store holds what is not JSON: {error}") from None
+    manifest["content_hash"] = digest.hexdigest()
+    check_manifest(folder, manifest)
+    (folder / FILE).write_text(manifest_text(manifest), encoding="utf-8")
+    return manifest["content_hash"]

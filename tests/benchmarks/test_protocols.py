@@ -9,7 +9,7 @@ import json
 import pytest
 
 from strong_envs.benchmarks.protocols import Protocol, content_hashes, differences, same_column
-from strong_envs.benchmarks.results.tables import cells, format_number, markdown_table, print_table
+from strong_envs.benchmarks.results.tables import ABSENT, format_number, markdown_table, print_table, table_cells
 from strong_envs.features import Annotations, DataError, Query, Report, Video
 
 MAIN = Protocol("main", "Charades-STA", hashes={"train": "ab" * 32, "test": "cd" * 32})
@@ -94,7 +94,7 @@ def test_markdown_shows_percent_with_two_decimals_and_the_protocol():
         "| system | seeds | mIoU | steps |",
         "| --- | ---: | ---: | ---: |",
         "| a\\|b | 5 | 30.47 ± 1.00 | 12.3 |",
-        "| c | 5 | 100.00 | – |",
+        f"| c | 5 | 100.00 | {ABSENT} |",
     ]
     assert str(MAIN) in text and "95 %" in text
     assert "±" not in markdown_table(rows, ["mIoU"], intervals=False)
@@ -112,16 +112,22 @@ def test_a_table_refuses_two_protocols_in_one_column():
 
 
 def test_numbers_of_another_protocol_stand_in_marked_columns():
-    laid = cells([row("STRONG"), row("mine")], beside={"paper": [row("STRONG", PAPER, mIoU=0.4), row("old", PAPER)]})
+    laid = table_cells(
+        [row("STRONG"), row("mine")], beside={"paper": [row("STRONG", PAPER, mIoU=0.4), row("old", PAPER)]}
+    )
     assert laid.header == ["system", "seeds", "mIoU", "mIoU (paper)"]
-    assert laid.body == [["STRONG", "5", "30.47", "40.00"], ["mine", "5", "30.47", "–"], ["old", "–", "–", "30.47"]]
+    assert laid.body == [
+        ["STRONG", "5", "30.47", "40.00"],
+        ["mine", "5", "30.47", ABSENT],
+        ["old", ABSENT, ABSENT, "30.47"],
+    ]
     assert any(note.startswith("paper: STRONG, Table 1") and "legacy" in note for note in laid.notes)
 
 
 def test_caveats_are_printed_once_with_the_systems_they_concern():
     rows = [{**row(s), "caveat": "1 seed: careful."} for s in "ab"] + [row("c")]
-    assert "a, b: 1 seed: careful." in cells(rows).notes
-    assert "every system: 1 seed: careful." in cells(rows[:2]).notes
+    assert "a, b: 1 seed: careful." in table_cells(rows).notes
+    assert "every system: 1 seed: careful." in table_cells(rows[:2]).notes
 
 
 def test_a_narrow_terminal_gets_the_numbers_without_intervals():
@@ -129,7 +135,7 @@ def test_a_narrow_terminal_gets_the_numbers_without_intervals():
 
     names = ["mIoU", "Acc@.1", "Acc@.3", "Acc@.5", "Acc@.7", "Acc@.9"]
     one = row("query only (kNN)", **dict.fromkeys(names, 0.3))
-    one["intervals"] = dict.fromkeys(names, [0.2, 0.4])
+    one["intervals"] = {name: [0.2, 0.4] for name in names}
     for width, shown in ((160, True), (80, False)):
         out = io.StringIO()
         print_table([one], title="x", console=Console(file=out, width=width))
@@ -137,10 +143,10 @@ def test_a_narrow_terminal_gets_the_numbers_without_intervals():
         assert "query only (kNN)" in out.getvalue() and "Acc@.9" in out.getvalue()
     out = io.StringIO()
     print_table([one], title="x", console=Console(file=out, width=60))
-    assert "30.00" in out.getvalue() and "left out for want of width: Acc@.1, Acc@.9" in out.getvalue()
+    assert "30.00" in out.getvalue() and "columns left out (narrow terminal): Acc@.1, Acc@.9" in out.getvalue()
 
 
 def test_numbers():
     assert format_number("Acc@.5", 0.12345) == "12.35"
-    assert format_number("mIoU", None) == "–"
+    assert format_number("mIoU", None) == ABSENT
     assert format_number("seconds", 0.01234, [0.01, 0.02]) == "0.0123 ± 0.005"

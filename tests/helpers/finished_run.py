@@ -10,9 +10,12 @@ import torch
 
 from strong_envs import features
 from strong_envs.agents import Prediction
-from strong_envs.benchmarks.execution.cell import Cell, protocol_of, score, write_json
-from strong_envs.benchmarks.execution.job import Job, collect
+from strong_envs.benchmarks.execution.cell import Cell, protocol_of
+from strong_envs.benchmarks.execution.job import Job
 from strong_envs.benchmarks.execution.predictions import PREDICTION, write_prediction
+from strong_envs.benchmarks.metrics.score import score
+from strong_envs.benchmarks.results.collect import collect
+from strong_envs.benchmarks.results.files import write_json
 
 SEEDS = 2
 

@@ -63,6 +63,15 @@ def test_no_module_lies_outside_a_package():
             assert (file.parent / "__init__.py").is_file(), file
 
 
+def test_tests_mirror_the_tree():
+    """Every folder of tests is named after the folder that it tests."""
+    for top in FOLDERS.values():
+        rooms = [folder.name for folder in (ROOT / "tests" / top).iterdir() if any(folder.glob("test_*.py"))]
+        assert rooms and all((ROOT / top / room / "__init__.py").is_file() for room in rooms), (top, rooms)
+    expected = {*FOLDERS.values(), "helpers", "project"}
+    assert {x.name for x in (ROOT / "tests").iterdir() if any(x.glob("**/*.py"))} == expected
+
+
 def test_pins_lie_within_the_ranges(config, pins):
     for extra, wanted in requirements(config).items():
         for requirement in wanted:

@@ -73,7 +73,7 @@ def unpacked(built, tmp_path_factory) -> Path:
     (archive,) = built.glob("*.tar.gz")
     folder = tmp_path_factory.mktemp("sdist")
     with tarfile.open(archive) as tar:
-        tar.extractall(folder)  # noqa: S202 - our own archive
+        tar.extractall(folder)
     (root,) = folder.iterdir()
     return root
 
@@ -202,7 +202,9 @@ def test_an_editable_installation_is_used_from_any_folder(source, dependencies, 
     assert "strong-envs COMMAND" in call(python.parent / "strong-envs", "--help", cwd=elsewhere)
     # What is added to a subpackage is there at once.
     (copy / "features" / "added_later.py").write_text("VALUE = 7\n")
-    assert call(python, "-c", "from strong_envs.features import added_later as m; print(m.VALUE)", cwd=elsewhere) == "7\n"
+    assert (
+        call(python, "-c", "from strong_envs.features import added_later as m; print(m.VALUE)", cwd=elsewhere) == "7\n"
+    )
 
 
 def test_a_bare_checkout_is_used_from_its_root_and_by_pythonpath(source, dependencies, tmp_path, elsewhere, cache):
@@ -219,5 +221,5 @@ def test_the_tests_run_from_the_source_distribution(unpacked, dependencies, tmp_
     python = environment(tmp_path / "venv", dependencies)
     pytest_ = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert "error" not in call(*pytest_, "--collect-only", cwd=unpacked).splitlines()[-1]
-    out = call(*pytest_, "tests/features/test_search_windows.py", "tests/project/test_metadata.py", cwd=unpacked, STRONG_ENVS_CACHE=cache)
-    assert " passed" in out
+    some = ("tests/features/test_search_windows.py", "tests/project/test_metadata.py")
+    assert " passed" in call(*pytest_, *some, cwd=unpacked, STRONG_ENVS_CACHE=cache)

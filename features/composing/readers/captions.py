@@ -132,7 +132,7 @@ def _rows(file: Path, report: Report) -> Iterator[tuple[str, dict]]:
             try:
                 row = parse_json(line, report, where)
             except DataError as error:
-                report.add("a line is not JSON", "dropped", str(error))
+                report.add("a line cannot be read as JSON", "dropped", str(error))
                 continue
             if isinstance(row, dict):
                 yield where, row

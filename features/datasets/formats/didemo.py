@@ -35,7 +35,8 @@ def read_didemo(
     """Read ``{train,val,test}_data.json``: ``[{"description", "video", "times": [[i, j], ...], "num_segments"}]``.
 
     Chunks are inclusive: ``[i, j]`` covers seconds ``[5 i, 5 (j + 1)]``. The files state no duration, so it is
-    5 * num_segments unless given; the last chunk of a real video may be shorter. Every annotator's window stays in
+    5 * num_segments unless given, with a ``slack`` of one chunk, because the last chunk may be shorter: extraction then
+    takes the length of the file. Every annotator's window stays in
     ``extra["annotators"]`` (seconds), for the metric of the paper (mean over the best three of four).
 
     Args:
@@ -75,7 +76,10 @@ def _add(out: Collector, row: dict, split: str, where: str, mode: str, durations
         out.drop("a query has no window", f"{where}: times {show(times)}")
         return
     known = durations.get(video_id) if isinstance(video_id, str) else None
-    video = out.video(video_id, segments * CHUNK_SECONDS if known is None else known, where)
+    if known is None:
+        video = out.video(video_id, segments * CHUNK_SECONDS, where, slack=CHUNK_SECONDS)
+    else:
+        video = out.video(video_id, known, where)
     if video is None:
         return
     chunks: list[tuple[int, int]] = []

@@ -160,14 +160,17 @@ def test_predictions_are_ranked_and_cannot_beat_the_oracle_of_their_windows(name
 @pytest.mark.parametrize("name", [*SYSTEMS, "one-shot", "blind one-shot"])
 def test_the_bound_of_candidates_stands_beside_their_row_and_is_never_beaten(name, ragged_store, tmp_path):
     from strong_envs.benchmarks.execution.cell import Cell, protocol_of, run_cell
-    from strong_envs.benchmarks.execution.job import system_row
+    from strong_envs.benchmarks.metrics.ground_truth import GroundTruth
+    from strong_envs.benchmarks.results.rows import scores_of, system_row
 
     store = features.open_store(ragged_store)
     cell = Cell(name, 0, ragged_store, store.content_hash, budget=0.01)
     result = run_cell(cell, tmp_path)
     found, bound = (torch.tensor(values) for values in (result["scores"]["IoU@5"], result["candidate_oracle"]))
     assert (found <= bound + 1e-5).all()
-    row = system_row(name, [result], protocol_of(store, cell), store)
+    protocol, bank = protocol_of(store, cell), features.load(ragged_store, "test")
+    scores = scores_of(result, tmp_path, GroundTruth.of_bank(bank), protocol)
+    row = system_row(name, [result], [scores], protocol)
     assert row["candidate_oracle"] == pytest.approx(float(bound.mean()), abs=1e-6)
     assert row["note"] == f"its candidates reach a mIoU of {100 * float(bound.mean()):.2f} at best."
 

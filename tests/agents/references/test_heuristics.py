@@ -22,6 +22,7 @@ from strong_envs.agents.references.heuristics import (
 )
 from strong_envs.agents.references.tfidf import TfIdf
 from strong_envs.benchmarks.metrics.definitions import summary, temporal_iou
+from strong_envs.benchmarks.commands import references as command
 from strong_envs.benchmarks.results import reference_rows as reference_table
 from strong_envs.features import Annotations, DataError, Query, Report, Video
 
@@ -202,7 +203,7 @@ def test_rows_of_a_store_and_of_annotations(ragged_store):
 
 def test_the_command_prints_a_table_or_json(ragged_store, capsys):
     parser = argparse.ArgumentParser()
-    reference_table.add_parser(parser.add_subparsers())
+    command.add_parser(parser.add_subparsers())
 
     def run(*arguments: str) -> int:
         args = parser.parse_args(["references", *arguments])

@@ -12,8 +12,8 @@ from random_stores import random_store
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands.aggregate import aggregate
 from strong_envs.benchmarks.commands.compare import read_scored
-from strong_envs.benchmarks.execution.cell import write_json
 from strong_envs.benchmarks.metrics.statistics import interquartile_mean
+from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.errors import DataError
 
 

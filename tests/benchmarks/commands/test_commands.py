@@ -15,8 +15,8 @@ from strong_envs.agents.overrides import check_settings, parse_settings, parse_v
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands import paper_tables
 from strong_envs.benchmarks.commands.compare import compare, read_scored
-from strong_envs.benchmarks.execution.cell import write_json
 from strong_envs.benchmarks.results import paper_numbers
+from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("cells_here")
@@ -155,7 +155,7 @@ def test_compare_prints_and_refuses(finished, capsys):
     for arguments, words in (
         (["compare", file, file], "needs two systems"),
         (["compare", file, file, "--a", "goood"], "did you mean"),
-        (["compare", file, "/no/such.json"], "cannot read"),
+        (["compare", file, "/no/such.json"], "no such file"),
     ):
         assert main(arguments) == 2
         assert words in capsys.readouterr().err
@@ -165,7 +165,7 @@ def test_a_file_without_scores_is_refused(tmp_path, capsys):
     (tmp_path / "x.json").write_text("[1]")
     (tmp_path / "y.json").write_text("{}")
     (tmp_path / "z.json").write_text("nope")
-    for name, words in (("x", "holds a list"), ("y", "no scores per query"), ("z", "not JSON")):
+    for name, words in (("x", "holds a list"), ("y", "no scores per query"), ("z", "not valid JSON")):
         assert main(["compare", str(tmp_path / f"{name}.json"), str(tmp_path / f"{name}.json")]) == 2
         assert words in capsys.readouterr().err
 

@@ -10,6 +10,7 @@ from finished_run import finished_run
 
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands.document import documents, update
+from strong_envs.benchmarks.results.tables import ABSENT
 from strong_envs.features.errors import DataError
 
 ROOT = Path(__file__).parents[3]
@@ -83,7 +84,7 @@ def test_results_of_other_data_stand_beside_in_columns_of_their_own(project):
     header, _, *lines = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("|")]
     assert header == "| system | seeds | mIoU | Acc@.5 | mIoU (far) |"
     cells = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in lines}
-    assert cells["constant"] == "–" and "not there" not in cells
+    assert cells["constant"] == ABSENT and "not there" not in cells
     shown = [float(line.split("|")[3].split("±")[0]) for line in lines]
     assert shown == sorted(shown, reverse=True) and len(set(shown)) > 2
     assert all(value.startswith("12.50") for system, value in cells.items() if system != "constant")
@@ -95,7 +96,7 @@ def test_results_of_other_data_stand_beside_in_columns_of_their_own(project):
         ("<!-- table docs/results/run.json beside=docs/results/run.json --><!-- end -->", "label:path"),
         ("<!-- table docs/results/run.json beside=x:docs/results/run.json beside_metrics=y --><!-- end -->", "ic 'y'"),
         ("<!-- tabel docs/results/run.json --><!-- end -->", "did you mean 'table'"),
-        ("<!-- table docs/results/no.json --><!-- end -->", "cannot read"),
+        ("<!-- table docs/results/no.json --><!-- end -->", "no such file"),
         ("<!-- table docs/results/run.json -->", "no <!-- end -->"),
         ("<!-- table docs/results/run.json metrics=mIou --><!-- end -->", "no row has the metric"),
         ("<!-- table docs/results/run.json metric=mIoU --><!-- end -->", "did you mean 'metrics'"),

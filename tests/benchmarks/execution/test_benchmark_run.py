@@ -8,8 +8,9 @@ import pytest
 
 from strong_envs import features
 from strong_envs.benchmarks.cli import main
-from strong_envs.benchmarks.execution.cell import Cell, read_cell, run_cell, score
+from strong_envs.benchmarks.execution.cell import Cell, read_cell, run_cell
 from strong_envs.benchmarks.execution.local_engine import run_matrix
+from strong_envs.benchmarks.metrics.score import score
 
 
 def cell(store: str, system: str = "random policy", seed: int = 0) -> Cell:

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from strong_envs.benchmarks.execution.cell import annotators_of, score
 from strong_envs.benchmarks.metrics import definitions as metrics
+from strong_envs.benchmarks.metrics.ground_truth import annotators_of
+from strong_envs.benchmarks.metrics.score import score
 
 NAN = float("nan")
 
@@ -117,7 +118,7 @@ def test_a_store_that_keeps_its_annotators_is_scored_by_them(ragged_store):
     far = torch.zeros_like(truth)
     far[:, 1] = 2e-3
     found = score(Prediction(far, ranked=torch.stack([far, truth], 1)), held)
-    assert found["annotator rank"].tolist() == [2.0] * len(bank)
+    assert not found["Rank@1"].any() and found["Rank@5"].all()
     assert score(Prediction(truth), held)["annotator IoU"] == pytest.approx(1, abs=1e-5)
-    assert "annotator rank" not in score(Prediction(truth), held)
+    assert "Rank@5" not in score(Prediction(truth), held)
     assert "annotator IoU" not in score(Prediction(far), bank)

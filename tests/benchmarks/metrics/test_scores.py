@@ -10,16 +10,18 @@ import torch
 
 from strong_envs import agents, features
 from strong_envs.agents import Prediction
-from strong_envs.benchmarks.execution.cell import Cell, count_parameters, dynamics_of, protocol_of, score
+from strong_envs.benchmarks.execution.cell import Cell, count_parameters, dynamics_of, protocol_of
 from strong_envs.benchmarks.execution.job import Job
 from strong_envs.benchmarks.execution.local_engine import _progress_of, estimate
 from strong_envs.benchmarks.execution.predictions import checked
 from strong_envs.benchmarks.metrics import definitions as metrics
+from strong_envs.benchmarks.metrics.ground_truth import GroundTruth
+from strong_envs.benchmarks.metrics.score import score
 from strong_envs.benchmarks.protocols import DYNAMICS, same_column
 from strong_envs.benchmarks.results.reference_rows import no_oracle
 from strong_envs.benchmarks.results.rows import system_row
-from strong_envs.benchmarks.results.tables import cells as laid
-from strong_envs.benchmarks.results.tables import columns_of
+from strong_envs.benchmarks.results.tables import ABSENT, columns_of
+from strong_envs.benchmarks.results.tables import table_cells as laid
 from strong_envs.features.errors import DataError
 from strong_envs.features.search_windows import apply
 from strong_envs.temporal.task import TemporalConfig
@@ -47,23 +49,27 @@ def candidates(bank) -> Prediction:
     return Prediction(far, ranked=ranked, scores=scores, frames_seen=torch.full((len(bank),), 0.25))
 
 
-def run_of(bank, prediction: Prediction, system: str = "ctrl", **more) -> dict:
-    values = {name: v.tolist() for name, v in score(prediction, bank).items()}
-    return {"system": system, "scores": values, "seconds": 1.0, "queries": bank.qids, **more}
+def run_of(bank, prediction: Prediction, system: str = "ctrl", **more) -> tuple[dict, Prediction]:
+    """A stored cell, as far as a row needs it, and its prediction."""
+    videos = [query.video for query in bank.queries]
+    return {"system": system, "seconds": 1.0, "videos": videos, **more}, prediction
 
 
-def row_of(bank, runs: list[dict], **options) -> dict:
-    cell = Cell("ctrl", 0, "", "", options=options)
-    return system_row("ctrl", runs, protocol_of(bank.store, cell), bank.store)
+def row_of(bank, runs: list[tuple[dict, Prediction]], comparison: str = ">=", **options) -> dict:
+    protocol = protocol_of(bank.store, Cell("ctrl", 0, "", "", options=options), comparison)
+    scores = [score(prediction, bank, protocol.thresholds, comparison) for _, prediction in runs]
+    return system_row("ctrl", [run for run, _ in runs], scores, protocol)
 
 
 def test_recall_at_n_is_that_of_the_definition(bank):
-    found = score(candidates(bank), bank)
+    found = score(candidates(bank), bank, (0.3, 0.5, 0.9))
     top = candidates(bank).ranked.numpy()
     every = (bank.truth * bank.duration[bank.video][:, None, None]).numpy()
     for n in (1, 5):
         for m in (0.3, 0.5, 0.9):
-            assert metrics.hits(found[f"IoU@{n}"], m).tolist() == metrics.recall(top, every, n, m).astype(bool).tolist()
+            wanted = metrics.recall(top, every, n, m)
+            assert found[f"R@{n} IoU={m:g}".replace("=0", "=")].tolist() == wanted.tolist()
+            assert metrics.hits(found[f"IoU@{n}"], m).tolist() == wanted.astype(bool).tolist()
     assert np.array_equal(found["IoU@1"], found["IoU"])
     assert found["IoU@5"] == pytest.approx(1)
 
@@ -80,7 +86,7 @@ def test_a_row_has_intervals_and_the_table_shows_what_is_known(bank):
     assert "R@5 IoU=.7" in shown and not any(name.startswith("R@1") for name in shown)
     body = {line[0]: dict(zip(laid([row, other]).header, line, strict=True)) for line in laid([row, other]).body}
     assert body["ctrl"]["params"] == "1,234" and body["ctrl"]["frames_seen"].startswith("25.00")
-    assert body["plain"]["params"] == body["plain"]["frames_seen"] == body["plain"]["R@5 IoU=.5"] == "–"
+    assert body["plain"]["params"] == body["plain"]["frames_seen"] == body["plain"]["R@5 IoU=.5"] == ABSENT
 
 
 def test_candidates_and_their_bound_stand_in_the_row(bank):
@@ -109,7 +115,7 @@ def test_a_tracked_box_is_scored_by_its_overlap_too(bank):
         (lambda p: {"ranked": p.ranked.flip(1)}, "not the first of those it ranks"),
         (lambda p: {"scores": p.scores[:, :2]}, "gives scores of shape"),
         (lambda p: {"scores": p.scores.flip(1)}, "rank the best window first"),
-        (lambda p: {"frames_seen": p.frames_seen * 8}, "which share of each video's frames"),
+        (lambda p: {"frames_seen": p.frames_seen * 8}, "the share of each video's frames"),
     ],
 )
 def test_a_ranking_that_is_none_is_refused(change, words, bank):
@@ -190,11 +196,13 @@ def test_a_bound_that_does_not_fit_the_moves_is_left_out(bank):
 
 
 def test_strictly_above_counts_one_hit_less_at_a_tie(bank):
-    run = run_of(bank, candidates(bank))
-    run["scores"]["IoU"] = run["scores"]["IoU@5"] = [0.5] * len(bank)
+    true = truth_of(bank)
+    alone = GroundTruth(true[:, None].numpy(), bank.duration[bank.video].numpy())
+    half = torch.stack((true[:, 0], true.mean(1)), 1)
+    run, prediction = run_of(bank, Prediction(half, ranked=half[:, None]))
     for comparison, share in ((">=", 1), (">", 0)):
         protocol = protocol_of(bank.store, Cell("ctrl", 0, "", ""), comparison)
-        row = system_row("ctrl", [run], protocol, bank.store)
+        row = system_row("ctrl", [run], [score(prediction, alone, protocol.thresholds, comparison)], protocol)
         assert row["metrics"]["Acc@.5"] == row["metrics"]["R@5 IoU=.5"] == share
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -174,7 +175,7 @@ def test_breakdowns_count_every_query_once():
 def test_labels_are_spread_and_keep_their_order():
     placed = spread([0.5, 0.1, 0.5, 0.52, 0.9], 0.1)
     ordered = sorted(placed)
-    assert all(b - a >= 0.1 - 1e-9 for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(ordered))
     assert placed[1] == 0.1 and placed[4] == 0.9 and placed[0] < placed[2] < placed[3]
     assert spread([], 0.1) == []
 
@@ -203,7 +204,7 @@ def test_the_page_works_in_a_browser_by_keyboard_alone(page, finished, browser, 
     loaded = "Promise.all([...document.images].map(i => i.decode())).then(() => document.images.length)"
     assert browser.run(loaded) >= 6
     first = browser.run("$('sentence').textContent")
-    for _ in range(60):  # to the player with the tabulator, as somebody without a mouse gets there
+    for _ in range(60):  # to the player with the tabulator alone
         if browser.run("document.activeElement.id") == "player":
             break
         browser.press("Tab")
@@ -211,7 +212,7 @@ def test_the_page_works_in_a_browser_by_keyboard_alone(page, finished, browser, 
     assert browser.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     for key, move in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
         browser.press(key)
-        assert browser.run("$('state').textContent").startswith(f"Move {move} of 3")
+        assert browser.run("$('state').textContent").startswith(f"Step {move} of 3")
     inked = "new Set($('view').getContext('2d').getImageData(0, 0, $('view').width, $('view').height).data).size"
     assert browser.run(inked) > 10
     browser.press("ArrowDown")

@@ -11,10 +11,11 @@ import pytest
 from strong_envs import features
 from strong_envs.agents import Prediction
 from strong_envs.benchmarks.cli import main
-from strong_envs.benchmarks.execution.cell import Cell, protocol_of, score
-from strong_envs.benchmarks.execution.job import chosen_metrics
+from strong_envs.benchmarks.execution.cell import Cell, protocol_of
 from strong_envs.benchmarks.metrics import definitions as metrics
+from strong_envs.benchmarks.metrics.score import score
 from strong_envs.benchmarks.metrics.statistics import interquartile_mean
+from strong_envs.benchmarks.results.collect import chosen_metrics
 from strong_envs.benchmarks.results.rows import system_row
 from strong_envs.benchmarks.results.tables import columns_of
 from strong_envs.features.errors import DataError
@@ -42,12 +43,9 @@ def bank(ragged_store):
 
 
 def row_of(bank, runs, comparison=">="):
-    stored = [
-        {"system": "trl", "scores": {n: v.tolist() for n, v in score(p, bank).items()}, "seconds": 1.0} for p in runs
-    ]
-    for run in stored:
-        run["queries"] = bank.qids
-    return system_row("trl", stored, protocol_of(bank.store, Cell("trl", 0, "", ""), comparison), bank.store)
+    protocol = protocol_of(bank.store, Cell("trl", 0, "", ""), comparison)
+    stored = [{"system": "trl", "seconds": 1.0, "videos": [query.video for query in bank.queries]} for _ in runs]
+    return system_row("trl", stored, [score(p, bank, protocol.thresholds, comparison) for p in runs], protocol)
 
 
 def shifted(bank, share):

@@ -17,7 +17,7 @@ def test_the_command_runs_and_writes(compiled, tmp_path, capsys, monkeypatch):
     assert main(["pooling", "--quick", "--json", "--out", str(tmp_path)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "pooling.json").read_text())
-    names = [row["name"] for row in result["bars"]]
+    names = [row["name"] for row in result["targets"]]
     harness.show(result)
     assert "largest error" in capsys.readouterr().out
     assert any("eager" in name for name in names) and sum("attention" in name for name in names) == 3

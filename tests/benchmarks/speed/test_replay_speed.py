@@ -21,8 +21,8 @@ def test_the_command_runs_and_writes(compiled, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "largest error" in printed and "A base costs" in printed
     # 38 bytes a transition, whatever the features; two observations of 130 numbers take the other 1,060.
-    assert result["bars"][0]["ours"] == pytest.approx(1e6 / 38)
-    assert result["bars"][0]["other"] == pytest.approx(1e6 / (2 * 4 * 130 + 20))
+    assert result["targets"][0]["ours"] == pytest.approx(1e6 / 38)
+    assert result["targets"][0]["other"] == pytest.approx(1e6 / (2 * 4 * 130 + 20))
     assert result["largest errors"]["the first layer"]["kept parts"] <= 1e-4
 
 

@@ -26,35 +26,35 @@ def test_the_command_measures_in_a_process_of_its_own(tmp_path, capsys):
     assert (row["queries"], row["videos"], row["rows"]) == (5, 2, 180)
     assert row["load_s"] > 0 and row["steps_per_s"] > 0 and row["boxes_per_s"] > 0 and row["peak_bytes"] > 0
     scale.show(result)
-    assert "one size tells nothing" in capsys.readouterr().out
+    assert "needs two sizes or more" in capsys.readouterr().out
 
 
 def test_growth_is_fitted_over_sizes_for_both_ways_to_hold_a_bank(tmp_path, capsys, monkeypatch):
-    frames_seen = []
+    opened = []
 
     def run(command, **_):
         given = json.loads(command[-1])
-        frames_seen.append(given[1])
-        return subprocess.CompletedProcess(command, 0, json.dumps(scale.look(*given)), "")
+        opened.append(given[1])
+        return subprocess.CompletedProcess(command, 0, json.dumps(scale.measure_store(*given)), "")
 
     # The real thing is run above; each of these would import torch anew.
     monkeypatch.setattr(scale.subprocess, "run", run)
     words = ["scale", *TINY, "--shares", "0.0003", "0.0006", "--folder", str(tmp_path)]
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "scale.json").read_text())
-    assert frames_seen == ["device", "map"] * 2
+    assert opened == ["device", "map"] * 2
     assert [row["rows"] for row in result["rows"]] == [180, 180, 360, 360]
     for memory in ("device", "map"):
         assert 0.5 < result["growth"][memory]["store_bytes"] <= 1
     assert "how each grows" in capsys.readouterr().out
 
 
-def test_a_look_in_this_process(tmp_path):
-    store = scale.write(tmp_path / "s", 0.0005, 6, 4, None)
+def test_a_store_is_measured_in_this_process(tmp_path):
+    store = scale.write_synthetic(tmp_path / "s", 0.0005, 6, 4, None)
     assert store.shape("frames") == (270, 6) and len(store.queries) == 8
     frames = store.tensor("frames")
     assert len(np.unique(frames, axis=0)) == len(frames)
-    found = scale.look(str(store.path), "device", "float16", 2, 0.01)
+    found = scale.measure_store(str(store.path), "device", "float16", 2, 0.01)
     assert found["steps_per_s"] > 0 and found["boxes_per_s"] is None
 
 

@@ -17,10 +17,10 @@ def test_the_command_runs_draws_and_writes(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "throughput.json").read_text())
     assert (tmp_path / "throughput.png").read_bytes().startswith(b"\x89PNG")
-    names = " ".join(row["name"] for row in result["bars"])
+    names = " ".join(row["name"] for row in result["targets"])
     for name in ("full observation", "reused buffer", "plain gather", "state only", "spatial pyramid"):
         assert name in names
-    for row in result["bars"]:
+    for row in result["targets"]:
         assert row["ratio"] > 0 and len(row["ratios"]) == 2
         assert row["met"] is (None if row["wanted"] is None else row["ratio"] >= row["wanted"])
     assert result["first_step"]["total"] > result["first_step"]["import torch"] > 0

@@ -111,7 +111,7 @@ def test_sums_inside_boxes_equal_a_loop(ragged_store):
         (lambda m: m["queries"][0]["extra"].update(track="t"), "unknown track"),
         (lambda m: m["tensors"]["frames"].update(shape=[1, 6]), "the manifest says"),
         (lambda m: m.update(version=99), "version 99"),
-        (lambda m: m.pop("tensors"), "lacks or misstates"),
+        (lambda m: m.pop("tensors"), "missing required field `tensors`"),
     ],
 )
 def test_an_unfit_manifest_is_one_sentence(ragged_store, tmp_path, change, words):

@@ -221,7 +221,7 @@ def test_wrong_magic_and_empty_files_are_one_clear_error(raw, suffix, tmp_path):
     [
         (b'{"v_1": {"duration": 9, "timestamps": [[', "not valid JSON"),
         (b"[" * 200_000, "not valid JSON"),
-        (b'{"v_1": ' + b"9" * 6000 + b"}", "not valid JSON"),
+        (b'{"v_1": ' + b"9" * 6000 + b"}", "6,000 digits"),
         (b'{"v_1": "\xff\xfe"}', "not UTF-8: byte 9 is 0xff"),
         ('{"v_1": {}}'.encode("utf-16"), "not UTF-8"),
         (b"[1, 2]", "not an object keyed by video id"),

@@ -1,0 +1,90 @@
+"""The options of every command that trains."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from strong_envs.benchmarks.metrics.definitions import COMPARISONS, THRESHOLDS
+
+ENGINES = ("local", "ray")
+SYSTEMS = ("random policy", "blind one-shot", "blind", "trl", "frame classifier", "strong", "GT boxes")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Data, systems, training, engine and output."""
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--features", default="shapes-v0-medium", metavar="STORE", help="key or path of a feature store (%(default)s)"
+    )
+    data.add_argument("--train", default="train", metavar="SPLIT", help="split to train on (%(default)s)")
+    data.add_argument("--test", default="test", metavar="SPLIT", help="split to score on (%(default)s)")
+
+    systems = parser.add_argument_group("systems")
+    systems.add_argument(
+        "--systems",
+        default=",".join(SYSTEMS),
+        metavar="NAMES",
+        help="comma-separated names of systems, or 'all'; module:Class is a system of your own (%(default)s)",
+    )
+    systems.add_argument(
+        "--agent", action="append", default=[], metavar="MODULE:CLASS", help="one more system, your own; repeatable"
+    )
+    systems.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting of the systems or of their environments, such as phi=0.05 or temporal.gamma=0.4; "
+        "repeatable",
+    )
+    systems.add_argument(
+        "--multi-scale", action="store_true", help="add finer moves, for long videos with short moments"
+    )
+
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="training runs of each system, seeds 0 to N - 1 (%(default)s)"
+    )
+    training.add_argument(
+        "--budget", type=float, default=1.0, metavar="FACTOR", help="factor on the training steps (%(default)s)"
+    )
+    training.add_argument(
+        "--quick", action="store_true", help="a trial: small data, one seed, a twentieth of the training steps"
+    )
+    training.add_argument("--device", default="cpu", help="torch device, such as cpu or cuda:0 (%(default)s)")
+    training.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="training runs at the same time (%(default)s, the cores of this machine)",
+    )
+    training.add_argument("--engine", choices=ENGINES, default="local", help="where training runs (%(default)s)")
+    training.add_argument("--address", help="address of a Ray cluster (default: start one on this machine)")
+    training.add_argument("--resume", action="store_true", help="continue where the last run stopped (always done)")
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", default="results/run", metavar="FOLDER", help="folder of the results (%(default)s)")
+    output.add_argument(
+        "--metrics",
+        metavar="NAMES",
+        help="columns of the table, such as 'mIoU,dR@1 IoU=.5' (default: the usual ones; results.json has all)",
+    )
+    output.add_argument(
+        "--thresholds",
+        default=",".join(f"{m:g}" for m in THRESHOLDS),
+        metavar="NUMBERS",
+        help="the m of Acc@m and R@n IoU=m, comma-separated (%(default)s)",
+    )
+    output.add_argument(
+        "--comparison", choices=COMPARISONS, default=">=", help="comparison operator for Acc@m and R@n (%(default)s)"
+    )
+    output.add_argument("--json", action="store_true", help="print results as JSON instead of a table")
+
+
+def apply_quick(args: argparse.Namespace) -> None:
+    """Set what ``--quick`` stands for."""
+    if args.quick:
+        args.seeds, args.budget = 1, min(args.budget, 0.05)
+        args.features = "shapes-v0" if args.features == "shapes-v0-medium" else args.features
