@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def part_of(name: object) -> str | None:
     return PART_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
 
 
+@lru_cache(maxsize=1 << 20)
 def sentence_key(text: str) -> str:
     """What makes two sentences the same: words in lower case without punctuation, ``""`` for text without a word."""
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +152,7 @@ def with_rows(found: ClipSet, store: FeatureStore) -> list[Clip]:
         a, b = rows[clip.id]
         video = facts[clip.id]
         row_boxes = None if clip.boxes is None else boxes_at_rows(clip.boxes, b - a)
-        pixels = {"path": clip.path, "duration": video.duration, "n_frames": video.n_frames}
+        pixels: dict[str, Any] = {"path": clip.path, "duration": video.duration, "n_frames": video.n_frames}
         size = [video.extra.get("height"), video.extra.get("width")]
         if all(isinstance(x, int) for x in size):
             pixels["size"] = size
@@ -170,7 +171,7 @@ def durations(found: ClipSet, cache: Path, workers: int, say: Callable[[str], ob
     kept = _read_cache(cache)
     todo = [c for c in found.clips if c.duration is None]
     out = {c.id: c.duration for c in found.clips if c.duration is not None}
-    fresh: dict[str, list] = {}
+    fresh: dict[str, float] = {}
 
     def one(clip: Clip) -> tuple[Clip, float | str, str]:
         stamp = _stamp(str(clip.path))

@@ -191,8 +191,15 @@ def _text_id(value: object) -> str | None:
         counted = whole(value)
         return str(value if counted is None else counted)
     if isinstance(value, str):
-        return " ".join("".join(c if c.isprintable() else " " for c in value).split()) or None
+        return _printable(value) or None
     return None
+
+
+def _printable(text: str) -> str:
+    """Text on one line: what cannot be printed becomes a space, and spaces in a row become one."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())
 
 
 def _add(
@@ -264,7 +271,7 @@ def _add_sentences(known: dict, value: object, where: str, clip_id: str, report:
         if not isinstance(text, str):
             report.add("a caption is not text", "dropped", f"{where}: {clip_id}: {show(text)}")
             continue
-        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        text = _printable(text)
         key = sentence_key(text)
         if len(text) > MAX_SENTENCE:
             report.add(f"a caption is longer than {MAX_SENTENCE:,} characters", "dropped", f"{where}: {clip_id}")
@@ -360,9 +367,9 @@ class FileFinder:
                     for name in (path.name, path.stem):
                         # Two files of one name in two folders name no clip.
                         self._by_name[name] = None if name in self._by_name else path
-        for name in (file, clip_id):
-            if name:
-                last = name.replace("\\", "/").rsplit("/", 1)[-1]
+        for called in (file, clip_id):
+            if called:
+                last = called.replace("\\", "/").rsplit("/", 1)[-1]
                 for key in (last, strip_video_suffix(last)):
                     if (found := self._by_name.get(key)) is not None:
                         return found
