@@ -1,32 +1,28 @@
-"""Agents: STRONG, the systems it is compared with, and reference predictors."""
+"""Agents: STRONG, the systems that it is compared with, and reference predictors.
 
-from strong_envs.agents.baselines import (  # noqa: F401 (register their systems)
-    acrn,
-    ctrl,
-    frame_classifier,
-    mcn,
-    one_shot,
-    read,
-    sb3,
-    sm_rl,
-    tsp_prl,
-)
+Importing this package imports every module in it, so that each can register its systems: a new system is one new
+file. These modules import optional libraries (Stable-Baselines3, OpenCV, matplotlib) inside functions only.
+"""
+
 from strong_envs.agents.inference import Moment, Predictor, load, pretrained
 from strong_envs.agents.registry import (
     REGISTRY,
+    BaseSystem,
     Prediction,
     System,
     SystemSpec,
     find,
+    import_modules,
     incompatibility,
     make,
     names,
     register,
+    with_defaults,
 )
-from strong_envs.agents.strong import system, variants  # noqa: F401 (register their systems)
 
 __all__ = [
     "REGISTRY",
+    "BaseSystem",
     "Moment",
     "Prediction",
     "Predictor",
@@ -39,4 +35,7 @@ __all__ = [
     "names",
     "pretrained",
     "register",
+    "with_defaults",
 ]
+
+import_modules(__path__, f"{__name__}.")

@@ -1,19 +1,20 @@
 """``strong-envs train``: trains one system, with progress, a log, held-out evaluation and checkpoints.
 
-In the folder: ``run.json`` (what is trained), ``log.csv`` and event files, ``checkpoint.safetensors`` while it trains,
+In the folder: ``run.json`` (its options), ``log.csv`` and event files, ``checkpoint.safetensors`` while it trains,
 and at the end ``system.safetensors`` (see `agents.load`) and ``result.json``.
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
+import math
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from strong_envs.agents.ranges import check_value
 from strong_envs.features.errors import DataError
 
 DEFAULTS = {
@@ -26,9 +27,9 @@ DEFAULTS = {
     "set": [],
     "device": "cpu",
 }
-"""What a run is, as run.json has it."""
+"""Options of a run, as stored in run.json."""
 MAY_CHANGE = ("device",)
-"""What may differ when a run goes on; on another device it is no longer the same to the bit."""
+"""Options that may differ when a run is resumed; on another device the result differs in the last bits."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -37,16 +38,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "train",
         help="train one system, with checkpoints and a log",
         description="Train one system on one split and evaluate it on another as it learns. Ctrl-C stores the "
-        "training; the same folder with --resume goes on, bit for bit as if it had never stopped.",
+        "training; the same folder with --resume continues it, with the same result bit for bit.",
     )
     d = DEFAULTS
-    # None stands for "not given": with --resume, what is not given is as it was.
+    # None means "not given": with --resume, such options keep their stored values.
     parser.add_argument("--features", help=f"a key or the path of a store ({d['features']})")
     parser.add_argument("--train", help=f"training split ({d['train']})")
     parser.add_argument("--test", help=f"held-out split ({d['test']})")
     parser.add_argument("--system", help=f"a registered name, or module:Class ({d['system']})")
     parser.add_argument("--out", required=True, help="folder of the run")
-    parser.add_argument("--seed", type=int, help=f"everything random follows it ({d['seed']})")
+    parser.add_argument("--seed", type=int, help=f"seed of everything random ({d['seed']})")
     parser.add_argument("--budget", type=float, help=f"factor on the training steps ({d['budget']})")
     parser.add_argument("--device", help=f"torch device ({d['device']})")
     parser.add_argument(
@@ -61,7 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--evaluations", type=int, default=5, help="held-out evaluations in each temporal stage (%(default)s)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--resume", action="store_true", help="resume the run in --out")
     parser.set_defaults(run=main)
 
 
@@ -75,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     out = Path(args.out)
     options = _options(args, out)
     if args.resume and (out / "result.json").is_file():
-        print(f"{out}: this run has ended; what it learnt is in system.safetensors")
+        print(f"{out}: this run has ended; its system is in system.safetensors")
         return 0
     name, settings = options["system"], parse_settings(options["set"])
     agents.find(name)
@@ -88,9 +89,9 @@ def main(args: argparse.Namespace) -> int:
         system = agents.make(name, train, seed=options["seed"], budget=options["budget"], **arguments)
     except (TypeError, ValueError) as error:
         raise DataError(str(error)) from None
-    stores = "checkpoint" in inspect.signature(system.fit).parameters
+    stores = system.resumable
     if args.resume and not stores:
-        raise DataError(f"{name} writes no checkpoints to go on from; leave out --resume and take a new --out")
+        raise DataError(f"{name} writes no checkpoints to resume from; leave out --resume and choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     _write_json(out / "run.json", options)
     if not stores:
@@ -119,15 +120,14 @@ def _train(system: Any, test: Any, out: Path, args: argparse.Namespace, session:
         if session is None:
             print("interrupted; this system writes no checkpoints, its training is lost", file=sys.stderr)
         else:
-            print(f"interrupted; go on with: strong-envs train --out {out} --resume", file=sys.stderr)
+            print(f"interrupted; resume with: strong-envs train --out {out} --resume", file=sys.stderr)
         return 130
     finally:
         bar.close()
         log.close()
-    if hasattr(system, "save"):
-        system.save(str(out / "system.safetensors"))
+    system.save(str(out / "system.safetensors"))
     _write_json(out / "result.json", {"mIoU": score, "history": system.history})
-    # Last: a kill before this line leaves a checkpoint from which the few steps that were left are made again.
+    # Last: after a kill before this line, the checkpoint still leads to the same end.
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
     print(f"{out}: mIoU {score:.3f} on {len(test)} held-out queries")
     return 0
@@ -143,7 +143,7 @@ def held_out(system: Any, bank: Any) -> float:
 
 
 class TrainingProgress:
-    """A progress bar for every stage, with return, mIoU, speed and estimate; what it is told goes into the log."""
+    """A progress bar for every stage, with return, mIoU, speed and estimate; its reports are logged."""
 
     def __init__(self, log: Any) -> None:
         self.log = log
@@ -152,7 +152,7 @@ class TrainingProgress:
 
     def report(self, stage: str, step: int, total: int, scalars: dict[str, float]) -> None:
         """`agents.registry.ProgressCallback`."""
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
 
         if stage != self._stage:
             self.close()
@@ -174,7 +174,7 @@ class TrainingProgress:
 class Evaluator:
     """Scores on held-out queries, ``count`` times in a temporal stage and after each stage.
 
-    When is decided by steps alone, so that a run that went on evaluates where one that never stopped does.
+    The steps alone decide when, so that a resumed run evaluates where an uninterrupted one does.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Evaluator:
         if training.stage != self.stage:
             self.stage, self.part, self.total = training.stage, 0, training.total
         part = self.count * training.done // max(training.total, 1)
-        # The boxes of the temporal level are in place while it trains; in the other stages its score stands still.
+        # The boxes of the temporal level are in place while it trains; in the other stages its score is constant.
         if part > self.part and training.done < training.total and "temporal" in training.stage:
             scores = {"mIoU": held_out(self.system, self.bank)}
             self.bar.report(training.stage, training.done, training.total, scores)
@@ -207,15 +207,15 @@ class Evaluator:
 
 
 def _options(args: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """What is trained: from the command line, or with --resume from the run's own file."""
+    """Options of the run: from the command line, or with --resume from its own file."""
     file = out / "run.json"
     given = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
     if not args.resume:
         if file.exists():
-            raise DataError(f"{str(out)!r} holds a run; go on with --resume, or choose another --out")
+            raise DataError(f"{str(out)!r} holds a run; resume it with --resume, or choose another --out")
         return {**DEFAULTS, **given}
     if not file.is_file():
-        raise DataError(f"there is no run in {str(out)!r} to go on with")
+        raise DataError(f"there is no run in {str(out)!r} to resume")
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         stored = {name: stored[name] for name in DEFAULTS}
@@ -228,14 +228,12 @@ def _options(args: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 
 def _check_numbers(options: dict[str, Any], args: argparse.Namespace) -> None:
-    if not options["budget"] > 0:
-        raise DataError(f"--budget must be positive, got {options['budget']}")
-    if options["seed"] < 0:
-        raise DataError(f"--seed must be a whole number from 0, got {options['seed']}")
-    if not args.checkpoint_every > 0:
+    check_value("budget", options["budget"], float)
+    check_value("seed", options["seed"], int)
+    if not 0 < args.checkpoint_every < math.inf:
         raise DataError(f"--checkpoint-every must be a positive number of seconds, got {args.checkpoint_every}")
-    if args.evaluations < 1:
-        raise DataError(f"--evaluations must be at least 1, got {args.evaluations}")
+    if not 1 <= args.evaluations <= 10_000:
+        raise DataError(f"--evaluations must be a whole number in [1, 10,000], got {args.evaluations}")
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Ask a trained system, whichever it is, about one video and one sentence.
+"""Inference: load a trained system and localise one sentence in one video.
 
 ::
 
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from strong_envs.agents.registry import REGISTRY, Prediction, System
-from strong_envs.agents.strong.system import StrongSystem
+from strong_envs.agents.registry import REGISTRY, BaseSystem, with_defaults
+from strong_envs.agents.strong.args import BOUNDS
 from strong_envs.agents.training.checkpoint import load_weights
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
@@ -34,14 +34,14 @@ WEIGHTS = Path(__file__).parent / "data" / "strong_shapes.safetensors"
 
 @dataclass
 class Moment:
-    """What a system says about one sentence and one video.
+    """The predicted window of one sentence in one video.
 
-    ``start`` and ``end`` in seconds. ``confidence`` in [0, 1] orders answers and is no calibrated chance of being
-    right: the probability with which STRONG's policy stops in this window, or the score of the best candidate; None
-    where a system has no such number. ``boxes`` (n, 4) float32, normalised corners in every feature row, or None where
-    the system tracks nothing. ``path`` (moves + 1, 2) float64 seconds, the windows looked at, the last one being the
-    answer; None for systems that do not move. ``ranked`` (K, 2) float64 seconds, the candidates of a system that ranks
-    them, best first; None for others.
+    ``start`` and ``end`` in seconds. ``confidence`` in [0, 1] orders predictions and is not calibrated: the probability
+    with which STRONG's policy stops in this window, or the score of the best candidate; None where a system has no such
+    number. ``boxes`` (n, 4) float32, normalised corners in every feature row, or None where the system does not track.
+    ``path`` (moves + 1, 2) float64 seconds, the windows of the episode, the last one being the prediction; None for
+    systems that do not move. ``ranked`` (K, 2) float64 seconds, the candidates of a system that ranks them, best first;
+    None for others.
     """
 
     start: float
@@ -53,12 +53,16 @@ class Moment:
 
 
 class Predictor:
-    """A saved system, ready to be asked; see `load`.
+    """A trained system loaded for inference; see `load`.
 
     Args:
-        path: what the ``save`` of a system wrote.
-        features: store whose video ids are understood; the training store's by default.
-        device: where it runs. backbone_weights, text_weights: files for networks that do not come as packages.
+        path: a file that the ``save`` of a system wrote.
+        features: store in which video ids are looked up; the training store by default.
+        device: torch device.
+        backbone_weights, text_weights: files for networks that do not come as packages.
+
+    Raises:
+        DataError: a file that is no saved system, or a system that cannot predict other videos.
     """
 
     def __init__(
@@ -69,22 +73,20 @@ class Predictor:
         backbone_weights: str | None = None,
         text_weights: str | None = None,
     ) -> None:
-        from strong_envs.agents.strong.agent import BOUNDS
-
         _, about = load_weights(path)
         if "inputs" not in about:
-            raise DataError(f"{str(path)!r} does not say what features it takes: it was saved by another release")
+            raise DataError(f"{str(path)!r} does not name the features it takes: it was saved by another release")
         self.inputs: dict[str, Any] = about["inputs"]
         self.path, self.device, self._features = Path(path), torch.device(device), features
         self._weights = {"backbone": backbone_weights, "text": text_weights}
         if self.inputs["frame_dim"] is None:
-            raise DataError(f"{str(path)!r} was trained on annotations alone and knows no video")
+            raise DataError(f"{str(path)!r} was trained on annotations alone and takes no video")
         boxes = about["args"].get("boxes", about.get("boxes"))
         if boxes in BOUNDS:
-            raise DataError(f"{str(path)!r} is an upper bound on true boxes; it cannot be asked about other videos")
+            raise DataError(f"{str(path)!r} is an upper bound on GT boxes; it cannot predict other videos")
         if boxes is None and "boxes" in about:
-            raise DataError(f"{str(path)!r} was trained on boxes that somebody gave it, and has none of other videos")
-        self.system: System = load_system(path, self._bank(*self._blank(), 1.0, ["a", "b"], np.zeros))
+            raise DataError(f"{str(path)!r} was trained on given boxes and has none of other videos")
+        self.system: BaseSystem = load_system(path, self._bank(*self._blank(), 1.0, ["a", "b"], np.zeros))
 
     def predict(
         self,
@@ -92,42 +94,41 @@ class Predictor:
         sentence: str,
         duration: float | None = None,
     ) -> Moment:
-        """Where in the video the sentence happens.
+        """Localise a sentence in a video.
 
         Args:
-            video: the id of a video of the store; the path of a video file; or an array: features (n, D) or cells
-                (n, h, w, C) as a store of the same kind holds them, both as a pair ``(frames, grid)``, or pixels
-                (n, H, W, 3) uint8 RGB, one frame for each feature row.
-            sentence: what happens, in words.
+            video: the id of a video of the store; the path of a video file; or an array: features (n, D) or cells (n,
+                h, w, C) as a store of the same kind holds them, both as a pair ``(frames, grid)``, or pixels (n, H, W,
+                3) uint8 RGB, one frame for each feature row.
+            sentence: the query.
             duration: seconds, for arrays; the number of rows over the store's rate by default.
 
         Raises:
-            DataError: a video that nobody knows, features of other sizes than those of the training, a sentence that
-                cannot be encoded.
+            DataError: an unknown video, features of other sizes than those of the training, or a sentence that cannot
+                be encoded.
         """
         if not isinstance(sentence, str) or not sentence.strip():
             raise DataError(f"sentence must be a string of words, got {sentence!r}")
-        frames, grid, seconds = self._frame_scores(video, duration)
+        frames, grid, seconds = self._features_of(video, duration)
         if not (np.isfinite(seconds) and seconds > 0):
             raise DataError(f"duration must be a positive number of seconds, got {seconds}")
         bank = self._bank(frames, grid, seconds, [sentence], None)
         out = self.system.predict(bank)
         start, end = out.spans[0].tolist()
-        moves = None if out.length is None else int(out.length[0])
+        path = None if out.path is None else out.path[0].cpu().numpy()
+        if path is not None and out.length is not None:
+            path = path[: int(out.length[0]) + 1]
+        confidence = self.system.confidence(bank, out)
         return Moment(
             start,
             end,
-            self._confidence(bank, out),
+            None if confidence is None else float(confidence[0]),
             None if out.boxes is None else out.boxes.cpu().numpy(),
-            None if out.path is None else out.path[0, : moves + 1].cpu().numpy(),
-            None if out.ranked is None else _known(out.ranked[0].cpu().numpy()),
+            path,
+            None if out.ranked is None else _present(out.ranked[0].cpu().numpy()),
         )
 
-    def _confidence(self, bank: FeatureBank, out: Prediction) -> float | None:
-        confidence = getattr(self.system, "confidence", None)
-        return None if confidence is None else float(confidence(bank, out)[0])
-
-    # Features ---------------------------------------------------------------------------------------------------
+    # Features -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _encoder(self) -> Any:
@@ -143,7 +144,7 @@ class Predictor:
         )  # fmt: skip
 
     def _blank(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Features of the right sizes: the network takes its sizes from them and nothing else."""
+        """Features of the right sizes, from which the networks take theirs."""
         grid = self.inputs["grid"]
         return np.zeros((2, self.inputs["frame_dim"]), np.float32), None if grid is None else np.zeros((2, *grid), "f4")
 
@@ -160,11 +161,11 @@ class Predictor:
             )
         return FeatureBank(OneVideoStore(frames, grid, seconds, sentences, encoded), None, self.device)
 
-    def _frame_scores(self, video: Any, duration: float | None) -> tuple[np.ndarray, np.ndarray | None, float]:
-        """Frames, grid and duration of whatever the video was given as."""
+    def _features_of(self, video: Any, duration: float | None) -> tuple[np.ndarray, np.ndarray | None, float]:
+        """Frames, grid and duration of a video in any of its forms."""
         if isinstance(video, (str, os.PathLike)):
             if Path(video).is_file():
-                return self._pixels.of_file(video)
+                return self._pixels.of_file(Path(video))
             return self._stored(str(video))
         frames, grid = self._arrays(video)
         if duration is None and self.inputs["fps"] is None:
@@ -185,7 +186,7 @@ class Predictor:
                 frames = grid.astype(np.float32).mean(axis=(1, 2))
         elif grid is not None:
             frames = None
-        needed = getattr(self.system, "boxes", "frame") != "frame"
+        needed = self.system.needs_cells
         if frames is None or frames.shape[1] != dim or not len(frames) or (needed and grid is None):
             shapes = [x.shape for x in given]
             cells = "no grid" if wanted is None else f"cells (n, {', '.join(map(str, wanted))})"
@@ -209,33 +210,41 @@ class Predictor:
         raise DataError(f"{video!r} is neither a file nor a video of {store.name!r}{nearest(video, ids)}")
 
 
-def _known(ranked: np.ndarray) -> np.ndarray:
-    """Candidates without the rows of NaN that stand where a query has fewer."""
+def _present(ranked: np.ndarray) -> np.ndarray:
+    """Candidates without the rows of NaN that fill up the array."""
     return ranked[np.isfinite(ranked).all(-1)]
 
 
 def load(
     path: str | os.PathLike, features: Source | None = None, device: str | torch.device = "cpu", **weights: str
 ) -> Predictor:
-    """A saved system, ready to be asked; see `Predictor`. Whatever `agents.make` made and trained can be read."""
+    """Load a trained system for inference; see `Predictor`.
+
+    Args:
+        path: a file that the ``save`` of a system wrote.
+        features: store in which video ids are looked up.
+        device: torch device.
+        weights: ``backbone_weights`` and ``text_weights``, files.
+    """
     return Predictor(path, features, device, **weights)
 
 
 def pretrained(features: Source | None = None, device: str | torch.device = "cpu") -> Predictor:
     """STRONG as it ships for the default world, standard level; ``strong-envs train-pretrained`` trains it again.
 
-    It understands ids of videos of ``shapes-v0`` unless ``features`` names another store.
+    Video ids are those of ``shapes-v0`` unless ``features`` names another store.
     """
     if not WEIGHTS.is_file():
         raise DataError(f"{WEIGHTS} is missing; strong-envs train-pretrained makes it")
     return Predictor(WEIGHTS, "shapes-v0" if features is None else features, device)
 
 
-def load_system(path: str | os.PathLike, bank: FeatureBank) -> System:
-    """Read what the ``save`` of a system wrote, whichever it was.
+def load_system(path: str | os.PathLike, bank: FeatureBank) -> BaseSystem:
+    """Read a file that the ``save`` of any registered system wrote.
 
     Args:
-        path: a file of weights. bank: gives the device and must have the features that the system was trained on.
+        path: a file of weights.
+        bank: gives the device and must have the features of the training.
 
     Raises:
         DataError: no such file, a kind of system that is not registered here, other features.
@@ -244,15 +253,15 @@ def load_system(path: str | os.PathLike, bank: FeatureBank) -> System:
     known = kinds()
     if kind not in known:
         raise DataError(f"{str(path)!r} holds a system of the kind {kind!r}; registered here are {sorted(known)}")
-    return known[kind].load(str(path), bank)
+    return with_defaults(known[kind].load(str(path), bank))
 
 
 def kind_of(about: dict[str, Any]) -> str:
-    """What a file says it holds; STRONG's are known by their turns."""
-    return StrongSystem.__name__ if "turn" in about else about.get("system") or "unknown"
+    """The kind of system in a file; files of STRONG of earlier releases have no name but ``turn``."""
+    return "Strong" if "turn" in about else about.get("system") or "unknown"
 
 
 def kinds() -> dict[str, Any]:
-    """Classes of registered systems that can be loaded, by the names that stand in their files."""
+    """Classes of registered systems that can be loaded, by their names in files."""
     classes = {entry.factory for entry in REGISTRY.values() if hasattr(entry.factory, "load")}
     return {getattr(kind, "name", kind.__name__): kind for kind in classes}

@@ -1,7 +1,7 @@
-"""Any field of an agent's or an environment's arguments, by name: what ``--set`` changes.
+"""Settings of systems and environments by name: what ``--set`` changes.
 
-A plain name is enough where it says which field is meant (``phi``, ``rounds``); a field that both levels have
-(``gamma``, ``tau``) is changed in both, as the paper has one of each. ``temporal.gamma`` names one of them.
+A plain name suffices where it is unambiguous (``phi``, ``rounds``); a field that both levels have (``gamma``, ``tau``)
+is changed in both, as the paper has one of each. ``temporal.gamma`` names one of them.
 """
 
 from __future__ import annotations
@@ -9,72 +9,85 @@ from __future__ import annotations
 import ast
 import copy
 import inspect
+import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from strong_envs.agents.ranges import check_value
+from strong_envs.agents.registry import BaseSystem, find, merged
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.temporal.task import TemporalConfig
 
 Path = tuple[str, ...]
 LEVELS = ("temporal", "spatial")
-OWN = ("bank", "seed", "budget", "preset")
-"""Arguments that are not settings: whoever makes the system gives them."""
+OWN = ("self", "bank", "seed", "budget", "preset", "words")
+"""Arguments of a constructor that are not settings."""
+SHOWN = {"env": "temporal_env"}
+"""Names of groups of settings where they differ from the argument of the constructor."""
 
 
-def setting_paths(system: str) -> dict[str, list[Path]]:
-    """The settings of a system: names, plain and dotted, to where each stands among the arguments of `agents.make`."""
-    from strong_envs import agents
-    from strong_envs.agents.strong.args import StrongArgs
-    from strong_envs.agents.strong.system import StrongSystem
-    from strong_envs.temporal.task import CONFIG_NAMES
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its place among the arguments of `agents.make`, and its annotation (`Any` where it has none)."""
 
-    factory = agents.find(system).factory
-    dotted: dict[str, Path] = {}
-    if isinstance(factory, type) and issubclass(factory, StrongSystem):
-        example = StrongArgs()
-        for f in fields(StrongArgs):
-            value = getattr(example, f.name)
-            if is_dataclass(value):
-                # The temporal environment goes by the name under which every system takes its options.
-                top = "env" if f.name == "temporal_env" else f.name
-                dotted |= {f"{f.name}.{inner.name}": (top, inner.name) for inner in fields(value)}
-            else:
-                dotted[f.name] = (f.name,)
-        dotted["preset"] = ("preset",)
-    else:
-        names = _arguments(factory)
-        dotted |= {name: (name,) for name in names if name not in (*OWN, "env")}
-        if "env" in names:
-            dotted |= {f"temporal_env.{name}": ("env", name) for name in CONFIG_NAMES}
-    found: dict[str, list[Path]] = {name: [path] for name, path in dotted.items() if path[-1] != "seed"}
-    for path in dotted.values():
-        if len(path) == 2 and path[-1] != "seed":
-            found.setdefault(path[-1], [])
-            if path not in found[path[-1]]:
-                found[path[-1]].append(path)
+    path: Path
+    annotation: Any = Any
+
+
+def settings_of(system: str) -> dict[str, Setting]:
+    """The settings of a system by dotted name."""
+    factory: Any = find(system).factory
+    found: dict[str, Setting] = {}
+    arguments = _arguments(factory)
+    if isinstance(factory, type) and issubclass(factory, BaseSystem):
+        arguments |= factory.arguments()
+    for name, kind in arguments.items():
+        if name == "env" and not is_dataclass(kind):
+            kind = TemporalConfig
+        if not is_dataclass(kind):
+            found[name] = Setting((name,), kind)
+            continue
+        hints = typing.get_type_hints(kind)
+        for part in fields(kind):
+            if part.name == "seed" or is_dataclass(hints[part.name]):
+                continue
+            shown = f"{SHOWN.get(name, name)}.{part.name}" if name else part.name
+            found[shown] = Setting((name, part.name) if name else (part.name,), hints[part.name])
     return found
 
 
-def _arguments(factory: Any) -> list[str]:
-    """Names of a factory's arguments; of this project's families also those of the base and of the dataclasses of
-    options that it passes on.
-    """
-    from strong_envs.agents.baselines.ranking import WindowSystem
-    from strong_envs.agents.baselines.sequential import TemporalSystem
+def setting_paths(system: str) -> dict[str, list[Path]]:
+    """The settings of a system: names, plain and dotted, to their places among the arguments of `agents.make`."""
+    return {name: [setting.path for setting in settings] for name, settings in _by_name(system).items()}
 
-    bases = [base for base in (TemporalSystem, WindowSystem) if isinstance(factory, type) and issubclass(factory, base)]
-    found: dict[str, None] = {}
-    for made in (factory, *bases):
+
+def _by_name(system: str) -> dict[str, list[Setting]]:
+    """The settings of a system by dotted and by plain name; an argument of its own hides those of its parts."""
+    settings = settings_of(system)
+    found = {name: [setting] for name, setting in settings.items()}
+    for setting in settings.values():
+        plain = setting.path[-1]
+        if len(setting.path) == 2 and plain not in settings:
+            found.setdefault(plain, []).append(setting)
+    return found
+
+
+def _arguments(factory: Any) -> dict[str, Any]:
+    """Plain arguments of a factory with their annotations, those of its base classes included."""
+    found: dict[str, Any] = {}
+    for made in factory.__mro__ if isinstance(factory, type) else (factory,):
+        call = made.__dict__.get("__init__") if isinstance(made, type) else made
+        if call is None or made is object:
+            continue
         try:
-            parameters = inspect.signature(made).parameters
+            parameters = inspect.signature(call).parameters
         except (TypeError, ValueError):
             continue
-        found |= {n: None for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    if TemporalSystem in bases:
-        found |= {f.name: None for args, _ in factory.PRESETS.values() for f in fields(args)}
-    if WindowSystem in bases:
-        found |= {f.name: None for f in fields(factory.Args)}
-    return list(found)
+        for name, parameter in parameters.items():
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name not in OWN:
+                found.setdefault(name, Any)
+    return found
 
 
 def with_setting(system: str, options: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def with_setting(system: str, options: Mapping[str, Any], name: str, value: Any)
 
 
 def with_settings(system: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments for those of ``settings`` that the system has; `check_settings` finds the others."""
+    """The arguments for those of ``settings`` that the system has; `check_settings` refuses the others."""
     options: dict[str, Any] = {}
     for name, value in settings.items():
         if name in setting_paths(system):
@@ -110,37 +123,27 @@ def with_settings(system: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(systems: Iterable[str], settings: Mapping[str, Any]) -> None:
-    """Refuse a setting that none of the systems has, which would be ignored in silence, and values of a wrong kind."""
+    """Check settings before any work, each with every system that has it.
+
+    Raises:
+        DataError: a setting that none of the systems has, a value of a wrong type or outside its range, or values that
+            contradict each other.
+    """
     systems = list(systems)
-    known = {name for system in systems for name in setting_paths(system)}
+    known = {system: _by_name(system) for system in systems}
+    names = {name for settings_of_one in known.values() for name in settings_of_one}
     for name in settings:
-        if name not in known:
-            plain = sorted(n for n in known if "." not in n)
-            raise DataError(f"no system of this job has a setting {name!r}{nearest(name, known)}; there are {plain}")
+        if name not in names:
+            plain = sorted(n for n in names if "." not in n)
+            raise DataError(f"no system of this job has a setting {name!r}{nearest(name, names)}; there are {plain}")
     for system in systems:
-        _check_types(system, settings)
-
-
-def _check_types(system: str, settings: Mapping[str, Any]) -> None:
-    """Refuse values of another kind than the arguments of STRONG have, before they fail deep in a training."""
-    from strong_envs import agents
-    from strong_envs.agents.strong.args import StrongArgs
-    from strong_envs.agents.strong.system import StrongSystem
-
-    factory = agents.find(system).factory
-    if not (isinstance(factory, type) and issubclass(factory, StrongSystem)):
-        return
-    example, known = StrongArgs(), setting_paths(system)
-    for name, value in settings.items():
-        for path in known.get(name, ()):
-            held: Any = example
-            for part in ("temporal_env" if p == "env" else p for p in path):
-                held = getattr(held, part, None)
-            kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,), tuple: (tuple, list)}
-            wanted = kinds.get(type(held))
-            wrong = isinstance(value, bool) and wanted != (bool,)
-            if wanted is not None and (wrong or not isinstance(value, wanted)):
-                raise DataError(f"{name} must be of type {type(held).__name__}, such as {held!r}; got {value!r}")
+        for name, value in settings.items():
+            for setting in known[system].get(name, ()):
+                check_value(setting.path[-1], value, setting.annotation)
+        spec = find(system)
+        factory: Any = spec.factory
+        if isinstance(factory, type) and issubclass(factory, BaseSystem):
+            factory.check_arguments(**merged(spec.defaults, with_settings(system, settings)))
 
 
 def parse_settings(words: Iterable[str]) -> dict[str, Any]:
@@ -149,7 +152,7 @@ def parse_settings(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.strip():
-            raise DataError(f"a setting is written name=value, got {word!r}")
+            raise DataError(f"a setting must be written name=value, got {word!r}")
         settings[name.strip()] = parse_value(value)
     return settings
 
@@ -165,22 +168,11 @@ def parse_value(text: str) -> Any:
         return text
 
 
-__all__ = [
-    "check_settings",
-    "parse_settings",
-    "parse_value",
-    "parse_values",
-    "setting_paths",
-    "with_setting",
-    "with_settings",
-]
-
-
 def parse_values(text: str) -> list[Any]:
     """``"0,0.2,0.4"`` to values; with semicolons the values themselves may have commas: ``"(64,64);(256,128)"``."""
     values = [parse_value(part) for part in text.split(";" if ";" in text else ",") if part.strip()]
     if not values:
-        raise DataError(f"values are written 0,0.2,0.4; got {text!r}")
+        raise DataError(f"values must be written as in 0,0.2,0.4; got {text!r}")
     if len({repr(v) for v in values}) < len(values):
-        raise DataError(f"a value stands twice in {text!r}")
+        raise DataError(f"a value occurs twice in {text!r}")
     return values

@@ -1,19 +1,25 @@
-"""Every system under one interface: made by name, fitted on a bank, asked for windows.
+"""One interface for every system: made by name, trained on a bank, asked for windows.
 
 ::
 
     system = agents.make("trl", train_bank, seed=0).fit()
     prediction = system.predict(test_bank)          # spans in seconds, one a query
 
-Outsiders register their own with `register`, or name it as ``my_module:MySystem`` wherever a name is asked for.
+A module anywhere in `strong_envs.agents` registers its systems with `register`; `strong_envs.agents` imports all
+of them. A system of another package is named as ``my_module:MySystem`` wherever a name is expected.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import inspect
+import operator
+import pkgutil
+import types
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -21,22 +27,25 @@ from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
 
 if TYPE_CHECKING:
-    pass
+    from typing_extensions import Self
+
+    from strong_envs.temporal.task import TemporalConfig
 
 ProgressCallback = Callable[[str, int, int, dict[str, float]], None]
-"""Called with the stage, steps done and in all, and scalars to show."""
+"""Called with the stage, steps done, steps in all, and scalars to show."""
+Evaluate = Callable[[Any, str], dict[str, float]]
+"""Called with a system and the name of the stage that has ended; returns scores for the history."""
 
 
 @dataclass
 class Prediction:
-    """What a system says about every query of a bank.
+    """Predicted windows for every query of a bank.
 
-    ``spans`` (S, 2) float64 seconds; ``length`` (S,) moves made; ``path`` (S, T + 1, 2) seconds, windows passed;
-    ``boxes`` corners of every frame of each sample, packed (R, 4), where the system tracks. A system that ranks
-    candidates gives them best first in ``ranked`` (S, K, 2) seconds, NaN where a query has fewer than K, with their
-    ``scores`` (S, K), higher is better; ``spans`` is then ``ranked[:, 0]``. ``frames_seen`` (S,) is the share of the
-    video's
-    frames that were looked at.
+    ``spans`` (S, 2) float64 seconds; ``length`` (S,) number of moves; ``path`` (S, T + 1, 2) seconds, the windows of
+    the episode in order; ``boxes`` (R, 4) float32 corners of every frame of each sample, packed, where the system
+    tracks. A system that ranks candidates gives them best first in ``ranked`` (S, K, 2) seconds, NaN where a query has
+    fewer than K, with their ``scores`` (S, K), higher is better; ``spans`` is then ``ranked[:, 0]``. ``frames_seen``
+    (S,) is the share of the video's frames that the prediction reads.
     """
 
     spans: Tensor
@@ -50,23 +59,77 @@ class Prediction:
 
 @runtime_checkable
 class System(Protocol):
-    """What `make` returns. ``history`` lists the stages of the training with their held-out scores."""
+    """The least that a system has; `BaseSystem` lists all members and their defaults."""
 
-    history: list[dict[str, Any]]
-
-    def fit(self, report: ProgressCallback | None = None, evaluate: Callable[[Any, str], dict] | None = None) -> System:
-        """Train on the bank it was made with."""
+    def fit(self, report: ProgressCallback | None = None, evaluate: Evaluate | None = None) -> Any:
+        """Train on the bank that the system was made with."""
 
     def predict(self, bank: FeatureBank) -> Prediction:
         """One window per query of a bank."""
 
-    def save(self, path: str) -> None:
-        """Write the system to one file.
 
-        What a class method ``load(path, bank)`` needs to make it again; with `agents.training.checkpoint.save_weights`,
-        ``"system": <name of the class>`` and ``"inputs": inputs_of(bank)`` `agents.load` reads it too. A method
-        ``confidence(bank, prediction)``, (S,) in [0, 1], tells how sure its answers are.
+class BaseSystem:
+    """The whole interface of systems, with a default for every optional member.
+
+    Subclasses override what they support. `make` extends the objects of other classes by these defaults, so that
+    callers never probe for a member. A file of a system is read by a class method ``load(path, bank)``.
+    """
+
+    __slots__ = ()
+
+    resumable: ClassVar[bool] = False
+    """Whether `fit` takes ``checkpoint``, a `Session` that stores the training and resumes it."""
+
+    @classmethod
+    def arguments(cls) -> dict[str, type]:
+        """Settings beyond the plain arguments of the constructor, by argument of the constructor.
+
+        A dataclass stands for a mapping of its fields, or under the name ``""`` for its fields as arguments of their
+        own; any other type for one argument of that type. See `agents.overrides`.
         """
+        return {}
+
+    @classmethod
+    def check_arguments(cls, **arguments: Any) -> None:
+        """Raise `DataError` for arguments that the constructor would refuse whatever the bank; by default none."""
+
+    @property
+    def needs_cells(self) -> bool:
+        """Whether a prediction reads the grid of a frame, so that whole-frame features do not suffice."""
+        return False
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """The stages of the training in order: ``stage``, ``seconds``, and the scores of ``evaluate``."""
+        return []
+
+    def fit(self, report: ProgressCallback | None = None, evaluate: Evaluate | None = None) -> Self:
+        """Train on the bank that the system was made with; by default there is nothing to train."""
+        return self
+
+    def predict(self, bank: FeatureBank) -> Prediction:
+        """One window per query of a bank."""
+        raise NotImplementedError
+
+    def confidence(self, bank: FeatureBank, prediction: Prediction) -> Tensor | None:
+        """Confidence (S,) in [0, 1] of a prediction for a bank; None where the system has none."""
+        return None
+
+    def oracle(self, bank: FeatureBank) -> Tensor | None:
+        """The best IoU (S,) float64 that the system's candidates reach in a bank; None without candidates."""
+        return None
+
+    def parameters(self) -> Iterable[Tensor] | None:
+        """The trained tensors; None where their number is unknown."""
+        return None
+
+    @property
+    def dynamics(self) -> TemporalConfig | None:
+        """The temporal environment whose moves the system makes; None for a system that makes none."""
+        return None
+
+    def save(self, path: str) -> None:
+        """Write the system to one file; by default nothing is written."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +147,37 @@ class SystemSpec:
     ranks_candidates: bool = False
     tracks_boxes: bool = False
     upper_bound: bool = False
-    """Uses the true boxes: a bound, never a result."""
+    """Uses the GT boxes: an upper bound, not a result."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     needs_frames: bool = True
-    """Looks at the videos; a system that does not runs on annotations alone (``queries:PATH``)."""
+    """Reads the videos; a system that does not runs on annotations alone (``queries:PATH``)."""
     needs_videos: int = 1
-    """How many videos it has to have for training: two where one is compared with another."""
+    """Least number of videos in a training split: two where one is compared with another."""
 
 
 REGISTRY: dict[str, SystemSpec] = {}
 
 
-def register(entry: SystemSpec) -> SystemSpec:
-    """Add a system; a taken name is refused."""
-    if entry.name in REGISTRY:
-        raise DataError(f"a system named {entry.name!r} exists; registered are {sorted(REGISTRY)}")
-    REGISTRY[entry.name] = entry
-    return entry
+def register(spec: SystemSpec) -> SystemSpec:
+    """Add a system. Raises `DataError` for a name that is taken."""
+    if spec.name in REGISTRY:
+        raise DataError(f"a system named {spec.name!r} exists; registered are {sorted(REGISTRY)}")
+    REGISTRY[spec.name] = spec
+    return spec
+
+
+def import_modules(paths: Iterable[str], prefix: str) -> None:
+    """Import every module in some folders and their subpackages, in alphabetical order, so that it can register.
+
+    Args:
+        paths: folders, as the ``__path__`` of a package.
+        prefix: name of that package, with a dot.
+    """
+    for module in sorted(pkgutil.iter_modules(paths), key=lambda found: found.name):
+        if module.name != "__main__":
+            imported = importlib.import_module(prefix + module.name)
+            if module.ispkg:
+                import_modules(imported.__path__, f"{prefix}{module.name}.")
 
 
 def names() -> list[str]:
@@ -109,54 +186,108 @@ def names() -> list[str]:
 
 
 def find(name: str) -> SystemSpec:
-    """The entry of a name; ``module:attribute`` imports an outsider's class or function ``(bank, **kwargs)``."""
+    """The specification of a name; ``module:attribute`` imports a class or function ``(bank, **kwargs)``.
+
+    Raises:
+        DataError: an unknown name, or a module that cannot be imported.
+    """
     if name in REGISTRY:
         return REGISTRY[name]
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            factory = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise DataError(f"cannot import the system {name!r}: {error}") from None
-        # Nobody knows what an outsider's system looks at, so it is not refused for that.
-        return SystemSpec(name, factory, (factory.__doc__ or name).strip().splitlines()[0], needs_frames=False)
+        factory = _imported(name)
+        lines = (factory.__doc__ or "").strip().splitlines() or [name]
+        # What such a system reads is unknown, so no bank is refused for it.
+        return SystemSpec(name, factory, lines[0], needs_frames=False)
     raise DataError(f"no system is called {name!r} (registered: {sorted(REGISTRY)}){nearest(name, REGISTRY)}")
 
 
+def _imported(name: str) -> Callable[..., Any]:
+    """The class or function of ``module:attribute``."""
+    module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for text in (module, attribute) for part in text.split(".")):
+        raise DataError(f"a system of another package must be named module:attribute, got {name!r}")
+    try:
+        factory = operator.attrgetter(attribute)(importlib.import_module(module))
+    except (Exception, SystemExit) as error:
+        raise DataError(f"cannot import the system {name!r}: {_words(error)}") from error
+    if not callable(factory):
+        raise DataError(f"{name!r} must be a class or a function, got {type(factory).__name__}")
+    return factory
+
+
+def _words(error: BaseException) -> str:
+    """The kind and the first line of an exception."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": ")
+
+
 def incompatibility(name: str, bank: FeatureBank, training: bool = True) -> str | None:
-    """Why a bank cannot serve a system, or None: asked before any training starts.
+    """The reason why a bank cannot serve a system, or None.
 
     Args:
-        training: whether the bank is to train it, or only to be predicted.
+        name: of a system.
+        bank: features of one split.
+        training: whether the bank is for training; False for a bank that is only predicted.
     """
-    entry = find(name)
-    if entry.needs_frames and not bank.has_frames:
+    spec = find(name)
+    if spec.needs_frames and not bank.has_frames:
         able = [other for other, found in REGISTRY.items() if not found.needs_frames]
-        return f"{name} looks at videos, and {bank.name!r} has annotations alone; what needs no video is {able}"
-    if entry.needs_grid and not bank.has_grid:
+        return f"{name} needs videos, and {bank.name!r} has annotations alone; systems without videos are {able}"
+    if spec.needs_grid and not bank.has_grid:
         return f"{name} needs a spatial grid, which {bank.name!r} does not have; extract it with --grid"
-    if entry.needs_boxes and not bank.has_boxes:
+    if spec.needs_boxes and not bank.has_boxes:
         return f"{name} needs a true box track for every query, which {bank.name!r} does not have"
-    if training and (count := len(bank.video.unique())) < entry.needs_videos:
-        return f"{name} compares videos and needs {entry.needs_videos} of them for training; {bank.name!r} has {count}"
-    if entry.needs_objects and not bank.store.has("objects"):
+    if training and (count := len(bank.video.unique())) < spec.needs_videos:
+        return f"{name} compares videos and needs {spec.needs_videos} of them for training; {bank.name!r} has {count}"
+    if spec.needs_objects and not bank.store.has("objects"):
         return f"{name} needs detector features (the tensor 'objects'), which {bank.name!r} does not have"
     return None
 
 
-def make(name: str, bank: FeatureBank, **kwargs: Any) -> System:
-    """Make a system for a training bank. ``kwargs`` go to its factory; all take ``seed`` and ``budget`` (a factor)."""
+def make(name: str, bank: FeatureBank, **kwargs: Any) -> BaseSystem:
+    """Make a system for a training bank.
+
+    Args:
+        name: a registered name, or ``module:attribute``.
+        bank: the training split.
+        kwargs: arguments of its factory; all registered systems take ``seed`` and ``budget``, a factor on the steps.
+
+    Raises:
+        DataError: an unknown name, a bank that cannot serve the system, or an argument that it refuses.
+    """
     reason = incompatibility(name, bank)
     if reason:
         raise DataError(reason)
-    entry = find(name)
-    return entry.factory(bank, **_merged(entry.defaults, kwargs))
+    spec = find(name)
+    try:
+        system = spec.factory(bank, **merged(spec.defaults, kwargs))
+    except SystemExit as error:
+        raise DataError(f"the system {name!r} ended the program when it was made: {_words(error)}") from error
+    return with_defaults(system)
 
 
-def _merged(defaults: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with changes; part of a level's arguments leaves the entry's other parts of that level as they are."""
-    merged = dict(defaults)
+def with_defaults(system: Any) -> BaseSystem:
+    """The same object, extended by the members of `BaseSystem` that its class lacks.
+
+    Raises:
+        DataError: an object without the methods ``fit`` and ``predict``.
+    """
+    if isinstance(system, BaseSystem):
+        return system
+    kind = type(system)
+    missing = [method for method in ("fit", "predict") if not callable(getattr(kind, method, None))]
+    if missing:
+        raise DataError(f"a system must have methods fit and predict; {kind.__name__} lacks {' and '.join(missing)}")
+    members: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__, "__doc__": kind.__doc__}
+    if not hasattr(kind, "resumable"):
+        members["resumable"] = "checkpoint" in inspect.signature(kind.fit).parameters
+    system.__class__ = types.new_class(kind.__name__, (kind, BaseSystem), {}, lambda body: body.update(members))
+    return system
+
+
+def merged(defaults: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with changes; a mapping changes the entries that it names and leaves the others of its argument."""
+    result = dict(defaults)
     for name, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
-        merged[name] = {**merged[name], **value} if both else value
-    return merged
+        both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+        result[name] = {**result[name], **value} if both else value
+    return result

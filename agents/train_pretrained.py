@@ -1,10 +1,8 @@
 """Trains the system that ships for the default world; ``strong-envs train-pretrained`` runs this.
 
-STRONG that is shown what its frame attention says, in three turns (`SETTINGS`, the rest are its defaults), on the
-train split of
-the standard level: seed 0 of `strong+frame scores` in the table of the full build. What predictions do without,
-critics and
-targets, is left out of the file.
+STRONG with the scores of its frame attention, in three turns (`SETTINGS`, the rest are its defaults), on the train
+split of the standard level: seed 0 of `strong+frame scores` in the table of the full build. Weights that predictions do
+not use, critics and targets, are left out of the file.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "train-pretrained",
         help=summary,
-        description=f"{summary} Ctrl-C stores the training beside the file; the same command goes on.",
+        description=f"{summary} Ctrl-C stores the training beside the file; the same command resumes it.",
     )
     parser.add_argument("--features", default="shapes-v0-full", help="a key or path (%(default)s)")
     parser.add_argument("--budget", type=float, default=1.0, help="factor on the training steps (%(default)s)")
@@ -41,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Train and write the system."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     settings = SETTINGS | parse_settings(args.set)
     check_settings([SYSTEM], settings)
@@ -59,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     stored = f"{args.out}.checkpoint"
     with Session(stored, resume=True) as session, bar:
         system.fit(report, lambda trained, _: {"mIoU": held_out(trained, test)}, checkpoint=session)
-    system.strong.save(args.out, lean=True)
+    system.save(args.out, lean=True)
     if session.path is not None:
         session.path.unlink(missing_ok=True)
     print(f"{args.out}: mIoU {held_out(system, test):.3f} on {len(test)} held-out queries of {test.store.name}")

@@ -19,8 +19,10 @@ GIVEN = ("frozen", "random", "truth")
 
 
 class _Levels:
-    """What both couplings share. Boxes and windows are found when a sample's episode begins and kept until the policy
-    that made them is replaced, so a fixed policy looks at each sample once.
+    """What both couplings share.
+
+    Boxes and windows are found when a sample's episode begins and kept until the policy that made them is replaced, so
+    a fixed policy looks at each sample once.
     """
 
     temporal_task: TemporalTask
@@ -49,7 +51,7 @@ class _Levels:
         self.spatial_task.critic = critic
 
     def set_tracker(self, tracker: Any) -> None:
-        """Who moves the boxes when the temporal level acts.
+        """Set what moves the boxes when the temporal level acts.
 
         ``"frozen"`` keeps b0, ``"random"`` walks at random, ``"truth"`` takes the true boxes; or a policy: an object
         with ``predict``, or a callable from observations to actions. Boxes made so far are forgotten.
@@ -58,7 +60,10 @@ class _Levels:
         self._tracked = torch.zeros(len(self.temporal_task.bank), dtype=torch.bool)
 
     def set_localiser(self, localiser: Any) -> None:
-        """Who chooses the windows when the spatial level acts: as `set_tracker`; ``"frozen"`` keeps the initial one."""
+        """Set what chooses the windows when the spatial level acts, as `set_tracker` does.
+
+        ``"frozen"`` keeps the initial window.
+        """
         self._localiser = self._check(localiser, "localiser")
         count = len(self.temporal_task.bank)
         self._windows: Tensor = torch.full((count, 2), float("nan"), dtype=torch.float64)
@@ -128,6 +133,7 @@ class SpatioTemporalCoupling(_Levels, gym.Wrapper):
     """
 
     def __new__(cls, temporal_env: Any, *args: Any, **kwargs: Any) -> Any:
+        """A `SpatioTemporalVectorCoupling` where the environments are vector environments."""
         if cls is SpatioTemporalCoupling and isinstance(temporal_env, gym.vector.VectorEnv):
             return SpatioTemporalVectorCoupling(temporal_env, *args, **kwargs)
         return super().__new__(cls)

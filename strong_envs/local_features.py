@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -75,12 +76,11 @@ class LocalFeatures:
             self.means = bank.frame_means
         elif self.source in ("initial", "gaussian", *BOXLESS):
             self.means = self._same_everywhere()
-        else:
-            if self.source == "truth":
-                source = bank.true_boxes[self._track_rows()]
-            elif self.source == "static":
-                source = static_boxes(bank, bank.true_boxes[self._track_rows()], self.rows)
+        elif isinstance(source, Tensor):
             self._set_all(source)
+        else:
+            tracks = bank.true_boxes[self._track_rows()]
+            self._set_all(tracks if source == "truth" else static_boxes(bank, tracks, self.rows))
         self.dim = self.means.dim
 
     @property
@@ -159,10 +159,11 @@ class LocalFeatures:
         at = torch.arange(len(prefix), device=self.bank.device)
         owner = torch.repeat_interleave(torch.arange(len(samples), device=self.bank.device), lengths + 1)
         first = begin[:-1] + torch.arange(len(samples), device=self.bank.device)
-        self.means.prefix[self.means.base[samples][owner] + at - first[owner]] = prefix
-        self.means.mean[samples] = mean
+        own = cast(WindowMeans, self.means)
+        own.prefix[own.base[samples][owner] + at - first[owner]] = prefix
+        own.mean[samples] = mean
         rows = torch.repeat_interleave(self.rows[samples] - begin[:-1], lengths)
-        self.boxes[rows + torch.arange(len(boxes), device=self.bank.device)] = boxes
+        cast(Tensor, self.boxes)[rows + torch.arange(len(boxes), device=self.bank.device)] = boxes
 
     def pool(self, rows: Tensor, corners: Tensor) -> Tensor:
         """Features inside boxes of single frames: rows of ``bank.grid`` (B,) and corners (B, 4) to (B, dim) float32.
@@ -220,6 +221,7 @@ def static_boxes(bank: FeatureBank, tracks: Tensor, rows: Tensor) -> Tensor:
     """The smallest box around the true boxes of each true moment (of the video, where the moment has none): (S, 4).
 
     Args:
+        bank: features of one split.
         tracks: (R, 4) corners of the true boxes of every frame of each sample, packed, NaN where there is none.
         rows: (S + 1,) int64, where each sample begins.
     """

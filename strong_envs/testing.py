@@ -38,7 +38,8 @@ def check(target: Any, *, steps: int = 150, seed: int = 0, **arguments: Any) -> 
     Args:
         target: a `FeatureBank`; a registered key or the path of a store; the id of an environment; an instance of
             `gymnasium.Env`; or a class (or function) that makes one.
-        steps: length of the random rollouts. seed: of the rollouts.
+        steps: length of the random rollouts.
+        seed: seed of the rollouts.
         arguments: passed to the environments that are made; ``split`` and ``device`` also to the bank.
 
     Raises:
@@ -75,8 +76,8 @@ def check_bank(bank: FeatureBank) -> list[str]:
         _require(bool(torch.isfinite(rows).all()), f"{name}: frames holds NaN or infinite numbers")
         low, high = min(low, float(rows.min())), max(high, float(rows.max()))
     _require(high > low, f"{name}: all features are the same number")
-    low, high = bank.truth[..., 0], bank.truth[..., 1]
-    bad = (~((low >= 0) & (low < high) & (high <= 1 + 1e-6))).flatten(1).any(1)
+    starts, ends = bank.truth[..., 0], bank.truth[..., 1]
+    bad = (~((starts >= 0) & (starts < ends) & (ends <= 1 + 1e-6))).flatten(1).any(1)
     if bad.any():
         i = int(bad.nonzero()[0])
         raise CheckFailed(f"{name}: query {bank.qids[i]!r} has windows {bank.truth[i].tolist()}, as fractions")
@@ -174,7 +175,7 @@ def _rollout(env: gym.Env, seed: int, steps: int, name: str) -> list[Any]:
 
 def _limit(env: gym.Env) -> int:
     task, bank = getattr(env.unwrapped, "task", None), getattr(env.unwrapped, "bank", None)
-    config = getattr(task, "config", None)
+    config: Any = getattr(task, "config", None)
     if hasattr(config, "max_steps"):
         return int(config.max_steps)
     if bank is not None and hasattr(config, "actions_per_frame"):
@@ -193,7 +194,7 @@ def _check_agreement(name: str, steps: int, seed: int, arguments: dict) -> None:
         together, reward, terminated, truncated, _ = vector.step(actions)
         for i, env in enumerate(singles):
             alone[i], r, done, cut, _ = env.step(actions[i])
-            if abs(r - float(reward[i])) > 1e-5 or (done, cut) != (bool(terminated[i]), bool(truncated[i])):
+            if abs(float(r) - float(reward[i])) > 1e-5 or (done, cut) != (bool(terminated[i]), bool(truncated[i])):
                 raise CheckFailed(
                     f"{name}: in step {step} of environment {i} the scalar one gives {(r, done, cut)}, the vector one "
                     f"{(float(reward[i]), bool(terminated[i]), bool(truncated[i]))}"

@@ -1,0 +1,1 @@
+"""Systems of other papers and of libraries, each in one file."""

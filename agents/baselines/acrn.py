@@ -14,9 +14,8 @@ rate. The code itself was not at hand when this was written.
 
 Deviations:
 
-- Windows, context, offsets, batches, standardised inputs and the schedule are those of `agents.baselines.ctrl`, with
-the same
-  reasons, so that the two differ in what their papers differ in.
+- Windows, context, offsets, batches, standardised inputs and the schedule are those of `agents.baselines.ctrl`, for
+  the same reasons, so that the two differ in what their papers differ in.
 - *Sizes* are 128 and 128, the pooling averages 8 numbers instead of 16: 16 x 16 products. The learning rate is that of
   `agents.baselines.ctrl`, 5e-3, for the training is many times shorter than the original.
 """
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from strong_envs.agents.baselines.ctrl import Ctrl, CtrlArgs
-from strong_envs.agents.baselines.ranking import Inputs
+from strong_envs.agents.baselines.ranking import Inputs, WindowNet
 from strong_envs.agents.registry import SystemSpec, register
 from strong_envs.features.errors import DataError
 
@@ -44,6 +43,11 @@ class AcrnArgs(CtrlArgs):
     pool: int = 8
     """Neighbouring numbers that are averaged before the products, paper 16; divides ``embedding``."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding % self.pool:
+            raise DataError(f"pool must divide the embedding, {self.embedding}; got {self.pool}")
+
 
 def memory_attention(parts: Tensor, sentences: Tensor) -> Tensor:
     """Point 1: parts (A, N, 3, E) with sentences (B, E), A is 1 or B, to the weights (B, N, 3)."""
@@ -56,13 +60,12 @@ class TensorFusion(nn.Module):
 
     def __init__(self, embedding: int, hidden: int, pool: int, outputs: int = 3) -> None:
         super().__init__()
-        if embedding % pool:
-            raise DataError(f"pool must divide the embedding, {embedding}; got {pool}")
         self.pool, self.pooled = pool, embedding // pool
         self.hidden = nn.Linear(2 * embedding + self.pooled**2, hidden)
         self.out = nn.Linear(hidden, outputs)
 
     def forward(self, v: Tensor, s: Tensor) -> Tensor:
+        """Clips (B, N, E) with sentences (B, E) to (B, N, outputs)."""
         size = v.shape[-1]
         clip, sentence, product = self.hidden.weight.split((size, size, self.pooled**2), 1)
         few_v, few_s = (F.avg_pool1d(x.flatten(0, -2)[:, None], self.pool)[:, 0] for x in (v, s))
@@ -73,12 +76,11 @@ class TensorFusion(nn.Module):
         return self.out(torch.relu(pairs + F.linear(v, clip) + alone))
 
 
-class AcrnNet(nn.Module):
+class AcrnNet(WindowNet):
     """Clips and sentences to scores and offsets."""
 
     def __init__(self, inputs: Inputs, args: AcrnArgs) -> None:
-        super().__init__()
-        self.inputs = inputs
+        super().__init__(inputs)
         self.part = nn.Linear(inputs.frame_dim, args.embedding)
         self.sentence = nn.Linear(inputs.query_dim, args.embedding)
         self.fusion = TensorFusion(args.embedding, args.hidden, args.pool)
@@ -93,11 +95,12 @@ class AcrnNet(nn.Module):
 
 
 class Acrn(Ctrl):
-    """ACRN behind the interface of systems, see the module."""
+    """ACRN, see the module."""
 
     name = "acrn"
     Args = AcrnArgs
     network = AcrnNet
+    args: AcrnArgs
 
 
 register(SystemSpec("acrn", Acrn, "CTRL with attention over its context and products as fusion", ranks_candidates=True))

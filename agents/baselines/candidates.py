@@ -1,7 +1,7 @@
-"""Candidate windows: where they lie, which of them match a moment, how they are ranked, and the best they can reach.
+"""Candidate windows: their positions, positives, ranking, and oracle.
 
-What every system that scores sliding windows shares (CTRL, MCN, ACRN). Windows are (start, end) as fractions of the
-duration, float64, and the same (N, 2) for every video; pure functions of tensors on any device, without a wait for it.
+Shared by the systems that score sliding windows (CTRL, MCN, ACRN). Windows are (start, end) as fractions of the
+duration, float64, and the same (N, 2) for every video; pure functions of tensors on any device.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from strong_envs.core.spans import frame_window
+from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.local_features import LocalFeatures
-
-TIE = 1e-9
-"""Overlaps this near to a threshold equal it, as in `benchmarks.metrics.definitions`."""
 
 
 def sliding_windows(scales: Sequence[float], overlap: float = 0.8, device: str | torch.device = "cpu") -> Tensor:
@@ -26,7 +23,9 @@ def sliding_windows(scales: Sequence[float], overlap: float = 0.8, device: str |
     Neighbours of one length share at least ``overlap`` of it, are evenly spread, and the last one ends with the video.
 
     Args:
-        scales: lengths as fractions of the duration, in (0, 1]. overlap: in [0, 1); CTRL slides by a fifth, 0.8.
+        scales: lengths as fractions of the duration, in (0, 1].
+        overlap: in [0, 1); CTRL slides by a fifth, 0.8.
+        device: of the result.
 
     Returns:
         (N, 2) float64.
@@ -51,10 +50,11 @@ def sliding_windows(scales: Sequence[float], overlap: float = 0.8, device: str |
 def fit_scales(truth: Tensor, count: int = 5) -> tuple[float, ...]:
     """Window lengths that suit the moments of a training split: ``count`` in geometric steps over the middle 90 %.
 
-    Papers choose the lengths by hand, from a look at the moments of each data set; this is that look.
+    Papers choose the lengths by hand for each data set.
 
     Args:
         truth: (S, K, 2) true windows as fractions of the duration.
+        count: number of lengths.
     """
     if count < 1:
         raise DataError(f"scale_count must be 1 or more, got {count}")
@@ -66,40 +66,38 @@ def fit_scales(truth: Tensor, count: int = 5) -> tuple[float, ...]:
 
 
 def overlaps(windows: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """How windows lie to each true window: clamped IoU and the share of the window outside of the truth (nIoL of TALL).
+    """Clamped IoU with each true window, and the share of the window outside of it (nIoL of TALL).
 
     Args:
-        windows: (N, 2), the same for all samples, or (S, N, 2). truth: (S, K, 2), in the same unit.
+        windows: (N, 2), the same for all samples, or (S, N, 2).
+        truth: (S, K, 2), in the same unit.
 
     Returns:
         Two (S, N, K) tensors in [0, 1].
     """
     wide = windows if windows.ndim == 3 else windows[None]
     start, end = wide[..., 0, None], wide[..., 1, None]
-    low, high = truth[:, None, :, 0], truth[:, None, :, 1]
-    inter = (torch.minimum(end, high) - torch.maximum(start, low)).clamp(min=0)
-    length = end - start
-    iou = inter / (length + (high - low) - inter).clamp(min=1e-12)
-    return iou, 1 - inter / length.clamp(min=1e-12)
+    inside = spans.intersection(start, end, truth[:, None, :, 0], truth[:, None, :, 1]).clamp(min=0)
+    return spans.iou_with_each(wide, truth), 1 - inside / (end - start).clamp(min=1e-12)
 
 
 def best_iou(windows: Tensor, truth: Tensor) -> Tensor:
     """Clamped IoU of windows (N, 2) or (S, N, 2) with the best of the true windows (S, K, 2): (S, N)."""
-    return overlaps(windows, truth)[0].amax(-1)
+    return spans.iou_with_each(windows if windows.ndim == 3 else windows[None], truth).amax(-1)
 
 
 def tall_positives(windows: Tensor, truth: Tensor, iou: float = 0.5, outside: float = 0.15) -> Tensor:
-    """Which windows are training examples of a sentence, by the rule of TALL: (S, N) bool.
+    """Mask of the training examples of a sentence, by the rule of TALL: (S, N) bool.
 
     IoU above ``iou`` and less than ``outside`` of the window beyond the truth, both with the same true window.
     """
     share, beyond = overlaps(windows, truth)
-    return ((share > iou + TIE) & (beyond < outside - TIE)).any(-1)
+    return ((share > iou + spans.TIE) & (beyond < outside - spans.TIE)).any(-1)
 
 
 def nearest_truth(windows: Tensor, truth: Tensor) -> Tensor:
-    """The true window with the highest IoU: windows (S, 2) and truth (S, K, 2) to (S, 2); of equals the first."""
-    best = overlaps(windows[:, None], truth)[0][:, 0].argmax(-1)
+    """The true window that each window lies nearest to: windows (S, 2) and truth (S, K, 2) to (S, 2)."""
+    best = spans.nearest_window(windows[:, 0], windows[:, 1], truth)
     return truth[torch.arange(len(truth), device=truth.device), best]
 
 
@@ -114,11 +112,11 @@ def frame_bounds(windows: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
     # A boundary on a frame must not be rounded over it.
     start, end = windows[..., 0] + 1e-6, windows[..., 1] - 1e-6
     count = n_frames[:, None].expand(start.shape)
-    return frame_window(start, end, 1.0, count)
+    return spans.frame_window(start, end, 1.0, count)
 
 
 def window_means(seen: LocalFeatures, samples: Tensor, windows: Tensor) -> Tensor:
-    """Mean of what is seen in windows (B, P, 2) of samples (B,): (B, P, D) float32."""
+    """Mean features in windows (B, P, 2) of samples (B,): (B, P, D) float32."""
     bank = seen.bank
     return seen.means(samples, *frame_bounds(windows, bank.n_frames[bank.video[samples]]))
 
@@ -140,36 +138,14 @@ def context_means(seen: LocalFeatures, samples: Tensor, windows: Tensor, context
     return torch.stack((before, inside, after), 2)
 
 
-def temporal_nms(windows: Tensor, scores: Tensor, threshold: float, limit: int) -> Tensor:
-    """Greedy non-maximum suppression in time for all samples at once: (S, limit) int64 rows of ``windows``, best first.
-
-    The window with the highest score is kept, those that overlap it with an IoU above ``threshold`` go, and so on; of
-    equal scores the earlier row wins. Exact: ``limit`` rounds of (S, N) work, -1 where nothing is left.
-
-    Args:
-        windows: (S, N, 2). scores: (S, N), -inf or NaN for absent windows.
-    """
-    if not 0 <= threshold <= 1:
-        raise DataError(f"the threshold of NMS is an IoU in [0, 1], got {threshold}")
-    if limit < 1:
-        raise DataError(f"NMS keeps 1 or more windows, got a limit of {limit}")
-    lowest = float("-inf")
-    left = scores.masked_fill(scores.isnan(), lowest)
-    picked = []
-    for _ in range(limit):
-        value, best = left.max(-1)
-        picked.append(torch.where(value > lowest, best, -1))
-        kept = windows.gather(1, best[:, None, None].expand(-1, 1, 2))
-        gone = best_iou(windows, kept) > threshold + TIE
-        left = left.masked_fill(gone, lowest).scatter(1, best[:, None], lowest)
-    return torch.stack(picked, 1)
-
-
 def rank(windows: Tensor, scores: Tensor, top: int, threshold: float | None = 0.45) -> tuple[Tensor, Tensor]:
     """The ``top`` windows of each sample, best first, with their scores; NaN where fewer are left.
 
     Args:
-        windows: (S, N, 2). scores: (S, N). threshold: of `temporal_nms`; None keeps overlapping windows.
+        windows: (S, N, 2).
+        scores: (S, N).
+        top: windows a sample.
+        threshold: of `spans.nms`; None keeps overlapping windows.
 
     Returns:
         (S, top, 2) and (S, top), in the dtypes of ``windows`` and ``scores``.
@@ -178,7 +154,7 @@ def rank(windows: Tensor, scores: Tensor, top: int, threshold: float | None = 0.
         order = torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :top]
         order = torch.nn.functional.pad(order, (0, top - order.shape[1]), value=-1)
     else:
-        order = temporal_nms(windows, scores, threshold, top)
+        order = spans.nms(windows, scores, threshold, top)
     row = order.clamp(min=0)
     absent = order < 0
     best = windows.gather(1, row[..., None].expand(-1, -1, 2))
@@ -197,12 +173,14 @@ def moved(windows: Tensor, offsets: Tensor, reach: float) -> Tensor:
 
 
 def candidate_oracle(bank: FeatureBank, windows: Tensor, reach: float = 0.0) -> Tensor:
-    """The best IoU that candidates can reach for each query, chosen with the truth in hand: (S,) float64.
+    """The best IoU that candidates reach for each query, chosen by the truth: (S,) float64.
 
-    A bound on every system that ranks these windows, not a system; its mean is the bound on their mIoU.
+    An upper bound of every system that ranks these windows; its mean is the bound on their mIoU.
 
     Args:
-        windows: (N, 2). reach: share of its length by which each end may move (`moved`), 0 without regression.
+        bank: gives the truth.
+        windows: (N, 2).
+        reach: share of its length by which each end may move (`moved`), 0 without regression.
     """
     best = torch.zeros(len(bank), dtype=torch.float64, device=bank.device)
     for k in range(bank.truth.shape[1]):

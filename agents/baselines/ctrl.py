@@ -31,16 +31,16 @@ Deviations:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from strong_envs.agents.baselines.candidates import context_means, draw, moved, nearest_truth, tall_positives
-from strong_envs.agents.baselines.ranking import Inputs, WindowArgs, WindowSystem, masks_by_sample
+from strong_envs.agents.baselines.ranking import Inputs, SlidingWindowSystem, WindowArgs, WindowNet, masks_by_sample
 from strong_envs.agents.registry import SystemSpec, register
 from strong_envs.features.bank.bank import FeatureBank
-from strong_envs.features.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,18 @@ class Fusion(nn.Module):
         self.out = nn.Linear(hidden, outputs)
 
     def forward(self, v: Tensor, s: Tensor) -> Tensor:
+        """Clips and sentences, broadcast, to (..., outputs)."""
         product, total, clip, sentence = self.hidden.weight.chunk(4, 1)
         # The same sum as on the concatenated vector, but only the product is computed for every pair.
         pairs = F.linear(v * s, product, self.hidden.bias)
         return self.out(torch.relu(pairs + F.linear(v, total + clip) + F.linear(s, total + sentence)))
 
 
-class CtrlNet(nn.Module):
+class CtrlNet(WindowNet):
     """Points 2 and 3: clips and sentences to scores and offsets."""
 
     def __init__(self, inputs: Inputs, args: CtrlArgs) -> None:
-        super().__init__()
-        self.inputs = inputs
+        super().__init__(inputs)
         self.clip = nn.Linear(3 * inputs.frame_dim, args.embedding)
         self.sentence = nn.Linear(inputs.query_dim, args.embedding)
         self.fusion = Fusion(args.embedding, args.hidden)
@@ -104,27 +104,30 @@ def alignment_loss(outputs: Tensor, offsets: Tensor, regression: float) -> Tenso
     return align + regression * (own - offsets).abs().mean()
 
 
-class Ctrl(WindowSystem):
-    """CTRL behind the interface of systems, see the module."""
+class Ctrl(SlidingWindowSystem):
+    """CTRL, see the module."""
 
     name = "ctrl"
     Args = CtrlArgs
-    network: type[nn.Module] = CtrlNet
+    network: ClassVar[type[WindowNet]] = CtrlNet
+    args: CtrlArgs
 
     @property
     def reach(self) -> float:
+        """Share of its length by which the system may move each end of a window."""
         return self.args.reach
 
-    def build(self, inputs: Inputs) -> nn.Module:
-        if not 0 <= self.reach < 0.5:
-            raise DataError(f"reach lies in [0, 0.5), so that windows stay windows; got {self.reach}")
-        return self.network(inputs, self.args)
+    def build(self, inputs: Inputs) -> WindowNet:
+        """The network of points 2 and 3."""
+        return self.network(inputs, self.args)  # type: ignore[call-arg]
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """AdamW with a rate that falls along a cosine."""
         optimiser = torch.optim.AdamW(self.net.parameters(), self.args.lr, weight_decay=self.args.weight_decay)
         return optimiser, torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 
     def examples(self) -> Tensor:
+        """Sentences with at least one positive window (point 5)."""
         args = self.args
         self._positive = masks_by_sample(
             self.windows,
@@ -134,6 +137,7 @@ class Ctrl(WindowSystem):
         return self._positive.any(-1)
 
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """Point 4 for one random positive window of each sentence."""
         bank = self.bank
         windows = self.windows[draw(self._positive[samples], generator)]
         clips = context_means(self.seen(bank), samples, windows[:, None], self.args.context)
@@ -142,13 +146,14 @@ class Ctrl(WindowSystem):
         return alignment_loss(outputs, offsets.to(outputs.dtype), self.args.regression)
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Alignment scores, and the windows moved by their offsets (point 6)."""
         windows = self.windows.expand(len(samples), -1, -1)
         clips = context_means(self.seen(bank), samples, windows, self.args.context)
         outputs = self.net(clips, bank.query[samples])
         return outputs[..., 0], moved(windows, outputs[..., 1:], self.args.reach)
 
     def probability(self, scores: Tensor) -> Tensor:
-        """The sigmoid that the loss is the logarithm of."""
+        """The sigmoid whose logarithm the loss is."""
         return scores.sigmoid()
 
 

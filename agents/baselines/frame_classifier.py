@@ -1,18 +1,14 @@
-"""Frame classifier: the frame attention of STRONG with nothing after it, the reference that says what agents and
-boxes add.
+"""Frame classifier: the frame attention of STRONG alone, the reference that shows what agents and boxes add.
 
-`agents.strong.frame_attention` learns the log-odds h_m that stretch m of a video lies inside the moment. Were
-stretches independent given
-the video, the likelihood of a window, against none at all, would be exp of the sum of its h_m; the window with the
-largest sum answers, with the box at which the frame attention rests in every frame. No window is compared in
-training, no box is
-given, nobody moves. Sums over contiguous frames are old (the largest-sum subarray); here all windows of a grid are
-summed, so that they can be ranked. Unlike STRONG's own, this frame attention compares what it sees a little before
-and after each
-frame (``change``), without which it cannot tell growing from shrinking where objects move; ``change=0`` is STRONG's.
+`agents.strong.frame_attention` learns the log-odds h_m that stretch m of a video lies inside the moment. Were stretches
+independent given the video, the likelihood ratio of a window against no window would be exp of the sum of its h_m. The
+window with the largest sum is predicted, with the attention box in every frame. No window is compared in training, no
+box is given, and nothing moves. Sums over contiguous frames are old (the largest-sum subarray); here all windows of a
+grid are summed, so that they can be ranked. Unlike STRONG's own, this frame attention compares the frames before and
+after each frame (``change``), without which it cannot tell growing from shrinking where objects move; ``change=0`` is
+STRONG's.
 
-A system that moves, or that tracks, and learns from this frame attention has added something where it is ahead of
-this row.
+A system that moves or tracks with this frame attention adds something where it scores above this row.
 """
 
 from __future__ import annotations
@@ -22,20 +18,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowSystem
+from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
-from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs, inside_shares
-from strong_envs.core.validation import check_whole
+from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
+from strong_envs.agents.strong.frame_attention_training import inside_shares
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 
 
 @dataclass(frozen=True)
 class FrameClassifierArgs(RankArgs):
-    """Arguments of `FrameClassifier`; what is not said here is as in
-    `agents.strong.frame_attention.FrameAttentionArgs`.
-    """
+    """Arguments of `FrameClassifier`; see `agents.strong.frame_attention.FrameAttentionArgs` for those without text."""
 
     steps: int = 1300
     """Updates: as many as the frame attention of STRONG has in two turns."""
@@ -46,18 +40,17 @@ class FrameClassifierArgs(RankArgs):
     hidden: int = FrameAttentionArgs.hidden
     inside_hidden: int = FrameAttentionArgs.inside_hidden
     change: float = 0.05
-    """Not part of STRONG's frame attention unless asked for: a frame alone does not show whether what moves also
-    grows."""
+    """STRONG's frame attention has 0 by default: a frame alone does not show whether a moving object also grows."""
     cells: int = 40
     """Stretches in a prediction; windows end between two of them."""
 
 
-class FrameClassifierNet(nn.Module):
-    """The frame attention, beside the sizes that it was made for."""
+class FrameClassifierNet(WindowNet):
+    """The frame attention, beside the inputs of the training split."""
 
     def __init__(self, inputs: Inputs, frame_attention: FrameAttention) -> None:
-        super().__init__()
-        self.inputs, self.frame_attention = inputs, frame_attention
+        super().__init__(inputs)
+        self.frame_attention = frame_attention
 
 
 def window_sums(logits: Tensor) -> Tensor:
@@ -69,34 +62,42 @@ def window_sums(logits: Tensor) -> Tensor:
 
 
 class FrameClassifier(WindowSystem):
-    """The window with the largest sum of log-odds, behind the interface of systems; options are
-    `FrameClassifierArgs`.
-    """
+    """The window with the largest sum of log-odds; options are `FrameClassifierArgs`."""
 
     name = "frame classifier"
     Args = FrameClassifierArgs
     clip = 1.0
+    args: FrameClassifierArgs
+    net: FrameClassifierNet
+
+    @property
+    def needs_cells(self) -> bool:
+        """The frame attention reads cells."""
+        return True
 
     def candidates(self) -> Tensor:
+        """All windows with both ends on the grid."""
         return torch.as_tensor(windows_on_grid(self.args.cells), device=self.bank.device)
 
-    def build(self, inputs: Inputs) -> nn.Module:
+    def build(self, inputs: Inputs) -> FrameClassifierNet:
+        """The frame attention of the training split."""
         args = self.args
         if not (isinstance(self.boxes, str) and self.boxes == "frame"):
-            raise DataError("frame classifier looks at all cells of a frame; boxes must stay 'frame'")
-        for option in ("frames", "hidden", "inside_hidden", "cells"):
-            check_whole(getattr(args, option), option)
+            raise DataError("frame classifier reads all cells of a frame; boxes must stay 'frame'")
         shared = {name: getattr(args, name) for name in ("frames", "hidden", "inside_hidden", "change")}
         return FrameClassifierNet(inputs, FrameAttention(self.bank, FrameAttentionArgs(**shared), self.seed))
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """AdamW with one cycle of the learning rate, as in STRONG."""
         optimiser = torch.optim.AdamW(self.net.parameters(), self.args.lr, weight_decay=1e-3)
         return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, self.args.lr, total_steps=steps)
 
     def examples(self) -> Tensor:
+        """All samples."""
         return torch.ones(len(self.bank), dtype=torch.bool, device=self.bank.device)
 
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """Binary cross-entropy of the stretches' log-odds."""
         logits = self.net.frame_attention.logits(self.bank, samples)
         inside = inside_shares(self.bank.truth[samples], logits.shape[1])
         return nn.functional.binary_cross_entropy_with_logits(logits, inside)
@@ -110,10 +111,11 @@ class FrameClassifier(WindowSystem):
         return replace(super()._predict(bank), boxes=self.net.frame_attention.boxes(bank))
 
     def probability(self, scores: Tensor) -> Tensor:
-        """Of the window, if stretches were independent: surer than it should be, for neighbours are alike."""
+        """Probability of the window if stretches were independent; too high, because neighbours are alike."""
         return scores.exp()
 
     def check_sizes(self, bank: FeatureBank) -> None:
+        """Refuse a bank whose cells are not as large as those of the training."""
         super().check_sizes(bank)
         made = len(self.net.frame_attention.cell_mean)
         if not bank.has_grid or bank.grid_shape[2] != made:
@@ -125,7 +127,7 @@ register(
     SystemSpec(
         "frame classifier",
         FrameClassifier,
-        "STRONG's frame attention alone: the window whose frames speak most for the moment",
+        "STRONG's frame attention alone: the window with the largest sum of frame log-odds",
         needs_grid=True,
         ranks_candidates=True,
         tracks_boxes=True,

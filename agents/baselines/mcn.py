@@ -10,7 +10,7 @@ Windows and sentences are brought to one space, in which a sentence lies nearer 
    of the window with the same endpoints in another video.
 5. *Training*. SGD with momentum 0.9, batch 120, the learning rate 0.05 divided by ten after each third, gradients of a
    norm of at most 10.
-6. *Test*. Windows are ranked by their distance; nothing corrects their ends.
+6. *Test*. Windows are ranked by their distance; their ends are not corrected.
 
 Known from the authors' code (its job for RGB features): all of the above.
 
@@ -34,7 +34,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from strong_envs.agents.baselines.candidates import best_iou, draw, window_means
-from strong_envs.agents.baselines.ranking import Inputs, WindowArgs, WindowSystem, closest_window, masks_by_sample
+from strong_envs.agents.baselines.ranking import (
+    Inputs,
+    SlidingWindowSystem,
+    WindowArgs,
+    WindowNet,
+    closest_window,
+    masks_by_sample,
+)
 from strong_envs.agents.registry import SystemSpec, register
 from strong_envs.features.bank.bank import FeatureBank
 
@@ -64,12 +71,11 @@ class McnArgs(WindowArgs):
     """Sentences whose own window has a lower IoU with the truth are left out of the training."""
 
 
-class McnNet(nn.Module):
+class McnNet(WindowNet):
     """Points 1 and 2."""
 
     def __init__(self, inputs: Inputs, args: McnArgs) -> None:
-        super().__init__()
-        self.inputs = inputs
+        super().__init__(inputs)
         self.window = nn.Sequential(
             nn.Linear(2 * inputs.frame_dim + 2, args.visual),
             nn.ReLU(),
@@ -102,25 +108,30 @@ def ranking_loss(own: Tensor, intra: Tensor, inter: Tensor, args: McnArgs) -> Te
     return args.intra * same_video + args.inter * other_video
 
 
-class Mcn(WindowSystem):
-    """MCN behind the interface of systems, see the module."""
+class Mcn(SlidingWindowSystem):
+    """MCN, see the module."""
 
     name = "mcn"
     Args = McnArgs
     clip = 10.0
+    args: McnArgs
+    net: McnNet
 
-    def build(self, inputs: Inputs) -> nn.Module:
+    def build(self, inputs: Inputs) -> McnNet:
+        """The network of points 1 and 2."""
         return McnNet(inputs, self.args)
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """SGD with a rate that falls in two steps (point 5)."""
         optimiser = torch.optim.SGD(self.net.parameters(), self.args.lr, momentum=0.9)
         return optimiser, torch.optim.lr_scheduler.StepLR(optimiser, -(-steps // 3), 0.1)
 
     def examples(self) -> Tensor:
+        """Sentences with a window of their own and one to compare it with."""
         bank, limit = self.bank, self.args.negative_iou
         self._own = masks_by_sample(self.windows, bank.truth, closest_window)
         self._other = masks_by_sample(self.windows, bank.truth, lambda w, t: best_iou(w, t) < limit) & ~self._own
-        # A sample of each video, for the features of a video are found by sample.
+        # One sample of each video: features of a video are looked up by sample.
         self._sample_of = torch.zeros(len(bank.videos), dtype=torch.int64, device=bank.device).scatter(
             0, bank.video, torch.arange(len(bank), device=bank.device)
         )
@@ -128,6 +139,7 @@ class Mcn(WindowSystem):
         return (best >= self.args.positive_iou) & self._other.any(-1)
 
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """Point 4 for each sentence with its own window and two others."""
         bank, videos = self.bank, self.bank.video[samples]
         own = self._own[samples].to(torch.int64).argmax(-1)
         other = draw(self._other[samples], generator)
@@ -140,6 +152,7 @@ class Mcn(WindowSystem):
         return ranking_loss(near, intra, distance(there, sentence)[:, 0], self.args)
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Negative distances of all windows."""
         windows = self.windows.expand(len(samples), -1, -1)
         found = self._embed(bank, samples, windows)
         return -distance(found, self.net.embed_sentences(bank.query[samples])), windows

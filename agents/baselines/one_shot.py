@@ -1,18 +1,17 @@
-"""One-shot: a policy that names the window in a single action, trained by the exact policy gradient.
+"""One-shot: a policy that selects the window by a single action, trained by the exact policy gradient.
 
 The task of `TemporalOneShot-v0` with its actions laid on a grid: every window with both ends on i / cells of the video,
 210 of them at 20 cells. In training the IoU of every window is known, so the expected reward of the policy and its
 gradient need no sample: ``loss = -sum_a pi(a) IoU(a, truth)``, with one step there is nothing to discount and no critic
 to learn. The policy therefore maximises the training mIoU itself.
 
-``blind one-shot`` sees the sentence alone. It is what every system must beat before its score says anything about
-videos, and the reference that the blind DDPG agent is no good as: that one is paid by the sign of the change of IoU and
-walks, and ends below the best constant window. ``one-shot`` also sees the means of the frames in ``parts`` equal parts
-of the video, one after the other.
+``blind one-shot`` has the sentence alone as its input. It is the reference that ignores the video: a system that does
+not score above it has not used the video. The blind DDPG agent is a weaker reference: it moves step by step, is
+rewarded by the sign of the change of IoU, and ends below the best constant window. ``one-shot`` also has the means of
+the frames in ``parts`` equal parts of the video, one after the other.
 
-Nobody published either; sizes and rates are ours, chosen on Charades-STA, TACoS and the default world. What keeps
-language from being learnt by heart: dropout, weight decay, and the weights that did best on a part of the training
-videos that the updates do not see.
+Neither is published; sizes and rates are ours, chosen on Charades-STA, TACoS and the default world. Against overfitting
+to the sentences: dropout, weight decay, and early stopping on a part of the training videos.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.candidates import best_iou, window_means
-from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowSystem
+from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import SystemSpec, register
-from strong_envs.core.validation import check_whole
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 
@@ -38,11 +36,11 @@ class OneShotArgs(RankArgs):
     """Arguments of `OneShot`."""
 
     sees: bool = True
-    """Whether it sees the video; without, the sentence alone."""
+    """Whether the video is part of the input; False leaves the sentence alone."""
     cells: int = 20
-    """Cells of the grid that windows end on; 20 are the steps of the moving agents."""
+    """Cells of the grid of window ends; 20 are the steps of the moving agents."""
     parts: int = 20
-    """Equal parts of the video whose means it sees."""
+    """Equal parts of the video whose means are part of the input."""
     steps: int = 1500
     batch: int = 256
     lr: float = 2e-3
@@ -51,12 +49,12 @@ class OneShotArgs(RankArgs):
     """Share of the inputs and of the hidden layer that training leaves out."""
     weight_decay: float = 1.0
     held_out: float = 0.1
-    """Share of the training videos that the updates do not see; 0 learns from all and keeps the last weights."""
+    """Share of the training videos held out for early stopping; 0 trains on all and keeps the last weights."""
     check_every: int = 25
-    """Updates between two looks at these videos."""
+    """Updates between two evaluations on these videos."""
 
 
-class OneShotNet(nn.Module):
+class OneShotNet(WindowNet):
     """Standardised inputs to one logit a window: a linear layer, plus one hidden layer with ReLU.
 
     The linear layer is what TACoS needs, where a moment hangs on single words, the hidden one what Charades-STA gains
@@ -64,8 +62,8 @@ class OneShotNet(nn.Module):
     """
 
     def __init__(self, inputs: Inputs, args: OneShotArgs, windows: int) -> None:
-        super().__init__()
-        self.inputs, self.sees = inputs, args.sees
+        super().__init__(inputs)
+        self.sees = args.sees
         size = inputs.query_dim + (args.parts * inputs.frame_dim if args.sees else 0)
         self.hidden = nn.Linear(size, args.hidden)
         self.out = nn.Linear(args.hidden, windows)
@@ -75,9 +73,9 @@ class OneShotNet(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, sentences: Tensor, means: Tensor | None = None) -> Tensor:
-        """Sentences (B, Dq), and means of parts (B, P, D) where it sees, to logits (B, windows)."""
+        """Sentences (B, Dq), and means of parts (B, P, D) with ``sees``, to logits (B, windows)."""
         x = self.inputs.sentence(sentences)
-        if self.sees:
+        if means is not None:
             x = torch.cat((x, self.inputs.visual(means).flatten(1)), 1)
         x = self.dropout(x)
         return self.direct(x) + self.out(self.dropout(torch.relu(self.hidden(x))))
@@ -105,10 +103,12 @@ def held_out_videos(bank: FeatureBank, share: float, generator: torch.Generator)
 
 
 class OneShot(WindowSystem):
-    """The policy behind the interface of systems, see the module; options are `OneShotArgs`."""
+    """The one-shot policy, see the module; options are `OneShotArgs`."""
 
     name = "one-shot"
     Args = OneShotArgs
+    args: OneShotArgs
+    net: OneShotNet
 
     def __init__(
         self,
@@ -118,38 +118,38 @@ class OneShot(WindowSystem):
         env: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        if not options.get("sees", self.Args.sees):
-            # What it does not look at needs no pooling.
+        if not options.get("sees", OneShotArgs.sees):
+            # Without the video there is nothing to pool.
             options |= {"boxes": "frame"}
         super().__init__(bank, seed, budget, env, **options)
-        for option in ("cells", "parts", "hidden", "check_every"):
-            check_whole(getattr(self.args, option), option)
-        for option in ("dropout", "held_out"):
-            if not 0 <= getattr(self.args, option) < 1:
-                raise DataError(f"{option} is a share in [0, 1), got {getattr(self.args, option)}")
         self.frames_seen = float(self.args.sees)
         self._held = torch.zeros(len(bank), dtype=torch.bool, device=bank.device)
         self._best: tuple[float, dict[str, Tensor]] | None = None
 
     def candidates(self) -> Tensor:
+        """All windows with both ends on the grid."""
         return torch.as_tensor(windows_on_grid(self.args.cells), device=self.bank.device)
 
-    def build(self, inputs: Inputs) -> nn.Module:
+    def build(self, inputs: Inputs) -> OneShotNet:
+        """The policy over all windows of the grid."""
         if self.args.sees and not self.bank.has_frames:
             raise DataError(f"{self.bank.name!r} has annotations alone; 'blind one-shot' (sees=False) needs no more")
         return OneShotNet(inputs, self.args, len(self.windows))
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """AdamW with a constant rate."""
         args = self.args
         optimiser = torch.optim.AdamW(self.net.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
         return optimiser, torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0)
 
     def examples(self) -> Tensor:
+        """Samples of the videos that are not held out."""
         generator = torch.Generator().manual_seed(self.seed)
         self._held = held_out_videos(self.bank, self.args.held_out, generator)
         return ~self._held
 
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """Negative expected IoU of the policy."""
         return -expected_iou(self.logits(self.bank, samples), self.rewards(self.bank, samples)).mean()
 
     def logits(self, bank: FeatureBank, samples: Tensor) -> Tensor:
@@ -166,19 +166,19 @@ class OneShot(WindowSystem):
         return best_iou(self.windows, bank.truth[samples]).to(torch.float32)
 
     def updated(self, step: int, steps: int) -> None:
-        """Early stopping: remember the weights that do best on the held-out videos, and end with them."""
+        """Early stopping: keep the weights with the best score on the held-out videos, and end with them."""
         if not bool(self._held.any()):
             return
         if step % self.args.check_every == 0 or step == steps:
             score = self.held_out_miou()
             if self._best is None or score > self._best[0]:
                 self._best = score, {name: value.clone() for name, value in self.net.state_dict().items()}
-        if step == steps:
+        if step == steps and self._best is not None:
             self.net.load_state_dict(self._best[1])
 
     @torch.no_grad()
     def held_out_miou(self) -> float:
-        """MIoU of the likeliest window on the training videos that the updates do not see."""
+        """Mean IoU of the most probable window on the held-out training videos."""
         self.net.eval()
         total, samples = 0.0, self._held.nonzero()[:, 0]
         for part in samples.split(2048):
@@ -188,13 +188,15 @@ class OneShot(WindowSystem):
         return total / len(samples)
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities of all windows."""
         return self.logits(bank, samples).softmax(-1), self.windows.expand(len(samples), -1, -1)
 
     def probability(self, scores: Tensor) -> Tensor:
-        """The policy's own."""
+        """The policy's own probabilities."""
         return scores
 
     def check_sizes(self, bank: FeatureBank) -> None:
+        """Refuse a bank whose features are not as large as those of the training."""
         if self.args.sees:
             return super().check_sizes(bank)
         if bank.query_dim != self.net.inputs.query_dim:
@@ -206,7 +208,7 @@ register(
     SystemSpec(
         "blind one-shot",
         OneShot,
-        "names the window from the sentence alone, trained by the exact gradient of its expected IoU",
+        "predicts the window from the sentence alone, trained by the exact gradient of its expected IoU",
         ranks_candidates=True,
         needs_frames=False,
         defaults={"sees": False},

@@ -1,10 +1,9 @@
-"""What the systems that learn to score windows share (CTRL, MCN, ACRN, one-shot): arguments, loop, prediction, files.
+"""Base of the systems that learn to score windows (CTRL, MCN, ACRN, one-shot): arguments, loop, prediction, files.
 
-A system of this kind is a network, a loss on a batch of sentences, and a score for every window; the file of each says
-what its paper does. The windows are `agents.baselines.candidates.sliding_windows`, the same for all of them; the
-one-shot policy
-takes those of a grid. What they see of a window is the mean of whole frames, as published, or of what lies inside
-boxes: the same f_o as the agents that move.
+A system of this kind has a network, a loss on a batch of sentences, and a score for every window; its file describes
+its paper. The windows are `agents.baselines.candidates.sliding_windows`; the one-shot policy and the frame classifier
+take those of a grid. A window is represented by the mean of whole frames, as published, or of what lies inside boxes:
+the same f_o as that of the agents that move.
 """
 
 from __future__ import annotations
@@ -12,24 +11,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.candidates import best_iou, candidate_oracle, fit_scales, rank, sliding_windows
-from strong_envs.agents.box_source import local_features
-from strong_envs.agents.registry import Prediction, ProgressCallback
+from strong_envs.agents.box_source import check_common, local_features
+from strong_envs.agents.ranges import check_fields
+from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
 from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.local_features import LocalFeatures
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 FITTED = 100_000
-"""Frames that inputs are standardised by, at least, where there are as many."""
+"""Least number of frames that inputs are standardised by, where there are as many."""
 PREDICT = 1 << 22
-"""Numbers that a prediction holds at a time for each intermediate result (16 MiB)."""
+"""Numbers in each intermediate result of a prediction at a time (16 MiB)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class RankArgs:
     """Windows in a prediction, best first."""
     nms: float | None = 0.45
     """IoU above which the lower of two windows is dropped (public code of TALL: the m of R@n, IoU=m, minus 0.05)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ class Inputs(nn.Module):
     """Features and sentences brought to mean 0 and spread 1 by the statistics of the training split, bounded by 10.
 
     Args:
-        bank: the training split. local: what lies inside boxes, where that is seen instead of whole frames.
+        bank: the training split.
+        local: what lies inside boxes, where that is seen instead of whole frames.
     """
 
     def __init__(self, bank: FeatureBank, local: LocalFeatures | None = None) -> None:
@@ -92,26 +99,39 @@ def spread_frames(local: LocalFeatures, count: int) -> Tensor:
     return local.means(samples, frames, frames + 1)
 
 
-class WindowSystem:
-    """A system that scores windows: what a subclass gives stands first below.
+class WindowNet(nn.Module):
+    """Base of the networks, with the standardised inputs of the training split."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+
+class WindowSystem(BaseSystem):
+    """A system that scores windows; the members of a subclass stand first below.
 
     Args:
-        bank: the training split. seed: of weights and samples. budget: factor on ``steps``.
+        bank: the training split.
+        seed: of weights and samples.
+        budget: factor on ``steps``.
         env: arguments of the environments, which this kind of system does not use.
-        boxes: what it sees of a frame, see `LocalFeatures`: ``"frame"`` all of it, as published, ``"truth"`` what lies
-            in the true box (an upper bound), a tensor of corners others' boxes; or a trained STRONG, see
-            `agents.box_source`. box_margin: added around every box, in fractions of the frame.
-        options: fields of ``Args``; an unknown one is refused.
+        boxes: source of a frame's features, see `LocalFeatures`: ``"frame"`` all of it, as published, ``"truth"`` what
+            lies in the GT box (an upper bound), a tensor of corners; or a trained STRONG, see `agents.box_source`.
+        box_margin: added around every box, in fractions of the frame.
+        options: fields of ``Args``.
+
+    Raises:
+        DataError: an unknown option, or a value outside its range.
     """
 
     name: ClassVar[str]
-    Args: ClassVar[type[RankArgs]] = WindowArgs
-    reach: float = 0.0
-    """Share of its length by which the system may move each end of a window."""
+    Args: ClassVar[type[RankArgs]]
     clip: ClassVar[float] = float("inf")
     """Largest norm of a gradient."""
     frames_seen: float = 1.0
-    """Share of a video's frames that a prediction looks at."""
+    """Share of a video's frames that a prediction reads."""
+    args: Any
+    net: Any
 
     def __init__(
         self,
@@ -123,22 +143,13 @@ class WindowSystem:
         box_margin: float = 0.0,
         **options: Any,
     ) -> None:
-        valid = [f.name for f in fields(self.Args)]
-        for option in options:
-            if option not in valid:
-                raise DataError(f"{self.name} has no option {option!r}{nearest(option, valid)}; it has {valid}")
-        args = self.Args(**options)
+        args = self._resolve(seed, budget, boxes, box_margin, options)
         if isinstance(args, WindowArgs) and args.scales is None:
             args = replace(args, scales=fit_scales(bank.truth, args.scale_count))
-        for option in ("steps", "batch", "top"):
-            if getattr(args, option) < 1:
-                raise DataError(f"{option} must be 1 or more, got {getattr(args, option)}")
-        if not budget > 0:
-            raise DataError(f"budget is a positive factor, got {budget}")
         self.bank, self.args, self.seed, self.budget = bank, args, seed, budget
         self.boxes, self.box_margin = boxes, box_margin
         self._seen: LocalFeatures | None = None
-        self.history: list[dict[str, Any]] = []
+        self.history = []
         self.windows = self.candidates()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -146,14 +157,19 @@ class WindowSystem:
             self.net = self.build(Inputs(bank, None if whole else self.seen(bank)))
         self.net.to(bank.device).eval()
 
-    # What a system defines ----------------------------------------------------------------------------------------
+    # Members of a subclass ------------------------------------------------------------------------------------------
+
+    @property
+    def reach(self) -> float:
+        """Share of its length by which the system may move each end of a window."""
+        return 0.0
 
     def candidates(self) -> Tensor:
         """The windows that are scored, the same for every video: (N, 2) float64, fractions of the duration."""
-        return sliding_windows(self.args.scales, self.args.overlap, self.bank.device)
+        raise NotImplementedError
 
-    def build(self, inputs: Inputs) -> nn.Module:
-        """The network, with ``inputs`` as a part of that name."""
+    def build(self, inputs: Inputs) -> WindowNet:
+        """The network."""
         raise NotImplementedError
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -161,7 +177,7 @@ class WindowSystem:
         raise NotImplementedError
 
     def examples(self) -> Tensor:
-        """Which samples of the training bank can be learnt from: (S,) bool. Called once, before training."""
+        """Mask of the samples of the training bank that can be learnt from: (S,) bool. Called once, before training."""
         raise NotImplementedError
 
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
@@ -169,7 +185,7 @@ class WindowSystem:
         raise NotImplementedError
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (B, N) of all windows of samples (B,), higher is better, and the windows (B, N, 2) they stand for."""
+        """Scores (B, N) of all windows of samples (B,), higher is better, and these windows (B, N, 2)."""
         raise NotImplementedError
 
     def probability(self, scores: Tensor) -> Tensor:
@@ -179,15 +195,49 @@ class WindowSystem:
     def updated(self, step: int, steps: int) -> None:
         """Called after every update of the network, the last one included."""
 
-    # What is the same for all -------------------------------------------------------------------------------------
+    # The interface of systems ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def check_arguments(
+        cls,
+        seed: int = 0,
+        budget: float = 1.0,
+        env: Mapping[str, Any] | None = None,
+        boxes: str | Tensor = "frame",
+        box_margin: float = 0.0,
+        **options: Any,
+    ) -> None:
+        """Raise `DataError` for arguments that do not exist or lie outside their range."""
+        cls._resolve(seed, budget, boxes, box_margin, options)
+
+    @classmethod
+    def _resolve(
+        cls, seed: int, budget: float, boxes: str | Tensor, box_margin: float, options: Mapping[str, Any]
+    ) -> RankArgs:
+        valid = [f.name for f in fields(cls.Args)]
+        for option in options:
+            if option not in valid:
+                raise DataError(f"{cls.name} has no option {option!r}{nearest(option, valid)}; it has {valid}")
+        check_common(seed, budget, boxes, box_margin)
+        return cls.Args(**options)
+
+    @classmethod
+    def arguments(cls) -> dict[str, type]:
+        """Fields of ``Args``."""
+        return {"": cls.Args}
+
+    @property
+    def needs_cells(self) -> bool:
+        """Whether features are pooled from the grid."""
+        return not (isinstance(self.boxes, str) and self.boxes == "frame")
 
     def seen(self, bank: FeatureBank) -> LocalFeatures:
-        """What it sees of the frames of a bank; that of the last bank is kept."""
+        """Features of the frames of a bank; those of the last bank are cached."""
         if self._seen is None or self._seen.bank is not bank:
             self._seen = local_features(bank, self.boxes, self.box_margin)
         return self._seen
 
-    def parameters(self) -> list[Tensor]:
+    def parameters(self) -> list[nn.Parameter]:
         """The trained tensors."""
         return list(self.net.parameters())
 
@@ -195,20 +245,16 @@ class WindowSystem:
         """The best IoU that this system can reach for each query of a bank: (S,) float64, see `candidate_oracle`."""
         return candidate_oracle(bank, self.windows, self.reach)
 
-    def fit(
-        self,
-        report: ProgressCallback | None = None,
-        evaluate: Callable[[Any, str], dict] | None = None,
-    ) -> WindowSystem:
-        """Train on epochs of shuffled sentences; ``evaluate`` sees the trained system once, for the history."""
+    def fit(self, report: ProgressCallback | None = None, evaluate: Evaluate | None = None) -> Self:
+        """Train on epochs of shuffled sentences; ``evaluate`` is called once afterwards, for the history."""
         began = time.perf_counter()
         device = self.bank.device
         usable = self.examples().nonzero()[:, 0]
         if not len(usable):
-            lengths = ", ".join(f"{scale:.3f}" for scale in self.args.scales)
+            lengths = ", ".join(f"{scale:.3f}" for scale in sorted({float(b - a) for a, b in self.windows.tolist()}))
             raise DataError(
                 f"no window of {self.name} matches a moment of {self.bank.name!r}; its lengths are {lengths} of a "
-                "video: give it other scales, or a higher overlap"
+                "video: set other scales, or a higher overlap"
             )
         batch = min(self.args.batch, len(usable))
         steps = max(int(self.args.steps * self.budget), 10)
@@ -272,7 +318,9 @@ class WindowSystem:
         return Prediction(seconds[:, 0], ranked=seconds, scores=torch.cat(scores), frames_seen=frames_seen)
 
     def confidence(self, bank: FeatureBank, prediction: Prediction) -> Tensor:
-        """How sure it is of the best window of each query: (S,) in [0, 1]."""
+        """Probability of the best window of each query: (S,) in [0, 1]."""
+        if prediction.scores is None:
+            raise DataError(f"a prediction of {self.name} has scores; this one has none")
         return self.probability(prediction.scores[:, 0])
 
     def check_sizes(self, bank: FeatureBank) -> None:
@@ -299,15 +347,15 @@ class WindowSystem:
         save_weights(path, self.net.state_dict(), about)
 
     @classmethod
-    def load(cls, path: str, bank: FeatureBank, boxes: str | Tensor | None = None) -> WindowSystem:
-        """Read what `save` wrote; ``bank`` gives the device and must have the features it was trained on.
+    def load(cls, path: str, bank: FeatureBank, boxes: str | Tensor | None = None) -> Self:
+        """Read what `save` wrote; ``bank`` gives the device and must have the features of the training.
 
         A system trained on a tensor of boxes needs ``boxes`` for ``bank``, because the file does not hold them.
         """
         tensors, about = load_weights(path, bank.device)
         if about.get("system") != cls.name:
             raise DataError(f"{str(path)!r} holds {about.get('system', 'another kind of agent')!r}, not {cls.name!r}")
-        raw = {name: tuple(v) if isinstance(v, list) else v for name, v in about["args"].items()}
+        raw: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about["args"].items()}
         boxes = about.get("boxes", "frame") if boxes is None else boxes
         if boxes is None:
             raise DataError(f"{str(path)!r} was trained on given boxes; pass boxes= for {bank.name!r}")
@@ -321,8 +369,18 @@ class WindowSystem:
         return system
 
 
+class SlidingWindowSystem(WindowSystem):
+    """A system over sliding windows."""
+
+    Args = WindowArgs
+
+    def candidates(self) -> Tensor:
+        """Sliding windows of every scale."""
+        return sliding_windows(self.args.scales, self.args.overlap, self.bank.device)
+
+
 def masks_by_sample(windows: Tensor, truth: Tensor, rule: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """A rule of windows (N, 2) and truths (s, K, 2) to (s, N) for all samples, in parts of bounded memory: (S, N)."""
+    """Apply a rule of windows (N, 2) and truths (s, K, 2) to (s, N) to all samples, in bounded memory: (S, N)."""
     size = max(4_000_000 // (len(windows) * truth.shape[1]), 1)
     return torch.cat([rule(windows, part) for part in truth.split(size)])
 

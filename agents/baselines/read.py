@@ -1,7 +1,7 @@
 """READ: Read, Watch and Move (He et al., AAAI 2019), a recurrent actor-critic with two supervised tasks beside it.
 
 In the order of the paper: the state of a step is one vector z of the sentence, the whole video, the window and its
-location; a GRU carries what was seen; actor and critic read its memory. From z itself the network also predicts the
+location; a GRU carries the memory; actor and critic read it. From z itself the network also predicts the
 IoU of the window and the true location. Known from the paper and from public code; the sizes of ``preset="paper"`` are
 theirs. The dynamics are options of the environment: moves of n / 10 (``step_scale=2``), ten steps, phi = .001, the
 reward ``"read"``, an invalid move ends the episode.
@@ -15,7 +15,7 @@ Deviations of ``preset="default"``, and why:
 
 - *Sizes* of 64 and 128 instead of 512 and 1024: the default world's features are small.
 - *Inputs* are standardised, and the window brings its context along, as STRONG's do here: a mean over the window alone
-  cannot tell on which side of it the event lies.
+  does not show on which side of it the event lies.
 - *Random windows*: training starts from them, not from the initial one alone, so that the critic sees more of them.
 - *Half the entropy* and a learning rate of 4e-3 that decays to zero.
 """
@@ -23,11 +23,13 @@ Deviations of ``preset="default"``, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns, nearest_truth
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.rollout import localise
@@ -65,7 +67,10 @@ class ReadArgs:
     """Width of z and of the GRU's memory."""
     standardise: bool = True
     exploring_starts: bool = True
-    """Train from windows drawn at random; it is scored from the initial window all the same."""
+    """Train from random windows. Predictions begin with the initial window in any case."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 PAPER = ReadArgs(
@@ -85,7 +90,9 @@ class ReadNetwork(nn.Module):
     """State vector, memory and four heads.
 
     Args:
-        shapes: named parts of the observation, from `TemporalTask.dims`. n_actions: number of moves.
+        shapes: named parts of the observation, from `TemporalTask.dims`.
+        n_actions: number of moves.
+        args: see `ReadArgs`.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], n_actions: int, args: ReadArgs) -> None:
@@ -132,8 +139,13 @@ def read_loss(
     """The parts of READ's loss, weighted, for T * B steps: their sum is minimised.
 
     Args:
-        logits: (N, A). value, returns: (N,). action: (N,) int64. iou: predicted and true (N,), the true one clamped.
+        logits: (N, A) of the policy.
+        value: (N,) predicted.
+        action: (N,) int64.
+        returns: (N,).
+        iou: predicted and true (N,), the true one clamped.
         location: predicted and true (N, 2), fractions of the video.
+        args: the weights.
     """
     log_pi = logits.log_softmax(-1)
     # The advantage weighs the policy; were it not detached, the policy would move the critic.
@@ -151,10 +163,11 @@ def read_loss(
 
 
 class Memory:
-    """A greedy policy that remembers: one for each batch of episodes, asked once a step."""
+    """A greedy policy with memory: one for each batch of episodes, called once a step."""
 
     def __init__(self, network: ReadNetwork) -> None:
-        self.network, self.memory = network, None
+        self.network = network
+        self.memory: Tensor | None = None
 
     @torch.no_grad()
     def __call__(self, observation: dict[str, Tensor]) -> Tensor:
@@ -169,10 +182,15 @@ class Memory:
 class Read(TemporalSystem):
     """READ under the interface of systems; options are `ReadArgs`."""
 
-    PRESETS = {"default": (ReadArgs(), ENV), "paper": (PAPER, replace(ENV, context=False))}
+    PRESETS: ClassVar[dict[str, tuple[ReadArgs, TemporalConfig]]] = {
+        "default": (ReadArgs(), ENV),
+        "paper": (PAPER, replace(ENV, context=False)),
+    }
+    args: ReadArgs
     network: ReadNetwork
 
     def build(self, task: TemporalTask) -> ReadNetwork:
+        """State vector, memory and heads."""
         return ReadNetwork(task.dims(), task.n_actions, self.args)
 
     def train(self, report: ProgressCallback | None) -> None:
@@ -215,7 +233,7 @@ class Read(TemporalSystem):
         return losses, torch.stack(rewards).mean()
 
     def locate(self, task: TemporalTask, samples: Tensor) -> Prediction:
-        """Greedy episodes; the global mean looks at every frame."""
+        """Greedy episodes; the global mean reads every frame."""
         episodes = localise(task, Memory(self.network), samples, batch=len(samples))
         return Prediction(**vars(episodes), frames_seen=torch.ones(len(samples), device=task.bank.device))
 

@@ -1,14 +1,13 @@
-"""PPO, A2C, DQN and DDPG of Stable-Baselines3 on the temporal level: what a library's learners make of it as they are.
+"""PPO, A2C, DQN and DDPG of Stable-Baselines3 on the temporal level.
 
 They train in `TemporalMomentVectorEnv` through `strong_envs.adapters.sb3.vec_env`, from random windows, and are
-scored by
-`strong_envs.rollout.localise` with their greedy policy in batches. Their algorithms are untouched; ours are only
+scored by `strong_envs.rollout.localise` with their greedy policy in batches. The algorithms are the library's; ours are
 
 - the arguments of `LibraryArgs` and ``ALGORITHMS``, chosen for many environments side by side,
 - a layer that standardises the inputs with statistics of the training split, kept with the weights,
 - phi = 0: the penalty phi * t is not in the state, so that a critic can only learn it as noise.
 
-DDPG knows no discrete actions: it gives seven preferences and the largest is taken
+DDPG has no discrete actions: it returns seven preferences and the largest is taken
 (`strong_envs.adapters.sb3.BoxActions`).
 Stable-Baselines3 is imported when a system is made, not before.
 """
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from strong_envs.adapters.sb3 import vec_env
 from strong_envs.agents.baselines.sequential import TemporalSystem, standardiser_batch
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.core.observations import flat
 from strong_envs.features.errors import DataError
@@ -71,7 +71,10 @@ class LibraryArgs:
     hidden: tuple[int, int] = (128, 128)
     """Widths of the hidden layers of every network."""
     exploring_starts: bool = True
-    """Train from windows drawn at random; it is scored from the initial window all the same."""
+    """Train from random windows. Predictions begin with the initial window in any case."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class LibraryAgent(TemporalSystem):
@@ -82,10 +85,16 @@ class LibraryAgent(TemporalSystem):
     """
 
     algorithm: ClassVar[str] = ""
+    args: LibraryArgs
 
     def __init__(self, *args: Any, settings: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         self.settings = dict(settings or {})
         super().__init__(*args, **kwargs)
+
+    @classmethod
+    def check_arguments(cls, *, settings: Mapping[str, Any] | None = None, **arguments: Any) -> None:
+        """Raise `DataError` for arguments that do not exist or lie outside their range."""
+        super().check_arguments(**arguments)
 
     def build(self, task: TemporalTask) -> nn.Module:
         """The policy of a new model over the environments that it will learn in."""
@@ -133,7 +142,7 @@ class LibraryAgent(TemporalSystem):
 
         total = self.args.steps
 
-        class Told(BaseCallback):
+        class Progress(BaseCallback):
             def _on_step(self) -> bool:
                 if report is not None and self.n_calls % 50 == 0:
                     infos = self.model.ep_info_buffer
@@ -143,7 +152,7 @@ class LibraryAgent(TemporalSystem):
 
         self.fit_inputs()
         with _library_seed(self.seed):
-            self.model.learn(total, callback=Told())
+            self.model.learn(total, callback=Progress())
 
     def fit_inputs(self) -> None:
         """Take the statistics of the inputs in every network of the policy, the targets too."""
@@ -166,13 +175,13 @@ class LibraryAgent(TemporalSystem):
         return policy.get_distribution(x).mode()
 
     def locate(self, task: TemporalTask, samples: Tensor) -> Prediction:
-        """Greedy episodes; the global mean looks at every frame."""
+        """Greedy episodes; the global mean reads every frame."""
         self.network.set_training_mode(False)
         episodes = localise(task, self.act, samples, batch=len(samples))
         return Prediction(**vars(episodes), frames_seen=torch.ones(len(samples), device=task.bank.device))
 
     def make_env(self, task: TemporalTask, num_envs: int) -> TemporalMomentVectorEnv:
-        """Flat observations and NumPy output, as the library wants them."""
+        """Environments with flat observations and NumPy output, as the library needs them."""
         return TemporalMomentVectorEnv.of(task, num_envs, True, "numpy", "features", "light")
 
     def parameters(self) -> list[nn.Parameter]:
@@ -180,10 +189,12 @@ class LibraryAgent(TemporalSystem):
         return [p for name, p in self.network.named_parameters() if "target" not in name]
 
     def remember(self) -> dict[str, Any]:
+        """The settings of the algorithm."""
         return {"settings": self.settings}
 
     @classmethod
     def recall(cls, about: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of the algorithm."""
         return {"settings": about["settings"]}
 
     def _vec_env(self, num_envs: int) -> Any:
@@ -193,7 +204,7 @@ class LibraryAgent(TemporalSystem):
 
 @contextmanager
 def _library_seed(seed: int) -> Iterator[None]:
-    """The library draws from the process's generators: seeded within, and afterwards as they were."""
+    """Seed the process's generators, which the library draws from, and restore them afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -213,6 +224,9 @@ def _extractor() -> type:
     class Standardised(BaseFeaturesExtractor):
         """Flat observations (B, n) to mean 0 and spread 1 by the statistics in its buffers."""
 
+        shift: Tensor
+        scale: Tensor
+
         def __init__(self, observation_space: Any) -> None:
             super().__init__(observation_space, observation_space.shape[0])
             self.register_buffer("shift", torch.zeros(observation_space.shape[0]))
@@ -225,34 +239,35 @@ def _extractor() -> type:
 
 
 ENV = TemporalConfig(phi=0.0)
+Presets = dict[str, tuple[LibraryArgs, TemporalConfig]]
 
 
 class LibraryPPO(LibraryAgent):
     """Proximal policy optimisation."""
 
     algorithm = "ppo"
-    PRESETS = {"default": (LibraryArgs(), ENV)}
+    PRESETS: ClassVar[Presets] = {"default": (LibraryArgs(), ENV)}
 
 
 class LibraryA2C(LibraryAgent):
     """Advantage actor-critic."""
 
     algorithm = "a2c"
-    PRESETS = {"default": (LibraryArgs(num_envs=128), ENV)}
+    PRESETS: ClassVar[Presets] = {"default": (LibraryArgs(num_envs=128), ENV)}
 
 
 class LibraryDQN(LibraryAgent):
     """Deep Q-learning."""
 
     algorithm = "dqn"
-    PRESETS = {"default": (LibraryArgs(num_envs=64), ENV)}
+    PRESETS: ClassVar[Presets] = {"default": (LibraryArgs(num_envs=64), ENV)}
 
 
 class LibraryDDPG(LibraryAgent):
     """Deep deterministic policy gradient over preferences."""
 
     algorithm = "ddpg"
-    PRESETS = {"default": (LibraryArgs(num_envs=64), ENV)}
+    PRESETS: ClassVar[Presets] = {"default": (LibraryArgs(num_envs=64), ENV)}
 
 
 for _kind, _words in (

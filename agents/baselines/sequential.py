@@ -1,8 +1,8 @@
-"""What the reinforcement learners beside STRONG share: arguments, boxes, training clock, prediction, weights on disk.
+"""Base of the reinforcement learners beside STRONG: arguments, boxes, training, prediction, weights on disk.
 
-A subclass says which arguments and which environment its presets have, which network it trains, and how. All of them
-see and move through the functions of one `strong_envs.temporal.task.TemporalTask`; their step sizes, lengths and
-rewards are options of its configuration.
+A subclass gives the arguments and the environment of its presets, its network, and its training. All of them observe
+and move through the functions of one `strong_envs.temporal.task.TemporalTask`; their step sizes, lengths and rewards
+are options of its configuration.
 """
 
 from __future__ import annotations
@@ -10,37 +10,42 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from strong_envs.agents.box_source import local_features
-from strong_envs.agents.registry import Prediction, ProgressCallback
+from strong_envs.agents.box_source import check_common, local_features
+from strong_envs.agents.ranges import check_fields
+from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
 from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
 from strong_envs.core import spans
-from strong_envs.core.validation import check_number, check_whole
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.temporal.env import TemporalMomentVectorEnv
 from strong_envs.temporal.task import CONFIG_NAMES, TemporalConfig, TemporalTask
 
-Evaluate = Callable[[Any, str], dict]
 Rollout = Callable[
     [TemporalMomentVectorEnv, TemporalTask, int, int, torch.Generator], tuple[str, dict[str, Tensor], Tensor]
 ]
-"""Environments, task, steps of an episode, number of the update, generator: to a name for the progress, losses by name,
-and the mean reward."""
+"""Maps environments, task, steps of an episode, number of the update and generator to the name of the stage, losses by
+name, and the mean reward."""
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 PREDICT_BATCH = 4096
 REPORT_EVERY = 10
 
 
-class TemporalSystem:
-    """Base of the systems that move a window, or look, through one temporal task.
+class TemporalSystem(BaseSystem):
+    """Base of the systems that move a window, or read single frames, through one temporal task.
 
     Args:
-        bank: the training split. seed: everything random follows it. budget: factor on the arguments in ``SCALED``.
-        preset: a key of ``PRESETS``. env: changes of the preset's `TemporalConfig`.
+        bank: the training split.
+        seed: everything random follows it.
+        budget: factor on the arguments in ``SCALED``.
+        preset: a key of ``PRESETS``.
+        env: changes of the preset's `TemporalConfig`.
         boxes: where f_o comes from, see `LocalFeatures`: ``"frame"``, ``"initial"``, ``"gaussian"``, ``"truth"`` (an
             upper bound) or a tensor of corners; or a trained STRONG, see `agents.box_source`.
         box_margin: added around every box, in fractions of the frame.
@@ -52,6 +57,9 @@ class TemporalSystem:
     TASK: ClassVar[type[TemporalTask]] = TemporalTask
     """The task that it moves in; a subclass may have other moves."""
     SCALED: ClassVar[tuple[str, ...]] = ("steps",)
+    """Arguments that ``budget`` multiplies."""
+    args: Any
+    network: Any
 
     def __init__(
         self,
@@ -64,23 +72,15 @@ class TemporalSystem:
         box_margin: float = 0.0,
         **options: Any,
     ) -> None:
-        if preset not in self.PRESETS:
-            valid = sorted(self.PRESETS)
-            raise DataError(f"preset must be one of {valid}, got {preset!r}{nearest(str(preset), valid)}")
-        args, config = self.PRESETS[preset]
-        check_number(budget, "budget", above=True)
-        args = changed(args, options, "option")
-        scaled = {name: max(int(getattr(args, name) * budget), 1) for name in self.SCALED}
-        self.args, self.config = replace(args, **scaled), changed(config, env or {}, "option of env", CONFIG_NAMES)
-        self.bank, self.boxes, self.box_margin = bank, boxes, box_margin
-        self.seed = check_whole(seed, "seed", 0)
-        self.history: list[dict[str, Any]] = []
+        self.args, self.config = self._resolve(seed, budget, preset, env, boxes, box_margin, options)
+        self.bank, self.boxes, self.box_margin, self.seed = bank, boxes, box_margin, seed
+        self.history = []
         self.task = self.make_task(bank)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.network = self.build(self.task).to(bank.device)
 
-    # What a subclass provides -----------------------------------------------------------------------------------
+    # Members of a subclass ------------------------------------------------------------------------------------------
 
     def build(self, task: TemporalTask) -> nn.Module:
         """The network; PyTorch's generator is seeded while this runs."""
@@ -94,10 +94,63 @@ class TemporalSystem:
         """Windows for some samples (B,) of a task."""
         raise NotImplementedError
 
-    # The interface of systems -----------------------------------------------------------------------------------
+    # The interface of systems ---------------------------------------------------------------------------------------
 
-    def fit(self, report: ProgressCallback | None = None, evaluate: Evaluate | None = None) -> TemporalSystem:
-        """Train; ``evaluate`` sees this system afterwards and its scores go into the history."""
+    @classmethod
+    def check_arguments(
+        cls,
+        seed: int = 0,
+        budget: float = 1.0,
+        preset: str = "default",
+        env: Mapping[str, Any] | None = None,
+        boxes: str | Tensor = "frame",
+        box_margin: float = 0.0,
+        **options: Any,
+    ) -> None:
+        """Raise `DataError` for arguments that do not exist or lie outside their range."""
+        cls._resolve(seed, budget, preset, env, boxes, box_margin, options)
+
+    @classmethod
+    def _resolve(
+        cls,
+        seed: int,
+        budget: float,
+        preset: str,
+        env: Mapping[str, Any] | None,
+        boxes: str | Tensor,
+        box_margin: float,
+        options: Mapping[str, Any],
+    ) -> tuple[Any, TemporalConfig]:
+        """Arguments and environment of a preset with changes."""
+        if preset not in cls.PRESETS:
+            valid = sorted(cls.PRESETS)
+            raise DataError(f"preset must be one of {valid}, got {preset!r}{nearest(str(preset), valid)}")
+        check_common(seed, budget, boxes, box_margin)
+        args, config = cls.PRESETS[preset]
+        args = changed(args, options, "option")
+        scaled = {name: max(int(getattr(args, name) * budget), 1) for name in cls.SCALED}
+        config = changed(config, env or {}, "option of env", CONFIG_NAMES)
+        check_fields(config)
+        return replace(args, **scaled), config
+
+    @classmethod
+    def arguments(cls) -> dict[str, type]:
+        """Fields of the presets' arguments."""
+        args, _ = next(iter(cls.PRESETS.values()))
+        return {"": type(args)}
+
+    @property
+    def dynamics(self) -> TemporalConfig:
+        """The temporal environment, whose published moves may differ from the default ones."""
+        return self.config
+
+    @property
+    def needs_cells(self) -> bool:
+        """Whether f_o is pooled from the grid."""
+        return not (isinstance(self.boxes, str) and self.boxes == "frame")
+
+    def fit(self, report: ProgressCallback | None = None, evaluate: Evaluate | None = None) -> Self:
+        """Train; ``evaluate`` is called once afterwards, and its scores enter the history."""
         began = time.perf_counter()
         self.train(report)
         seconds = time.perf_counter() - began
@@ -115,7 +168,7 @@ class TemporalSystem:
         return Prediction(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
     def parameters(self) -> list[nn.Parameter]:
-        """Trained numbers."""
+        """The trained tensors."""
         return list(self.network.parameters())
 
     def save(self, path: str) -> None:
@@ -135,8 +188,8 @@ class TemporalSystem:
         save_weights(path, {name: value.clone() for name, value in self.network.state_dict().items()}, about)
 
     @classmethod
-    def load(cls, path: str, bank: FeatureBank, boxes: str | Tensor | None = None) -> TemporalSystem:
-        """Read what `save` wrote. ``bank`` gives the device and must have the features it was trained on.
+    def load(cls, path: str, bank: FeatureBank, boxes: str | Tensor | None = None) -> Self:
+        """Read what `save` wrote; ``bank`` gives the device and must have the features of the training.
 
         A system trained on a tensor of boxes needs ``boxes`` for ``bank``, because the file does not hold them.
         """
@@ -146,11 +199,8 @@ class TemporalSystem:
         boxes = about["boxes"] if boxes is None else boxes
         if boxes is None:
             raise DataError(f"{path!r} was trained on given boxes; pass boxes= for {bank.name!r}")
-        args, env = (
-            {name: tuple(value) if isinstance(value, list) else value for name, value in about[part].items()}
-            for part in ("args", "env")
-        )
-        made = {"seed": about["seed"], "boxes": boxes, "box_margin": about["box_margin"], "env": env}
+        args, env = (_tuples(about[part]) for part in ("args", "env"))
+        made: dict[str, Any] = {"seed": about["seed"], "boxes": boxes, "box_margin": about["box_margin"], "env": env}
         try:
             system = cls(bank, **made, **args, **cls.recall(about))
             system.network.load_state_dict(tensors)
@@ -168,7 +218,7 @@ class TemporalSystem:
         """Arguments of the constructor from what `remember` gave."""
         return {}
 
-    # Actor-critics ----------------------------------------------------------------------------------------------
+    # Actor-critics --------------------------------------------------------------------------------------------------
 
     def train_on_episodes(self, rollout: Rollout, report: ProgressCallback | None) -> None:
         """One update of the whole network after every whole episode of all environments, until ``args.steps``.
@@ -191,7 +241,7 @@ class TemporalSystem:
                     group["lr"] = args.lr * max(1 - update / updates, 0.02)
             stage, losses, reward = rollout(env, task, length, update, generator)
             optimiser.zero_grad(set_to_none=True)
-            sum(losses.values()).backward()
+            cast(Tensor, sum(losses.values())).backward()
             if args.clip:
                 nn.utils.clip_grad_norm_(network.parameters(), args.clip)
             optimiser.step()
@@ -200,7 +250,7 @@ class TemporalSystem:
                 done = (update + 1) * args.num_envs * length
                 report(stage, done, args.steps, {**scalars, "reward": float(reward)})
 
-    # Tools ------------------------------------------------------------------------------------------------------
+    # Tools ----------------------------------------------------------------------------------------------------------
 
     def make_task(self, bank: FeatureBank, boxes: str | Tensor | None = None, **changes: Any) -> TemporalTask:
         """The task over a bank with the system's boxes and configuration."""
@@ -218,6 +268,11 @@ class TemporalSystem:
         return TemporalMomentVectorEnv.of(task, num_envs)
 
 
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a header with tuples where JSON has lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
 def changed(base: Any, changes: Mapping[str, Any], what: str, names: tuple[str, ...] | None = None) -> Any:
     """A dataclass with some fields changed; names that it does not have are refused."""
     valid = sorted(names or [f.name for f in fields(base)])
@@ -230,9 +285,7 @@ def changed(base: Any, changes: Mapping[str, Any], what: str, names: tuple[str, 
 def nearest_truth(task: TemporalTask, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """The true window that each span (B,), in steps, overlaps most, as fractions of the video: (B, 2) float32."""
     truth = task.truth[samples]
-    count = truth.shape[1]
-    each = spans.span_iou(start.repeat_interleave(count), end.repeat_interleave(count), truth.flatten(0, 1)[:, None])
-    best = each.view(-1, count).argmax(1)
+    best = spans.nearest_window(start, end, truth)
     picked = truth.gather(1, best[:, None, None].expand(-1, 1, 2))[:, 0]
     return (picked / task.config.total).to(torch.float32)
 
@@ -241,8 +294,10 @@ def n_step_returns(rewards: Tensor, terminated: Tensor, last: Tensor, gamma: flo
     """Discounted returns of a piece of experience, (T, B) float32, bootstrapped where it is cut off.
 
     Args:
-        rewards: (T, B) float32. terminated: (T, B) bool, nothing follows these steps.
-        last: (B,) float32, the value of the state that the last step led to. gamma: discount.
+        rewards: (T, B) float32.
+        terminated: (T, B) bool, nothing follows these steps.
+        last: (B,) float32, the value of the state that the last step led to.
+        gamma: discount.
     """
     returns, following = torch.empty_like(rewards), last
     for t in range(len(rewards) - 1, -1, -1):

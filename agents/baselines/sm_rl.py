@@ -1,30 +1,30 @@
-"""SM-RL (Wang, Huang and Wang, CVPR 2019): watches single frames and says where the moment is. From description.
+"""SM-RL (Wang, Huang and Wang, CVPR 2019): reads single frames and detects the moment. From description.
 
 No code was published and the STRONG paper names only its idea, so this is built from the description: at each of N
-steps the agent looks at one frame, joins it with semantic concepts, its position and the sentence in an LSTM, and says
-where the moment is (detection), whether the sentence matches what it sees (matching score), whether the detection is
-to be trusted (indicator) and where it looks next. It does not move a window: the environment gives it the frame at a
-position (`TemporalTask.observe` of a window of one frame), the IoU, and the reward `rewards.hit_reward`.
+steps the agent reads one frame, joins it with semantic concepts, its position and the sentence in an LSTM, and returns
+a window (detection), whether the sentence matches the frame (matching score), whether the detection is reliable
+(indicator), and the next position. It does not move a window: the environment gives it the frame at a position
+(`TemporalTask.observe` of a window of one frame), the IoU, and the reward `rewards.hit_reward`.
 
 Losses: cross-entropy of the matching score, with one mismatched sentence for every matched one; smooth L1 of the
-detection in every step; REINFORCE with a moving baseline on indicator and next position, paid +1 where the chosen
-detection has an IoU above .5, else -1.
+detection in every step; REINFORCE with a moving baseline on indicator and next position, with reward +1 where the
+chosen detection has an IoU above .5, else -1.
 
-What nobody published, hence ours:
+Not published, hence ours:
 
 - *Concepts* are the words of the training sentences without the commonest function words: no tagger picks nouns and
   verbs. Their head is linear, trained first on the frames of the true moments, and then kept.
-- *The first look* is at the middle. Learning rate, batch, and the weights of the losses: those of REINFORCE are small,
-  for the log-probability of a position has a slope of 1 / sigma and would drown what the detection learns.
-- *Mismatched sentences* are those of another sample in the batch with another text. They walk on their own.
+- *The first position* is the middle. Learning rate, batch, and the weights of the losses: those of REINFORCE are
+  small, because the log-probability of a position has a slope of 1 / sigma and would outweigh the detection's loss.
+- *Mismatched sentences* are those of another sample in the batch with another text. They have episodes of their own.
 - *The chosen detection* in training is the one with the indicator on and the highest match, as at test; where no
   indicator is on, the highest match of all.
 - Detections are made of centre and length, so that they are never empty or inverted.
 
 Deviations of ``preset="default"``: sizes of 16 to 64 instead of 128 and 1024, standardised inputs, dropout and weight
-decay, and looks that begin as an even sweep over the video (``sweep``), with a fifth of the walks looking anywhere
-(``explore``): with a standard deviation of .08 looks that begin in the middle stay there, and detection never learns
-what the rest of a video tells. ``preset="described"`` is the description.
+decay, and positions that begin as an even sweep over the video (``sweep``), with uniform positions in a fifth of the
+episodes (``explore``): with a standard deviation of .08, positions that begin in the middle stay there, and detection
+never learns from the rest of a video. ``preset="described"`` is the description.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, nearest_truth, standardiser_batch
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
@@ -113,17 +114,17 @@ class SmrlArgs:
     batch: int = 128
     """Samples in an update; as many mismatched pairs come with them."""
     looks: int = 6
-    """Frames looked at, N."""
+    """Frames read, N."""
     sigma: float = 0.08
     """Standard deviation of the next position in training, as a fraction of the video."""
     sweep: bool = True
-    """The untrained policy sweeps the video evenly, and learns to leave the sweep; else it begins in the middle."""
+    """Whether the untrained policy sweeps the video evenly; else it begins in the middle."""
     explore: float = 0.2
-    """Share of the walks in training that look at positions drawn uniformly; they teach detection and matching."""
+    """Share of the training episodes with uniform positions; they train detection and matching."""
     baseline: float = 0.9
     """Share of the old baseline that stays at each update."""
     hit: float = 0.5
-    """The IoU above which a detection is paid."""
+    """The IoU above which a detection is rewarded."""
     match_weight: float = 1.0
     detection_weight: float = 20.0
     policy_weight: float = 0.05
@@ -147,10 +148,15 @@ class SmrlArgs:
     """Updates of the head of concepts before the agent learns."""
     standardise: bool = True
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 class SmrlEpisode(NamedTuple):
-    """What the agent did in N looks: positions (N, B) in [0, 1], detections (N, B, 2) fractions of the video, matching
-    scores, indicator logits and log-probabilities of what was drawn (N, B), indicators (N, B) bool.
+    """N steps of a batch of episodes.
+
+    Positions (N, B) in [0, 1], detections (N, B, 2) fractions of the video, matching scores, indicator logits and
+    log-probabilities of the draws (N, B), indicators (N, B) bool.
     """
 
     position: Tensor
@@ -165,7 +171,9 @@ class SmrlNetwork(nn.Module):
     """Layers of the four inputs, an LSTM, and four heads.
 
     Args:
-        shapes: named parts of the observation, from `TemporalTask.dims`. concepts: how many words the head knows.
+        shapes: named parts of the observation, from `TemporalTask.dims`.
+        concepts: number of words of the head.
+        args: see `SmrlArgs`.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], concepts: int, args: SmrlArgs) -> None:
@@ -187,19 +195,19 @@ class SmrlNetwork(nn.Module):
         self.following = nn.Linear(args.hidden, 1)
 
     def read(self, query: Tensor) -> Tensor:
-        """Sentences (B, Dq) to (B, size), once for all looks."""
+        """Sentences (B, Dq) to (B, size), once for all steps."""
         return torch.relu(self.query(self.query_inputs({"query": query})))
 
-    def look(
+    def step(
         self, words: Tensor, frame: Tensor, position: Tensor, memory: tuple[Tensor, Tensor]
     ) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor, Tensor]:
-        """One look: `read` sentences, frames (B, D) and positions (B,) to the memory and the four heads.
+        """One step: `read` sentences, frames (B, D) and positions (B,) to the memory and the four heads.
 
         Detections (B, 2) as start and end in fractions of the video, matching scores and indicators (B,) as logits,
         next positions (B,) before their sigmoid.
         """
         seen = self.frame_inputs({"local": frame})
-        # The concepts were trained on their own; the agent reads them as they are.
+        # The concepts were trained on their own and stay fixed.
         known = torch.sigmoid(self.concepts(seen)).detach()
         parts = (self.frame(seen), self.concept(known), self.position(2 * position[:, None] - 1))
         joined = torch.cat([*(torch.relu(part) for part in parts), words], 1)
@@ -221,7 +229,7 @@ def concept_words(texts: list[str], most: int, least: int) -> list[str]:
 
 
 def choose(match: Tensor, on: Tensor) -> Tensor:
-    """Which look (B,) of (N, B): the highest match with the indicator on, or of all where it is never on."""
+    """The step (B,) of (N, B) with the highest match with the indicator on, or of all where it is never on."""
     lowest = torch.finfo(match.dtype).min
     return torch.where(on | ~on.any(0), match, lowest).argmax(0)
 
@@ -232,8 +240,12 @@ def smrl_loss(
     """The parts of the loss, weighted: their sum is minimised.
 
     Args:
-        walk: of the matched pairs. mismatch: matching scores (N, B) of the mismatched ones.
-        truth: (B, 2) fractions of the video. reward: (B,). baseline: its moving mean, a scalar.
+        episode: of the matched pairs.
+        mismatch: matching scores (N, B) of the mismatched ones.
+        truth: (B, 2) fractions of the video.
+        reward: (B,).
+        baseline: its moving mean, a scalar.
+        args: the weights.
     """
     bce = nn.functional.binary_cross_entropy_with_logits
     match = bce(episode.match, torch.ones_like(episode.match)) + bce(mismatch, torch.zeros_like(mismatch))
@@ -249,7 +261,7 @@ def smrl_loss(
 class SmRl(TemporalSystem):
     """SM-RL under the interface of systems; options are `SmrlArgs`."""
 
-    PRESETS = {
+    PRESETS: ClassVar[dict[str, tuple[SmrlArgs, TemporalConfig]]] = {
         "default": (SmrlArgs(), TemporalConfig(context=False)),
         "described": (
             SmrlArgs(
@@ -264,23 +276,32 @@ class SmRl(TemporalSystem):
             TemporalConfig(context=False),
         ),
     }
+    args: SmrlArgs
     network: SmrlNetwork
 
     def __init__(self, bank: FeatureBank, *args: Any, words: list[str] | None = None, **kwargs: Any) -> None:
         self._words = words
         super().__init__(bank, *args, **kwargs)
 
+    @classmethod
+    def check_arguments(cls, *, words: list[str] | None = None, **arguments: Any) -> None:
+        """Raise `DataError` for arguments that do not exist or lie outside their range."""
+        super().check_arguments(**arguments)
+
     def build(self, task: TemporalTask) -> SmrlNetwork:
+        """The network, with one concept for each frequent word of the training sentences."""
         words = self._words or concept_words(task.bank.texts, self.args.concepts, self.args.concept_least)
         # A store without a common word still needs a layer to train.
         self.words = words or ["?"]
         return SmrlNetwork(task.dims(), len(self.words), self.args).eval()
 
     def remember(self) -> dict[str, Any]:
+        """The words of the concepts."""
         return {"words": self.words}
 
     @classmethod
     def recall(cls, about: Mapping[str, Any]) -> dict[str, Any]:
+        """The words of the concepts."""
         return {"words": about["words"]}
 
     def draw(self, generator: torch.Generator) -> Tensor:
@@ -319,7 +340,7 @@ class SmRl(TemporalSystem):
             samples = self.draw(generator)
             losses, reward = self.losses(samples, texts, baseline, generator)
             optimiser.zero_grad(set_to_none=True)
-            sum(losses.values()).backward()
+            cast(Tensor, sum(losses.values())).backward()
             if args.clip:
                 nn.utils.clip_grad_norm_(learning, args.clip)
             optimiser.step()
@@ -332,7 +353,7 @@ class SmRl(TemporalSystem):
     def losses(
         self, samples: Tensor, texts: Tensor, baseline: Tensor, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses and rewards (B,) of samples (B,); ``texts`` (S,) tells equal sentences of the bank apart from others.
+        """Losses and rewards (B,) of samples (B,); equal entries of ``texts`` (S,) are equal sentences of the bank.
 
         A mismatched sentence is that of the next sample of the batch; where it is the same one, nothing is learnt from
         the pair.
@@ -342,7 +363,7 @@ class SmRl(TemporalSystem):
         differs = (texts[samples] != texts[other]).to(task.bank.device)
         samples, other = samples.to(task.bank.device), other.to(task.bank.device)
         query = torch.cat((task.bank.query[samples], task.bank.query[other]))
-        both = self.watch(task, samples.repeat(2), query, generator)
+        both = self.episode(task, samples.repeat(2), query, generator)
         count = len(samples)
         episode = SmrlEpisode(*(part[:, :count] for part in both))
         # A large negative logit costs nothing in the mismatched half of the cross-entropy.
@@ -356,27 +377,27 @@ class SmRl(TemporalSystem):
             truth = nearest_truth(task, samples, best[:, 0], best[:, 1])
         return smrl_loss(episode, mismatch, truth, reward, baseline, args), reward
 
-    def watch(
+    def episode(
         self, task: TemporalTask, samples: Tensor, query: Tensor, generator: torch.Generator | None = None
     ) -> SmrlEpisode:
-        """N looks at the videos of samples (B,) with sentences (B, Dq); without a generator nothing is drawn."""
+        """N steps in the videos of samples (B,) with sentences (B, Dq); without a generator nothing is drawn."""
         args, network, count = self.args, self.network, len(samples)
         words = network.read(query)
         memory = (query.new_zeros((count, args.hidden)), query.new_zeros((count, args.hidden)))
-        # The position after the last look is never visited; any number serves.
+        # The position after the last step is never visited; any number serves.
         steps = torch.arange(args.looks + 1, device=query.device, dtype=query.dtype).clamp(max=args.looks - 1)
         even = torch.logit((steps + 0.5) / args.looks if args.sweep else torch.full_like(steps, 0.5))
         position = torch.sigmoid(even[0]).expand(count)
-        # Walks that look anywhere were not drawn from the policy, so they do not teach it where to look.
+        # Uniform positions were not drawn from the policy, so they do not enter its gradient.
         anywhere = torch.zeros(count, dtype=torch.bool, device=query.device)
         if generator is not None:
             anywhere = (torch.rand(count, generator=generator) < args.explore).to(query.device)
             position = torch.where(anywhere, torch.rand(count, generator=generator).to(query.device), position)
         rows: list[tuple[Tensor, ...]] = []
-        for look in range(args.looks):
+        for step in range(args.looks):
             frame = self._frame(task, samples, position)
-            memory, detection, match, indicator, following = network.look(words, frame, position, memory)
-            mean = torch.sigmoid(following + even[look + 1])
+            memory, detection, match, indicator, following = network.step(words, frame, position, memory)
+            mean = torch.sigmoid(following + even[step + 1])
             log_prob, on, following = torch.zeros_like(mean), indicator > 0, mean.detach()
             if generator is not None:
                 noise = torch.randn(count, generator=generator).to(query.device)
@@ -393,7 +414,7 @@ class SmRl(TemporalSystem):
 
     def locate(self, task: TemporalTask, samples: Tensor) -> Prediction:
         """Mean positions; the detection with the indicator on and the highest match."""
-        episode = self.watch(task, samples, task.bank.query[samples])
+        episode = self.episode(task, samples, task.bank.query[samples])
         row = torch.arange(len(samples), device=samples.device)
         detection = episode.detection[choose(episode.match, episode.on), row].to(torch.float64)
         duration = task.bank.duration[task.bank.video[samples]]
@@ -414,10 +435,10 @@ class SmRl(TemporalSystem):
         return samples.to(self.bank.device), position.to(self.bank.device)
 
     def _train_concepts(self, generator: torch.Generator) -> None:
-        """The head of concepts: which words the sentence of a frame inside its true moment has."""
+        """Train the head of concepts: the words that the sentence of a frame inside its true moment has."""
         task, args, network = self.task, self.args, self.network
-        said = [set(re.findall(r"[a-z']+", text.lower())) for text in self.bank.texts]
-        wanted = torch.tensor([[float(word in one) for word in self.words] for one in said], device=self.bank.device)
+        present = [set(re.findall(r"[a-z']+", text.lower())) for text in self.bank.texts]
+        wanted = torch.tensor([[float(word in one) for word in self.words] for one in present], device=self.bank.device)
         optimiser = torch.optim.Adam(network.concepts.parameters(), 1e-2, fused=True)
         for _ in range(args.concept_steps):
             samples, where = self._anywhere(generator, args.batch)
@@ -429,4 +450,4 @@ class SmRl(TemporalSystem):
             optimiser.step()
 
 
-register(SystemSpec("sm-rl", SmRl, "SM-RL, from description: looks at single frames, then detects"))
+register(SystemSpec("sm-rl", SmRl, "SM-RL, from description: reads single frames, then detects"))

@@ -3,7 +3,7 @@
 In the order of the paper, known from the authors' public code:
 
 1. *State*: global feature, window and location each pass a layer, are brought to length 1 and rectified, and are gated
-   by the sentence (sigmoid of a layer); joined, a layer with ReLU is z, a GRU carries what was seen.
+   by the sentence (sigmoid of a layer); joined, a layer with ReLU is z, a GRU carries the memory.
 2. *Tree*: a root policy over five branches (scale; far to the left, far to the right; a little to the left, to the
    right) and a leaf policy in each: scale by 1.2, 1.5, 1/1.2, 1/1.5 about the middle, or shift, move the start, move
    the end. Sixteen moves, no stop; every policy has a value head.
@@ -22,7 +22,8 @@ Deviations, all presets:
 - *A little* is one feature unit of 16 frames in the code; n / 40 is that in a video of some 30 seconds.
 - A move over the video's edge is refused, as in all systems here; the code cuts the window off at the edge.
 - The window is seen as means of itself and its context; the code concatenates ten of its frames.
-- The advantage is detached and returns are bootstrapped with the value after the last step, both as in `read_agent`;
+- The advantage is detached and returns are bootstrapped with the value after the last step, both as in
+  `agents.baselines.read`;
   the code lets the policy's loss move the values and bootstraps with the value before the last step.
 - All positions are fractions, in the code whole units.
 
@@ -33,11 +34,13 @@ Deviations, all presets:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
@@ -84,7 +87,10 @@ class TspPrlArgs:
     iou_hidden: tuple[int, int] = (64, 32)
     standardise: bool = True
     exploring_starts: bool = True
-    """Train from windows drawn at random; it is scored from the initial window all the same."""
+    """Train from random windows. Predictions begin with the initial window in any case."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 PAPER = TspPrlArgs(
@@ -117,7 +123,11 @@ class TreeNetwork(nn.Module):
 
     Args:
         shapes: named parts of the observation, from `TemporalTask.dims`.
+        args: see `TspPrlArgs`.
     """
+
+    moves: Tensor
+    absent: Tensor
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], args: TspPrlArgs) -> None:
         super().__init__()
@@ -155,7 +165,8 @@ class TreeNetwork(nn.Module):
     def leaf_logits(self, memory: Tensor) -> Tensor:
         """Logits of all leaves, -1e9 where a leaf has fewer moves than the largest: (B, 5, 4)."""
         width = self.moves.shape[1]
-        padded = [nn.functional.pad(leaf(memory), (0, width - leaf.out_features)) for leaf in self.leaves]
+        logits = [leaf(memory) for leaf in self.leaves]
+        padded = [nn.functional.pad(one, (0, width - one.shape[1])) for one in logits]
         return torch.stack(padded, 1).masked_fill(self.absent, -1e9)
 
     def actions(self, leaf: Tensor) -> Tensor:
@@ -174,8 +185,12 @@ def tree_loss(
     """The parts of the loss, weighted: their sum is minimised. The same for the root and for the leaf that acted.
 
     Args:
-        logits: (N, A). value, returns: (N,). taken: (N,) int64. iou: logit of the predicted and the true one, (N,); the
-            true one may be negative, and such windows teach nothing.
+        logits: (N, A) of the policy.
+        value: (N,) predicted.
+        taken: (N,) int64 actions.
+        returns: (N,).
+        iou: logit of the predicted and the true one, (N,); windows with a negative true one do not enter the loss.
+        args: the weights.
     """
     log_pi = logits.log_softmax(-1)
     advantage = (returns - value).detach()
@@ -194,7 +209,8 @@ class Greedy:
     """The greedy tree with its memory: one for each batch of episodes, asked once a step."""
 
     def __init__(self, network: TreeNetwork) -> None:
-        self.network, self.memory = network, None
+        self.network = network
+        self.memory: Tensor | None = None
 
     @torch.no_grad()
     def __call__(self, observation: dict[str, Tensor]) -> Tensor:
@@ -209,7 +225,7 @@ class Greedy:
 
     @torch.no_grad()
     def value(self, observation: dict[str, Tensor]) -> Tensor:
-        """The predicted IoU where `localise` looks for the value of stopping: (B, 17)."""
+        """The predicted IoU as the value of stopping in `localise`: (B, 17)."""
         predicted = torch.sigmoid(self.network.iou(self.network.state(observation)))
         return nn.functional.pad(predicted, (spans.STOP, 10))
 
@@ -217,11 +233,16 @@ class Greedy:
 class TspPrl(TemporalSystem):
     """TSP-PRL under the interface of systems; options are `TspPrlArgs`."""
 
-    PRESETS = {"default": (TspPrlArgs(), ENV), "paper": (PAPER, ENV)}
+    PRESETS: ClassVar[dict[str, tuple[TspPrlArgs, TemporalConfig]]] = {
+        "default": (TspPrlArgs(), ENV),
+        "paper": (PAPER, ENV),
+    }
     TASK = TreeTask
+    args: TspPrlArgs
     network: TreeNetwork
 
     def build(self, task: TemporalTask) -> TreeNetwork:
+        """The tree of policies."""
         return TreeNetwork(task.dims(), self.args)
 
     def train(self, report: ProgressCallback | None) -> None:
@@ -247,7 +268,7 @@ class TspPrl(TemporalSystem):
         env.reset()
         memory = torch.zeros((env.num_envs, self.args.hidden), device=task.bank.device)
         rows: dict[str, list[Tensor]] = {name: [] for name in ("logits", "value", "taken", "z", "iou")}
-        paid, ends = [], []
+        rewarded, ends = [], []
         for _ in range(length):
             state = env.state()
             where = state["sample"], state["start"], state["end"]
@@ -264,18 +285,18 @@ class TspPrl(TemporalSystem):
             else:
                 reward = rewards.tree_leaf_reward(before, after)
                 value = network.leaf_values(memory).gather(1, picked)[:, 0]
-            paid.append(reward.to(torch.float32))
+            rewarded.append(reward.to(torch.float32))
             ends.append(terminated)
             final = memory
             memory = memory * (~terminated).to(memory.dtype)[:, None]
             for name, part in zip(rows, (drawn, value, branch if root else leaf, z, before), strict=True):
                 rows[name].append(part)
         last = self.last_value(env, final, root)
-        returns = n_step_returns(torch.stack(paid), torch.stack(ends), last, self.args.gamma).flatten()
+        returns = n_step_returns(torch.stack(rewarded), torch.stack(ends), last, self.args.gamma).flatten()
         flat = {name: torch.cat(parts) for name, parts in rows.items()}
         pair = network.iou(flat["z"])[:, 0], flat["iou"].to(torch.float32)
         losses = tree_loss(flat["logits"], flat["value"], flat["taken"], returns, pair, self.args)
-        return losses, torch.stack(paid).mean()
+        return losses, torch.stack(rewarded).mean()
 
     def choose(self, memory: Tensor, root: bool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the tree does: branch (B,), move of its leaf (B,), actions of all branches (B, 5), logits of who draws.

@@ -1,0 +1,1 @@
+"""Reference predictors that ignore the video, and the random policy."""

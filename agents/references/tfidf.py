@@ -44,8 +44,8 @@ class TfIdf:
                 self._postings[word] = (np.array(rows, np.int64), weight)
                 squares[self._postings[word][0]] += weight**2
         norm = np.sqrt(np.maximum(squares, np.finfo(np.float64).tiny))
-        for rows, weight in self._postings.values():
-            weight /= norm[rows]
+        for at, weight in self._postings.values():
+            weight /= norm[at]
 
     def similarities(self, text: str) -> np.ndarray:
         """Cosine similarity with every sentence: (N,) float64 in [0, 1]."""
@@ -56,8 +56,8 @@ class TfIdf:
         if not terms:
             return total
         for (word, _), weight in zip(terms, weights / np.linalg.norm(weights), strict=True):
-            rows, values = self._postings[word]
-            total[rows] += weight * values
+            at, values = self._postings[word]
+            total[at] += weight * values
         return total
 
     def nearest(self, text: str, k: int) -> tuple[np.ndarray, np.ndarray]:

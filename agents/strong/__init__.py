@@ -1,0 +1,1 @@
+"""STRONG, its variants, and the training of its levels."""

@@ -1,142 +1,187 @@
 """STRONG: the temporal and the spatial level, trained in turns (ACM MM 2020, section 3.4), and its simpler relatives.
 
 The order of the paper: the temporal level is trained alone, f_o := f_s (section 4.1.4); then, in turns, the spatial
-level learns to move boxes, paid by the temporal critic (Eq. 11), and the temporal level learns on the boxes it gets.
+level learns to move boxes, rewarded by the temporal critic (Eq. 11), and the temporal level learns on these boxes.
 
-``boxes`` decides what the temporal level sees, and with it which system this is: ``"tracked"`` is STRONG; ``"frame"``
-TRL; ``"gaussian"`` TRL+gau; ``"initial"`` the box b0 for all; ``"attention"`` leaves the tracker out and takes in every
-frame the box at which the frame attention rests, ``"static_attention"`` one box a sample, in the middle of these;
-``"objects"`` and
-``"cells"`` know no box (see `LocalFeatures`); ``"truth"`` and ``"static"`` are upper bounds. ``blind=True`` hides what
-is visual: what language and position alone can do. True boxes are never used in training but by the bounds.
+``boxes`` selects what the temporal level observes, and with it the system: ``"tracked"`` is STRONG; ``"frame"`` TRL;
+``"gaussian"`` TRL+gau; ``"initial"`` the box b0 in every frame; ``"attention"`` has no tracker and takes in every frame
+the box around the peak of the frame attention, ``"static_attention"`` one box a sample, the median of these;
+``"objects"`` and ``"cells"`` have no box (see `LocalFeatures`); ``"truth"`` and ``"static"`` are upper bounds.
+``blind=True`` hides the visual parts of the observation. GT boxes are used in training by the upper bounds only.
 
 Deviations of ``preset="default"`` from the paper:
 
-- *What pays the spatial level*: ``reward="attention_box"`` instead of Eq. 11. Max Q is optimism: it is high where a
-box suggests
-  that some move will pay, which a distractor doing the right event does as well. Instead attention over the cells of
-  each frame (`agents.strong.frame_attention`) learns from the truth in time which frames lie inside the moment, and
-  the spatial level is
-  paid for bringing its box to where that attention rests. ``reward="signed_q"`` compares values at moves whose reward
-  is known, Eq. 11's nearest relative.
-- *What the critic has seen*, under the rewards that compare Q: a share ``random_boxes`` of the samples keeps a random
-  box while the temporal level trains, for a critic that never saw a cropped frame cannot compare crops.
-- *What the spatial level sees*: the frame attention of its frame, relative to its box.
-- *The first frame* has room for ``first_frame_actions`` moves, so that the box reaches the object before it follows.
+- *Reward of the spatial level*: ``reward="attention_box"`` instead of Eq. 11. Max Q is optimistic: it is high where a
+  box suggests that some move will be rewarded, which a distractor doing the right event does as well. Instead attention
+  over the cells of each frame (`agents.strong.frame_attention`) learns from the truth in time which frames lie inside
+  the moment, and the spatial level is rewarded for bringing its box to the peak of that attention.
+  ``reward="signed_q"`` compares values at moves whose reward is known, Eq. 11's nearest relative.
+- *Boxes that the critic is trained on*, under the rewards that compare Q: a share ``random_boxes`` of the samples has a
+  random box while the temporal level trains, because a critic that was trained on whole frames cannot compare crops.
+- *Observation of the spatial level*: the frame attention of its frame, relative to its box.
+- *The first frame* has ``first_frame_actions`` moves, so that the box reaches the object before it follows it.
 - *Attention* over frames is off: beside the context of the window it adds .010 [.007, .014] in the medium default world
   (five seeds) and takes a quarter more time.
-- Both levels learn from the rewards of all actions in a state (``feedback="all"``), see `DDPGArgs`; the temporal level
-  has the context of its window, see `TemporalMomentEnv`.
+- Both levels learn from the rewards of all actions in a state, see `agents.strong.full_feedback`; the temporal level
+  observes the context of its window, see `TemporalMomentEnv`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from strong_envs.agents.strong import agent as strong_state
-from strong_envs.agents.strong.args import StrongArgs
+from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
+from strong_envs.agents.strong.args import BOUNDS, StrongArgs, stored_args, system_args
 from strong_envs.agents.strong.attention import AttentionTask
-from strong_envs.agents.strong.ddpg import DDPG, DDPGArgs, train
-from strong_envs.agents.strong.frame_attention import (
-    FrameAttention,
-    FrameAttentionArgs,
-    FrameScores,
-    FrameScoresTask,
-    static_boxes_of,
-    train_frame_attention,
-)
+from strong_envs.agents.strong.ddpg import DDPG, DDPGArgs
+from strong_envs.agents.strong.ddpg_training import train
+from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs, static_boxes_of
+from strong_envs.agents.strong.frame_attention_training import train_frame_attention
+from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask
+from strong_envs.agents.strong.full_feedback import FullFeedback, FullFeedbackArgs
 from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
 from strong_envs.agents.training.loop import split
 from strong_envs.agents.training.session import Session
 from strong_envs.core import boxes as box_ops
-from strong_envs.core.validation import check_number
+from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
-from strong_envs.features.errors import DataError, nearest
-from strong_envs.local_features import SOURCES, LocalFeatures
+from strong_envs.features.errors import DataError
+from strong_envs.local_features import LocalFeatures
 from strong_envs.rollout import localise, track
 from strong_envs.spatial.env import SpatialTrackVectorEnv
 from strong_envs.spatial.task import SpatialConfig, SpatialTask
 from strong_envs.temporal.env import TemporalMomentVectorEnv
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 VISUAL = ("local", "global", "context", "frame_scores")
-LEARNT = ("tracked", "attention", "static_attention")
-"""Boxes that a system learns to give."""
-BOXES = (*SOURCES, *LEARNT)
-BOUNDS = ("truth", "static")
-SELECT = ("last", "value")
-
-ProgressCallback = Callable[[str, int, int, dict[str, float]], None]
-"""Called with the stage, environment steps done and in all, and scalars."""
+"""Parts of the observation that ``blind`` hides."""
 
 
-class Strong:
-    """Both levels with their training. After `fit`, `predict` localises every query of a bank.
+class Strong(BaseSystem):
+    """Both levels with their training.
 
     Args:
-        bank: the training split. args: see `StrongArgs`.
+        bank: the training split.
+        seed: of everything random.
+        budget: factor on the training steps.
+        preset: ``"default"`` or ``"paper"``, see `strong_args`.
+        env: changes of the temporal environment, as ``temporal_env``.
+        changes: fields of `StrongArgs`; a mapping changes parts of a level or an environment, as in
+            ``temporal={"gamma": 0.4}``.
+
+    Attributes:
+        args: see `StrongArgs`. history: stages of the training with their scores. turn: turns of training done.
+        temporal, spatial: the levels' agents; ``spatial`` is None without a tracker.
+        frame_attention: see the module; None where the arguments ask for none.
+        task: the temporal level's task with its training boxes.
+
+    Raises:
+        DataError: unknown or contradictory arguments, or a bank without the features that they need.
     """
 
-    def __init__(self, bank: FeatureBank, args: StrongArgs) -> None:
-        if args.boxes not in BOXES:
-            raise DataError(f"boxes must be one of {BOXES}, got {args.boxes!r}")
-        if args.select not in SELECT:
-            raise DataError(f"select must be one of {SELECT}, got {args.select!r}{nearest(args.select, SELECT)}")
-        check_number(args.ramp, "ramp", above=True)
+    resumable: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        bank: FeatureBank,
+        seed: int = 0,
+        budget: float = 1.0,
+        preset: str = "default",
+        env: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> None:
+        self._make(bank, system_args(preset, seed, budget, env, changes))
+
+    @classmethod
+    def of(cls, bank: FeatureBank, args: StrongArgs) -> Self:
+        """The system with exactly these arguments."""
+        system = cls.__new__(cls)
+        system._make(bank, args)
+        return system
+
+    def _make(self, bank: FeatureBank, args: StrongArgs) -> None:
         if args.boxes not in ("frame", "objects") and not bank.has_grid:
             raise DataError(f"boxes={args.boxes!r} needs a spatial grid, which {bank.name!r} lacks; use boxes='frame'")
         if args.boxes in BOUNDS and not bank.has_boxes:
             raise DataError(f"boxes={args.boxes!r} needs a true box track for every query, which {bank.name!r} lacks")
-        looks = args.boxes in ("attention", "static_attention") or (
-            args.boxes == "tracked" and args.spatial_env.reward == "attention_box"
-        )
-        if args.frame_scores and (args.attention or not looks):
-            reward = args.spatial_env.reward
-            raise DataError(
-                "frame_scores=True requires frame attention: boxes must be 'attention', 'static_attention', or "
-                "'tracked' with reward='attention_box', "
-                f"and attention off; got boxes={args.boxes!r}, reward={reward!r}, attention={args.attention}"
-            )
         self.args, self.bank = args, bank
-        self.history: list[dict[str, Any]] = []
+        self.history = []
         self.lean = False
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
         self._tracking: tuple[SpatialTask, FrameScores | None] | None = None
         self.task = self._temporal_task(bank, self.untracked(bank))
         hidden = VISUAL if args.blind else ()
-        seeded = replace(args.temporal, seed=args.seed)
-        self.temporal = DDPG(self.task.dims(), self.task.n_actions, seeded, hidden).to(bank.device)
+        self.temporal = make_level(self.task, replace(args.temporal, seed=args.seed), hidden)
         self.spatial: DDPG | None = None
         self.frame_attention: FrameAttention | None = None
-        if looks:
+        if args.has_frame_attention:
             self.frame_attention = FrameAttention(bank, args.frame_attention, args.seed).to(bank.device)
         if args.boxes == "tracked":
             spatial_task = self._spatial_task(self.task, self._frame_scores(bank))
-            seeded = replace(args.spatial, seed=args.seed + 1)
-            self.spatial = DDPG(spatial_task.dims(), spatial_task.n_actions, seeded).to(bank.device)
+            self.spatial = make_level(spatial_task, replace(args.spatial, seed=args.seed + 1))
+
+    # The interface of systems ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def arguments(cls) -> dict[str, type]:
+        """Fields of `StrongArgs`, of both levels (`FullFeedbackArgs` has those of both algorithms) and environments."""
+        return {
+            "preset": str,
+            "": StrongArgs,
+            "frame_attention": FrameAttentionArgs,
+            "temporal": FullFeedbackArgs,
+            "spatial": FullFeedbackArgs,
+            "env": TemporalConfig,
+            "spatial_env": SpatialConfig,
+        }
+
+    @classmethod
+    def check_arguments(
+        cls,
+        seed: int = 0,
+        budget: float = 1.0,
+        preset: str = "default",
+        env: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> None:
+        """Raise `DataError` for arguments that do not exist, lie outside their range, or contradict each other."""
+        system_args(preset, seed, budget, env, changes)
 
     @property
-    def takes_turns(self) -> bool:
-        """Whether boxes are learnt, so that training goes in rounds."""
-        return self.args.boxes in LEARNT
+    def needs_cells(self) -> bool:
+        """Whether f_o is pooled from the grid."""
+        return self.args.boxes != "frame"
+
+    @property
+    def dynamics(self) -> TemporalConfig:
+        """The temporal environment."""
+        return self.args.temporal_env
+
+    config = dynamics
 
     def fit(
         self,
         report: ProgressCallback | None = None,
-        evaluate: Callable[[Strong, str], dict] | None = None,
+        evaluate: Evaluate | None = None,
         checkpoint: Session | None = None,
-    ) -> Strong:
-        """Train. ``evaluate`` is called after each stage with this system and the stage's name, for the history.
+    ) -> Self:
+        """Train.
 
-        ``checkpoint`` stores the training at any moment and goes on from there, see `Session`.
+        Args:
+            report: called with the progress.
+            evaluate: called after each stage with this system and the stage's name; its scores enter the history.
+            checkpoint: stores the training and resumes it, see `Session`.
         """
         args, session, self.seconds = self.args, checkpoint or Session(), 0.0
         session.begin(self)
@@ -147,14 +192,14 @@ class Strong:
             self.seconds = time.perf_counter() - self._began
             self.history.append({"stage": stage, "seconds": self.seconds, **scores})
 
-        turns = self.takes_turns
+        turns = args.takes_turns
         if turns and args.random_boxes:
             session.step(lambda: self._give_boxes(None))
         alone = "temporal alone" if turns else "temporal"
         session.step(lambda: self._train_temporal(alone, args.pretrain_steps, report, session))
         session.step(lambda: note("pre-training" if turns else "training"))
         for turn in range(1, args.rounds + 1) if turns else ():
-            session.step(partial(self._train_gaze, turn, report, session))
+            session.step(partial(self._train_frame_attention, turn, report, session))
             session.step(partial(self._train_spatial, turn, report, session))
             session.step(partial(self._take_turn, turn))
             stage = f"round {turn}, temporal"
@@ -162,99 +207,101 @@ class Strong:
             session.step(partial(note, f"round {turn}"))
         return self
 
-    def predict(self, bank: FeatureBank, use_tracker: bool | None = None) -> dict[str, Tensor]:
-        """Localise every query of a bank, greedily.
+    def predict(self, bank: FeatureBank, use_tracker: bool | None = None) -> Prediction:
+        """Localise every query of a bank by greedy episodes.
 
-        Returns ``spans`` (S, 2) seconds, ``length`` (S,) moves, ``path`` (S, T + 1, 2) seconds, and for a tracked
-        system ``boxes``, corners of every frame of each sample, packed (R, 4).
+        Args:
+            bank: features of one split.
+            use_tracker: whether the temporal level observes the learnt boxes. By default it does from the first turn
+                on, and observes whole frames before.
         """
-        turned = self.takes_turns if use_tracker is None else use_tracker
+        tracked = self.args.takes_turns and self.turn > 0 if use_tracker is None else use_tracker
         scores = self._frame_scores(bank)
-        out: dict[str, Tensor] = {"boxes": self.boxes(bank, scores)} if turned else {}
-        task = self._temporal_task(bank, out.get("boxes", self.untracked(bank)), scores)
+        boxes = self.boxes(bank, scores) if tracked else None
+        task = self._temporal_task(bank, self.untracked(bank) if boxes is None else boxes, scores)
         value = self.temporal.q_values if self.args.select == "value" else None
         if value is not None and self.lean:
-            raise DataError("select='value' asks the critic, which this file was saved without (lean=True)")
+            raise DataError("select='value' needs the critic, which this file was saved without (lean=True)")
         episodes = localise(task, self.temporal.act, value=value)
-        return out | {"spans": episodes.spans, "length": episodes.length, "path": episodes.path}
+        # The mean over the whole video (f_g) reads every frame; hidden visual parts read none.
+        share = 0.0 if self.args.blind else 1.0
+        frames_seen = torch.full((len(bank),), share, dtype=torch.float64, device=bank.device)
+        return Prediction(episodes.spans, episodes.length, episodes.path, boxes, frames_seen=frames_seen)
 
-    def boxes(self, bank: FeatureBank, scores: FrameScores | None = None) -> Tensor:
-        """Boxes that the system has learnt to give, in every frame of each sample: corners, packed (R, 4)."""
-        scores = scores or self._frame_scores(bank)
-        if self.spatial is None:
-            boxes = scores.both[0]
-            return static_boxes_of(boxes, bank.n_frames[bank.video]) if self.args.boxes == "static_attention" else boxes
-        return track(
-            self._spatial_task(self._temporal_task(bank, self.untracked(bank), scores), scores), self.spatial.act
-        )
+    @torch.no_grad()
+    def confidence(self, bank: FeatureBank, prediction: Prediction) -> Tensor:
+        """The policy's probability of stopping in the predicted windows: (S,) float32."""
+        task = self._temporal_task(bank, self.untracked(bank) if prediction.boxes is None else prediction.boxes)
+        samples = torch.arange(len(bank), device=bank.device)
+        start, end = (prediction.spans / task.seconds[:, None]).unbind(-1)
+        t = torch.zeros_like(samples) if prediction.length is None else prediction.length
+        return self.temporal.actor(self.temporal.inputs(task.observe(samples, start, end, t)))[:, spans.STOP]
 
-    def _frame_scores(self, bank: FeatureBank) -> FrameScores | None:
-        return None if self.frame_attention is None else FrameScores(self.frame_attention, bank)
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Trained numbers of both levels and the frame attention; targets, which follow them, are not counted."""
+        parts = (self.temporal, self.spatial, self.frame_attention)
+        return [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
 
     def save(self, path: str, lean: bool = False) -> None:
-        """Write weights and arguments as one safetensors file; ``lean`` leaves out what predictions do without."""
-        tensors = {f"temporal.{k}": v for k, v in self.temporal.state_dict().items()}
-        for name, part in (("spatial", self.spatial), ("frame_attention", self.frame_attention)):
-            if part is not None:
-                tensors |= {f"{name}.{k}": v for k, v in part.state_dict().items()}
+        """Write weights and arguments as one safetensors file; ``lean`` omits what predictions do not use."""
+        tensors = {f"{name}{k}": v for name, part in self._parts() for k, v in part.state_dict().items()}
         if lean:
-            unused = strong_state.unused(self.args)
+            unused = unused_weights(self.args)
             tensors = {k: v for k, v in tensors.items() if not k.partition(".")[2].startswith(unused)}
-        about = {"args": asdict(self.args), "history": self.history, "turn": self.turn, "lean": lean}
-        save_weights(path, tensors, about | {"inputs": inputs_of(self.bank)})
+        about = {"system": "Strong", "args": asdict(self.args), "history": self.history, "turn": self.turn}
+        save_weights(path, tensors, about | {"lean": lean, "inputs": inputs_of(self.bank)})
 
     @classmethod
-    def load(cls, path: str, bank: FeatureBank) -> Strong:
-        """Read what `save` wrote; ``bank`` gives the device and must have the features it was trained on."""
+    def load(cls, path: str, bank: FeatureBank) -> Self:
+        """Read what `save` wrote; ``bank`` gives the device and must have the features of the training."""
         tensors, about = load_weights(path, bank.device)
         if "turn" not in about:
             raise DataError(f"{path!r} is not a saved system of STRONG")
-        raw = about["args"]
-        nested = (
-            ("temporal", DDPGArgs),
-            ("spatial", DDPGArgs),
-            ("temporal_env", TemporalConfig),
-            ("spatial_env", SpatialConfig),
-            ("frame_attention", FrameAttentionArgs),
-        )
-        for name, _ in nested:
-            raw[name] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw[name].items()}
         try:
-            args = StrongArgs(**{**raw, **{name: kind(**raw[name]) for name, kind in nested}})
-        except TypeError as error:
+            args = stored_args(about["args"])
+        except DataError as error:
             raise DataError(f"{path!r} was saved by another release: {error}") from None
-        system = cls(bank, args)
+        system = cls.of(bank, args)
         system.history, system.turn, system.lean = about["history"], about["turn"], bool(about.get("lean"))
-        for name, level in (
-            ("temporal.", system.temporal),
-            ("spatial.", system.spatial),
-            ("frame_attention.", system.frame_attention),
-        ):
-            if level is not None:
-                part = {k[len(name) :]: v for k, v in tensors.items() if k.startswith(name)}
-                if system.lean:
-                    # What was left out stays as it was made: a prediction does not look at it.
-                    rest = {k: v for k, v in level.state_dict().items() if k.startswith(strong_state.unused(args))}
-                    part = rest | part
-                try:
-                    level.load_state_dict(part)
-                except RuntimeError as error:
-                    raise DataError(f"{path!r} was trained on other features than {bank.name!r}: {error}") from None
+        for name, level in system._parts():
+            part = split(tensors, name)
+            if system.lean:
+                # Weights that were left out keep their initial values; predictions do not use them.
+                rest = {k: v for k, v in level.state_dict().items() if k.startswith(unused_weights(args))}
+                part = rest | part
+            try:
+                level.load_state_dict(part)
+            except RuntimeError as error:
+                raise DataError(f"{path!r} was trained on other features than {bank.name!r}: {error}") from None
         return system
 
+    # Boxes and tasks ------------------------------------------------------------------------------------------------
+
+    def boxes(self, bank: FeatureBank, scores: FrameScores | None = None) -> Tensor:
+        """Learnt boxes in every frame of each sample: corners, packed (R, 4) float32."""
+        scores = scores or self._frame_scores(bank)
+        if self.spatial is not None:
+            task = self._temporal_task(bank, self.untracked(bank), scores)
+            return track(self._spatial_task(task, scores), self.spatial.act)
+        if scores is None:
+            raise DataError(f"a system with boxes={self.args.boxes!r} learns no boxes")
+        boxes = scores.boxes
+        return static_boxes_of(boxes, bank.n_frames[bank.video]) if self.args.boxes == "static_attention" else boxes
+
     def untracked(self, bank: FeatureBank) -> str | Tensor:
-        """What the temporal level sees while no box has been learnt: whole frames, f_o := f_s (section 4.1.4).
+        """What the temporal level observes while no box has been learnt: whole frames, f_o := f_s (section 4.1.4).
 
         Where a frame's vector is not as long as a cell of its grid, a box around all cells: boxes that come later must
         not change the size of an observation.
         """
-        if not self.takes_turns:
+        if not self.args.takes_turns:
             return self.args.boxes
         if bank.frame_dim == bank.grid_shape[2]:
             return "frame"
         return torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=bank.device).expand(len(bank), 4)
 
-    # Stages -----------------------------------------------------------------------------------------------------
+    def _frame_scores(self, bank: FeatureBank) -> FrameScores | None:
+        return None if self.frame_attention is None else FrameScores(self.frame_attention, bank)
 
     def _temporal_task(
         self,
@@ -263,26 +310,41 @@ class Strong:
         scores: FrameScores | None = None,
         frame_logits: Tensor | None = None,
     ) -> TemporalTask:
-        """``told`` is the evidence where it is known already; before the first turn nothing is said."""
+        """The temporal level over boxes; ``frame_logits`` where they are known. Before the first turn they are 0."""
         margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
         local = LocalFeatures(bank, boxes, margin=margin)
         if self.args.frame_scores:
             if frame_logits is None:
-                frame_logits = (
-                    (scores or self._frame_scores(bank)).both[1] if self.turn else torch.zeros(int(local.rows[-1]))
-                )
+                scores = scores or self._frame_scores(bank) if self.turn else None
+                frame_logits = torch.zeros(int(local.rows[-1])) if scores is None else scores.logits
             return FrameScoresTask(bank, local, self.args.temporal_env, frame_logits.to(bank.device))
-        # Frames are a visual part: a blind agent has no use for them.
+        # Frames are a visual part, which a blind agent does not observe.
         kind = AttentionTask if self.args.attention and not self.args.blind else TemporalTask
         return kind(bank, local, self.args.temporal_env)
 
     def _spatial_task(self, task: TemporalTask, scores: FrameScores | None) -> SpatialTask:
+        if scores is None:
+            return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, None)
         rows = task.local.rows
 
-        def frame_attention(samples: Tensor, frames: Tensor) -> Tensor:
-            return scores.both[0][rows[samples] + frames]
+        def attention_boxes(samples: Tensor, frames: Tensor) -> Tensor:
+            return scores.boxes[rows[samples] + frames]
 
-        return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, frame_attention if scores else None)
+        return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, attention_boxes)
+
+    def _give_boxes(self, tracks: Tensor | None, scores: FrameScores | None = None) -> None:
+        """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in."""
+        bank, args = self.bank, self.args
+        lengths = bank.n_frames[bank.video]
+        generator = torch.Generator().manual_seed(args.seed + 1000 + len(self.history))
+        if tracks is None:
+            tracks = torch.tensor([0.0, 0.0, 1.0, 1.0], device=bank.device).expand(int(lengths.sum()), 4)
+        static = random_boxes(len(bank), generator).to(bank.device)
+        pick = (torch.rand(len(bank), generator=generator) < args.random_boxes).to(bank.device)
+        mixed = torch.where(pick[:, None].repeat_interleave(lengths, 0), static.repeat_interleave(lengths, 0), tracks)
+        self.task = self._temporal_task(bank, mixed, scores)
+
+    # Stages of the training -----------------------------------------------------------------------------------------
 
     def _train_temporal(self, stage: str, steps: int, report: ProgressCallback | None, session: Session) -> None:
         task = copy(self.task)
@@ -290,14 +352,13 @@ class Strong:
         env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
         train(self.temporal, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
 
-    def _train_gaze(self, turn: int, report: ProgressCallback | None, session: Session) -> None:
-        if self.frame_attention is not None:
-            generator, stage = (
-                torch.Generator().manual_seed(self.args.seed + 100 * turn),
-                f"round {turn}, frame attention",
-            )
-            frame_logits = _staged(report, stage, self.args.frame_attention.steps)
-            train_frame_attention(self.frame_attention, self.bank, generator, frame_logits, stage, session)
+    def _train_frame_attention(self, turn: int, report: ProgressCallback | None, session: Session) -> None:
+        if self.frame_attention is None:
+            return
+        generator = torch.Generator().manual_seed(self.args.seed + 100 * turn)
+        stage = f"round {turn}, frame attention"
+        staged = _staged(report, stage, self.args.frame_attention.steps)
+        train_frame_attention(self.frame_attention, self.bank, generator, staged, stage, session)
 
     def _train_spatial(self, turn: int, report: ProgressCallback | None, session: Session) -> None:
         if self.spatial is None:
@@ -309,41 +370,64 @@ class Strong:
         train(self.spatial, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
 
     def _take_turn(self, turn: int) -> None:
-        """The boxes that the spatial level has learnt to give go to the temporal level."""
+        """Give the boxes of the spatial level to the temporal level."""
         self.turn = turn
         scores = self._frame_scores(self.bank)
         if self.spatial is None:
             self._give_boxes(self.boxes(self.bank, scores), scores)
             return
-        # The training just done has looked at all frames already; a process that went on here has not.
+        # The training that has just ended computed the frame scores; a resumed process has to compute them.
         (task, scores), self._tracking = self._tracking or (self._spatial_task(self.task, scores), scores), None
         self._give_boxes(track(task, self.spatial.act), scores)
 
+    # Checkpoints: `agents.training.session.Resumable` ----------------------------------------------------------------
+
+    def _parts(self) -> list[tuple[str, torch.nn.Module]]:
+        """Networks by the prefix of their weights."""
+        parts = (("temporal.", self.temporal), ("spatial.", self.spatial), ("frame_attention.", self.frame_attention))
+        return [(name, part) for name, part in parts if part is not None]
+
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with: arguments and data, JSON-ready."""
+        """Arguments and data that a checkpoint must agree with, JSON-ready."""
         return {"args": asdict(self.args), "data": self.bank.store.content_hash, "split": self.bank.split}
 
     def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything but the training in progress: both levels, the frame attention, the boxes of the turn, the
-        history.
-        """
-        return strong_state.collect(self)
+        """Tensors and JSON-ready values of everything but the training in progress."""
+        values: dict[str, Any] = {"history": self.history, "turn": self.turn}
+        values["seconds"] = time.perf_counter() - self._began
+        tensors: dict[str, Tensor] = {}
+        for prefix, part in self._parts():
+            if isinstance(part, DDPG):
+                held, values[prefix[:-1]] = part.training_state()
+            else:
+                held = part.state_dict()
+            tensors |= {f"{prefix}{key}": value for key, value in held.items()}
+        if self.task.local.source == "given" and self.task.local.boxes is not None:
+            tensors["boxes"] = self.task.local.boxes.clone()
+        if isinstance(self.task, FrameScoresTask):
+            tensors["frame_logits"] = self.task.frame_logits.clone()
+        return tensors, values
 
     def load_training_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Go on where `training_state` was taken."""
-        strong_state.restore(self, tensors, values)
+        """Bring a system of the same arguments to where `training_state` was called."""
+        self.history[:], self.turn, self.seconds = values["history"], values["turn"], values["seconds"]
+        for prefix, part in self._parts():
+            if isinstance(part, DDPG):
+                part.load_training_state(split(tensors, prefix), values[prefix[:-1]])
+            else:
+                part.load_state_dict(split(tensors, prefix))
+        if "boxes" in tensors:
+            boxes = tensors["boxes"].to(self.bank.device)
+            self.task = self._temporal_task(self.bank, boxes, frame_logits=tensors.get("frame_logits"))
 
-    def _give_boxes(self, tracks: Tensor | None, scores: FrameScores | None = None) -> None:
-        """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in."""
-        bank, args = self.bank, self.args
-        lengths = bank.n_frames[bank.video]
-        generator = torch.Generator().manual_seed(args.seed + 1000 + len(self.history))
-        if tracks is None:
-            tracks = torch.tensor([0.0, 0.0, 1.0, 1.0], device=bank.device).expand(int(lengths.sum()), 4)
-        still = random_boxes(len(bank), generator).to(bank.device)
-        pick = (torch.rand(len(bank), generator=generator) < args.random_boxes).to(bank.device)
-        mixed = torch.where(pick[:, None].repeat_interleave(lengths, 0), still.repeat_interleave(lengths, 0), tracks)
-        self.task = self._temporal_task(bank, mixed, scores)
+
+def make_level(task: TemporalTask | SpatialTask, args: DDPGArgs, hidden: tuple[str, ...] = ()) -> DDPG:
+    """The agent of a level; the class of its arguments selects the algorithm."""
+    if isinstance(args, FullFeedbackArgs):
+        agent: DDPG = FullFeedback(task.dims(), task.n_actions, args, hidden)
+    else:
+        agent = DDPG(task.dims(), task.n_actions, args, hidden)
+    return agent.to(task.bank.device)
 
 
 def random_boxes(count: int, generator: torch.Generator) -> Tensor:
@@ -353,48 +437,10 @@ def random_boxes(count: int, generator: torch.Generator) -> Tensor:
     return box_ops.corners(torch.cat((centre, size), -1))
 
 
-def _staged(report: ProgressCallback | None, stage: str, total: int) -> Callable[[int, dict], None] | None:
-    return None if report is None else lambda step, scalars: report(stage, step, total, scalars)
-
-
-if TYPE_CHECKING:
-    pass
-    from strong_envs.agents.strong.args import StrongArgs
-
-
-def unused(args: StrongArgs) -> tuple[str, ...]:
-    """How the names of weights begin that learn and that a prediction does without."""
+def unused_weights(args: StrongArgs) -> tuple[str, ...]:
+    """Prefixes of the weights that predictions do not use."""
     return ("target_actor.", "target_critic.", "critic.", *(() if args.frame_scores else ("inside.",)))
 
 
-def collect(strong: Strong) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON-ready values of both levels, the frame attention, the boxes of the turn, and the history."""
-    values: dict[str, Any] = {"history": strong.history, "turn": strong.turn}
-    values["seconds"] = time.perf_counter() - strong._began
-    tensors: dict[str, Tensor] = {}
-    for name in ("temporal", "spatial"):
-        level = getattr(strong, name)
-        if level is not None:
-            held, values[name] = level.training_state()
-            tensors |= {f"{name}.{key}": value for key, value in held.items()}
-    if strong.frame_attention is not None:
-        tensors |= {f"frame_attention.{key}": value for key, value in strong.frame_attention.state_dict().items()}
-    if strong.task.local.source == "given":
-        tensors["boxes"] = strong.task.local.boxes.clone()
-    if strong.args.frame_scores:
-        tensors["frame_logits"] = strong.task.frame_logits.clone()
-    return tensors, values
-
-
-def restore(strong: Strong, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Bring a system of the same arguments to where `collect` was called."""
-    strong.history[:], strong.turn, strong.seconds = values["history"], values["turn"], values["seconds"]
-    for name in ("temporal", "spatial"):
-        level = getattr(strong, name)
-        if level is not None:
-            level.load_training_state(split(tensors, f"{name}."), values[name])
-    if strong.frame_attention is not None:
-        strong.frame_attention.load_state_dict(split(tensors, "frame_attention."))
-    if "boxes" in tensors:
-        boxes = tensors["boxes"].to(strong.bank.device)
-        strong.task = strong._temporal_task(strong.bank, boxes, frame_logits=tensors.get("frame_logits"))
+def _staged(report: ProgressCallback | None, stage: str, total: int) -> Callable[[int, dict[str, float]], None] | None:
+    return None if report is None else lambda step, scalars: report(stage, step, total, scalars)

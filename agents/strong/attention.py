@@ -6,7 +6,7 @@ side of the agent: an observation is rebuilt from a state with today's weights, 
 reaches them.
 
 ``timed=True`` is not in the paper: scores also see where a frame lies relative to the window, and frames up to two
-steps outside it take part. A weighted mean that knows no order cannot tell on which side of it the event lies.
+steps outside it take part. A weighted mean without order does not show on which side of it the event lies.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class AttentionTask(TemporalTask):
     def observe(
         self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, local: Tensor | None = None
     ) -> dict[str, Tensor]:
+        """The observation of `TemporalTask` and ``frames``."""
         observation = super().observe(samples, start, end, t, local)
         k = torch.arange(self.count, device=self.bank.device)
         n = self.n_frames[samples][:, None]
@@ -51,6 +52,7 @@ class AttentionTask(TemporalTask):
         return observation | {"frames": torch.stack(tuple(parts), 2)}
 
     def dims(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parts of an observation, in order."""
         return super().dims() | {"frames": (self.count, 2, self.local.dim)}
 
 
@@ -58,9 +60,15 @@ class AttentiveInputs(nn.Module):
     """What an agent's networks see: the standardised observation and the frames under both attentions.
 
     Args:
-        shapes: parts of the observation of an `AttentionTask`. heads: attentions of each kind; the paper has one.
-        timed: see the module. width: of the hidden layer of a score.
+        shapes: parts of the observation of an `AttentionTask`.
+        heads: attentions of each kind; the paper has one.
+        timed: see the module.
+        width: of the hidden layer of a score.
+        hidden: parts that are replaced by zeros.
     """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(
         self,
@@ -93,16 +101,17 @@ class AttentiveInputs(nn.Module):
         self.scale.copy_(torch.where(spread > 1e-4, 1 / spread.clamp(min=1e-4), 0.0))
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        """Named (B, ...) parts to (B, size)."""
         x = self.base(observation)
         frames = ((observation["frames"] - self.shift) * self.scale).clamp(-10, 10)
         start, end = (observation["location"][:, i, None] for i in (0, 1))
         middle = (torch.arange(self.count, device=x.device) + 0.5) / self.count
         taken, code = self._window(middle, start, end)
         parts = [x]
-        for kind, (said, seen, score) in enumerate(zip(self.said, self.seen, self.score, strict=True)):
+        for kind, (of_query, of_frame, score) in enumerate(zip(self.said, self.seen, self.score, strict=True)):
             frame = frames[:, :, kind]
             keys = torch.cat((frame, code), -1) if self.timed else frame
-            scores = score(torch.relu(said(x[:, : self.query])[:, None] + seen(keys)))
+            scores = score(torch.relu(of_query(x[:, : self.query])[:, None] + of_frame(keys)))
             weights = scores.masked_fill(~taken[..., None], float("-inf")).softmax(1)
             parts.append(torch.einsum("bkh,bkd->bhd", weights, frame).flatten(1))
         return torch.cat(parts, 1)
@@ -110,7 +119,7 @@ class AttentiveInputs(nn.Module):
     def _window(self, middle: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
         """Which stretches take part (B, F), and where they lie relative to the window (B, F, 4)."""
         inside = (middle >= start) & (middle < end)
-        # A window between two middles still has one stretch to look at.
+        # A window between two middles still has one stretch.
         nearest = (middle - (start + end) / 2).abs().argmin(1, keepdim=True)
         inside = inside.scatter(1, nearest, True)
         if not self.timed:

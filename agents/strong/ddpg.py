@@ -1,14 +1,16 @@
-"""Deep deterministic policy gradient as the paper uses it (section 3.2), for either level.
+"""Deep deterministic policy gradient, for either level (section 3.2).
 
-Source: STRONG (ACM MM 2020), Eqs. 6 to 9; Lillicrap et al. 2016 for the algorithm.
+Source: STRONG (ACM MM 2020), Eqs. 6 to 9; Lillicrap et al. 2016 for the algorithm. In the order of the paper: the
+arguments, the networks, acting, the critic's update (Eqs. 6 and 7), the actor's (Eq. 8), the targets' (Eq. 9).
+`agents.strong.full_feedback` replaces Eqs. 6 and 7 where training knows the reward of every action.
 
-``preset="paper"`` is the paper to the letter: learning rate .01, weights from N(0, .1), no entropy, mu in the target.
-``preset="default"`` is what trains here. What deviates, and why:
+``preset="paper"`` has the numbers of the paper: learning rate .01, weights from N(0, .1), no entropy, mu in the target.
+``preset="default"`` deviates:
 
 - *Exploration*: the paper names none. Epsilon-greedy, from 1 down to ``epsilon_end``.
 - *Entropy*: without it the softmax saturates while the critic still learns, and the actor never recovers.
 - *Weights*: PyTorch's own initialisation, weight decay, and a learning rate that rises over the first third of the
-  training and falls to zero. On true boxes of the default world (400,000 steps, one seed) a held-out mIoU of .84 for
+  training and falls to zero. On GT boxes of the default world (400,000 steps, one seed) a held-out mIoU of .84 for
   the actor and .85 for the critic taken greedily, against .83 and .84 with a rate that only falls and no weight decay.
 - *Layers*: 256 and 256 instead of 1024, 512, 300: the default world's states are small.
 """
@@ -16,32 +18,45 @@ Source: STRONG (ACM MM 2020), Eqs. 6 to 9; Lillicrap et al. 2016 for the algorit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.strong.attention import AttentiveInputs
-from strong_envs.agents.training.loop import (
-    ReplayTraining,
-    UniformTraining,
-    UpdateListener,
-    load_optimiser,
-    optimiser_state,
-    run,
-    split,
-)
+from strong_envs.agents.training.loop import load_optimiser, optimiser_state, split
 from strong_envs.agents.training.networks import Actor, Critic, HeadsCritic, Standardise, gaussian_weights
 from strong_envs.core import spans
-from strong_envs.core.vector_env import IndexVectorEnv
 from strong_envs.features.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from strong_envs.spatial.env import SpatialTrackVectorEnv
+    from strong_envs.temporal.vector_env import TemporalMomentVectorEnv
+
+    LevelEnv = TemporalMomentVectorEnv | SpatialTrackVectorEnv
+    """Made with ``output="torch", observation="index"``."""
+
+CRITICS: dict[str, type[Critic] | type[HeadsCritic]] = {"joined": Critic, "heads": HeadsCritic}
 
 
 @dataclass(frozen=True)
 class DDPGArgs:
-    """Arguments of `DDPG`; the defaults are ``preset="default"``."""
+    """Arguments of `DDPG`; the defaults are ``preset="default"``.
+
+    Raises:
+        DataError: a choice that does not exist.
+    """
+
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "objective": ("softmax", "expected", "distil"),
+        "target": ("mu", "max"),
+        "feedback": ("taken",),
+        "critic": tuple(CRITICS),
+        "greedy": ("actor", "critic"),
+    }
+    """Valid values of the fields that name one of several."""
 
     steps: int = 200_000
     """Environment steps to train for."""
@@ -71,19 +86,10 @@ class DDPGArgs:
     target: str = "mu"
     """``"mu"``: Q'(s', mu'(s')); ``"max"``: the best single action (Eq. 6 as printed)."""
     feedback: str = "taken"
-    """``"taken"``: the critic learns from the reward of the action taken (Eq. 6). ``"all"``: from the rewards of all
-    actions in the state, which training knows as it knows the truth; the value of what follows is then left out."""
-    gain: float | None = None
-    """With ``feedback="all"``: weight of how far a move changes the IoU, relative to the furthest of the state, beside
-    the sign that Eq. 5 pays. None: 1 where moves have several sizes (``multi_scale``), else 0. By signs alone the
-    smallest move that helps is as good as the largest, and twenty of them lead nowhere: .44 held-out mIoU on true boxes
-    of the default world with ``multi_scale``, .81 with gains (medium build, half the budget, one seed)."""
+    """The critic learns from the reward of the action taken (Eq. 6). ``"all"`` is another algorithm, see
+    `agents.strong.full_feedback`."""
     greedy: str = "actor"
-    """Who chooses a greedy action: the ``"actor"``, or the best value of the ``"critic"``, which the actor lags."""
-    states: str = "replay"
-    """What an update learns from. ``"replay"``: transitions of the agent's own episodes. ``"uniform"``: states drawn
-    afresh, sample and window (or box) at random, which a simulator that can begin anywhere allows; needs
-    ``feedback="all"`` and makes no episodes: ``steps`` counts the states drawn."""
+    """Network that chooses greedy actions: the ``"actor"``, or the ``"critic"`` by its highest value."""
     stop: int = spans.STOP
     """The action that ends an episode; exploration does not draw it."""
     epsilon_start: float = 1.0
@@ -104,50 +110,16 @@ class DDPGArgs:
     """Standard deviation of the initial weights; 0 takes PyTorch's own."""
     seed: int = 0
 
-
-PRESETS = {
-    "default": {},
-    "paper": {
-        "num_envs": 128,
-        "batch": 128,
-        "updates": 1,
-        "lr_actor": 0.01,
-        "lr_critic": 0.01,
-        "weight_decay": 0.0,
-        "decay": False,
-        "gamma": 0.2,
-        "tau": 0.02,
-        "entropy": 0.0,
-        "attention_heads": 1,
-        "attention_timed": False,
-        "actor_hidden": (500, 128),
-        "critic_hidden": (1024, 512, 300),
-        "weights_std": 0.1,
-    },
-}
-
-
-def ddpg_args(preset: str = "default", **changes: object) -> DDPGArgs:
-    """The arguments of a preset with some of them changed."""
-    if preset not in PRESETS:
-        valid = sorted(PRESETS)
-        raise DataError(f"preset must be one of {valid}, got {preset!r}{nearest(str(preset), valid)}")
-    names = [f.name for f in fields(DDPGArgs)]
-    for name in changes:
-        if name not in names:
-            raise DataError(f"DDPG has no argument {name!r}{nearest(name, names)}; it has {sorted(names)}")
-    return replace(DDPGArgs(**PRESETS[preset]), **changes)
-
-
-CRITICS = {"joined": Critic, "heads": HeadsCritic}
-CHOICES = {
-    "objective": ("softmax", "expected", "distil"),
-    "target": ("mu", "max"),
-    "feedback": ("taken", "all"),
-    "critic": tuple(CRITICS),
-    "states": ("replay", "uniform"),
-    "greedy": ("actor", "critic"),
-}
+    def __post_init__(self) -> None:
+        for name, valid in self.CHOICES.items():
+            value = getattr(self, name)
+            if value not in valid:
+                raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(str(value), valid)}")
+        check_fields(self)
+        if self.objective == "distil" and not self.entropy:
+            raise DataError("objective='distil' divides by entropy, which must be above 0")
+        if self.critic == "joined" and len(self.critic_hidden) < 2:
+            raise DataError(f"critic='joined' needs 2 or more entries of critic_hidden, got {self.critic_hidden}")
 
 
 class DDPG(nn.Module):
@@ -155,19 +127,22 @@ class DDPG(nn.Module):
 
     Args:
         shapes: named parts of the observation, as from `TemporalTask.dims` or `SpatialTask.dims`.
-        n_actions: number of actions. args: see `DDPGArgs`. hidden: parts that the agent must not see.
+        n_actions: number of actions.
+        args: see `DDPGArgs`.
+        hidden: parts that the agent must not see.
     """
+
+    args: DDPGArgs
+    inputs: AttentiveInputs | Standardise
+    actor: Actor
+    critic: Critic | HeadsCritic
 
     def __init__(
         self, shapes: dict[str, tuple[int, ...]], n_actions: int, args: DDPGArgs, hidden: tuple[str, ...] = ()
     ) -> None:
         super().__init__()
-        for name, valid in CHOICES.items():
-            value = getattr(args, name)
-            if value not in valid:
-                raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(str(value), valid)}")
-        if args.states == "uniform" and args.feedback != "all":
-            raise DataError(f"states='uniform' needs feedback='all', got feedback={args.feedback!r}")
+        if args.stop >= n_actions:
+            raise DataError(f"stop must be one of {n_actions} actions, got {args.stop}")
         self.args, self.n_actions = args, n_actions
         self.generator = torch.Generator().manual_seed(args.seed)
         with torch.random.fork_rng(devices=[]):
@@ -203,34 +178,28 @@ class DDPG(nn.Module):
 
     @torch.no_grad()
     def q_values(self, observation: dict[str, Tensor]) -> Tensor:
-        """Values of all actions (B, A): the critic that the spatial level is paid by."""
+        """Values of all actions (B, A), from which Eq. 11 rewards the spatial level."""
         return self.critic.all_actions(self.inputs(observation))
 
-    def update(self, batch: dict[str, Tensor], env: IndexVectorEnv) -> dict[str, Tensor]:
-        """One update of both networks and their targets (Eqs. 6 to 9); returns detached scalars for the log."""
-        state, after = split(batch, "state."), {}
+    def update(self, batch: dict[str, Tensor], env: LevelEnv) -> dict[str, Tensor]:
+        """One update of both networks and their targets (Eqs. 6 to 9).
+
+        Args:
+            batch: transitions of `IndexReplay`, with ``state.*``, ``next.*``, ``action``, ``reward``, ``terminated``.
+            env: rebuilds their observations.
+
+        Returns:
+            Detached scalars for the log.
+        """
         with torch.no_grad():
-            if self.args.feedback == "all":
-                observation = env.observe_state(state)
-            else:
-                observation, after = env.observe_moves(state, split(batch, "next."))
-        now = self.inputs(observation)
-        if self.args.feedback == "all":
-            value = self.critic.all_actions(now)
-            gain = float(env.has_multi_scale) if self.args.gain is None else self.args.gain
-            pays = env.action_rewards(state, gain)
-            # Relative to stopping: the penalty phi * t is the same for all actions and t is hidden, so it is noise.
-            critic_loss = nn.functional.mse_loss(value, pays - pays[:, self.args.stop, None])
-        else:
-            value, critic_loss = self._bellman(batch, now, after)
-        self.critic_optimiser.zero_grad(set_to_none=True)
-        critic_loss.backward()
-        self.critic_optimiser.step()
-        entropy = self._improve(now.detach(), value.detach() if self.args.feedback == "all" else None)
-        if self.args.feedback == "taken":
-            with torch.no_grad():
-                for target, source in ((self.target_actor, self.actor), (self.target_critic, self.critic)):
-                    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), self.args.tau)
+            before, after = env.observe_moves(split(batch, "state."), split(batch, "next."))
+        now = self.inputs(before)
+        value, critic_loss = self._bellman(batch, now, after)
+        self._step_critic(critic_loss)
+        entropy = self._improve(now.detach(), None)
+        with torch.no_grad():
+            for target, source in ((self.target_actor, self.actor), (self.target_critic, self.critic)):
+                torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), self.args.tau)
         return {"critic_loss": critic_loss.detach(), "q": value.detach().mean(), "entropy": entropy}
 
     def _bellman(self, batch: dict[str, Tensor], now: Tensor, reached: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -249,6 +218,11 @@ class DDPG(nn.Module):
         action = nn.functional.one_hot(batch["action"], self.n_actions).to(torch.float32)
         value = self.critic(now, action)
         return value, nn.functional.mse_loss(value, y)
+
+    def _step_critic(self, loss: Tensor) -> None:
+        self.critic_optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.critic_optimiser.step()
 
     def _improve(self, now: Tensor, values: Tensor | None) -> Tensor:
         """Eq. 8 with an entropy bonus; ``values`` (B, A) of all actions where they are known. Returns the entropy."""
@@ -282,7 +256,7 @@ class DDPG(nn.Module):
         return tensors, groups
 
     def load_training_state(self, tensors: dict[str, Tensor], groups: dict[str, Any]) -> None:
-        """Go on as the agent, of the same arguments, from which `training_state` was taken."""
+        """Resume from the `training_state` of an agent of the same arguments."""
         self.load_state_dict(split(tensors, "weights."))
         self.generator.set_state(tensors["generator"].cpu())
         for name in ("actor", "critic"):
@@ -299,35 +273,3 @@ class DDPG(nn.Module):
             ):
                 for group in optimiser.param_groups:
                     group["lr"] = rate * max(slope, 0.02)
-
-
-def train(
-    agent: DDPG,
-    env: IndexVectorEnv,
-    *,
-    steps: int | None = None,
-    report: Callable[[int, dict], None] | None = None,
-    every: int = 20,
-    stage: str = "training",
-    session: UpdateListener | None = None,
-) -> DDPG:
-    """Train on a vector environment with index observations and torch output.
-
-    Args:
-        agent: trained in place. env: made with ``output="torch", observation="index"``, SAME_STEP.
-        steps: environment steps (default: the agent's own). report: called with the step and scalars of the log each
-            ``every`` steps of all environments; it may raise `KeyboardInterrupt` to stop.
-        stage: name of this training, for messages. session: writes checkpoints and goes on from one, see
-            `agents.training.session.Session`.
-
-    Raises:
-        TrainingDiverged: losses that are not finite; seen within ``every`` steps.
-    """
-    kind = UniformTraining if agent.args.states == "uniform" else ReplayTraining
-    run(kind(agent, env, agent.args.steps if steps is None else steps, stage), report, every, session)
-    return agent
-
-
-def describe(args: DDPGArgs) -> dict:
-    """JSON-ready arguments."""
-    return asdict(args)

@@ -1,8 +1,8 @@
 """``strong-envs train-reference-critic``: trains the critic that ships with the default world, in about two minutes.
 
 It values every move in the windows of ``TemporalMoment-v0`` (default arguments) from features inside random boxes, the
-true ones among them, so that `SpatialTrack-v0` can compare boxes. It is trained on what Eq. 5 pays each move relative
-to stopping. Written to ``strong_envs/data/reference_critic.safetensors``.
+GT boxes among them, so that `SpatialTrack-v0` can compare boxes. It is trained on the reward of each move by Eq. 5
+relative to stopping. Written to ``strong_envs/data/reference_critic.safetensors``.
 
 On held-out videos of ``shapes-v0-medium`` a box on the target scores above a box of its size clear of it in 65 % of the
 pairs by max Q (Eq. 11 as printed), 77 % by ``signed_q`` and 79 % by ``q_error`` (5,895 pairs, random windows).
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from torch import nn
 from strong_envs import features
 from strong_envs.agents.strong.agent import random_boxes
 from strong_envs.agents.training.networks import Standardise
+from strong_envs.features.errors import DataError
 from strong_envs.local_features import LocalFeatures
 from strong_envs.spatial import reference_critic
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
@@ -40,12 +42,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     """Train and write the critic."""
     from safetensors.torch import save_file
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     torch.manual_seed(0)
     bank = features.load(args.features, "train")
     generator = torch.Generator().manual_seed(0)
     true = LocalFeatures(bank, "truth").boxes
+    if true is None:
+        raise DataError(f"{bank.name!r} has no GT boxes")
     lengths = bank.n_frames[bank.video]
     still = random_boxes(len(bank), generator).repeat_interleave(lengths, 0)
     whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand_as(still)
@@ -63,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     inputs = Standardise(task.dims())
     inputs.fit(observe(*draw(5000)))
     sizes = (inputs.size, HIDDEN, HIDDEN, task.n_actions)
-    layers = [nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
     net = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
     optimiser = torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=args.updates)
@@ -76,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
         optimiser.step()
         schedule.step()
         bar.set_postfix(loss=f"{float(loss.detach()):.3f}", refresh=False)
-    weights = {"shift": inputs.shift, "scale": inputs.scale}
+    weights: dict[str, torch.Tensor] = {"shift": inputs.shift, "scale": inputs.scale}
     for i, layer in enumerate(layers):
         weights |= {f"w{i}": layer.weight.detach().contiguous(), f"b{i}": layer.bias.detach()}
     target = Path(args.out)

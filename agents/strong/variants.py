@@ -1,67 +1,92 @@
-"""The paper's variants of STRONG (sections 4.1.3 and 4.3, Table 2) as configurations: no code of their own.
+"""STRONG, its simpler relatives and the paper's variants (sections 4.1.3 and 4.3, Table 2), as configurations.
 
 Each differs from its neighbour in the part that its name says and in nothing else; arguments that are changed for one
 (``--set``) are changed in the others alike.
 
 | system | neighbour | what differs |
 |---|---|---|
-| strong+attention | strong | windows are weighed by both attentions (Eqs. 2-3 and 13-14) beside the means |
-| strong+frame scores | strong | the temporal level also sees the scores of its frame attention (ours) |
-| trl | strong | no spatial level, f_o := f_s (`agents.registry`) |
-| trl+gau | trl | f_o weighs each frame by a fixed centred Gaussian (`agents.registry`) |
+| trl | strong | no spatial level, f_o := f_s |
+| blind | trl | every visual part of the observation is hidden |
+| trl+gau | trl | f_o weighs each frame by a fixed centred Gaussian |
 | trl+local | trl | f_o is the mean of the detected objects of each frame |
 | trl+cells | trl | f_o is the mean of the five cells of each frame with the largest norm |
 | trl+dis | strong | every frame begins with b0 instead of the box before it (no Eq. 12) |
 | trl+fix | strong | there are actions in the first frame only; its box serves all others |
+| strong+attention | strong | windows are weighed by both attentions (Eqs. 2-3 and 13-14) beside the means |
+| strong+frame scores | strong | the temporal level also observes the scores of its frame attention (ours) |
+| attention boxes | strong | no tracker: the box around the peak of the frame attention in every frame (ours) |
+| static attention box | attention boxes | one box a video, the median of these (ours) |
+| GT static box, GT boxes | trl | f_o from GT boxes (upper bounds) |
+| critic on GT boxes | GT boxes | the critic's highest value chooses the action (upper bound) |
 
 The paper's STRONG has the attentions and its STRONG-A has means; here means are the default of all (see
-`agents.strong.agent`
-for what attention costs and brings), so its STRONG is ``strong+attention`` and its STRONG-A ``strong``.
+`agents.strong.agent` for the cost of attention), so its STRONG is ``strong+attention`` and its STRONG-A ``strong``.
 
-Known from the paper: which part each removes. Ours: TRL+local's mean over objects; ``trl+cells``, which stands in for
-it where a store has no detector features and is named as such; TRL+dis acts as often in a frame as STRONG does, which
-with one action a frame leaves its boxes near b0; TRL+fix adjusts its box in the first frame of what is tracked, and
-agents here track through whole videos.
+Known from the paper: which part each removes. Ours: the mean over objects of TRL+local; ``trl+cells``, which stands in
+for it where a store has no detector features; TRL+dis acts as often in a frame as STRONG does, because with one action
+a frame its boxes stay near b0; TRL+fix adjusts its box in the first frame of what is tracked, and agents here track
+through whole videos.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from strong_envs.agents.registry import SystemSpec, register
-from strong_envs.agents.strong.system import StrongSystem
+from strong_envs.agents.strong.agent import Strong
 
 STAND_INS = {"trl+local": "trl+cells"}
-"""Which system takes the row of another that a store cannot serve; the row says so."""
+"""Systems whose result replaces that of another which a store cannot serve; a note names the replacement."""
 
-for _spec in (
-    SystemSpec(
-        "trl+local",
-        StrongSystem,
-        "temporal level on the mean of detected objects",
-        needs_objects=True,
-        defaults={"boxes": "objects"},
-    ),
-    SystemSpec(
-        "trl+cells",
-        StrongSystem,
-        "temporal level on the five cells of each frame with the largest norm",
-        needs_grid=True,
-        defaults={"boxes": "cells"},
-    ),
-    SystemSpec(
-        "trl+dis",
-        StrongSystem,
-        "both levels, every frame's box from b0 alone",
-        needs_grid=True,
-        tracks_boxes=True,
-        defaults={"boxes": "tracked", "spatial_env": {"inheritance": "none"}},
-    ),
-    SystemSpec(
-        "trl+fix",
-        StrongSystem,
-        "both levels, the first frame's box for all frames",
-        needs_grid=True,
-        tracks_boxes=True,
-        defaults={"boxes": "tracked", "spatial_env": {"inheritance": "first"}},
-    ),
-):
-    register(_spec)
+
+def _register(name: str, description: str, boxes: str, *, needs: str = "grid", **defaults: Any) -> None:
+    """Register a configuration of `Strong`; ``needs`` is the part of a store that its f_o is made of."""
+    register(
+        SystemSpec(
+            name,
+            Strong,
+            description,
+            needs_grid=needs == "grid",
+            needs_objects=needs == "objects",
+            needs_frames=not defaults.get("blind", False),
+            needs_boxes=boxes in ("truth", "static"),
+            upper_bound=boxes in ("truth", "static"),
+            tracks_boxes=boxes in ("tracked", "attention", "static_attention"),
+            defaults={"boxes": boxes, **defaults},
+        )
+    )
+
+
+_register("blind", "the same agent with every visual input hidden", "frame", needs="frames", blind=True)
+_register("trl", "temporal level alone, whole frames", "frame", needs="frames")
+_register("trl+gau", "temporal level, a fixed centred Gaussian over the frame", "gaussian")
+_register("strong", "both levels, trained in turns, windows averaged", "tracked")
+_register("strong+attention", "the same with both attentions over frames", "tracked", attention=True)
+_register(
+    "strong+frame scores",
+    "STRONG that also observes the scores of its frame attention for the frames and for their changes",
+    "tracked",
+    frame_scores=True,
+    frame_attention={"change": 0.05},
+)
+_register(
+    "attention boxes",
+    "STRONG without the tracker: in every frame the box around the peak of the frame attention",
+    "attention",
+)
+_register("static attention box", "the same with one box for the whole video, the median of these", "static_attention")
+_register("GT static box", "temporal level on one box around the GT boxes of the moment (upper bound)", "static")
+_register("GT boxes", "temporal level on the GT boxes (upper bound)", "truth", box_margin=0.05)
+_register(
+    "critic on GT boxes",
+    "the same, choosing by the critic's values instead of the actor (upper bound)",
+    "truth",
+    box_margin=0.05,
+    temporal={"greedy": "critic"},
+)
+_register("trl+local", "temporal level on the mean of detected objects", "objects", needs="objects")
+_register("trl+cells", "temporal level on the five cells of each frame with the largest norm", "cells")
+_register("trl+dis", "both levels, every frame's box from b0 alone", "tracked", spatial_env={"inheritance": "none"})
+_register(
+    "trl+fix", "both levels, the first frame's box for all frames", "tracked", spatial_env={"inheritance": "first"}
+)

@@ -1,7 +1,7 @@
-"""Trainings that went wrong, named: numbers that are no longer finite, and actors that do one thing whatever they see.
+"""Checks of a training: numbers that are not finite, and actors that take one action in every state.
 
-A loss that is not a number ends the training (`TrainingDiverged`): every weight it touches is lost. A collapsed actor
-is a warning (`CollapseWarning`), for some recover, and it is said once a stage.
+A loss that is not finite ends the training (`TrainingDiverged`), because its weights are lost. A collapsed actor is a
+warning (`CollapseWarning`), once a stage, because some recover.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SURE = 0.01
 EARLY = 0.5
 """Share of a stage before which an actor should still be in doubt."""
 LONG = 0.2
-"""Share of a stage for which an actor may be blind to its state before somebody should hear of it."""
+"""Share of a stage after which an actor that ignores its state is reported."""
 
 
 class TrainingDiverged(DataError):
@@ -30,19 +30,21 @@ class TrainingDiverged(DataError):
         lost = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
         super().__init__(
             f"the training diverged in {stage!r} at step {step:,}: {lost}; lower the learning rates (lr_actor and "
-            "lr_critic, or frame_attention.lr) or tau, or look for extreme values in the features (strong-envs check)"
+            "lr_critic, or frame_attention.lr) or tau, or check the features for extreme values (strong-envs check)"
         )
 
 
 class CollapseWarning(UserWarning):
-    """An actor that does one thing whatever it sees."""
+    """An actor that takes one action in every state."""
 
 
 class TrainingMonitor:
-    """Looks at the log of one stage.
+    """Checks the log of one stage.
 
     Args:
-        stage: its name, for messages. total: its steps. n_actions: number of actions, 0 where there is no actor.
+        stage: its name, for messages.
+        total: its steps.
+        n_actions: number of actions, 0 where there is no actor.
         exact: whether the actor is fitted to the critic's best actions (``objective="distil"``). Little entropy is then
             what is wanted, and its gradient does not vanish with it.
     """
@@ -50,7 +52,7 @@ class TrainingMonitor:
     def __init__(self, stage: str, total: int, n_actions: int = 0, exact: bool = False) -> None:
         self.stage, self.total, self.n_actions, self.exact = stage, total, n_actions, exact
         self._since: dict[str, int] = {}
-        self._said = False
+        self._warned = False
 
     def finite(self, step: int, log: dict[str, float]) -> None:
         """Raise `TrainingDiverged` where a number of the log is not finite."""
@@ -63,13 +65,13 @@ class TrainingMonitor:
         sure = not self.exact and share < EARLY and entropy < SURE * math.log(max(self.n_actions, 2))
         self._lasting("sure", sure, step)
         self._lasting("one action", distinct == 1, step)
-        if self._said:
+        if self._warned:
             return
         if self._lasted("sure", step, LONG / 4):
-            self._say(step, f"its policy has an entropy of {entropy:.2g} while most of the training is to come")
+            self._warn(step, f"its policy has an entropy of {entropy:.2g} while most of the training is to come")
         elif self._lasted("one action", step, LONG):
             since = self._since["one action"]
-            self._say(step, f"it has taken one and the same action in all states since step {since:,}")
+            self._warn(step, f"it has taken one and the same action in all states since step {since:,}")
 
     def _lasting(self, what: str, now: bool, step: int) -> None:
         if not now:
@@ -80,8 +82,8 @@ class TrainingMonitor:
     def _lasted(self, what: str, step: int, share: float) -> bool:
         return what in self._since and step - self._since[what] >= share * self.total
 
-    def _say(self, step: int, why: str) -> None:
-        self._said = True
+    def _warn(self, step: int, why: str) -> None:
+        self._warned = True
         text = (
             f"the actor has collapsed in {self.stage!r} at step {step:,}: {why}; raise entropy, lower lr_actor, or "
             "take objective='distil', whose gradient does not vanish where the policy is sure"

@@ -28,7 +28,7 @@ COLUMNS = (
     "other",
 )
 """Of every row: ``step`` of ``total`` in the stage, ``steps`` over all stages, ``seconds`` since the training began,
-``estimate`` seconds until the stage ends; ``mIoU`` is held-out and stands in rows of evaluations; ``other`` has the
+``estimate`` seconds until the stage ends; ``mIoU`` is held-out and is set in rows of evaluations; ``other`` has the
 scalars without a column, as ``name=value``, separated by spaces. What a row does not have is empty."""
 
 
@@ -36,8 +36,9 @@ class Logger:
     """Appends one row a report to ``folder/log.csv``, and scalars to event files in the same folder.
 
     Args:
-        folder: made where it does not exist. state: what `state` gave when the checkpoint was written from which the
-            training goes on: later rows are cut off, for they will come again. None begins a new log.
+        folder: made where it does not exist.
+        state: `state` at the checkpoint from which the training is resumed: later rows are cut
+            off, for they will come again. None begins a new log.
         tensorboard: write event files where the package is installed; one line on the error stream where it is not.
     """
 
@@ -49,7 +50,7 @@ class Logger:
         self._rows, self._before = int(state["rows"]), int(state["before"])
         self._stage, self._total = str(state["stage"]), int(state["total"])
         self._began = time.perf_counter() - float(state["seconds"])
-        # Speed is measured in this process alone: the time between a kill and going on is nobody's speed.
+        # Speed is measured in this process alone: the time between a kill and the resumption does not count.
         self._from: tuple[int, float] | None = None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._cut()
@@ -60,7 +61,7 @@ class Logger:
         self._board = self._events(self._before) if tensorboard else None
 
     def report(self, stage: str, step: int, total: int, scalars: dict[str, float]) -> None:
-        """Log scalars of a stage (`agents.registry.ProgressCallback`); ``speed`` and ``estimate`` are then up to date."""
+        """Log scalars of a stage, a `ProgressCallback`; ``speed`` and ``estimate`` are then up to date."""
         now = time.perf_counter()
         if stage != self._stage:
             self._before += self._total
@@ -95,7 +96,7 @@ class Logger:
                 self._board.add_scalar("mIoU", scalars["mIoU"], self._before + step)
 
     def state(self) -> dict[str, Any]:
-        """JSON-ready: what a later `Logger` needs to go on from here."""
+        """JSON-ready state from which a later `Logger` continues."""
         seconds = time.perf_counter() - self._began
         before, stage, total = self._before, self._stage, self._total
         return {"rows": self._rows, "seconds": seconds, "before": before, "stage": stage, "total": total}
@@ -119,7 +120,7 @@ class Logger:
             try:
                 lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             except OSError as error:
-                raise DataError(f"the log of the training to go on with cannot be read: {error}") from None
+                raise DataError(f"the log of the training to resume cannot be read: {error}") from None
             if lines[:1] != [head] or len(lines) <= self._rows:
                 raise DataError(f"{str(self.path)!r} is not the log that its checkpoint knows, of {self._rows} rows")
         staging = self.path.with_name(f".{self.path.name}.part{os.getpid()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,16 @@ class Standardise(nn.Module):
     """Concatenates the parts of an observation and brings every number to mean 0 and spread 1.
 
     The statistics are taken once, from observations of the training split, and saved with the weights. Parts named in
-    ``hidden`` are replaced by zeros: a blind agent is the same agent with its eyes shut.
+    ``hidden`` are replaced by zeros: a blind agent is the same agent without visual input.
+
+    Args:
+        shapes: named parts of the observation.
+        hidden: names of parts.
     """
+
+    shift: Tensor
+    scale: Tensor
+    mask: Tensor
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], hidden: Sequence[str] = ()) -> None:
         super().__init__()
@@ -36,13 +45,14 @@ class Standardise(nn.Module):
         x = self._join(observation)
         spread = x.std(0)
         self.shift.copy_(x.mean(0))
-        # A number that never varies carries nothing; dividing by its spread would only amplify noise.
+        # A constant number carries no information; dividing by its spread would only amplify noise.
         self.scale.copy_(torch.where(spread > 1e-4, 1 / spread.clamp(min=1e-4), 0.0))
 
     def _join(self, observation: dict[str, Tensor]) -> Tensor:
         return joined([observation[name].flatten(1) for name in self.names])
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        """Named (B, ...) parts to (B, size)."""
         return self._scaled(self._join(observation), slice(None))
 
     def part(self, name: str, observation: dict[str, Tensor]) -> Tensor:
@@ -56,9 +66,9 @@ class Standardise(nn.Module):
 class KeptParts:
     """`Standardise` and the linear layer after it, where parts of the observation stay the same for many steps.
 
-    An episode of the temporal level keeps its sentence and its video: three quarters of the paper's observation. Their
-    share of the layer's sums is computed once, in `begin`, and each `step` multiplies the rest alone. For acting with
-    fixed weights: nothing here has a gradient, and after an update of the weights every base must be made anew.
+    The sentence and the video of an episode of the temporal level are constant: three quarters of the paper's
+    observation. Their part of the layer's sums is computed once, in `begin`, and each `step` multiplies the rest. For
+    acting with fixed weights: there are no gradients, and an update of the weights invalidates every base.
 
     Args:
         inputs, layer: used as they are, not copied; the layer takes ``inputs.size`` numbers.
@@ -80,7 +90,7 @@ class KeptParts:
 
     @torch.no_grad()
     def begin(self, observation: dict[str, Tensor]) -> Tensor:
-        """What the kept parts and the bias add to the layer's output: (B, H). The other parts are not looked at."""
+        """Contribution of the kept parts and the bias to the layer's output: (B, H)."""
         bias = self.layer.bias
         some = next(iter(observation.values()))
         base = self.layer.weight.new_zeros(self.layer.out_features) if bias is None else bias
@@ -88,7 +98,7 @@ class KeptParts:
 
     @torch.no_grad()
     def step(self, observation: dict[str, Tensor], base: Tensor) -> Tensor:
-        """``layer(inputs(observation))``, (B, H), for a base (B, H) of the same episodes, which is left as it is."""
+        """``layer(inputs(observation))``, (B, H), for a base (B, H) of the same episodes, which is not changed."""
         return self._add(base, self.changing, observation)
 
     def _add(self, sums: Tensor, names: list[str], observation: dict[str, Tensor]) -> Tensor:
@@ -104,14 +114,16 @@ class Actor(nn.Module):
     def __init__(self, inputs: int, actions: int, hidden: Sequence[int] = (500, 128)) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Linear(inputs, hidden[0]), nn.ReLU()]
-        for a, b in zip(hidden[:-1], hidden[1:], strict=True):
+        for a, b in pairwise(hidden):
             layers += [nn.Linear(a, b), nn.ReLU()]
         self.body = nn.Sequential(*layers, nn.Linear(hidden[-1], actions))
 
     def logits(self, x: Tensor) -> Tensor:
+        """Observations (B, n) to logits (B, A)."""
         return self.body(x)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Observations (B, n) to probabilities (B, A)."""
         return self.body(x).softmax(-1)
 
 
@@ -124,7 +136,7 @@ class Critic(nn.Module):
         self.actions = actions
         self.first = nn.Linear(inputs, first)
         self.second = nn.Linear(first + actions, rest[0])
-        self.tail = nn.ModuleList(nn.Linear(a, b) for a, b in zip(rest[:-1], rest[1:], strict=True))
+        self.tail = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(rest))
         self.out = nn.Linear(rest[-1], 1)
 
     def forward(self, x: Tensor, action: Tensor) -> Tensor:
@@ -154,7 +166,7 @@ class HeadsCritic(nn.Module):
         super().__init__()
         sizes = (inputs, *hidden)
         layers: list[nn.Module] = []
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in pairwise(sizes):
             layers += [nn.Linear(a, b), nn.ReLU()]
         self.body = nn.Sequential(*layers, nn.Linear(sizes[-1], actions))
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written at any moment, whole or not at all, and gone on from bit for bit.
+"""Checkpoints of a training: written between any two updates, whole or not at all, and resumed bit for bit.
 
 ::
 
@@ -7,8 +7,8 @@
 
 A checkpoint is one safetensors file: weights, targets, optimisers, replay, generators, episodes of the environment and
 boxes of the turn as tensors, counters as JSON in its header. It is written beside the old one and renamed over it, so a
-kill at any moment leaves the old one or the new one. Ctrl-C (and SIGTERM) is answered between two updates: the
-checkpoint is written, then `KeyboardInterrupt` is raised; a second Ctrl-C does not wait.
+kill at any moment leaves the old one or the new one. Ctrl-C (and SIGTERM) takes effect between two updates: the
+checkpoint is written, then `KeyboardInterrupt` is raised; a second Ctrl-C takes effect at once.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ class Resumable(Protocol):
     """A system that a session can store between two updates."""
 
     def identity(self) -> dict[str, Any]:
-        """JSON-ready: what has to be the same for a training to go on, arguments and data."""
+        """Arguments and data that have to be the same when a training is resumed, JSON-ready."""
 
     def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON-ready values."""
 
     def load_training_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Go on where `training_state` was taken."""
+        """Resume from `training_state`."""
 
 
 class Session:
-    """What happens beside a training: checkpoints, going on, and stopping between two updates.
+    """Checkpoints, resumption, and interruption of a training between two updates.
 
     Args:
         path: the checkpoint's file; None writes nothing.
         every: seconds between checkpoints; None leaves only those asked for otherwise.
         updates: a checkpoint each so many updates as well.
-        resume: go on from ``path`` where it exists.
+        resume: resume from ``path`` where it exists.
         extra: JSON-ready values that are stored too, asked for at every checkpoint; ``restored`` has them afterwards.
         watchers: called with the running training after each update; they must not change it.
         signals: what stops the training between two updates while this is entered.
 
     Attributes:
-        restored: what ``extra`` gave when the checkpoint was written that this session goes on from, or None.
+        restored: the values of ``extra`` in the checkpoint that this session resumes from, or None.
         written: number of checkpoints written.
     """
 
@@ -94,7 +94,7 @@ class Session:
                 raise DataError(f"{str(self.path)!r} is a saved agent, not a checkpoint of a training")
             self._found, self.restored = (tensors, about), about["extra"]
 
-    # Ctrl-C -----------------------------------------------------------------------------------------------------
+    # Ctrl-C ---------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Session:
         if threading.current_thread() is threading.main_thread():
@@ -115,7 +115,7 @@ class Session:
             raise KeyboardInterrupt
         self.stop()
 
-    # What a system calls ----------------------------------------------------------------------------------------
+    # Called by a system ---------------------------------------------------------------------------------------------
 
     def begin(self, system: Resumable) -> None:
         """The start of `fit`; the system is brought to where the checkpoint was written."""
@@ -144,10 +144,10 @@ class Session:
         self._done, self._training = self._done + 1, None
         self._settle()
 
-    # What a training calls --------------------------------------------------------------------------------------
+    # Called by a training -------------------------------------------------------------------------------------------
 
     def enter(self, training: Training) -> None:
-        """A training is about to start; the one that was running at the checkpoint goes on from there."""
+        """Called before a training starts; the one that was running at the checkpoint is resumed."""
         if self._pending is not None:
             tensors, values, stage = self._pending
             if stage != training.stage:
@@ -157,7 +157,7 @@ class Session:
         self._training = training
 
     def after_update(self, training: Training) -> None:
-        """The training stands between two updates."""
+        """Called after each update."""
         self._ticks += 1
         for watcher in self.watchers:
             watcher(training)
@@ -172,11 +172,11 @@ class Session:
             raise KeyboardInterrupt
 
     def write(self) -> None:
-        """Write a checkpoint now; only between two updates, as `step`, `tick` and the watchers are."""
+        """Write a checkpoint now; only between two updates."""
         if self.path is None or self._system is None:
             return
         training = self._training
-        # Weights that are lost must not replace a checkpoint that is not.
+        # Weights that are not finite must not replace a good checkpoint.
         if training is not None:
             training.check()
         tensors, values = self._system.training_state()

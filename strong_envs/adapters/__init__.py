@@ -1,0 +1,1 @@
+"""The environments for other libraries: Stable-Baselines3 and PettingZoo."""

@@ -14,7 +14,7 @@ from strong_envs.spatial.env import SpatialTrackEnv
 from strong_envs.temporal.env import TemporalMomentEnv
 
 try:
-    from pettingzoo import AECEnv
+    from pettingzoo import AECEnv  # type: ignore[import-not-found, import-untyped]
 except ImportError as error:
     raise ImportError("strong_envs.adapters.pettingzoo needs PettingZoo: pip install pettingzoo") from error
 
@@ -38,7 +38,11 @@ class TwoLevelsEnv(AECEnv):
     ``reset(options=...)`` takes ``sample``, an index into the split, and ignores the rest, as PettingZoo's tests ask.
     """
 
-    metadata = {"name": "strong_two_levels_v0", "render_modes": ["rgb_array"], "is_parallelizable": False}
+    metadata: dict[str, Any] = {
+        "name": "strong_two_levels_v0",
+        "render_modes": ["rgb_array"],
+        "is_parallelizable": False,
+    }
 
     def __init__(
         self,
@@ -77,7 +81,7 @@ class TwoLevelsEnv(AECEnv):
         chosen = {"sample": (options or {}).get("sample")}
         observation, info = self.spatial.reset(seed=seed, options=chosen)
         sample = info["sample"]
-        self._boxes = box_ops.corners(self.spatial.walk.box).to(torch.float32).repeat(self._frames(sample), 1)
+        self._boxes = box_ops.corners(self.spatial.track.box).to(torch.float32).repeat(self._frames(sample), 1)
         self._place(sample)
         first, temporal_info = self.temporal.reset(seed=seed, options={"sample": sample})
         self.agents = list(self.possible_agents)

@@ -33,6 +33,7 @@ class BoxActions(gym.ActionWrapper):
         self.action_space = box_space(int(env.action_space.n))
 
     def action(self, action: np.ndarray) -> int:
+        """The index of the largest number."""
         preferences = np.asarray(action)
         if preferences.shape != self.action_space.shape or not np.isfinite(preferences).all():
             raise DataError(f"action must be {self.action_space.shape[0]} finite numbers, got {action!r}")
@@ -49,6 +50,7 @@ class BoxActionsVector(gym.vector.VectorActionWrapper):
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, env.num_envs)
 
     def actions(self, actions: Any) -> Any:
+        """The index of the largest number of each row."""
         finite = np.isfinite(actions.detach().cpu().numpy() if hasattr(actions, "detach") else actions).all()
         if tuple(actions.shape) != self.action_space.shape or not finite:
             raise DataError(f"actions must be {self.action_space.shape} finite numbers, got shape {actions.shape}")

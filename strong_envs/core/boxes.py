@@ -83,7 +83,7 @@ def move(box: Array, action: Array, table: Array, min_size: float = MIN_SIZE) ->
 
 
 def areas(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """Areas of the intersection, of ``a`` and of ``b``, two sets of corners (..., 4): three (...,), NaN for NaN boxes."""
+    """Areas of the intersection, of ``a`` and of ``b``, corners (..., 4): three (...,), NaN for NaN boxes."""
     side = maximum(minimum(a[..., 2:], b[..., 2:]) - maximum(a[..., :2], b[..., :2]), 0.0)
     size_a, size_b = a[..., 2:] - a[..., :2], b[..., 2:] - b[..., :2]
     return side[..., 0] * side[..., 1], size_a[..., 0] * size_a[..., 1], size_b[..., 0] * size_b[..., 1]

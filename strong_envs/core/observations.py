@@ -31,9 +31,9 @@ def feature_space(
     if not flatten:
         # Gymnasium sorts the keys of a plain dict; its wrappers would then flatten in another order than the paper's.
         return spaces.Dict(OrderedDict(parts))
-    low = np.concatenate([part.low.ravel() for part in parts.values()])
-    high = np.concatenate([part.high.ravel() for part in parts.values()])
-    return spaces.Box(low, high, dtype=np.float32)
+    lows = np.concatenate([part.low.ravel() for part in parts.values()])
+    highs = np.concatenate([part.high.ravel() for part in parts.values()])
+    return spaces.Box(lows, highs, dtype=np.float32)
 
 
 def flat(observation: dict[str, Tensor]) -> Tensor:

@@ -76,9 +76,10 @@ def _check_elementwise(reward: TemporalReward) -> None:
     cases = [(before, after, t) for before in ious for after in ious for t in (0.0, 3.0)]
     wide = np.array(cases).T
     try:
-        single = [float(reward.function(*case, 0.1)) for case in cases]
-        arrays = np.broadcast_to(reward.function(*wide, 0.1), len(cases)).tolist()
-        tensors = reward.function(*torch.as_tensor(wide), 0.1).to(torch.float64).tolist()
+        single = [float(reward.function(before, after, t, 0.1)) for before, after, t in cases]
+        arrays = np.broadcast_to(reward.function(wide[0], wide[1], wide[2], 0.1), len(cases)).tolist()
+        rows = torch.as_tensor(wide)
+        tensors = reward.function(rows[0], rows[1], rows[2], 0.1).to(torch.float64).tolist()
     except Exception as error:
         raise DataError(
             f"the reward {reward.name!r} must take Python floats, NumPy arrays and torch tensors alike (arithmetic and "

@@ -103,7 +103,11 @@ def overlap(start: Array, end: Array, low: Array, high: Array, kind: int) -> Arr
     """IoU of the window (start, end) with the window (low, high), elementwise, float64.
 
     Args:
-        start, end, low, high: in one unit. kind: `SIGNED`, `CLAMPED` or `LEGACY`, see `span_iou`.
+        start: of the window, in any unit.
+        end: of the window.
+        low: start of the other window, in the same unit.
+        high: end of the other window.
+        kind: `SIGNED`, `CLAMPED` or `LEGACY`, see `span_iou`.
     """
     inter, hull = intersection(start, end, low, high), maximum(end, high) - minimum(start, low)
     # Where two windows meet, the hull is their union; where they do not, only the sign of the numerator matters.
@@ -144,7 +148,9 @@ def iou_with_each(windows: Array, truth: Array, kind: str = "clamped") -> Array:
     """IoU of every window with every true window.
 
     Args:
-        windows: (..., N, 2). truth: (..., K, 2), in the same unit; leading axes broadcast. kind: see `span_iou`.
+        windows: (..., N, 2).
+        truth: (..., K, 2), in the same unit; leading axes broadcast.
+        kind: see `span_iou`.
 
     Returns:
         (..., N, K), NaN where either window is NaN (absent).
@@ -160,8 +166,10 @@ def nms(windows: Array, scores: Array, threshold: float, limit: int) -> Array:
     and so on; of equal scores the earlier row wins. An IoU within `TIE` of the threshold equals it.
 
     Args:
-        windows: (..., N, 2). scores: (..., N), NaN or -inf for absent windows.
-        threshold: an IoU in [0, 1]. limit: the most windows to keep, 1 or more.
+        windows: (..., N, 2).
+        scores: (..., N), NaN or -inf for absent windows.
+        threshold: an IoU in [0, 1].
+        limit: the most windows to keep, 1 or more.
 
     Returns:
         (..., limit) int64, rows of ``windows``, best first; -1 where no window is left.

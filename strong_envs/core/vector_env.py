@@ -45,8 +45,8 @@ def refuse_render_mode(arguments: dict[str, Any]) -> None:
 class IndexVectorEnv(gym.vector.VectorEnv):
     """Base of the vector environments; see `TemporalMomentVectorEnv` and `SpatialTrackVectorEnv`."""
 
-    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
-    has_multi_scale = False
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 (Gymnasium declares it so)
+    has_multi_scale: bool = False
     """Whether there are longer and shorter moves in the same direction."""
 
     def __init__(
@@ -75,6 +75,7 @@ class IndexVectorEnv(gym.vector.VectorEnv):
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
         self.flatten, self.observation = flatten, check_observation(observation, flatten)
+        self.n_actions = int(action_space.n) if isinstance(action_space, gym.spaces.Discrete) else 0
         self._keys: Tensor | None = None
         everything = torch.ones(num_envs, dtype=torch.bool, device=self.device)
         self._all, self._none = everything, ~everything
@@ -84,6 +85,13 @@ class IndexVectorEnv(gym.vector.VectorEnv):
         self._began = time.perf_counter()
         self._done = everything.clone()
         self.sample = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+
+    @property
+    def keys(self) -> Tensor:
+        """(B,) int64, from which the random draws of each environment follow."""
+        if self._keys is None:
+            raise gym.error.ResetNeeded("call reset() first")
+        return self._keys
 
     # What a subclass provides -----------------------------------------------------------------------------------
 
@@ -225,7 +233,7 @@ class IndexVectorEnv(gym.vector.VectorEnv):
         if "sample" in options:
             sample = torch.as_tensor(options["sample"], device=self.device)
         else:
-            sample = draw(self._keys, episode, len(self.bank))
+            sample = draw(self.keys, episode, len(self.bank))
         sample = torch.where(mask, sample, self.sample)
         # Options are read before anything changes, so that a refused reset leaves the episodes as they were.
         options = self._read(options, sample, mask)
@@ -253,9 +261,9 @@ class IndexVectorEnv(gym.vector.VectorEnv):
             raise DataError(f"actions must have shape ({self.num_envs},), got {tuple(actions.shape)}")
         action = torch.as_tensor(actions, device=self.device)
         if action.is_floating_point():
-            raise DataError(f"actions must be integers in [0, {self.single_action_space.n}), got {action.dtype}")
-        if on_host and bool(((action < 0) | (action >= self.single_action_space.n)).any()):
-            raise DataError(f"actions must lie in [0, {self.single_action_space.n}), got {actions}")
+            raise DataError(f"actions must be integers in [0, {self.n_actions}), got {action.dtype}")
+        if on_host and bool(((action < 0) | (action >= self.n_actions)).any()):
+            raise DataError(f"actions must lie in [0, {self.n_actions}), got {actions}")
         return action.to(torch.int64)
 
     def _final(self, done: Tensor) -> Any:

@@ -1,0 +1,1 @@
+"""Pictures of episodes, and mp4 files of them."""

@@ -129,7 +129,7 @@ class Viewer:
         import cv2
 
         def at(second: float) -> int:
-            return int(round(_BAR_LEFT + (_BAR_RIGHT - _BAR_LEFT) * min(max(second / duration, 0.0), 1.0)))
+            return round(_BAR_LEFT + (_BAR_RIGHT - _BAR_LEFT) * min(max(second / duration, 0.0), 1.0))
 
         put(canvas, label, (12, y + 12), 0.42, colour)
         cv2.rectangle(canvas, (_BAR_LEFT, y), (_BAR_RIGHT, y + 13), (52, 52, 60), -1)
@@ -209,7 +209,7 @@ def rectangle(view: np.ndarray, corners: np.ndarray, colour: tuple[int, int, int
         return
     height, width = view.shape[:2]
     scale = np.array([width - 1, height - 1, width - 1, height - 1])
-    x1, y1, x2, y2 = (int(round(v)) for v in np.clip(corners, 0, 1) * scale)
+    x1, y1, x2, y2 = (round(v) for v in np.clip(corners, 0, 1) * scale)
     cv2.rectangle(view, (x1, y1), (x2, y2), colour, 2 if min(height, width) >= 100 else 1)
 
 
@@ -225,7 +225,7 @@ def write_video(path: str | os.PathLike, pictures: Sequence[np.ndarray], fps: fl
     if sizes != {(height, width, 3)}:
         raise DataError(f"a video takes pictures of one size, (height, width, 3); got {sorted(sizes)}")
     staging = target.with_name(f".{target.stem}.part{os.getpid()}.mp4")
-    writer = cv2.VideoWriter(str(staging), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+    writer = cv2.VideoWriter(str(staging), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
         raise DataError(f"OpenCV cannot write {str(target)!r}; choose a path that ends in .mp4 in a folder that exists")
     for picture in pictures:

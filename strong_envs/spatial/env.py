@@ -142,7 +142,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         elif self.choose_window is not None:
             start, end = self.choose_window(self.sample)
         else:
-            parts = (draw(self._keys + salt, self._episode, 1 << 30) for salt in (1, 2))
+            parts = (draw(self.keys + salt, self._episode, 1 << 30) for salt in (1, 2))
             uniform = torch.stack([part.to(torch.float64) / (1 << 30) for part in parts], -1)
             start, end = self.task.window(self.sample, uniform)
         initial = torch.tensor([self.task.config.initial_box], dtype=torch.float64, device=self.device)
@@ -150,7 +150,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         # The sums are the bulk of a walk, and a fresh copy of them at every reset would be most of what a reset costs.
         kept = None if self.walk is None else self.walk.sums
         fresh = self.task.begin(self.sample, start, end, box.expand(self.num_envs, 4), kept)
-        if self.walk is not None:
+        if self.walk is not None and kept is not None:
             # What begins starts its sums at 0, or rounding would grow from episode to episode.
             index = torch.arange(self.num_envs, device=self.device)
             kept[index, fresh.first] = torch.where(mask[:, None], 0.0, kept[index, fresh.first])
@@ -160,6 +160,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         self._invalid = self._invalid & ~mask
 
     def snapshot(self) -> dict[str, Tensor]:
+        """Copies of all that decides how the episodes go on: named tensors (B, ...)."""
         parts = self.track._asdict()
         if not self.task.needs_critic:
             # Only a critic's rewards read the sums, and on real features they are hundreds of megabytes.
@@ -167,6 +168,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         return super().snapshot() | {f"walk.{name}": part.clone() for name, part in parts.items()}
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go on as the environment from which `snapshot` was taken."""
         missing = [f for f in TrackState._fields if f != "sums" and f"walk.{f}" not in snapshot]
         if missing:
             raise DataError(f"this is no snapshot of SpatialTrack-v0: it lacks {missing}")
@@ -187,6 +189,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         return reward, terminated, self._none
 
     def state(self) -> dict[str, Tensor]:
+        """The compact state of all episodes, named (B, ...) tensors."""
         return {name: getattr(self.track, name) for name in INDEX}
 
     def action_rewards(self, state: dict[str, Tensor], gain: float = 0.0) -> Tensor:
@@ -195,6 +198,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         return self.task.action_rewards(state["sample"], frame, state["box"], gain)
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Observations, named (B, ...) tensors, of stored states."""
         return self.task.observe_index(**{name: state[name] for name in INDEX})
 
     def _info(self) -> dict[str, Tensor]:
@@ -216,7 +220,10 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
 
 
 class SpatialTrackEnv(gym.Env):
-    """## Description
+    """`SpatialTrack-v0`: carry a box from frame to frame, so that f_o shows what the sentence is about.
+
+    ## Description
+
     The temporal level looks at a window of a video; this level carries a tracking box through the window's frames, so
     that f_o, what lies inside the boxes, shows what the sentence is about (STRONG, ACM MM 2020, section 3.3). Each
     frame inherits the box of the frame before (Eq. 12).
@@ -297,7 +304,7 @@ class SpatialTrackEnv(gym.Env):
     - v0: first release.
     """
 
-    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 10}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 10}  # noqa: RUF012 (Gymnasium declares it so)
     OPTIONS = ("sample", "span", "box")
 
     def __init__(
@@ -340,7 +347,7 @@ class SpatialTrackEnv(gym.Env):
         if bool(self._one._done[0]):
             raise gym.error.ResetNeeded("call reset() before step(), and after an episode has ended")
         if not self.action_space.contains(action):
-            raise DataError(f"action must be an integer in [0, {self.action_space.n}), got {action!r}")
+            raise DataError(f"action must be an integer in [0, {self.task.n_actions}), got {action!r}")
         frame = int(self._one.track.frame)
         observation, reward, terminated, truncated, info = self._one.step(np.array([int(action)]))
         self.last_reward = float(reward[0])
@@ -361,7 +368,10 @@ class SpatialTrackEnv(gym.Env):
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
         picture = self._viewer.draw(self._shot())
-        return self._viewer.show(picture, self.metadata["render_fps"]) if self.render_mode == "human" else picture
+        if self.render_mode == "human":
+            self._viewer.show(picture, self.metadata["render_fps"])
+            return None
+        return picture
 
     def close(self) -> None:
         """Close the window, if one is open."""
@@ -388,6 +398,11 @@ class SpatialTrackEnv(gym.Env):
     def walk(self) -> TrackState | None:
         """The state of the episode, tensors with a batch of one; None before the first reset."""
         return self._one.walk
+
+    @property
+    def track(self) -> TrackState:
+        """The state of the episode, tensors with a batch of one; a reset is needed first."""
+        return self._one.track
 
     @property
     def choose_window(self) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:

@@ -299,6 +299,7 @@ class SpatialTask:
         """Q-values (B, A) of the temporal state whose f_o has ``box`` from the current frame on."""
         t = torch.zeros_like(walk.first)
         observation = self.temporal.observe(walk.sample, walk.start, walk.end, t, local=self.trial(walk, box))
+        assert self.critic is not None  # see `needs_critic`
         with torch.no_grad():
             q = self.critic(observation)
         if not isinstance(q, Tensor) or q.shape != (len(walk.sample), self.temporal.n_actions):

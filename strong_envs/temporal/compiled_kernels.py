@@ -55,9 +55,9 @@ stream_end: Any = None
 class Rules(NamedTuple):
     """What `step_all` reads beside the state: (A,) moves, (K, S) true windows in steps, scales, and the options.
 
-    ``seconds`` (S,) are those of a step, ``true_seconds`` (S, K, 2) the true windows. ``first`` (2,) is the initial
-    span, ``random`` draws one. ``kind`` is the IoU that is paid. ``full`` fills what ``info`` describes, ``index`` the
-    observation of states.
+    ``seconds`` (S,) are those of a step, ``true_low`` and ``true_high`` (K, S) the true windows in seconds. ``first``
+    (2,) is the initial span, ``random`` draws one. ``kind`` is the IoU that is paid. ``full`` fills what ``info``
+    describes, ``shown`` the observation of states.
     """
 
     shift_start: np.ndarray
@@ -65,7 +65,8 @@ class Rules(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     seconds: np.ndarray
-    true_seconds: np.ndarray
+    true_low: np.ndarray
+    true_high: np.ndarray
     first: np.ndarray
     phi: float
     total: float
@@ -76,7 +77,7 @@ class Rules(NamedTuple):
     max_steps: int
     random: bool
     full: bool
-    index: bool
+    shown: bool
 
 
 class Tables(NamedTuple):
@@ -123,7 +124,7 @@ def nearest_one(start: float, end: float, sample: int, low: np.ndarray, high: np
 
 
 def move_rows(
-    a: int, b: int, action: np.ndarray, rules: Rules, start: np.ndarray, end: np.ndarray, new_start: np.ndarray,
+    a: Any, b: Any, action: np.ndarray, rules: Rules, start: np.ndarray, end: np.ndarray, new_start: np.ndarray,
     new_end: np.ndarray, refused: np.ndarray,
 ) -> None:  # fmt: skip
     """`spans.shifted` of the spans from a to b: writes the new ones and which moves were refused."""
@@ -139,7 +140,7 @@ def move_rows(
 
 
 def overlap_rows(
-    a: int, b: int, start: np.ndarray, end: np.ndarray, sample: np.ndarray, low: np.ndarray, high: np.ndarray,
+    a: Any, b: Any, start: np.ndarray, end: np.ndarray, sample: np.ndarray, low: np.ndarray, high: np.ndarray,
     kind: int, best: np.ndarray,
 ) -> None:  # fmt: skip
     """`spans.span_iou` of the spans from a to b with the true windows ``low`` and ``high`` (K, S)."""
@@ -150,7 +151,7 @@ def overlap_rows(
             best[i] = iou if k == 0 or iou > best[i] else best[i]
 
 
-def copy_rows(a: int, b: int, source: np.ndarray, target: np.ndarray) -> None:
+def copy_rows(a: Any, b: Any, source: np.ndarray, target: np.ndarray) -> None:
     """``target[:, a:b] = source[:, a:b]``; numba compiles a loop in a tenth of the time that slices take."""
     for r in range(len(source)):
         one, two = source[r], target[r]
@@ -159,28 +160,34 @@ def copy_rows(a: int, b: int, source: np.ndarray, target: np.ndarray) -> None:
 
 
 def true_rows(
-    a: int, b: int, start: np.ndarray, end: np.ndarray, sample: np.ndarray, rules: Rules, true: np.ndarray
+    a: Any, b: Any, start: np.ndarray, end: np.ndarray, sample: np.ndarray, rules: Rules, true: np.ndarray
 ) -> None:
     """The nearest true window, in seconds, of the spans from a to b."""
+    if len(rules.low) > 1:
+        for i in range(a, b):
+            s = sample[i]
+            k = nearest_one(start[i], end[i], s, rules.low, rules.high)
+            true[i, 0], true[i, 1] = rules.true_low[k, s], rules.true_high[k, s]
+        return
+    low, high = rules.true_low[0], rules.true_high[0]
     for i in range(a, b):
-        k = 0
-        if len(rules.low) > 1:
-            k = nearest_one(start[i], end[i], sample[i], rules.low, rules.high)
-        true[i, 0], true[i, 1] = rules.true_seconds[sample[i], k, 0], rules.true_seconds[sample[i], k, 1]
+        true[i, 0], true[i, 1] = low[sample[i]], high[sample[i]]
 
 
 def step_all(
     actions: np.ndarray, elapsed: float, ints: np.ndarray, floats: np.ndarray, flags: np.ndarray, out_ints: np.ndarray,
-    out_floats: np.ndarray, out_flags: np.ndarray, out_spans: np.ndarray, reward: np.ndarray, rules: Rules,
+    out_floats: np.ndarray, out_flags: np.ndarray, out_spans: np.ndarray, reward: np.ndarray, *given: Any,
 ) -> int:  # fmt: skip
     """One step of B episodes, automatic resets included: the number that ended, or `BAD_ACTION` or `HAS_ENDED`.
 
     ``ints``, ``floats`` and ``flags`` are the state, the ``out`` arrays and ``reward`` what the step hands out; of the
-    ``FINAL`` rows only the entries of ended episodes are written. ``elapsed`` are the seconds to report for those. With
-    a negative result nothing has changed.
+    ``FINAL`` rows only the entries of ended episodes are written. ``elapsed`` are the seconds to report for those. The
+    rest are the fields of `Rules`, one by one: numba takes single arguments in half the time that a tuple costs it.
+    With a negative result nothing has changed.
 
     The work goes through pieces that fit the first cache, in loops short enough for the compiler to vectorise.
     """
+    rules = Rules(*given)
     low, high, kind, mode, seconds = rules.low, rules.high, rules.kind, rules.mode, rules.seconds
     n_actions, n_samples = len(rules.shift_start), low.shape[1]
     sample, t, length, episodes, keys = ints[SAMPLE], ints[T], ints[LENGTH], ints[EPISODE], ints[KEY]
@@ -254,7 +261,11 @@ def step_all(
                         out_ints[FINAL_INFO_SAMPLE, i], out_flags[FINAL_INVALID, i] = s, is_invalid[i]
                         out_spans[FINAL_SPAN, i, 0] = start[i] * seconds[s]
                         out_spans[FINAL_SPAN, i, 1] = end[i] * seconds[s]
-                        true_rows(i, i + np.uint64(1), start, end, sample, rules, out_spans[FINAL_TRUE])
+                        k = 0
+                        if len(low) > 1:
+                            k = nearest_one(start[i], end[i], s, low, high)
+                        out_spans[FINAL_TRUE, i, 0] = rules.true_low[k, s]
+                        out_spans[FINAL_TRUE, i, 1] = rules.true_high[k, s]
                         clamped = iou[i]
                         if kind == LEGACY:
                             clamped = overlap_one(start[i], end[i], s, low, high, SIGNED)
@@ -268,7 +279,7 @@ def step_all(
                     start[i], end[i] = float(minimum(one, two)), float(maximum(one, two) + 1)
                 iou[i] = overlap_one(start[i], end[i], sample[i], low, high, kind)
                 t[i], length[i], total_return[i], is_invalid[i] = 0, 0, 0.0, False
-        if rules.index:
+        if rules.shown:
             copy_rows(a, b, ints[SAMPLE : SAMPLE + 2], out_ints[SHOWN_SAMPLE:])
             copy_rows(a, b, floats[START : START + 2], out_floats[SHOWN_START:])
         if rules.full:
@@ -312,7 +323,7 @@ def copy_loop(out: np.ndarray, at: int, part: np.ndarray, stream: bool) -> None:
             row[d] = part[d]
         return
     # Whole lines are streamed, and what is left on both sides of them is not.
-    address = np.uintp(row.ctypes.data)
+    address: Any = np.uintp(row.ctypes.data)
     begin = min((LANES - (address // 4) % LANES) % LANES, len(part))
     stop = begin + (len(part) - begin) // LANES * LANES
     stream_copy(address + np.uintp(4 * begin), np.uintp(part.ctypes.data + 4 * begin), stop - begin)
@@ -332,7 +343,7 @@ def mean_loop(
         for d in range(len(mean)):
             row[d] = (high[d] - low[d]) * share + mean[d] * weight
         return
-    address = np.uintp(row.ctypes.data)
+    address: Any = np.uintp(row.ctypes.data)
     begin = min((LANES - (address // 4) % LANES) % LANES, len(mean))
     stop = begin + (len(mean) - begin) // LANES * LANES
     stream_mean(
@@ -381,13 +392,15 @@ def observe_row(
 
 def observe_all(
     sample: np.ndarray, start: np.ndarray, end: np.ndarray, t: np.ndarray, mask: np.ndarray, out: np.ndarray,
-    held: np.ndarray, keep: bool, stream: bool, tables: Tables,
+    held: np.ndarray, keep: bool, stream: bool, *given: Any,
 ) -> None:  # fmt: skip
     """Write the observations of B states into ``out`` (B, size).
 
     Rows outside ``mask`` are not touched. ``held`` (B,) is the sample whose query a row holds, -1 for none; with
-    ``keep`` what depends on the sample alone is not written again. ``stream`` writes past the caches.
+    ``keep`` what depends on the sample alone is not written again. ``stream`` writes past the caches. The rest are the
+    fields of `Tables`.
     """
+    tables = Tables(*given)
     for i in range(len(sample)):
         if mask[i]:
             s = sample[i]
@@ -424,7 +437,7 @@ _PRIMITIVES = {
 }
 """What stands for these names in compiled code, where the plain functions take arrays and tensors too."""
 
-_INNER = (intersection, overlap, shifted, frame_window, context_windows, outcome, draw)
+_INNER: tuple[Any, ...] = (intersection, overlap, shifted, frame_window, context_windows, outcome, draw)
 _INNER += (overlap_one, nearest_one, move_rows, overlap_rows, copy_rows, true_rows, observe_row)
 _OUTER = (step_all, observe_all)
 
@@ -432,6 +445,29 @@ _OUTER = (step_all, observe_all)
 def available() -> bool:
     """Whether numba can be imported and ``STRONG_ENVS_COMPILED`` is not 0."""
     return os.environ.get("STRONG_ENVS_COMPILED", "1") != "0" and importlib.util.find_spec("numba") is not None
+
+
+def _names(functions: tuple[Any, ...]) -> dict[str, Any]:
+    """What the functions of other modules find there under the names that they use."""
+    return {
+        name: function.__globals__[name]
+        for function in functions
+        for name in function.__code__.co_names
+        if name in function.__globals__
+    }
+
+
+@cache
+def numbers() -> SimpleNamespace:
+    """`shifted`, `overlap`, `frame_window`, `context_windows` and `observe_row` for Python numbers, not compiled.
+
+    Copies whose minimum and maximum are Python's own, which take a tenth of the time of those for arrays and tensors.
+    """
+    functions = (intersection, shifted, overlap, frame_window, context_windows, observe_row)
+    scope = {**_names(functions), **globals(), "minimum": min, "maximum": max, "floor": math.floor, "ceil": math.ceil}
+    for function in functions:
+        scope[function.__name__] = FunctionType(function.__code__, scope, function.__name__)
+    return SimpleNamespace(**{function.__name__: scope[function.__name__] for function in functions})
 
 
 @cache
@@ -444,19 +480,15 @@ def kernels(reward: TemporalReward = rewards.iou_sign) -> SimpleNamespace:
 
     pay = reward.function
     # Copies that see each other compiled: the functions themselves stay plain Python.
-    scope: dict[str, Any] = {}
-    for function in _INNER:
-        scope |= {
-            name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__
-        }
-    scope |= {**globals(), **vars(intrinsics())}
+    scope = {**_names(_INNER), **globals(), **vars(intrinsics())}
     named = {**_PRIMITIVES, **{function.__name__: function for function in _INNER}}
     # Kept code must not outlive any of the functions that are compiled into it.
     code = [(f.__code__.co_code, f.__code__.co_consts) for f in (pay, *named.values(), *_OUTER)]
     version = hashlib.sha256(repr(code).encode()).hexdigest()[:12]
     scope["pay_one"] = njit(error_model="numpy")(pay)
     for name, function in named.items():
-        scope[name] = njit(error_model="numpy")(FunctionType(function.__code__, scope, name))
+        inline = function in (copy_loop, mean_loop)
+        scope[name] = njit(error_model="numpy", forceinline=inline)(FunctionType(function.__code__, scope, name))
     for function in _OUTER:
         copy = FunctionType(function.__code__, scope, function.__name__)
         copy.__module__, copy.__qualname__ = __name__, f"{function.__name__}_{version}"

@@ -30,7 +30,7 @@ _STATE = {
 STATE = tuple(_STATE)
 """Attributes of the vector environment that make up the state of its episodes, tensors (B,)."""
 
-_VIEWS = ("now", "was", "handed", "shown", "final", "current", "views")
+_VIEWS = ("step_all", "now", "was", "handed", "shown", "final", "current", "views")
 _INDEX = ("sample", "start", "end", "t")
 
 
@@ -72,6 +72,7 @@ class CompiledSteps:
 
     def _make_views(self) -> None:
         """Arrays to hand out, and all that looks into the arrays of the state."""
+        self.step_all = c.kernels(self.reward).step_all
         count = self.count
         ints, floats = self.ints[:, :count], self.floats[:, :count]
         self.now = (ints[c.SAMPLE], floats[c.START], floats[c.END], ints[c.T])
@@ -104,9 +105,9 @@ class CompiledSteps:
             return None
         actions = np.ascontiguousarray(actions, np.int64)
         out = self.handed.take()
-        ended = c.kernels(self.reward).step_all(
+        ended = self.step_all(
             actions, elapsed, self.ints, self.floats, self.flags, out.ints, out.floats, out.flags, out.spans,
-            out.reward, self.rules,
+            out.reward, *self.rules,
         )  # fmt: skip
         if ended < 0:
             return None

@@ -4,6 +4,11 @@ An ordinary store reads the line of memory that it is about to overwrite, and le
 than the caches both are waste: the line is read for nothing, and it throws out the features that the next row needs.
 Processors have stores without either (*non-temporal* ones, what ``memcpy`` uses for large blocks), and LLVM emits them,
 but only for whole aligned vectors, which numba does not make on its own.
+
+Measured with the observations of ``strong-envs throughput`` (8,898 numbers, 1,024 environments, one thread, the
+variants in turns in one process, AMD EPYC): with such stores 432,000 steps/s and 1.28 of a plain gather, without them
+319,000 steps/s and .89 (medians; ratio .75). Where a step is further from a gather that share decides whether .7 is
+reached, so they stay. Batches below `STREAM_BYTES` do not use them.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ def intrinsics() -> SimpleNamespace:
     writes ``(high - low) * share + mean * weight``, take addresses; targets divide by 64 and counts by `LANES`.
     ``stream_end()`` has to be called before another thread may look.
     """
-    from llvmlite import ir
+    from llvmlite import ir  # type: ignore[import-not-found, import-untyped]
     from numba.core import cgutils, types
     from numba.extending import intrinsic
 

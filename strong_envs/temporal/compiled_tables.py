@@ -46,9 +46,13 @@ class HostArrays:
         """What `step_all` reads, for one way to reset and one kind of ``info`` and observation."""
         config = self.task.config
         shift_start, shift_end = (np.ascontiguousarray(column) for column in self.table.T)
-        low, high = (np.ascontiguousarray(self.truth[..., side].T) for side in range(2))
+        low, high, true_low, true_high = (
+            np.ascontiguousarray(windows[..., side].T)
+            for windows in (self.truth, self.true_seconds)
+            for side in range(2)
+        )
         return c.Rules(
-            shift_start, shift_end, low, high, self.seconds, self.true_seconds, self.first, float(config.phi),
+            shift_start, shift_end, low, high, self.seconds, true_low, true_high, self.first, float(config.phi),
             self.total, self.task.penalty, self.task.ends, self.kind, mode, int(config.max_steps),
             config.start == "random", full, index,
         )  # fmt: skip
@@ -60,13 +64,12 @@ class HostArrays:
         if means is not self._made:
             config, bank, whole = task.config, task.bank, task.bank.frame_means
             assert isinstance(means, WindowMeans) and isinstance(whole, WindowMeans)
-            parts = (bank.query, task.n_frames, context_reach(task.n_frames, config.total))
-            parts += (means.prefix, means.mean, means.base, means.group)
-            parts += (whole.prefix, whole.mean, whole.base, whole.group)
-            self._tables = c.Tables(
-                *(np.ascontiguousarray(part.numpy()) for part in parts), self.total, config.context,
-                config.global_scope == "moment", config.time_in_observation, int(config.max_steps),
-            )  # fmt: skip
+            parts = [bank.query, task.n_frames, context_reach(task.n_frames, config.total)]
+            parts += [means.prefix, means.mean, means.base, means.group]
+            parts += [whole.prefix, whole.mean, whole.base, whole.group]
+            arrays: list[Any] = [np.ascontiguousarray(part.numpy()) for part in parts]
+            options = (self.total, config.context, config.global_scope == "moment", config.time_in_observation)
+            self._tables = c.Tables._make((*arrays, *options, int(config.max_steps)))
             self._made = means
         return self._tables
 
@@ -74,10 +77,10 @@ class HostArrays:
         self, state: tuple[np.ndarray, ...], mask: np.ndarray, out: np.ndarray, held: np.ndarray, keep: bool
     ) -> None:
         """`observe_all` of ``state``: sample, start, end and t, each (B,)."""
-        c.kernels().observe_all(*state, mask, out, held, keep, out.nbytes >= STREAM_BYTES, self.tables)
+        c.kernels().observe_all(*state, mask, out, held, keep, out.nbytes >= STREAM_BYTES, *self.tables)
 
     def observe(self, sample: int, start: float, end: float, t: int) -> np.ndarray:
         """The observation of one state, (size,) float32, in NumPy."""
         out = np.empty(self.size, np.float32)
-        c.observe_row(out, sample, start, end, t, False, False, self.tables)
+        c.numbers().observe_row(out, sample, start, end, t, False, False, self.tables)
         return out

@@ -29,9 +29,15 @@ def outcome(
     """Reward, terminated and truncated of one move, elementwise.
 
     Args:
-        action: number of the move. t: moves made before it. before, after: IoUs. valid: whether the window moved.
-        pay: a `TemporalReward` or its function, which takes ``t`` as a float. phi: see there.
-        penalty: taken from the reward of an invalid move. ends: whether an invalid move ends the episode.
+        action: number of the move.
+        t: moves made before it.
+        before: IoU before the move.
+        after: IoU after it.
+        valid: whether the window moved as the action says.
+        pay: a `TemporalReward`, or its function, which takes ``t`` as a float.
+        phi: what the reward takes for each step.
+        penalty: taken from the reward of an invalid move.
+        ends: whether an invalid move ends the episode.
         max_steps: moves after which an episode is truncated.
     """
     refused = valid ^ True  # "not", which Python has for single values only

@@ -14,11 +14,12 @@ from torch import Tensor
 from strong_envs.core.boxes import INITIAL_BOX, corners
 from strong_envs.core.observations import flat, split_options
 from strong_envs.core.sampling import draw_one, key_from
-from strong_envs.core.spans import CLAMPED, SIGNED, frame_window, overlap, shifted
+from strong_envs.core.spans import CLAMPED, LEGACY, SIGNED, frame_window
 from strong_envs.core.validation import check_samples
 from strong_envs.core.vector_env import check_observation
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
+from strong_envs.temporal.compiled_kernels import numbers
 from strong_envs.temporal.compiled_tables import HostArrays
 from strong_envs.temporal.dynamics import outcome
 from strong_envs.temporal.task import check_spans, make_task
@@ -31,7 +32,10 @@ __all__ = ["TemporalMomentEnv", "TemporalMomentVectorEnv", "check_spans", "make_
 
 
 class TemporalMomentEnv(gym.Env):
-    """## Description
+    """`TemporalMoment-v0`: move the ends of a window until it holds the moment that a sentence describes.
+
+    ## Description
+
     A video and a sentence are given; an agent moves the two ends of a window until it holds the moment that the
     sentence describes (STRONG, ACM MM 2020, section 3.2). Videos are precomputed features; a step never copies one.
 
@@ -113,7 +117,7 @@ class TemporalMomentEnv(gym.Env):
     - v0: first release.
     """
 
-    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 4}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 4}  # noqa: RUF012 (Gymnasium declares it so)
     OPTIONS = ("sample", "span")
 
     def __init__(
@@ -156,20 +160,22 @@ class TemporalMomentEnv(gym.Env):
             index = draw_one(key, episode, len(self.bank))
         sample = torch.tensor([index], device=self.bank.device)
         if "span" in options:
-            span = tuple(float(end) for end in check_spans(self.task, sample, options["span"]))
+            low, high = check_spans(self.task, sample, options["span"])
+            span = float(low), float(high)
         elif config.start == "random":
             # `TemporalTask.first_span` for one episode
             ends = [draw_one(key + salt, episode, int(config.total)) for salt in (3, 4)]
             span = float(min(ends)), float(max(ends) + 1)
         else:
-            span = tuple(self._host.first.tolist())
+            span = float(self._host.first[0]), float(self._host.first[1])
         self.sample, self._episode = sample, episode
         if self.before_episode is not None:
             self.before_episode(self.sample)
         self._span, self._index, self._t = span, index, 0
         self._truth = self._host.truth[self._index].tolist()
+        self._true_seconds = [tuple(window) for window in self._host.true_seconds[self._index].tolist()]
         self._second = float(self._host.seconds[self._index])
-        self._iou = self._best_iou(*span, self._host.kind)
+        self._iou = self._best_iou(span[0], span[1], self._host.kind)
         self.last_reward, self._invalid, self._started = 0.0, False, True
         self.path = [self._seconds()]
         if self.render_mode == "human":
@@ -181,11 +187,11 @@ class TemporalMomentEnv(gym.Env):
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step(), and after an episode has ended")
         if not self.action_space.contains(action):
-            raise DataError(f"action must be an integer in [0, {self.action_space.n}), got {action!r}")
+            raise DataError(f"action must be an integer in [0, {self.task.n_actions}), got {action!r}")
         action, task, config = int(action), self.task, self.task.config
         # The functions of `TemporalTask.move`, with the numbers of one episode
         shift_start, shift_end = self._shifts[action]
-        start, end, valid = shifted(*self._span, shift_start, shift_end, self._host.total)
+        start, end, valid = numbers().shifted(*self._span, shift_start, shift_end, self._host.total)
         iou = self._best_iou(start, end, self._host.kind)
         reward, terminated, truncated = outcome(
             action,
@@ -220,7 +226,10 @@ class TemporalMomentEnv(gym.Env):
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
         picture = self._viewer.draw(self._shot())
-        return self._viewer.show(picture, self.metadata["render_fps"]) if self.render_mode == "human" else picture
+        if self.render_mode == "human":
+            self._viewer.show(picture, self.metadata["render_fps"])
+            return None
+        return picture
 
     def close(self) -> None:
         """Close the window, if one is open."""
@@ -234,7 +243,7 @@ class TemporalMomentEnv(gym.Env):
 
         task, sample = self.task, self._index
         n_frames = int(task.n_frames[sample])
-        first, last = frame_window(*self._span, self._host.total, n_frames)
+        first, last = frame_window(self._span[0], self._span[1], self._host.total, n_frames)
         rows = [first, (first + last - 1) // 2, last - 1]
         boxes: list[Any] = []
         if task.local.boxes is not None:
@@ -250,7 +259,7 @@ class TemporalMomentEnv(gym.Env):
             self.path[-1],
             boxes,
             [f"{name} {(row + 0.5) * seconds:.1f} s" for name, row in names],
-            footer=f"step {self._t}   reward {self.last_reward:+.2f}   tIoU {self._best_iou(*self._span, CLAMPED):.2f}",
+            footer=f"step {self._t}   reward {self.last_reward:+.2f}   tIoU {self._tiou():.2f}",
         )
 
     @property
@@ -273,19 +282,29 @@ class TemporalMomentEnv(gym.Env):
 
     def _best_iou(self, start: float, end: float, kind: int) -> float:
         """`TemporalTask.iou` of one window."""
+        overlap = numbers().overlap
         return max([overlap(start, end, low, high, kind) for low, high in self._truth])
 
     def _nearest_truth(self) -> tuple[float, float]:
         """`TemporalTask.nearest_truth` of the window."""
+        if len(self._truth) == 1:
+            return self._true_seconds[0]
+        overlap = numbers().overlap
         ious = [overlap(*self._span, low, high, SIGNED) for low, high in self._truth]
-        return tuple(self._host.true_seconds[self._index, ious.index(max(ious))].tolist())
+        return self._true_seconds[ious.index(max(ious))]
+
+    def _tiou(self) -> float:
+        """The clamped IoU of the window."""
+        if self._host.kind == LEGACY:
+            return self._best_iou(self._span[0], self._span[1], CLAMPED)
+        return max(self._iou, 0.0)
 
     def _observation(self) -> Any:
         if self.observation == "index":
             state = {"sample": self._index, "start": self._span[0], "end": self._span[1], "t": self._t}
             return {name: np.asarray(value) for name, value in state.items()}
         if self._host.on_host:
-            whole = self._host.observe(self._index, *self._span, self._t)
+            whole = self._host.observe(self._index, self._span[0], self._span[1], self._t)
         else:
             whole = flat(self.task.observe(self.sample, self.start, self.end, self.t))[0].cpu().numpy()
         return whole if self.flatten else {name: whole[part] for name, part in self._host.parts.items()}
@@ -293,7 +312,7 @@ class TemporalMomentEnv(gym.Env):
     def _info(self) -> dict[str, Any]:
         index = self._index
         return {
-            "tiou": self._best_iou(*self._span, CLAMPED),
+            "tiou": self._tiou(),
             "span": self.path[-1],
             "true_span": self._nearest_truth(),
             "invalid_move": self._invalid,

@@ -51,7 +51,7 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         if observation == "index":
             space: spaces.Space = spaces.Dict({"sample": spaces.Box(0, len(bank) - 1, (), np.int64)})
         else:
-            shapes = {"query": (bank.query_dim,), "parts": (self.parts * task.local.dim,)}
+            shapes: dict[str, tuple[int, ...]] = {"query": (bank.query_dim,), "parts": (self.parts * task.local.dim,)}
             ranges = {"query": bank.store.range("queries"), "parts": task.local.range}
             space = feature_space(shapes, ranges, flatten)
         action_space = spaces.Box(0.0, 1.0, (2,), np.float32)
@@ -66,9 +66,11 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         return pay.reshape(samples.shape)
 
     def state(self) -> dict[str, Tensor]:
+        """The compact state of all episodes, named (B, ...) tensors."""
         return {"sample": self.sample}
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Observations, named (B, ...) tensors, of stored states."""
         sample = state["sample"]
         cut = torch.arange(self.parts + 1, device=self.device, dtype=torch.float64) / self.parts
         n_frames = self.task.n_frames[sample][:, None]
@@ -105,7 +107,10 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
 
 
 class TemporalOneShotEnv(gym.Env):
-    """## Description
+    """`TemporalOneShot-v0`: name the window of a moment in one step.
+
+    ## Description
+
     A video and a sentence are given; the agent names the window at once and is paid by its overlap with the true one.
     Every episode is one step long.
 
@@ -154,7 +159,7 @@ class TemporalOneShotEnv(gym.Env):
     - v0: first release.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 2}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 2}  # noqa: RUF012 (Gymnasium declares it so)
     OPTIONS = ("sample",)
 
     def __init__(
@@ -209,7 +214,10 @@ class TemporalOneShotEnv(gym.Env):
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
         picture = self._viewer.draw(self._shot())
-        return self._viewer.show(picture, self.metadata["render_fps"]) if self.render_mode == "human" else picture
+        if self.render_mode == "human":
+            self._viewer.show(picture, self.metadata["render_fps"])
+            return None
+        return picture
 
     def close(self) -> None:
         """Close the window, if one is open."""

@@ -94,6 +94,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         if info not in INFOS:
             raise DataError(f"info must be one of {INFOS}, got {info!r}{nearest(info, INFOS)}")
         self.task, self.light = task, info == "light"
+        self.has_multi_scale = task.has_multi_scale
         space = task.index_space() if observation == "index" else task.observation_space(flatten)
         super().__init__(
             num_envs,
@@ -143,8 +144,8 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     @property
     def reached(self) -> dict[str, Tensor]:
         """The states that the last move led to, before any automatic reset, as `state` gives them."""
-        if self._reached is None and self._compiled is not None:
-            self._reached = self._compiled.reached()
+        if self._reached is None:
+            self._reached = self.state() if self._compiled is None else self._compiled.reached()
         return self._reached
 
     @reached.setter
@@ -162,7 +163,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         if "span" in options:
             start, end = options["span"]
         else:
-            start, end = self.task.first_span(self.sample, self._keys, self._episode)
+            start, end = self.task.first_span(self.sample, self.keys, self._episode)
         self.start, self.end = torch.where(mask, start, self.start), torch.where(mask, end, self.end)
         self.t = torch.where(mask, 0, self.t)
         self.iou = torch.where(mask, self.task.iou(self.sample, start, end), self.iou)
@@ -176,13 +177,10 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         return result.reward, result.terminated, result.truncated
 
     def state(self) -> dict[str, Tensor]:
+        """The compact state of all episodes, named (B, ...) tensors."""
         state = {"sample": self.sample, "start": self.start, "end": self.end, "t": self.t}
         # The compiled step works in place, and a state must outlive the step after it.
         return state if self._compiled is None else {name: part.clone() for name, part in state.items()}
-
-    @property
-    def has_multi_scale(self) -> bool:
-        return self.task.has_multi_scale
 
     def action_rewards(self, state: dict[str, Tensor], gain: float = 0.0) -> Tensor:
         """What a step pays for every action in stored states, (B, A) float32: training knows the truth, so all.
@@ -192,6 +190,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         return self.task.action_rewards(state["sample"], state["start"], state["end"], state["t"], gain)
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Observations, named (B, ...) tensors, of stored states."""
         if self._compiled is not None:
             return self._compiled.observe(state)
         return self.task.observe(state["sample"], state["start"], state["end"], state["t"])

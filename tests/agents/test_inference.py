@@ -10,8 +10,7 @@ from strong_envs import agents, features
 from strong_envs.agents.cli import held_out
 from strong_envs.agents.inference import WEIGHTS
 from strong_envs.agents.strong.agent import Strong
-from strong_envs.agents.strong.args import strong_args
-from strong_envs.agents.strong.ddpg import ddpg_args
+from strong_envs.agents.strong.args import level_args, strong_args
 from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.features import shapes
@@ -38,8 +37,8 @@ def small(boxes="tracked", **changes):
         pretrain_steps=1280,
         spatial_steps=1280,
         temporal_steps=1280,
-        temporal=ddpg_args(**LEVEL),
-        spatial=ddpg_args(**LEVEL, stop=8),
+        temporal=level_args(**LEVEL),
+        spatial=level_args(**LEVEL, stop=8),
         frame_attention=FrameAttentionArgs(steps=10, queries=4, frames=6, hidden=8, inside_hidden=8),
         **changes,
     )
@@ -53,7 +52,7 @@ def world():
 @pytest.fixture(scope="module")
 def saved(world, tmp_path_factory):
     """A tracked system and its file."""
-    system = Strong(world[0], small()).fit()
+    system = Strong.of(world[0], small()).fit()
     path = tmp_path_factory.mktemp("systems") / "strong.safetensors"
     system.save(str(path))
     return system, path
@@ -78,10 +77,10 @@ def test_ids_arrays_and_pixels_give_what_the_system_gives(saved, predictor, worl
     for sample in (0, 7):
         query, video = test.queries[sample], test.videos[int(test.video[sample])]
         moment = predictor.predict(video.id, query.text)
-        assert (moment.start, moment.end) == pytest.approx(whole["spans"][sample].tolist())
-        assert np.allclose(moment.boxes, whole["boxes"][first[sample] : first[sample + 1]].numpy(), atol=1e-5)
+        assert (moment.start, moment.end) == pytest.approx(whole.spans[sample].tolist())
+        assert np.allclose(moment.boxes, whole.boxes[first[sample] : first[sample + 1]].numpy(), atol=1e-5)
         assert moment.path[-1].tolist() == pytest.approx([moment.start, moment.end])
-        assert len(moment.path) == int(whole["length"][sample]) + 1
+        assert len(moment.path) == int(whole.length[sample]) + 1
         assert 0 <= moment.confidence <= 1
         rows = slice(int(test.offsets[test.video[sample]]), int(test.offsets[test.video[sample] + 1]))
         grid, frames = test.grid[rows], test.frames[rows]
@@ -143,7 +142,7 @@ def test_what_cannot_be_answered_is_refused(saved, predictor, world, ragged_stor
     with pytest.raises(DataError, match="no agent at"):
         agents.load(tmp_path / "absent.safetensors")
     bank = features.load(ragged_store, "train")
-    Strong(bank, small()).save(str(tmp_path / "odd.safetensors"))
+    Strong.of(bank, small()).save(str(tmp_path / "odd.safetensors"))
     odd = agents.load(tmp_path / "odd.safetensors")
     cells = np.zeros((5, 4, 5, 6), np.float32)
     with pytest.raises(DataError, match="no rate of feature rows; pass duration"):
@@ -152,12 +151,12 @@ def test_what_cannot_be_answered_is_refused(saved, predictor, world, ragged_stor
         odd.predict(cells, text, duration=3.0)
     with pytest.raises(DataError, match="is no file; .* pass features="):
         odd.predict("v0", text)
-    Strong(bank, small("truth")).save(str(tmp_path / "bound.safetensors"))
+    Strong.of(bank, small("truth")).save(str(tmp_path / "bound.safetensors"))
     with pytest.raises(DataError, match="upper bound"):
         agents.load(tmp_path / "bound.safetensors")
     given = torch.tensor([0.2, 0.2, 0.6, 0.7]).expand(len(bank), 4)
     agents.make("read", bank, boxes=given, sizes=(8, 8, 8, 4), hidden=16).save(str(tmp_path / "read.safetensors"))
-    with pytest.raises(DataError, match="boxes that somebody gave it"):
+    with pytest.raises(DataError, match="trained on given boxes"):
         agents.load(tmp_path / "read.safetensors")
     about = {"system": "Other", "args": {}, "inputs": load_weights(saved[1])[1]["inputs"]}
     save_weights(tmp_path / "other.safetensors", {"a": torch.zeros(1)}, about)

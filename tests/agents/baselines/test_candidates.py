@@ -9,6 +9,7 @@ import torch
 from strong_envs import features
 from strong_envs.agents.baselines import candidates as c
 from strong_envs.benchmarks.metrics.definitions import nms, temporal_iou, top_candidates
+from strong_envs.core import spans
 from strong_envs.features.errors import DataError
 from strong_envs.local_features import LocalFeatures
 
@@ -83,7 +84,7 @@ def test_suppression_equals_one_query_at_a_time(threshold):
     scores = torch.randint(15, (12, 40), generator=generator).to(torch.float32)
     scores[0, 5:] = float("-inf")
     scores[1, ::2] = float("nan")
-    picked = c.temporal_nms(windows, scores, threshold, 10)
+    picked = spans.nms(windows, scores, threshold, 10)
     for s in range(12):
         there = torch.isfinite(scores[s]).numpy()
         rows = np.flatnonzero(there)
@@ -158,8 +159,8 @@ def test_nothing_beats_the_oracle_of_the_candidates(ragged_store):
         (lambda: c.sliding_windows([0.2, 1.5]), "1.5"),
         (lambda: c.sliding_windows([0.2], 1.0), "got 1.0"),
         (lambda: c.fit_scales(torch.zeros(1, 1, 2), 0), "got 0"),
-        (lambda: c.temporal_nms(torch.zeros(1, 1, 2), torch.zeros(1, 1), 1.5, 1), "got 1.5"),
-        (lambda: c.temporal_nms(torch.zeros(1, 1, 2), torch.zeros(1, 1), 0.5, 0), "limit of 0"),
+        (lambda: spans.nms(torch.zeros(1, 1, 2), torch.zeros(1, 1), 1.5, 1), "got 1.5"),
+        (lambda: spans.nms(torch.zeros(1, 1, 2), torch.zeros(1, 1), 0.5, 0), "limit of 0"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(call, says):

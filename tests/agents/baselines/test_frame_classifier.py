@@ -15,9 +15,8 @@ from strong_envs.agents.strong.frame_attention import (
     FrameAttentionArgs,
     Gated,
     changes,
-    inside_shares,
-    train_frame_attention,
 )
+from strong_envs.agents.strong.frame_attention_training import inside_shares, train_frame_attention
 from strong_envs.features.errors import DataError
 
 QUICK = dict(steps=20, batch=8, frames=10, hidden=8, inside_hidden=8, cells=10)

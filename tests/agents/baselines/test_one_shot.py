@@ -195,7 +195,7 @@ def test_a_store_of_annotations_alone(annotations):
 @pytest.mark.parametrize("name", ["one-shot", "trl", "ctrl", "read"])
 def test_what_looks_at_videos_refuses_annotations_alone(name, annotations):
     bank = features.load(f"queries:{annotations}", "train")
-    with pytest.raises(DataError, match="annotations alone; what needs no video is .*'blind one-shot'"):
+    with pytest.raises(DataError, match="annotations alone; systems without videos are .*'blind one-shot'"):
         agents.make(name, bank)
     with pytest.raises(DataError, match="annotations alone"):
         OneShot(bank)

@@ -210,7 +210,7 @@ def test_sm_rl_sees_single_frames(ragged_store):
     position = torch.rand(len(bank), generator=torch.Generator().manual_seed(0))
     rows = bank.offsets[bank.video] + (position.double() * task.n_frames).floor().long()
     assert torch.allclose(system._frame(task, samples, position), bank.frames[rows], atol=1e-4)
-    walk = system.watch(task, samples, bank.query, torch.Generator().manual_seed(1))
+    walk = system.episode(task, samples, bank.query, torch.Generator().manual_seed(1))
     assert (walk.detection[..., 0] >= 0).all() and (walk.detection[..., 1] <= 1).all()
     assert (walk.detection[..., 1] - walk.detection[..., 0] > 0).all()
     assert (walk.position >= 0).all() and (walk.position <= 1).all() and (walk.log_prob < 0).any()

@@ -21,8 +21,8 @@ from strong_envs.agents.references.heuristics import (
     windows_on_grid,
 )
 from strong_envs.agents.references.tfidf import TfIdf
-from strong_envs.benchmarks.metrics.definitions import summary, temporal_iou
 from strong_envs.benchmarks.commands import references as command
+from strong_envs.benchmarks.metrics.definitions import summary, temporal_iou
 from strong_envs.benchmarks.results import reference_rows as reference_table
 from strong_envs.features import Annotations, DataError, Query, Report, Video
 

@@ -10,9 +10,9 @@ from random_stores import random_store
 from small_strong import small_strong
 
 from strong_envs import agents, features
-from strong_envs.agents.strong.agent import Strong
-from strong_envs.agents.strong.args import strong_args
-from strong_envs.agents.strong.ddpg import DDPG, ddpg_args, train
+from strong_envs.agents.strong.agent import Strong, make_level
+from strong_envs.agents.strong.args import level_args, strong_args
+from strong_envs.agents.strong.ddpg_training import train
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.agents.training.networks import Actor, Critic, Standardise
 from strong_envs.agents.training.replay import IndexReplay
@@ -95,14 +95,14 @@ def test_ddpg_overfits_ten_samples(multi_scale, options, least):
             super()._start(mask, options)
 
     env = TenSamples.of(task, 32)
-    args = ddpg_args(steps=20_000, num_envs=32, batch=128, updates=2, warmup=640, **options)
-    agent = train(DDPG(task.dims(), task.n_actions, args), env)
+    args = level_args(steps=20_000, num_envs=32, batch=128, updates=2, warmup=640, **options)
+    agent = train(make_level(task, args), env)
 
     def miou(policy):
         spans = localise(task, policy, ten).spans / task.seconds[ten][:, None]
         return float(task.iou(ten, spans[:, 0], spans[:, 1], "clamped").mean())
 
-    untrained = DDPG(task.dims(), task.n_actions, args)
+    untrained = make_level(task, args)
     assert miou(agent.act) > max(least, miou(untrained.act) + 0.2)
 
 
@@ -129,17 +129,17 @@ def test_select_value_takes_the_window_that_is_valued_most(good, ragged_store):
 def test_select_is_an_argument_of_strong(ragged_store):
     bank = features.load(ragged_store, "train")
     with pytest.raises(DataError, match="select must be one of .*did you mean 'value'"):
-        Strong(bank, strong_args(select="vaule"))
+        Strong.of(bank, strong_args(select="vaule"))
     assert strong_args().select == "last"
-    found = [Strong(bank, strong_args(boxes="frame", select=one)).predict(bank) for one in ("last", "value")]
-    assert torch.equal(found[0]["path"], found[1]["path"]) and not torch.equal(found[0]["spans"], found[1]["spans"])
-    on_path = (found[1]["path"] - found[1]["spans"][:, None]).abs().amax(-1).amin(1)
+    found = [Strong.of(bank, strong_args(boxes="frame", select=one)).predict(bank) for one in ("last", "value")]
+    assert torch.equal(found[0].path, found[1].path) and not torch.equal(found[0].spans, found[1].spans)
+    on_path = (found[1].path - found[1].spans[:, None]).abs().amax(-1).amin(1)
     assert (on_path < 1e-9).all()
 
 
 def test_values_of_a_critic_that_was_not_saved_are_refused(ragged_store, tmp_path):
     bank = features.load(ragged_store, "train")
-    Strong(bank, strong_args(boxes="frame", select="value")).save(str(tmp_path / "lean.safetensors"), lean=True)
+    Strong.of(bank, strong_args(boxes="frame", select="value")).save(str(tmp_path / "lean.safetensors"), lean=True)
     with pytest.raises(DataError, match="saved without"):
         Strong.load(str(tmp_path / "lean.safetensors"), bank).predict(bank)
 
@@ -176,7 +176,7 @@ def test_training_repeats_bit_for_bit_and_depends_on_the_seed(ragged_store):
     bank = features.load(ragged_store, "train")
     weights = []
     for seed in (0, 0, 1):
-        system = Strong(bank, small_strong("frame", seed=seed)).fit()
+        system = Strong.of(bank, small_strong("frame", seed=seed)).fit()
         weights.append(torch.cat([p.flatten() for p in system.temporal.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -185,17 +185,17 @@ def test_training_repeats_bit_for_bit_and_depends_on_the_seed(ragged_store):
 def test_strong_moves_boxes_and_survives_saving(ragged_store, tmp_path):
     bank, test = features.load(ragged_store, "train"), features.load(ragged_store, "test")
     stages = []
-    system = Strong(bank, small_strong()).fit(lambda stage, done, total, scalars: stages.append(stage))
+    system = Strong.of(bank, small_strong()).fit(lambda stage, done, total, scalars: stages.append(stage))
     assert [s["stage"] for s in system.history] == ["pre-training", "round 1"]
     assert {"temporal alone", "round 1, spatial", "round 1, temporal"} <= set(stages)
     before = system.predict(test)
-    assert before["boxes"].shape == (int(test.n_frames[test.video].sum()), 4)
-    assert (before["boxes"][..., 2:] > before["boxes"][..., :2]).all()
-    assert before["boxes"].min() >= 0 and before["boxes"].max() <= 1
+    assert before.boxes.shape == (int(test.n_frames[test.video].sum()), 4)
+    assert (before.boxes[..., 2:] > before.boxes[..., :2]).all()
+    assert before.boxes.min() >= 0 and before.boxes.max() <= 1
     system.save(str(tmp_path / "agent.safetensors"))
     after = Strong.load(str(tmp_path / "agent.safetensors"), bank).predict(test)
-    for name in before:
-        assert torch.equal(before[name], after[name]), name
+    for name in ("spans", "length", "path", "boxes", "frames_seen"):
+        assert torch.equal(getattr(before, name), getattr(after, name)), name
 
 
 def test_a_ramp_moves_steps_to_later_turns_and_keeps_their_sum(ragged_store):
@@ -203,26 +203,26 @@ def test_a_ramp_moves_steps_to_later_turns_and_keeps_their_sum(ragged_store):
     assert [args.turn_steps(turn) for turn in (1, 2, 3)] == [300, 600, 1200]
     assert [strong_args(rounds=3, temporal_steps=700, ramp=1.0).turn_steps(turn) for turn in (1, 2, 3)] == [700] * 3
     with pytest.raises(DataError, match="ramp must be a number above 0, got 0"):
-        Strong(features.load(ragged_store, "train"), strong_args(ramp=0.0))
+        Strong.of(features.load(ragged_store, "train"), strong_args(ramp=0.0))
 
 
 def test_frames_may_be_longer_than_cells(tmp_path):
     """f_o comes from whole frames first and from boxes later; a store whose two lengths differ trains all the same."""
     random_store(tmp_path / "wide", [7, 12, 9, 5], wider=5)
     bank = features.load(str(tmp_path / "wide"), "train")
-    strong = Strong(bank, small_strong())
+    strong = Strong.of(bank, small_strong())
     before = strong.predict(bank, use_tracker=False)
     strong.fit().save(str(tmp_path / "wide.safetensors"))
     loaded = Strong.load(str(tmp_path / "wide.safetensors"), bank)
-    assert torch.equal(loaded.predict(bank)["path"], strong.predict(bank)["path"])
-    assert "boxes" not in before and torch.isfinite(before["spans"]).all()
+    assert torch.equal(loaded.predict(bank).path, strong.predict(bank).path)
+    assert before.boxes is None and torch.isfinite(before.spans).all()
     with pytest.raises(DataError, match="6 numbers and a frame .* has 11"):
-        Strong(bank, small_strong(attention=True))
+        Strong.of(bank, small_strong(attention=True))
 
 
 def test_spans_stay_inside_their_videos(ragged_store):
     bank, test = features.load(ragged_store, "train"), features.load(ragged_store, "test")
-    spans = Strong(bank, small_strong("frame")).fit().predict(test)["spans"]
+    spans = Strong.of(bank, small_strong("frame")).fit().predict(test).spans
     assert (spans[:, 0] >= 0).all() and (spans[:, 0] < spans[:, 1]).all()
     assert (spans[:, 1] <= test.duration[test.video] + 1e-9).all()
 
@@ -235,7 +235,7 @@ def test_paper_preset_has_the_papers_state_and_numbers(ragged_store):
     assert args.temporal_env.phi == 0.1 and args.temporal_env.z_e == 10 and args.spatial_env.z_s == 10
     assert not args.temporal_env.context and args.spatial_env.reward == "q_value"
     bank = features.load(ragged_store, "train")
-    strong = Strong(bank, replace(args, boxes="frame"))
+    strong = Strong.of(bank, replace(args, boxes="frame"))
     assert list(strong.task.dims()) == ["query", "location", "local", "global", "frames"]
     assert strong.temporal.inputs.size == bank.query_dim + 2 + 2 * bank.frame_dim
 
@@ -244,11 +244,11 @@ def test_paper_preset_has_the_papers_state_and_numbers(ragged_store):
 def test_rewards_that_compare_values_train_with_what_goes_with_them(reward, ragged_store):
     bank = features.load(ragged_store, "train")
     system = agents.make("strong", bank, budget=0.001, rounds=1, spatial_env={"reward": reward})
-    args = system.strong.args
-    assert system.strong.frame_attention is None and args.spatial.feedback == "taken" and args.random_boxes > 0
-    assert "inside" in system.fit().strong.spatial.inputs.names
+    args = system.args
+    assert system.frame_attention is None and args.spatial.feedback == "taken" and args.random_boxes > 0
+    assert "inside" in system.fit().spatial.inputs.names
     asked = agents.make("strong", bank, budget=0.001, spatial_env={"reward": reward, "surroundings": False})
-    assert not asked.strong.args.spatial_env.surroundings, "what is asked for stays"
+    assert not asked.args.spatial_env.surroundings, "what is asked for stays"
     wrong = agents.make("strong", bank, budget=0.001, spatial_env={"reward": reward}, spatial={"feedback": "all"})
     with pytest.raises(DataError, match="train with feedback='taken'"):
         wrong.fit()
@@ -259,16 +259,16 @@ def test_wrong_requests_are_explained(ragged_store, tmp_path):
     with pytest.raises(DataError, match="did you mean 'trl'"):
         agents.make("tlr", bank)
     with pytest.raises(DataError, match="boxes must be one of"):
-        Strong(bank, small_strong("nowhere"))
+        Strong.of(bank, small_strong("nowhere"))
     for wrong, says in (
         ({"preset": "papre"}, "did you mean 'paper'"),
         ({"gama": 0.1}, "no argument 'gama'; did you mean 'gamma'"),
     ):
         with pytest.raises(DataError, match=says):
-            ddpg_args(**wrong)
+            level_args(**wrong)
     for wrong, says in (({"critic": "head"}, "did you mean 'heads'"), ({"states": "uniform"}, "needs feedback='all'")):
         with pytest.raises(DataError, match=says):
-            DDPG({"query": (3,)}, 7, ddpg_args(**{"feedback": "taken", **wrong}))
+            level_args(**{"feedback": "taken", **wrong})
     with pytest.raises(DataError, match="no agent at"):
         load_weights(tmp_path / "absent.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"not a safetensors file")
@@ -289,12 +289,12 @@ def test_a_store_without_grid_is_refused_before_training(tmp_path):
             agents.make(name, bank)
 
 
-def test_a_still_gaze_box_is_the_median_of_the_gaze_of_its_video(ragged_store):
+def test_a_static_attention_box_is_the_median_of_the_attention_boxes_of_its_video(ragged_store):
     bank, test = (features.load(ragged_store, split) for split in ("train", "test"))
-    still, moving = (Strong(bank, small_strong(boxes)).fit() for boxes in ("static_attention", "attention"))
-    found, frame_attention = still.predict(test)["boxes"], still.frame_attention.boxes(test)
+    still, moving = (Strong.of(bank, small_strong(boxes)).fit() for boxes in ("static_attention", "attention"))
+    found, frame_attention = still.predict(test).boxes, still.frame_attention.boxes(test)
     assert found.shape == frame_attention.shape and still.spatial is None
-    assert torch.equal(moving.predict(test)["boxes"], moving.frame_attention.boxes(test))
+    assert torch.equal(moving.predict(test).boxes, moving.frame_attention.boxes(test))
     lengths = test.n_frames[test.video].tolist()
     for boxes, frames_seen in zip(found.split(lengths), frame_attention.split(lengths), strict=True):
         assert (boxes == boxes[0]).all()

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from strong_envs import features
-from strong_envs.agents.strong.agent import Strong
-from strong_envs.agents.strong.args import strong_args
+from strong_envs.agents.strong.agent import Strong, make_level
+from strong_envs.agents.strong.args import level_args, strong_args
 from strong_envs.agents.strong.attention import AttentionTask, AttentiveInputs
-from strong_envs.agents.strong.ddpg import DDPG, ddpg_args, train
+from strong_envs.agents.strong.ddpg_training import train
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal.env import TemporalMomentVectorEnv
 from strong_envs.temporal.task import TemporalConfig
@@ -63,11 +63,11 @@ def test_frames_are_means_over_stretches(task):
 
 @pytest.mark.parametrize("timed", [True, False])
 def test_training_reaches_every_weight_of_the_attention(task, timed):
-    args = ddpg_args(
+    args = level_args(
         states="uniform", feedback="all", objective="distil", critic="heads", critic_hidden=(16, 16), batch=32,
         warmup=64, attention_timed=timed,
     )  # fmt: skip
-    agent = DDPG(task.dims(), task.n_actions, args)
+    agent = make_level(task, args)
     before = {name: value.clone() for name, value in agent.inputs.named_parameters()}
     env = TemporalMomentVectorEnv.of(task, 4)
     assert env._compiled is None, "a task of another kind must not take the compiled observations"
@@ -81,4 +81,4 @@ def test_training_reaches_every_weight_of_the_attention(task, timed):
 def test_a_blind_agent_has_no_frames(ragged_store):
     bank = features.load(ragged_store, "train")
     args = replace(strong_args(), boxes="frame", blind=True, attention=True)
-    assert "frames" not in Strong(bank, args).task.dims()
+    assert "frames" not in Strong.of(bank, args).task.dims()

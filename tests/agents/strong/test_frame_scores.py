@@ -1,4 +1,4 @@
-"""STRONG that is shown what its frame attention says: the observation by hand, the look frame by frame, files,
+"""STRONG with the scores of its frame attention: the observation by hand, the attention frame by frame, files,
 refusals."""
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from small_strong import small_strong
 from strong_envs import agents, features
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.strong.args import strong_args
-from strong_envs.agents.strong.frame_attention import SUREST, FrameAttention, FrameAttentionArgs, FrameScoresTask
+from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
+from strong_envs.agents.strong.frame_scores import SUREST, FrameScoresTask
 from strong_envs.features.errors import DataError
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
@@ -24,7 +25,7 @@ def bank(ragged_store):
 
 
 @pytest.mark.parametrize("context", [True, False])
-def test_the_agent_sees_the_means_of_what_is_said_in_the_windows_of_f_o(context, bank):
+def test_the_observation_has_the_means_of_the_log_odds_in_the_windows_of_f_o(context, bank):
     local, config = LocalFeatures(bank, "initial"), TemporalConfig(context=context)
     frame_logits = torch.randn(int(local.rows[-1]), generator=torch.Generator().manual_seed(0)) * 4
     task = FrameScoresTask(bank, local, config, frame_logits)
@@ -42,9 +43,9 @@ def test_the_agent_sees_the_means_of_what_is_said_in_the_windows_of_f_o(context,
 
 
 @pytest.mark.parametrize("change", [0.0, 0.1])
-def test_what_the_gaze_says_of_a_frame_is_its_formula(change, bank):
+def test_the_log_odds_of_a_frame_are_their_formula(change, bank):
     frame_attention = FrameAttention(bank, FrameAttentionArgs(hidden=8, inside_hidden=8, change=change), seed=3)
-    boxes, frame_logits = frame_attention.look(bank)
+    boxes, frame_logits = frame_attention.attend(bank)
     lengths = bank.n_frames[bank.video].tolist()
     assert len(frame_logits) == sum(lengths) and torch.equal(boxes, frame_attention.boxes(bank))
     sample = max(range(len(bank)), key=lambda s: (lengths[s] < 40, lengths[s]))
@@ -67,25 +68,25 @@ def test_what_the_gaze_says_of_a_frame_is_its_formula(change, bank):
     assert torch.allclose(frame_logits[start : start + n], expected, atol=1e-4)
 
 
-def test_it_is_said_after_the_first_turn_and_kept_in_files(ragged_store, bank, tmp_path):
+def test_frame_scores_enter_after_the_first_turn_and_survive_saving(ragged_store, bank, tmp_path):
     test = features.load(ragged_store, "test")
-    system = Strong(bank, small_strong(frame_scores=True))
-    assert not system.task.frame_logits.any(), "a frame attention that has learnt nothing says nothing"
+    system = Strong.of(bank, small_strong(frame_scores=True))
+    assert not system.task.frame_logits.any(), "scores are 0 before the frame attention is trained"
     system.fit()
-    assert torch.equal(system.task.frame_logits, system.frame_attention.look(bank)[1])
+    assert torch.equal(system.task.frame_logits, system.frame_attention.attend(bank)[1])
     wanted = system.predict(test)
     for lean in (False, True):
         system.save(str(tmp_path / "system.safetensors"), lean=lean)
         found = Strong.load(str(tmp_path / "system.safetensors"), test).predict(test)
-        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        assert all(torch.equal(getattr(found, n), getattr(wanted, n)) for n in ("spans", "length", "path", "boxes"))
     with torch.no_grad():
         system.frame_attention.inside.out.bias += 3
-    assert not torch.equal(system.predict(test)["path"], wanted["path"]), "the agent does not look at it"
+    assert not torch.equal(system.predict(test).path, wanted.path), "the agent does not look at it"
 
 
 def test_the_registered_system_has_it_and_blind_hides_it(bank):
-    assert agents.make("strong+frame scores", bank, budget=0.01).strong.task.dims()["frame_scores"] == (5,)
-    blind = Strong(bank, small_strong(frame_scores=True, blind=True))
+    assert agents.make("strong+frame scores", bank, budget=0.01).task.dims()["frame_scores"] == (5,)
+    blind = Strong.of(bank, small_strong(frame_scores=True, blind=True))
     columns = blind.temporal.inputs.columns["frame_scores"]
     assert not blind.temporal.inputs.mask[columns].any()
 
@@ -94,6 +95,6 @@ def test_the_registered_system_has_it_and_blind_hides_it(bank):
     "changes",
     [{"attention": True}, {"boxes": "frame"}, {"spatial_env": replace(strong_args().spatial_env, reward="signed_q")}],
 )
-def test_without_a_gaze_nothing_is_said(changes, bank):
+def test_frame_scores_require_frame_attention(changes, bank):
     with pytest.raises(DataError, match="frame_scores=True requires frame attention"):
-        Strong(bank, strong_args(frame_scores=True, **changes))
+        Strong.of(bank, strong_args(frame_scores=True, **changes))

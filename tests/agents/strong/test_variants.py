@@ -69,7 +69,7 @@ def test_a_variant_differs_in_the_part_that_its_name_says(name, object_store):
     bank = features.load(object_store, "train")
     neighbour, parts = NEIGHBOURS[name]
     options = {"spatial_env": {"z_s": 7.0}, "budget": 0.01}
-    mine, other = (flattened(asdict(agents.make(n, bank, **options).strong.args)) for n in (name, neighbour))
+    mine, other = (flattened(asdict(agents.make(n, bank, **options).args)) for n in (name, neighbour))
     # How long the temporal level trains in one go follows from having a spatial level; both spend as much on it.
     assert {field for field in mine if mine[field] != other[field]} == parts
     assert mine["spatial_env.z_s"] == other["spatial_env.z_s"] == 7.0

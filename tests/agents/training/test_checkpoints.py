@@ -9,8 +9,8 @@ import torch
 
 from strong_envs import features
 from strong_envs.agents.strong.agent import Strong
-from strong_envs.agents.strong.args import strong_args
-from strong_envs.agents.strong.ddpg import DDPG, ddpg_args
+from strong_envs.agents.strong.args import level_args, strong_args
+from strong_envs.agents.strong.ddpg import DDPG
 from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.agents.training.checkpoint import load_weights
 from strong_envs.agents.training.health import CollapseWarning, TrainingDiverged, TrainingMonitor
@@ -39,8 +39,8 @@ def tiny(form: str = "replay", **changes):
         pretrain_steps=80 if form != "uniform" else 160,
         spatial_steps=80 if form != "uniform" else 160,
         temporal_steps=80 if form != "uniform" else 160,
-        temporal=ddpg_args(**level),
-        spatial=ddpg_args(**{**level, "feedback": "all"}, stop=8),
+        temporal=level_args(**level),
+        spatial=level_args(**{**level, "feedback": "all"}, stop=8),
         frame_attention=FrameAttentionArgs(steps=6, queries=4, frames=6, hidden=8, inside_hidden=8),
         **{"random_boxes": 0.5, **changes},
     )
@@ -64,7 +64,7 @@ def killed_after(count: int, path, bank, args, updates: int) -> Session:
 
     session = Session(path, every=None, updates=updates, resume=True, watchers=(kill,))
     with pytest.raises(Killed):
-        Strong(bank, args).fit(checkpoint=session)
+        Strong.of(bank, args).fit(checkpoint=session)
     return session
 
 
@@ -77,7 +77,7 @@ def bank(ragged_store):
 def test_a_training_killed_again_and_again_ends_as_one_that_never_stopped(form, frame_scores, bank, tmp_path):
     """Kills every few updates, checkpoints every two: they fall into every stage, at its start and within it."""
     args, stages = tiny(form, frame_scores=frame_scores), set()
-    straight = Strong(bank, args).fit()
+    straight = Strong.of(bank, args).fit()
     path = tmp_path / "checkpoint.safetensors"
     while True:
         try:
@@ -85,7 +85,7 @@ def test_a_training_killed_again_and_again_ends_as_one_that_never_stopped(form, 
         except pytest.fail.Exception:
             break
         stages.add(load_weights(path)[1]["stage"])
-    resumed = Strong(bank, args)
+    resumed = Strong.of(bank, args)
     resumed.fit(lambda *_: None, checkpoint=Session(path, every=None, resume=True))
     wanted, got = numbers(straight), numbers(resumed)
     assert wanted.keys() == got.keys()
@@ -123,7 +123,7 @@ def test_snapshots_of_environments_go_on_alike(reward, bank):
 
 def test_ctrl_c_writes_a_checkpoint_between_two_updates(bank, tmp_path):
     args, path = tiny(), tmp_path / "checkpoint.safetensors"
-    straight = Strong(bank, args).fit()
+    straight = Strong.of(bank, args).fit()
     count = 0
 
     def press(training) -> None:
@@ -134,10 +134,10 @@ def test_ctrl_c_writes_a_checkpoint_between_two_updates(bank, tmp_path):
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), Session(path, every=None, watchers=(press,)) as session:
-        Strong(bank, args).fit(checkpoint=session)
+        Strong.of(bank, args).fit(checkpoint=session)
     assert signal.getsignal(signal.SIGINT) is before
     assert session.written == 1
-    resumed = Strong(bank, args).fit(checkpoint=Session(path, every=None, resume=True))
+    resumed = Strong.of(bank, args).fit(checkpoint=Session(path, every=None, resume=True))
     wanted, got = numbers(straight), numbers(resumed)
     assert all(torch.equal(wanted[name], got[name]) for name in wanted)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors"]
@@ -147,10 +147,10 @@ def test_a_checkpoint_of_another_training_is_refused(bank, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     killed_after(4, path, bank, tiny(), updates=1)
     with pytest.raises(DataError, match="args.temporal.tau was 0.02, now it is 0.5"):
-        Strong(bank, strong_args(**{**vars(tiny()), "temporal": ddpg_args(**TINY, tau=0.5)})).fit(
+        Strong.of(bank, strong_args(**{**vars(tiny()), "temporal": level_args(**TINY, tau=0.5)})).fit(
             checkpoint=Session(path, resume=True)
         )
-    Strong(bank, tiny()).save(str(tmp_path / "agent.safetensors"))
+    Strong.of(bank, tiny()).save(str(tmp_path / "agent.safetensors"))
     with pytest.raises(DataError, match="not a checkpoint"):
         Session(tmp_path / "agent.safetensors", resume=True)
     with pytest.raises(DataError, match="must be positive"):
@@ -170,13 +170,13 @@ def test_a_failed_write_leaves_the_checkpoint_before(bank, tmp_path, monkeypatch
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="no space"):
-        Strong(bank, tiny()).fit(checkpoint=Session(path, every=None, updates=1, resume=True))
+        Strong.of(bank, tiny()).fit(checkpoint=Session(path, every=None, updates=1, resume=True))
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("form", ["replay", "uniform"])
 def test_numbers_that_are_lost_are_named(form, bank, tmp_path):
-    system = Strong(bank, tiny(form))
+    system = Strong.of(bank, tiny(form))
     with torch.no_grad():
         system.temporal.critic.state_dict()[next(iter(system.temporal.critic.state_dict()))].fill_(float("nan"))
     path = tmp_path / "checkpoint.safetensors"
@@ -211,7 +211,9 @@ def test_a_healthy_actor_is_left_alone(recwarn):
 
 
 def test_training_with_a_collapsed_actor_warns(bank):
-    system = Strong(bank, strong_args(boxes="frame", pretrain_steps=4000, temporal=ddpg_args(**TINY, lr_actor=1e-9)))
+    system = Strong.of(
+        bank, strong_args(boxes="frame", pretrain_steps=4000, temporal=level_args(**TINY, lr_actor=1e-9))
+    )
     with torch.no_grad():
         layer = [p for p in system.temporal.actor.parameters()][-1]
         layer[2] += 100
@@ -221,7 +223,7 @@ def test_training_with_a_collapsed_actor_warns(bank):
 
 def test_state_of_an_agent_is_all_of_it(bank):
     """Nothing that training changes is missing from its state."""
-    system = Strong(bank, tiny())
+    system = Strong.of(bank, tiny())
     held, groups = system.temporal.training_state()
     assert {name.split(".")[0] for name in held} == {"weights", "generator"}
     system.fit()

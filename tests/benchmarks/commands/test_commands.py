@@ -74,7 +74,7 @@ def test_a_setting_changes_the_agent(ragged_store):
 
     bank = features.load(ragged_store, "train")
     options = with_setting("trl", with_setting("trl", {}, "gamma", 0.4), "max_steps", 7)
-    args = agents.make("trl", bank, **options).strong.args
+    args = agents.make("trl", bank, **options).args
     assert (args.temporal.gamma, args.spatial.gamma, args.temporal_env.max_steps) == (0.4, 0.4, 7)
 
 

@@ -133,7 +133,7 @@ def test_trained_numbers_are_counted_without_copies(ragged_store):
     assert count_parameters(Two()) == 17 and count_parameters(object()) is None
     train = features.load(ragged_store, "train")
     system = agents.make("trl", train)
-    own = [p for name, p in system.strong.temporal.named_parameters() if "target" not in name]
+    own = [p for name, p in system.temporal.named_parameters() if "target" not in name]
     assert count_parameters(system) == sum(p.numel() for p in own) > 0
     plain = {ours: getattr(TemporalConfig(), theirs) for theirs, ours in DYNAMICS.items()}
     assert dynamics_of(system) == plain | {"initial_span": [0.25, 0.75]} and dynamics_of(Two()) is None

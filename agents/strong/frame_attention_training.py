@@ -1,0 +1,109 @@
+"""Training of the frame attention: every frame inside or outside the moment, answered by the truth in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strong_envs.agents.strong.frame_attention import FrameAttention
+from strong_envs.agents.training.health import TrainingMonitor
+from strong_envs.agents.training.loop import UpdateListener, load_optimiser, optimiser_state, run, split
+from strong_envs.features.bank.bank import FeatureBank
+
+
+def inside_shares(truth: Tensor, count: int) -> Tensor:
+    """How much of each of ``count`` equal stretches lies inside a true window: (B, K, 2) fractions to (B, count)."""
+    edge = torch.arange(count + 1, device=truth.device, dtype=truth.dtype) / count
+    low, high = torch.maximum(edge[:-1], truth[..., :1]), torch.minimum(edge[1:], truth[..., 1:])
+    return ((high - low).clamp(min=0) * count).amax(1).to(torch.float32)
+
+
+def train_frame_attention(
+    frame_attention: FrameAttention,
+    bank: FeatureBank,
+    generator: torch.Generator,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+    stage: str = "frame attention",
+    session: UpdateListener | None = None,
+) -> None:
+    """Train in place on all samples of a bank.
+
+    Args:
+        frame_attention: trained in place.
+        bank: the training split.
+        generator: draws the samples.
+        report: called with the step and scalars of the log.
+        stage: name of this training, for messages.
+        session: writes checkpoints and resumes from one, see `agents.training.session.Session`.
+    """
+    run(FrameAttentionTraining(frame_attention, bank, generator, stage), report, 10, session)
+
+
+class FrameAttentionTraining:
+    """One training of a `FrameAttention` on all samples of a bank, an update each time; see `agents.training.loop`."""
+
+    def __init__(
+        self,
+        frame_attention: FrameAttention,
+        bank: FeatureBank,
+        generator: torch.Generator,
+        stage: str = "frame attention",
+    ) -> None:
+        self.frame_attention, self.bank, self.generator, self.stage = frame_attention, bank, generator, stage
+        self.total, self.done, self.iteration = frame_attention.args.steps, 0, 0
+        self.optimiser = torch.optim.AdamW(frame_attention.parameters(), frame_attention.args.lr, weight_decay=1e-3)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, frame_attention.args.lr, total_steps=self.total
+        )
+        self.monitor = TrainingMonitor(stage, self.total)
+        self.loss: Tensor | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are made."""
+        return self.done >= self.total
+
+    def reported(self, before: int) -> int:
+        """The step that a report of this iteration carries."""
+        return before
+
+    def advance(self) -> bool:
+        """One update from random samples."""
+        frame_attention, bank, args = self.frame_attention, self.bank, self.frame_attention.args
+        samples = torch.randint(len(bank), (args.queries,), generator=self.generator).to(bank.device)
+        inside = inside_shares(bank.truth[samples], args.frames)
+        loss = nn.functional.binary_cross_entropy_with_logits(frame_attention.logits(bank, samples), inside)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(frame_attention.parameters(), 1.0)
+        self.optimiser.step()
+        self.schedule.step()
+        self.loss = loss.detach()
+        self.iteration = self.done = self.done + 1
+        return True
+
+    def check(self) -> None:
+        """Raise `TrainingDiverged` for a loss that is not finite."""
+        if self.loss is not None:
+            self.monitor.finite(self.done, {"loss": float(self.loss)})
+
+    def scalars(self) -> dict[str, float]:
+        """The loss."""
+        return {} if self.loss is None else {"loss": float(self.loss)}
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The weights are those of the frame attention itself."""
+        held, groups = optimiser_state(self.optimiser)
+        tensors = {f"optimiser.{name}": value for name, value in held.items()}
+        tensors["generator"] = self.generator.get_state()
+        return tensors, {"done": self.done, "groups": groups}
+
+    def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Rates and momenta of the cycle stand in the optimiser; the cycle itself needs no more than its place."""
+        load_optimiser(self.optimiser, split(tensors, "optimiser."), values["groups"])
+        self.generator.set_state(tensors["generator"].cpu())
+        self.iteration = self.done = int(values["done"])
+        self.schedule.last_epoch, self.schedule._step_count = self.done, self.done + 1
