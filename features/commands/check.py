@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from strong_envs.features.composing import describe
+from strong_envs.features.composing.sources import LIST_SUFFIXES
 from strong_envs.features.datasets import READERS, read, read_boxes
 from strong_envs.features.datasets.advice import advice
 from strong_envs.features.datasets.parsing import read_json
@@ -95,6 +97,9 @@ def check(
         sources = [target]
     items += [_attempt(source, "features", _features, truth) for source in sources]
     known = {f for f, name in sniffed.items() if name} | set(arrays) | {f for f in files if f.suffix in H5_SUFFIXES}
+    if not items and (clips := _clips(target)) is not None:
+        items.append(clips)
+        known |= {f for f in files if f.suffix.lower() in LIST_SUFFIXES}
     items += _others(target, [f for f in files if f not in known], entries, bool(items))
     return items
 
@@ -202,6 +207,18 @@ def _store(path: Path) -> Item:
         "content_hash": store.content_hash,
     }
     return Item(str(path), "feature store", facts, Report(str(path)))
+
+
+def _clips(path: Path) -> Item | None:
+    """Trimmed clips in class folders or in a list, with the command that composes them; None where there are none."""
+    try:
+        facts = describe(path)
+    except DataError as error:
+        return Item(str(path), "trimmed clips", error=str(error))
+    if facts is None:
+        return None
+    report = facts.pop("report")
+    return Item(str(path), f"trimmed clips, {facts.pop('what')}", facts, report)
 
 
 def _others(target: Path, unknown: list[Path], entries: list[Path], found: bool) -> list[Item]:

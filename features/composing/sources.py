@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.features.composing.clips import Clip, ClipSet
-from strong_envs.features.composing.readers.captions import FIELDS, SUFFIXES, read_captions
+from strong_envs.features.composing.readers.captions import FIELDS, read_captions
+from strong_envs.features.composing.readers.captions import SUFFIXES as LIST_SUFFIXES
 from strong_envs.features.composing.readers.class_folders import part_folder, read_class_folders
 from strong_envs.features.composing.readers.from_store import clips_of_store
 from strong_envs.features.composing.readers.split_files import apply_split_files, read_split_files
@@ -121,7 +122,7 @@ def _wording(path: Path, options: ClipOptions) -> Wording | None:
 def list_files(path: Path) -> list[Path]:
     """The lists of clips at a path: the file itself, or those in a folder; JSON lines before JSON before csv."""
     if path.is_file():
-        return [path] if path.suffix.lower() in SUFFIXES else []
+        return [path] if path.suffix.lower() in LIST_SUFFIXES else []
     files = sorted(p for p in path.iterdir() if p.is_file() and _is_list(p))
     for suffixes in ((".jsonl", ".ndjson"), (".json",), (".csv", ".tsv")):
         found = [p for p in files if p.suffix.lower() in suffixes]
@@ -132,7 +133,7 @@ def list_files(path: Path) -> list[Path]:
 
 def _is_list(file: Path) -> bool:
     """Whether the beginning of a file has the fields of a list of clips, and is no annotation of long videos."""
-    if file.suffix.lower() not in SUFFIXES or sniff_file(file) is not None:
+    if file.suffix.lower() not in LIST_SUFFIXES or sniff_file(file) is not None:
         return False
     try:
         with open(file, "rb") as handle:
@@ -187,7 +188,8 @@ def _advice(clips: list[Clip]) -> str:
 
 
 def _has_class_folders(path: Path) -> bool:
-    """Whether a folder holds ``CLASS/clip`` or ``train/CLASS/clip``: the first folders are looked at."""
+    """Whether a folder holds ``CLASS/clip`` or ``train/CLASS/clip`` of several classes: its first folders are looked at."""
     folders = [p for p in sorted(path.iterdir()) if p.is_dir()][:20]
     inner = [q for p in folders if part_folder(p.name) for q in sorted(p.iterdir()) if q.is_dir()][:20]
-    return any(f.suffix.lower() in VIDEO_SUFFIXES for p in (*folders, *inner) for f in p.iterdir())
+    held = {p.name for p in (*folders, *inner) if any(f.suffix.lower() in VIDEO_SUFFIXES for f in p.iterdir())}
+    return len(held) > 1

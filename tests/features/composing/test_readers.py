@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from drawn_clips import captioned, class_folders, frames_of, write_clip
 
+from strong_envs.benchmarks.cli import main
 from strong_envs.features.composing.command import compose
 from strong_envs.features.composing.encoding import EncodeOptions
 from strong_envs.features.composing.options import ComposeOptions, Layout
@@ -16,6 +17,7 @@ from strong_envs.features.composing.readers.captions import read_captions
 from strong_envs.features.composing.readers.class_folders import group_of, part_folder, read_class_folders
 from strong_envs.features.composing.readers.split_files import apply_split_files, read_split_files
 from strong_envs.features.composing.sources import ClipOptions, describe, open_clips
+from strong_envs.features.datasets.advice import advice
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
 
@@ -267,6 +269,9 @@ def test_describe_says_what_can_be_composed_and_how(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").write_text("nothing")
     assert describe(tmp_path / "other") is None
+    # A folder of long videos is no set of clips by class.
+    write_clip(tmp_path / "long" / "videos" / "v1.avi", frames_of((1, 2, 3), 4, 0))
+    assert describe(tmp_path / "long") is None
     assert describe(tmp_path / "nowhere") is None
 
 
@@ -285,3 +290,26 @@ def test_the_real_clips_of_jhmdb_are_read_with_boxes_groups_and_parts(shared_dat
     assert groups["train"]
     assert groups["test"]
     assert not groups["train"] & groups["test"]
+
+
+def test_check_says_what_clips_are_there_and_the_command_that_composes_them(tmp_path, capsys):
+    folder = class_folders(tmp_path / "ucf", groups=2)
+    assert main(["check", str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert "trimmed clips, class folders" in told
+    assert f"strong-envs compose {folder} --layout sequence" in told
+    file = captioned(tmp_path / "own", 10)
+    (tmp_path / "own" / "videos" / "video3.avi").unlink()
+    assert main(["check", str(file)]) == 1
+    told = capsys.readouterr().out
+    assert "captions: 18" in told
+    assert "1 dropped  a clip's file is missing" in told
+
+
+def test_every_kind_of_finding_has_advice(tmp_path):
+    options = ComposeOptions(Layout("sequence", clips=(2, 2)), {"train": 6, "val": 2, "test": 2}, text="hashed-words")
+    reading = ClipOptions(val_share=0.4, test_share=0.4)
+    _, report = compose(hostile(tmp_path), tmp_path / "s", options, clips=reading, encode=SMALL, progress=False)
+    assert len(report.findings) > 10
+    for kind, _ in report.findings:
+        assert advice(kind) != "Look at the examples.", kind
