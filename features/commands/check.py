@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from strong_envs.features.composing import describe
+from strong_envs.features.composing.parts import find_leaks, refuse_leaks
 from strong_envs.features.composing.sources import LIST_SUFFIXES
 from strong_envs.features.datasets import READERS, read, read_boxes
 from strong_envs.features.datasets.advice import advice
@@ -206,6 +207,11 @@ def _store(path: Path) -> Item:
         "tensors": {name: list(store.shape(name)) for name in store.manifest["tensors"]},
         "content_hash": store.content_hash,
     }
+    composed = store.manifest["extra"].get("composed")
+    if isinstance(composed, dict):
+        refuse_leaks(find_leaks(store.videos, store.queries))
+        facts["composed"] = f"{composed.get('layout')} of {composed.get('source')}, seed {composed.get('seed')}"
+        facts["parts"] = "no clip, group or sentence stands in two"
     return Item(str(path), "feature store", facts, Report(str(path)))
 
 

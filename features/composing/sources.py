@@ -188,7 +188,7 @@ def _advice(clips: list[Clip]) -> str:
 
 
 def _has_class_folders(path: Path) -> bool:
-    """Whether a folder holds ``CLASS/clip`` or ``train/CLASS/clip`` of several classes: its first folders are looked at."""
+    """Whether a folder holds ``CLASS/clip`` or ``train/CLASS/clip`` of several classes; its first folders are read."""
     folders = [p for p in sorted(path.iterdir()) if p.is_dir()][:20]
     inner = [q for p in folders if part_folder(p.name) for q in sorted(p.iterdir()) if q.is_dir()][:20]
     held = {p.name for p in (*folders, *inner) if any(f.suffix.lower() in VIDEO_SUFFIXES for f in p.iterdir())}

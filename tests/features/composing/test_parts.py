@@ -168,7 +168,7 @@ def test_one_sentence_in_two_parts_is_refused_and_named(folder, tmp_path, capsys
             read_sentences(file)
 
 
-def test_the_check_of_a_finished_store_names_what_leaks(folder, tmp_path):
+def test_the_check_of_a_finished_store_names_what_leaks(folder, tmp_path, capsys):
     assert compose_command(folder, tmp_path / "s", "--videos", "20", "2", "2") == 0
     store = FeatureStore.open(tmp_path / "s")
     assert find_leaks(store.videos, store.queries) == []
@@ -179,3 +179,14 @@ def test_the_check_of_a_finished_store_names_what_leaks(folder, tmp_path):
     assert any(line.startswith(f"clip {clip!r} is in two parts: ") for line in lines)
     assert any(line.startswith(f"group {store.queries[0].extra['group']!r}") for line in lines)
     assert any(line.startswith("sentence ") for line in lines)
+    # `check` finds it in a store on disk, too.
+    assert main(["check", str(tmp_path / "s")]) == 0
+    file = tmp_path / "s" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    for query in manifest["queries"]:
+        if query["video"] == video:
+            query["split"] = "test"
+    file.write_text(json.dumps(manifest))
+    capsys.readouterr()
+    assert main(["check", str(tmp_path / "s")]) == 2
+    assert f"clip {clip!r} is in two parts" in capsys.readouterr().out
