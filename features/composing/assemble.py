@@ -107,7 +107,9 @@ def fit_pca(store: FeatureStore, clips: list[Clip], dim: int) -> PCA:
     width = store.shape(tensor)[-1]
     cells = sum(b - a for a, b in (train[i] for i in chosen)) * math.prod(store.shape(tensor)[1:-1])
     step = max(1, cells // PCA_VECTORS)
-    return reduction.fit((store.tensor(tensor, *train[i]).reshape(-1, width)[::step] for i in chosen), dim)
+    # In one piece: a scatter matrix for each short clip would cost more than all of their cells.
+    picked = [store.tensor(tensor, *train[i]).reshape(-1, width)[::step] for i in chosen]
+    return reduction.fit([np.concatenate(picked)], dim)
 
 
 def area_weights(cells: int, fewer: int) -> np.ndarray:
