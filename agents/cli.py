@@ -9,13 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from strong_envs.agents.ranges import check_value
+from strong_envs.agents.training.checkpoint import Count
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.atomic import write_text
+from strong_envs.features.files.errors import check_output, os_errors, shown
+from strong_envs.features.files.locks import folder_lock
+from strong_envs.features.files.untrusted_json import as_type, read_json
 
 DEFAULTS = {
     "features": "shapes-v0-medium",
@@ -71,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
     from strong_envs import agents, features
     from strong_envs.agents.overrides import check_settings, parse_settings, with_settings
     from strong_envs.agents.training.session import Session
-    from strong_envs.features.encoders.backbones import usable_device
+    from strong_envs.features.devices import usable_device
 
     out = Path(args.out)
     options = _options(args, out)
@@ -79,9 +85,12 @@ def main(args: argparse.Namespace) -> int:
         print(f"{out}: this run has ended; its system is in system.safetensors")
         return 0
     name, settings = options["system"], parse_settings(options["set"])
+    if args.resume and ":" in name and args.system is None:
+        raise DataError(f"the run in {str(out)!r} trains the Python object {name!r}; pass --system {name} to import it")
     agents.find(name)
     check_settings([name], settings)
     _check_numbers(options, args)
+    check_output(out)
     device = str(usable_device(options["device"]))
     train, test = (features.load(options["features"], options[split], device) for split in ("train", "test"))
     arguments = with_settings(name, settings)
@@ -89,15 +98,16 @@ def main(args: argparse.Namespace) -> int:
         system = agents.make(name, train, seed=options["seed"], budget=options["budget"], **arguments)
     except (TypeError, ValueError) as error:
         raise DataError(str(error)) from None
-    stores = system.resumable
-    if args.resume and not stores:
+    if args.resume and not system.resumable:
         raise DataError(f"{name} writes no checkpoints to resume from; leave out --resume and choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    _write_json(out / "run.json", options)
-    if not stores:
-        return _train(system, test, out, args, None)
-    with Session(out / "checkpoint.safetensors", every=args.checkpoint_every, resume=args.resume) as session:
-        return _train(system, test, out, args, session)
+    with folder_lock(out, "training"):
+        if not args.resume and (out / "run.json").exists():
+            raise DataError(f"{str(out)!r} holds a run; resume it with --resume, or choose another --out")
+        _write_json(out / "run.json", options)
+        if not system.resumable:
+            return _train(system, test, out, args, None)
+        with Session(out / "checkpoint.safetensors", every=args.checkpoint_every, resume=args.resume) as session:
+            return _train(system, test, out, args, session)
 
 
 def _train(system: Any, test: Any, out: Path, args: argparse.Namespace, session: Any) -> int:
@@ -122,13 +132,16 @@ def _train(system: Any, test: Any, out: Path, args: argparse.Namespace, session:
         else:
             print(f"interrupted; resume with: strong-envs train --out {out} --resume", file=sys.stderr)
         return 130
+    except SystemExit as error:
+        raise DataError(f"the system ended the program while it was trained: SystemExit({error.code!r})") from error
     finally:
         bar.close()
         log.close()
     system.save(str(out / "system.safetensors"))
     _write_json(out / "result.json", {"mIoU": score, "history": system.history})
     # Last: after a kill before this line, the checkpoint still leads to the same end.
-    (out / "checkpoint.safetensors").unlink(missing_ok=True)
+    with os_errors(f"remove the checkpoint of {shown(out)}"):
+        (out / "checkpoint.safetensors").unlink(missing_ok=True)
     print(f"{out}: mIoU {score:.3f} on {len(test)} held-out queries")
     return 0
 
@@ -140,6 +153,27 @@ def held_out(system: Any, bank: Any) -> float:
     spans = system.predict(bank).spans.to(bank.truth)
     truth = bank.truth * bank.duration[bank.video][:, None, None]
     return float(span_iou(spans[:, 0], spans[:, 1], truth, "clamped").mean())
+
+
+class Run(msgspec.Struct):
+    """The file run.json."""
+
+    features: str
+    train: str
+    test: str
+    system: str
+    seed: int
+    budget: float
+    set: list[str]
+    device: str
+
+
+class Place(msgspec.Struct):
+    """The stage, its part and its steps at the last evaluation."""
+
+    stage: str = ""
+    part: Count = 0
+    total: Count = 0
 
 
 class TrainingProgress:
@@ -181,8 +215,8 @@ class Evaluator:
         self, system: Any, bank: Any, bar: TrainingProgress, count: int, state: dict[str, Any] | None = None
     ) -> None:
         self.system, self.bank, self.bar, self.count = system, bank, bar, count
-        state = state or {"stage": "", "part": 0, "total": 0}
-        self.stage, self.part, self.total = state["stage"], state["part"], state["total"]
+        place = Place() if state is None else as_type(state, Place, "the evaluator of the checkpoint")
+        self.stage, self.part, self.total = place.stage, place.part, place.total
 
     def state(self) -> dict[str, Any]:
         """JSON-ready: where in which stage the last evaluation was due."""
@@ -210,17 +244,18 @@ def _options(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Options of the run: from the command line, or with --resume from its own file."""
     file = out / "run.json"
     given = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
+    with os_errors(f"read {shown(file)}"):
+        exists = file.exists()
     if not args.resume:
-        if file.exists():
+        if exists:
             raise DataError(f"{str(out)!r} holds a run; resume it with --resume, or choose another --out")
         return {**DEFAULTS, **given}
-    if not file.is_file():
+    if not exists:
         raise DataError(f"there is no run in {str(out)!r} to resume")
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        stored = {name: stored[name] for name in DEFAULTS}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{str(file)!r} does not describe a run: {error!r}") from None
+        stored = msgspec.structs.asdict(as_type(read_json(file), Run, shown(file)))
+    except DataError as error:
+        raise DataError(f"{str(file)!r} does not describe a run: {error}") from None
     for name, value in given.items():
         if name not in MAY_CHANGE and value != stored[name]:
             raise DataError(f"the run in {str(out)!r} has --{name} {stored[name]!r}, not {value!r}; leave it out")
@@ -237,6 +272,4 @@ def _check_numbers(options: dict[str, Any], args: argparse.Namespace) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    staging = path.with_name(f".{path.name}.part{os.getpid()}")
-    staging.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(staging, path)
+    write_text(path, json.dumps(value, indent=1) + "\n")

@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ import torch
 
 from strong_envs.agents.registry import REGISTRY, BaseSystem, with_defaults
 from strong_envs.agents.strong.args import BOUNDS
-from strong_envs.agents.training.checkpoint import load_weights
+from strong_envs.agents.training.checkpoint import check_inputs, load_weights
 from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.devices import usable_device
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.extraction.single_video import VideoFeatures, encoder_of
+from strong_envs.features.files.errors import os_errors, shown
 from strong_envs.features.registry import Source, keys, open_store
 from strong_envs.features.store.in_memory import OneVideoStore
 
@@ -59,7 +63,9 @@ class Predictor:
         path: a file that the ``save`` of a system wrote.
         features: store in which video ids are looked up; the training store by default.
         device: torch device.
-        backbone_weights, text_weights: files for networks that do not come as packages.
+        backbone_weights: a file, for a backbone that does not come as a package.
+        text_weights: a file, for a text encoder that does not come as a package.
+        allow_import: import a backbone or a text encoder that the file names as ``module:function``.
 
     Raises:
         DataError: a file that is no saved system, or a system that cannot predict other videos.
@@ -72,17 +78,19 @@ class Predictor:
         device: str | torch.device = "cpu",
         backbone_weights: str | None = None,
         text_weights: str | None = None,
+        allow_import: bool = False,
     ) -> None:
+        self.device = usable_device(device)
         _, about = load_weights(path)
-        if "inputs" not in about:
-            raise DataError(f"{str(path)!r} does not name the features it takes: it was saved by another release")
+        check_inputs(about, path)
         self.inputs: dict[str, Any] = about["inputs"]
-        self.path, self.device, self._features = Path(path), torch.device(device), features
+        self.path, self._features, self._allow_import = Path(path), features, allow_import
         self._weights = {"backbone": backbone_weights, "text": text_weights}
-        if self.inputs["frame_dim"] is None:
+        if self.inputs.get("frame_dim") is None:
             raise DataError(f"{str(path)!r} was trained on annotations alone and takes no video")
-        boxes = about["args"].get("boxes", about.get("boxes"))
-        if boxes in BOUNDS:
+        args = about.get("args")
+        boxes = args.get("boxes", about.get("boxes")) if isinstance(args, dict) else None
+        if isinstance(boxes, str) and boxes in BOUNDS:
             raise DataError(f"{str(path)!r} is an upper bound on GT boxes; it cannot predict other videos")
         if boxes is None and "boxes" in about:
             raise DataError(f"{str(path)!r} was trained on given boxes and has none of other videos")
@@ -97,9 +105,9 @@ class Predictor:
         """Localise a sentence in a video.
 
         Args:
-            video: the id of a video of the store; the path of a video file; or an array: features (n, D) or cells (n,
-                h, w, C) as a store of the same kind holds them, both as a pair ``(frames, grid)``, or pixels (n, H, W,
-                3) uint8 RGB, one frame for each feature row.
+            video: the id of a video of the store; the path of a video or image file; or an array: features (n, D) or
+                cells (n, h, w, C) as a store of the same kind holds them, both as a pair ``(frames, grid)``, or pixels
+                (n, H, W, 3) uint8 RGB, one frame for each feature row, or one image (H, W, 3).
             sentence: the query.
             duration: seconds, for arrays; the number of rows over the store's rate by default.
 
@@ -109,12 +117,16 @@ class Predictor:
         """
         if not isinstance(sentence, str) or not sentence.strip():
             raise DataError(f"sentence must be a string of words, got {sentence!r}")
+        if duration is not None and not (isinstance(duration, Real) and math.isfinite(duration) and duration > 0):
+            raise DataError(f"duration must be a positive number of seconds, got {duration!r}")
         frames, grid, seconds = self._features_of(video, duration)
         if not (np.isfinite(seconds) and seconds > 0):
             raise DataError(f"duration must be a positive number of seconds, got {seconds}")
         bank = self._bank(frames, grid, seconds, [sentence], None)
         out = self.system.predict(bank)
         start, end = out.spans[0].tolist()
+        if not (math.isfinite(start) and math.isfinite(end)):
+            raise DataError(f"the system in {shown(self.path)} predicts {start} to {end}: its weights are out of range")
         path = None if out.path is None else out.path[0].cpu().numpy()
         if path is not None and out.length is not None:
             path = path[: int(out.length[0]) + 1]
@@ -132,20 +144,25 @@ class Predictor:
 
     @cached_property
     def _encoder(self) -> Any:
-        return encoder_of(self.inputs["text"], str(self.device), self._weights["text"])
+        return encoder_of(self.inputs["text"], str(self.device), self._weights["text"], self._allow_import)
 
     @cached_property
     def _pixels(self) -> VideoFeatures:
         made = self.inputs
-        kept = made["grid"] is not None
         return VideoFeatures(
-            made["backbone"], made["fps"], made["dtypes"], kept, made.get("pca"), str(self.device),
+            made["backbone"],
+            made.get("fps"),
+            made["dtypes"],
+            made.get("grid") is not None,
+            made.get("pca"),
+            str(self.device),
             self._weights["backbone"],
-        )  # fmt: skip
+            self._allow_import,
+        )
 
     def _blank(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Features of the right sizes, from which the networks take theirs."""
-        grid = self.inputs["grid"]
+        grid = self.inputs.get("grid")
         return np.zeros((2, self.inputs["frame_dim"]), np.float32), None if grid is None else np.zeros((2, *grid), "f4")
 
     def _bank(
@@ -164,24 +181,28 @@ class Predictor:
     def _features_of(self, video: Any, duration: float | None) -> tuple[np.ndarray, np.ndarray | None, float]:
         """Frames, grid and duration of a video in any of its forms."""
         if isinstance(video, (str, os.PathLike)):
-            if Path(video).is_file():
+            with os_errors(f"read {shown(video)}"):
+                is_file = Path(video).is_file()
+            if is_file:
                 return self._pixels.of_file(Path(video))
             return self._stored(str(video))
         frames, grid = self._arrays(video)
-        if duration is None and self.inputs["fps"] is None:
+        fps = self.inputs.get("fps")
+        if duration is None and fps is None:
             raise DataError("the training store states no rate of feature rows; pass duration, in seconds")
-        return frames, grid, len(frames) / self.inputs["fps"] if duration is None else float(duration)
+        return frames, grid, len(frames) / fps if duration is None else float(duration)
 
     def _arrays(self, video: Any) -> tuple[np.ndarray, np.ndarray | None]:
         pair = video if isinstance(video, tuple) else (video,)
         given = [x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x) for x in pair]
-        dim, wanted = self.inputs["frame_dim"], self.inputs["grid"]
+        dim, wanted = self.inputs["frame_dim"], self.inputs.get("grid")
         if len(given) == 1 and given[0].dtype == np.uint8:
-            return self._pixels.of_pixels(given[0])
+            # One image is a video of one frame.
+            return self._pixels.of_pixels(given[0][None] if given[0].ndim == 3 else given[0])
         frames = next((x for x in given if x.ndim == 2), None)
         grid = next((x for x in given if x.ndim == 4), None)
         if grid is not None and wanted is not None and list(grid.shape[1:]) == wanted:
-            grid = grid.astype(self.inputs["dtypes"]["grid"])
+            grid = grid.astype(self.inputs["dtypes"].get("grid", "float16"))
             if frames is None and wanted[2] == dim:
                 frames = grid.astype(np.float32).mean(axis=(1, 2))
         elif grid is not None:
@@ -192,7 +213,7 @@ class Predictor:
             cells = "no grid" if wanted is None else f"cells (n, {', '.join(map(str, wanted))})"
             need = "this system needs cells" if needed else "frames are enough"
             raise DataError(f"features must be frames (n, {dim}) or {cells}, and {need}; got {shapes}")
-        return frames.astype(self.inputs["dtypes"]["frames"]), grid
+        return frames.astype(self.inputs["dtypes"].get("frames", "float32")), grid
 
     def _stored(self, video: str) -> tuple[np.ndarray, np.ndarray | None, float]:
         source = self._features if self._features is not None else self.inputs["store"]
@@ -216,7 +237,12 @@ def _present(ranked: np.ndarray) -> np.ndarray:
 
 
 def load(
-    path: str | os.PathLike, features: Source | None = None, device: str | torch.device = "cpu", **weights: str
+    path: str | os.PathLike,
+    features: Source | None = None,
+    device: str | torch.device = "cpu",
+    backbone_weights: str | None = None,
+    text_weights: str | None = None,
+    allow_import: bool = False,
 ) -> Predictor:
     """Load a trained system for inference; see `Predictor`.
 
@@ -224,9 +250,12 @@ def load(
         path: a file that the ``save`` of a system wrote.
         features: store in which video ids are looked up.
         device: torch device.
-        weights: ``backbone_weights`` and ``text_weights``, files.
+        backbone_weights: a file, for a backbone that does not come as a package.
+        text_weights: a file, for a text encoder that does not come as a package.
+        allow_import: import a backbone or a text encoder that the file names as ``module:function``, which runs the
+            code of that module.
     """
-    return Predictor(path, features, device, **weights)
+    return Predictor(path, features, device, backbone_weights, text_weights, allow_import)
 
 
 def pretrained(features: Source | None = None, device: str | torch.device = "cpu") -> Predictor:
@@ -258,7 +287,7 @@ def load_system(path: str | os.PathLike, bank: FeatureBank) -> BaseSystem:
 
 def kind_of(about: dict[str, Any]) -> str:
     """The kind of system in a file; files of STRONG of earlier releases have no name but ``turn``."""
-    return "Strong" if "turn" in about else about.get("system") or "unknown"
+    return "Strong" if "turn" in about else str(about.get("system") or "unknown")
 
 
 def kinds() -> dict[str, Any]:

@@ -111,7 +111,7 @@ RANGES: dict[str, Range] = {
     "embedding": WIDTH,
     "visual": WIDTH,
     "language": WIDTH,
-    "pool": WIDTH,
+    "pool": Range(1, 16_384),
     "dropout": DROPPED,
     "concepts": Range(0, 100_000),
     "concept_least": COUNT,
@@ -220,6 +220,20 @@ def _words(kind: Any) -> str:
         count = "" if inner[-1] is Ellipsis else f"{len(inner)} "
         return f"tuple of {count}{inner[0].__name__}"
     return str(getattr(kind, "__name__", kind))
+
+
+def widths_of(arguments: Any) -> dict[str, int]:
+    """Sizes of layers among the fields of a dataclass, by name, entry by entry."""
+    found: dict[str, int] = {}
+    for part in fields(arguments):
+        value = getattr(arguments, part.name)
+        if RANGES.get(part.name) is WIDTH:
+            found |= (
+                {f"{part.name}[{i}]": v for i, v in enumerate(value)}
+                if isinstance(value, tuple)
+                else {part.name: value}
+            )
+    return found
 
 
 def numeric(annotation: Any) -> bool:

@@ -119,9 +119,9 @@ class BaseSystem:
         """The best IoU (S,) float64 that the system's candidates reach in a bank; None without candidates."""
         return None
 
-    def parameters(self) -> Iterable[Tensor] | None:
-        """The trained tensors; None where their number is unknown."""
-        return None
+    def parameters(self) -> Iterable[Tensor]:
+        """The trained tensors; none by default."""
+        return ()
 
     @property
     def dynamics(self) -> TemporalConfig | None:

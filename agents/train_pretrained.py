@@ -14,8 +14,10 @@ from strong_envs import features
 from strong_envs.agents.cli import held_out
 from strong_envs.agents.inference import WEIGHTS
 from strong_envs.agents.overrides import check_settings, parse_settings, with_settings
+from strong_envs.agents.ranges import check_value
 from strong_envs.agents.registry import make
 from strong_envs.agents.training.session import Session
+from strong_envs.features.files.errors import check_output
 
 SYSTEM, SETTINGS = "strong+frame scores", {"rounds": 3}
 """As in the table of the full build."""
@@ -42,6 +44,9 @@ def main(args: argparse.Namespace) -> int:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     settings = SETTINGS | parse_settings(args.set)
+    check_value("budget", args.budget, float)
+    check_value("seed", args.seed, int)
+    check_output(args.out, "file")
     check_settings([SYSTEM], settings)
     bank, test = features.load(args.features, "train"), features.load(args.features, "test")
     system: Any = make(SYSTEM, bank, seed=args.seed, budget=args.budget, **with_settings(SYSTEM, settings))

@@ -6,12 +6,39 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
 
 from strong_envs.benchmarks.metrics.definitions import COMPARISONS, IOU_KINDS, THRESHOLDS
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.untrusted_json import as_type, parse_json
 from strong_envs.features.search_windows import FULL_VIDEO
 from strong_envs.temporal.task import INITIAL_SPAN, INVALID
+
+Real = Annotated[float, Meta(ge=-1e9, le=1e9)]
+
+
+class _Fields(Struct):
+    """The fields of a `Protocol` in a file."""
+
+    name: str
+    data: str
+    train: str
+    test: str
+    window: str
+    iou: str
+    comparison: str
+    thresholds: list[Real]
+    steps: Annotated[int, Meta(ge=0, le=10**9)] | None
+    z_e: Real | None
+    step_scale: Real
+    multi_scale: bool
+    invalid: str
+    initial_span: tuple[Real, Real]
+    hashes: dict[str, str]
+
 
 DYNAMICS = {
     "max_steps": "steps",
@@ -95,10 +122,9 @@ class Protocol:
         unknown, missing = sorted(set(values) - set(known)), sorted(set(known) - set(values))
         if unknown or missing:
             raise DataError(f"this is not a protocol of this release: unknown fields {unknown}, missing {missing}")
-        try:
-            return cls(**values)
-        except (TypeError, AttributeError) as error:
-            raise DataError(f"a field of the protocol has the wrong type: {error}") from None
+        return cls(
+            **msgspec.structs.asdict(as_type(dict(values), _Fields, "a field of the protocol has the wrong type"))
+        )
 
     def to_json(self) -> str:
         """The protocol as one JSON object, keys sorted."""
@@ -107,10 +133,7 @@ class Protocol:
     @classmethod
     def from_json(cls, text: str) -> Protocol:
         """The protocol that `to_json` wrote."""
-        try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise DataError(f"the protocol is not JSON: {error}") from None
+        return cls.from_dict(parse_json(text, "the protocol"))
 
     def __str__(self) -> str:
         """One line for the foot of a table."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.errors import os_errors, shown
 from strong_envs.features.store.concat import join as join_stores
 from strong_envs.features.store.in_memory import PREFIX, QueryStore
 from strong_envs.features.store.store import FeatureStore
@@ -18,8 +20,9 @@ Opener = Callable[[], FeatureStore]
 Source = str | os.PathLike | FeatureStore
 """A registered key, the path of a store, or an open store."""
 _OPENERS: dict[str, Opener] = {}
-_STORES: dict[str, FeatureStore] = {}
-_BANKS: dict[tuple, FeatureBank] = {}
+_STORES: WeakValueDictionary[str, FeatureStore] = WeakValueDictionary()
+_BANKS: WeakValueDictionary[tuple, FeatureBank] = WeakValueDictionary()
+"""Opened stores and banks; those that nothing uses any more are freed."""
 
 
 def _shapes(level: str, build: str) -> Opener:
@@ -49,7 +52,7 @@ def keys() -> list[str]:
 
 
 def open_store(features: Source | Sequence[Source]) -> FeatureStore:
-    """Open a store by key or path. A key is tried first; a store is opened once per process.
+    """Open a store by key or path. A key is tried first; a store is opened once while it is used.
 
     ``"queries:PATH"`` makes one of annotations alone, see `strong_envs.features.store.in_memory`. A list of several
     is joined, see `join`; an open store is returned as it is.
@@ -63,10 +66,12 @@ def open_store(features: Source | Sequence[Source]) -> FeatureStore:
         raise DataError(f"features must be {valid}; got {features!r}")
     name = os.fspath(features)
     if name.startswith(PREFIX):
-        if name not in _STORES:
-            _STORES[name] = QueryStore.open(name)
-        return _STORES[name]
-    path = str(Path(name).resolve())
+        queries = _STORES.get(name)
+        if queries is None:
+            queries = _STORES[name] = QueryStore.open(name)
+        return queries
+    with os_errors(f"open the store {shown(name)}"):
+        path = str(Path(name).resolve())
     cached = _STORES.get(name) if name in _OPENERS else _STORES.get(path)
     if (
         cached is not None
@@ -77,7 +82,7 @@ def open_store(features: Source | Sequence[Source]) -> FeatureStore:
     if name in _OPENERS:
         store = _STORES[name] = _OPENERS[name]()
         return store
-    if not Path(name).exists() and os.sep not in name:
+    if not os.path.exists(name) and os.sep not in name:
         raise DataError(
             f"{name!r} is neither a registered key nor the path of a store{nearest(name, keys())} keys are {keys()}"
         )
@@ -119,6 +124,7 @@ def load(
         return features
     store = open_store(features)
     key = (store.content_hash, split, str(device), memory, dtype)
-    if key not in _BANKS:
-        _BANKS[key] = FeatureBank(store, split, device, memory=memory, dtype=dtype)
-    return _BANKS[key]
+    bank = _BANKS.get(key)
+    if bank is None:
+        bank = _BANKS[key] = FeatureBank(store, split, device, memory=memory, dtype=dtype)
+    return bank

@@ -36,7 +36,8 @@ class Decoder:
     shown until the end that the container states, unless the file is cut short.
 
     Attributes: ``fps`` (mean source frames per second), ``width`` and ``height`` (pixels), ``time`` (stamp of the
-    frame last returned), ``listed_seconds`` (length that the container states; NaN where it states none).
+    frame last returned), ``listed_seconds`` (length that the container states; NaN where it states none), ``uneven``
+    (whether a frame was met that is shown for another time than the mean rate says).
 
     Args:
         path: the file.
@@ -55,7 +56,7 @@ class Decoder:
         with os_errors(f"read {shown(path)}"):
             if not Path(path).is_file():
                 raise DataError(f"no video file at {shown(path)}")
-        self._every = False
+        self._every, self.uneven = False, False
         self._stated: float | None = None
         self.fps, self._frames, self.listed_seconds = 25.0, math.nan, math.nan
         self._open()
@@ -85,6 +86,17 @@ class Decoder:
             return None
         return self._shown()
 
+    def last(self) -> np.ndarray:
+        """The last frame of the file, as `at` gives it."""
+        while self._ahead < math.inf:
+            self._step(self._ahead)
+        return self._shown()
+
+    @property
+    def frame(self) -> int | None:
+        """Number of the frame last returned, from 0; None after a seek."""
+        return None if self._index is None else self._index - 1
+
     def close(self) -> None:
         """Close the file."""
         self._capture.release()
@@ -98,7 +110,9 @@ class Decoder:
 
     def _begin(self, index: int | None) -> None:
         """Forget what is shown; ``index`` is the number of the next frame, None where it is not known."""
-        self.time, self._image, self._rgb = -math.inf, None, None
+        self.time = -math.inf
+        self._image: np.ndarray | None = None
+        self._rgb: np.ndarray | None = None
         self._index, self._ahead, self._stamp, self._stamped = index, -math.inf, -math.inf, False
 
     def _step(self, wanted: float) -> None:
@@ -124,6 +138,7 @@ class Decoder:
         elif math.isfinite(stamp) and stamp > self._stamp:
             self._stamp, self._stamped = stamp, True
             self._ahead = max(stamp - self._first, before)
+            self.uneven = self.uneven or abs((self._ahead - before) * self.fps - 1.0) > 0.5
         else:
             # A stamp given twice is the same time; where none ever differs there are none, and the rate counts.
             self._ahead = before if self._stamped else before + 1.0 / self.fps
@@ -270,14 +285,11 @@ def _decoded(video: StoredVideo) -> Callable[[int], np.ndarray | None]:
     except DataError:
         return lambda row: None
     centres = row_centres(video.duration, video.n_frames)
-    last: list[np.ndarray] = []
 
     def frame(row: int) -> np.ndarray | None:
         image = decoder.at(float(centres[row]))
-        if image is None:  # The annotated duration runs past the file: its last frame stands, as in the features.
-            return last[-1] if last else None
-        last[:] = [image]
-        return image
+        # Where the annotated duration runs past the file, its last frame is repeated, as in the features.
+        return decoder.last() if image is None else image
 
     return frame
 

@@ -126,6 +126,12 @@ class OneShot(WindowSystem):
         self._held = torch.zeros(len(bank), dtype=torch.bool, device=bank.device)
         self._best: tuple[float, dict[str, Tensor]] | None = None
 
+    @classmethod
+    def widths(cls, args: RankArgs) -> dict[str, int]:
+        """Sizes that a tensor of a saved system has, by name."""
+        cells = args.cells if isinstance(args, OneShotArgs) else 1
+        return {**super().widths(args), "windows": cells * (cells + 1) // 2}
+
     def candidates(self) -> Tensor:
         """All windows with both ends on the grid."""
         return torch.as_tensor(windows_on_grid(self.args.cells), device=self.bank.device)

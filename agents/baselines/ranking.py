@@ -13,17 +13,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.baselines.candidates import best_iou, candidate_oracle, fit_scales, rank, sliding_windows
 from strong_envs.agents.box_source import check_common, local_features
-from strong_envs.agents.ranges import check_fields
+from strong_envs.agents.ranges import check_fields, widths_of
 from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
-from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
+from strong_envs.agents.training.checkpoint import (
+    check_widths,
+    header_of,
+    inputs_of,
+    load_module,
+    load_weights,
+    save_weights,
+)
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.errors import shown
 from strong_envs.local_features import LocalFeatures
 
 if TYPE_CHECKING:
@@ -354,19 +363,38 @@ class WindowSystem(BaseSystem):
         """
         tensors, about = load_weights(path, bank.device)
         if about.get("system") != cls.name:
-            raise DataError(f"{str(path)!r} holds {about.get('system', 'another kind of agent')!r}, not {cls.name!r}")
-        raw: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in about["args"].items()}
-        boxes = about.get("boxes", "frame") if boxes is None else boxes
+            raise DataError(f"{shown(path)} holds {about.get('system', 'another kind of agent')!r}, not {cls.name!r}")
+        header = header_of(about, Header, path)
+        boxes = header.boxes if boxes is None else boxes
         if boxes is None:
-            raise DataError(f"{str(path)!r} was trained on given boxes; pass boxes= for {bank.name!r}")
-        margin = about.get("box_margin", 0.0)
-        system = cls(bank, about["seed"], about["budget"], boxes=boxes, box_margin=margin, **raw)
-        system.history = about["history"]
+            raise DataError(f"{shown(path)} was trained on given boxes; pass boxes= for {bank.name!r}")
+        options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in header.args.items()}
+        made: dict[str, Any] = {"seed": header.seed, "budget": header.budget, "box_margin": header.box_margin}
         try:
-            system.net.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise DataError(f"{str(path)!r} was trained on other features than {bank.name!r}: {error}") from None
+            cls.check_arguments(boxes=boxes, **made, **options)
+            check_widths(cls.widths(cls.Args(**options)), tensors, path)
+        except (DataError, TypeError) as error:
+            raise DataError(f"{shown(path)} is damaged or of another release: {error}") from None
+        system = cls(bank, boxes=boxes, **made, **options)
+        load_module(system.net, tensors, path, bank.name)
+        system.history = header.history
         return system
+
+    @classmethod
+    def widths(cls, args: RankArgs) -> dict[str, int]:
+        """Sizes that a tensor of a saved system has, by name."""
+        return widths_of(args)
+
+
+class Header(msgspec.Struct):
+    """The header of a saved system."""
+
+    args: dict[str, Any]
+    seed: int
+    budget: float
+    history: list[dict[str, Any]]
+    boxes: str | None = "frame"
+    box_margin: float = 0.0
 
 
 class SlidingWindowSystem(WindowSystem):

@@ -36,6 +36,10 @@ from strong_envs.temporal.task import TemporalConfig, TemporalTask
 
 REPLAY_BYTES = 512 << 20
 """Most that a replay of Stable-Baselines3 may hold: it stores both observations of every transition."""
+ROLLOUT_BYTES = 2 << 30
+"""Most that the observations of a rollout may take."""
+MOST = 10**7
+"""Largest number in ``settings``."""
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {"n_steps": 16, "batch_size": 1024, "n_epochs": 4, "gae_lambda": 0.9, "ent_coef": 0.01},
@@ -95,6 +99,13 @@ class LibraryAgent(TemporalSystem):
     def check_arguments(cls, *, settings: Mapping[str, Any] | None = None, **arguments: Any) -> None:
         """Raise `DataError` for arguments that do not exist or lie outside their range."""
         super().check_arguments(**arguments)
+        if settings is not None and not isinstance(settings, Mapping):
+            raise DataError(f"settings must be a mapping of names to values, got {settings!r}")
+        for name, value in (settings or {}).items():
+            if not isinstance(name, str) or not isinstance(value, (bool, int, float, str, type(None))):
+                raise DataError(f"settings must be numbers, flags or names, got {name!r}: {value!r}")
+            if isinstance(value, (int, float)) and abs(value) > MOST:
+                raise DataError(f"settings must be numbers up to {MOST:,}, got {name!r}: {value!r}")
 
     def build(self, task: TemporalTask) -> nn.Module:
         """The policy of a new model over the environments that it will learn in."""
@@ -107,10 +118,15 @@ class LibraryAgent(TemporalSystem):
         args, off_policy = self.args, self.algorithm in ("dqn", "ddpg")
         env = self._vec_env(args.num_envs)
         chosen: dict[str, Any] = {**ALGORITHMS[self.algorithm], **self.settings}
+        size = int(np.prod(env.observation_space.shape))
         if off_policy:
-            size = int(np.prod(env.observation_space.shape))
             fits = max(REPLAY_BYTES // (2 * 4 * size), args.num_envs)
-            chosen = {"buffer_size": min(args.buffer, fits), "batch_size": args.batch, **chosen}
+            chosen = {"buffer_size": args.buffer, "batch_size": args.batch, **chosen}
+            chosen["buffer_size"] = min(chosen["buffer_size"], fits)
+        elif 4 * size * args.num_envs * int(chosen.get("n_steps", 1)) > ROLLOUT_BYTES:
+            raise DataError(
+                f"a rollout of {args.num_envs} environments and {chosen['n_steps']} steps needs too much memory"
+            )
         if self.algorithm == "ddpg":
             from stable_baselines3.common.noise import NormalActionNoise
 
@@ -132,7 +148,7 @@ class LibraryAgent(TemporalSystem):
                     policy_kwargs=policy,
                     **chosen,
                 )
-            except TypeError as error:
+            except (TypeError, ValueError, AssertionError) as error:
                 raise DataError(f"settings of sb3-{self.algorithm}: {error}") from None
         return self.model.policy
 
@@ -195,7 +211,7 @@ class LibraryAgent(TemporalSystem):
     @classmethod
     def recall(cls, about: Mapping[str, Any]) -> dict[str, Any]:
         """The settings of the algorithm."""
-        return {"settings": about["settings"]}
+        return {"settings": about.get("settings")}
 
     def _vec_env(self, num_envs: int) -> Any:
         env = self.make_env(self.training_task(), num_envs)

@@ -12,16 +12,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.box_source import check_common, local_features
-from strong_envs.agents.ranges import check_fields
+from strong_envs.agents.ranges import check_fields, widths_of
 from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
-from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
+from strong_envs.agents.training.checkpoint import (
+    check_widths,
+    header_of,
+    inputs_of,
+    load_module,
+    load_weights,
+    save_weights,
+)
 from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.errors import shown
 from strong_envs.temporal.env import TemporalMomentVectorEnv
 from strong_envs.temporal.task import CONFIG_NAMES, TemporalConfig, TemporalTask
 
@@ -195,18 +204,22 @@ class TemporalSystem(BaseSystem):
         """
         tensors, about = load_weights(path, bank.device)
         if about.get("system") != cls.__name__:
-            raise DataError(f"{path!r} holds a {about.get('system', 'STRONG')!r}, not a {cls.__name__!r}")
-        boxes = about["boxes"] if boxes is None else boxes
+            raise DataError(f"{shown(path)} holds a {about.get('system', 'STRONG')!r}, not a {cls.__name__!r}")
+        header = header_of(about, Header, path)
+        boxes = header.boxes if boxes is None else boxes
         if boxes is None:
-            raise DataError(f"{path!r} was trained on given boxes; pass boxes= for {bank.name!r}")
-        args, env = (_tuples(about[part]) for part in ("args", "env"))
-        made: dict[str, Any] = {"seed": about["seed"], "boxes": boxes, "box_margin": about["box_margin"], "env": env}
+            raise DataError(f"{shown(path)} was trained on given boxes; pass boxes= for {bank.name!r}")
+        made: dict[str, Any] = {"seed": header.seed, "boxes": boxes, "box_margin": header.box_margin}
         try:
-            system = cls(bank, **made, **args, **cls.recall(about))
-            system.network.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise DataError(f"{path!r} was trained on other features than {bank.name!r}: {error}") from None
-        system.history = about["history"]
+            arguments = {**made, "env": tuples(header.env), **tuples(header.args), **cls.recall(about)}
+            cls.check_arguments(**arguments)
+            base, _ = next(iter(cls.PRESETS.values()))
+            check_widths(widths_of(changed(base, tuples(header.args), "option")), tensors, path)
+        except (DataError, TypeError) as error:
+            raise DataError(f"{shown(path)} is damaged or of another release: {error}") from None
+        system = cls(bank, **arguments)
+        load_module(system.network, tensors, path, bank.name)
+        system.history = header.history
         return system
 
     def remember(self) -> dict[str, Any]:
@@ -268,7 +281,18 @@ class TemporalSystem(BaseSystem):
         return TemporalMomentVectorEnv.of(task, num_envs)
 
 
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+class Header(msgspec.Struct):
+    """The header of a saved system."""
+
+    args: dict[str, Any]
+    env: dict[str, Any]
+    boxes: str | None
+    box_margin: float
+    seed: int
+    history: list[dict[str, Any]]
+
+
+def tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of a header with tuples where JSON has lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 

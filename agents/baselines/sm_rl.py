@@ -44,6 +44,7 @@ from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
 from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.errors import DataError
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
 
 FUNCTION_WORDS = frozenset(
@@ -258,6 +259,22 @@ def smrl_loss(
     }
 
 
+def inside_truth(truth: Tensor, where: Tensor) -> Tensor:
+    """Positions inside the true windows: windows (B, K, 2) and shares (B,) in [0, 1] to (B,) float32.
+
+    The windows of a sample are laid end to end; a window that repeats the one before it counts once.
+    """
+    low, high = truth.to(torch.float32).unbind(-1)
+    repeated = nn.functional.pad((truth[:, 1:] == truth[:, :-1]).all(-1), (1, 0))
+    length = torch.where(repeated, 0.0, high - low)
+    after = length.cumsum(1)
+    at = where * after[:, -1]
+    # The window that the position falls into: the first whose end it does not exceed.
+    pick = (at[:, None] > after).sum(1, keepdim=True).clamp(max=length.shape[1] - 1)
+    before = (after - length).gather(1, pick)[:, 0]
+    return low.gather(1, pick)[:, 0] + (at - before)
+
+
 class SmRl(TemporalSystem):
     """SM-RL under the interface of systems; options are `SmrlArgs`."""
 
@@ -302,7 +319,10 @@ class SmRl(TemporalSystem):
     @classmethod
     def recall(cls, about: Mapping[str, Any]) -> dict[str, Any]:
         """The words of the concepts."""
-        return {"words": about["words"]}
+        words = about.get("words")
+        if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
+            raise DataError("words must be a list of words")
+        return {"words": words}
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """The samples (B,) of an update."""
@@ -442,8 +462,8 @@ class SmRl(TemporalSystem):
         optimiser = torch.optim.Adam(network.concepts.parameters(), 1e-2, fused=True)
         for _ in range(args.concept_steps):
             samples, where = self._anywhere(generator, args.batch)
-            low, high = (task.truth[samples, 0] / task.config.total).to(torch.float32).unbind(-1)
-            seen = network.frame_inputs({"local": self._frame(task, samples, low + where * (high - low))})
+            inside = inside_truth(task.truth[samples] / task.config.total, where)
+            seen = network.frame_inputs({"local": self._frame(task, samples, inside)})
             loss = nn.functional.binary_cross_entropy_with_logits(network.concepts(seen), wanted[samples])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

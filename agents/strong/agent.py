@@ -33,13 +33,14 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import msgspec
 import torch
 from torch import Tensor
 
 from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
-from strong_envs.agents.strong.args import BOUNDS, StrongArgs, stored_args, system_args
+from strong_envs.agents.strong.args import BOUNDS, StrongArgs, changed_args, stored_args, system_args
 from strong_envs.agents.strong.attention import AttentionTask
 from strong_envs.agents.strong.ddpg import DDPG, DDPGArgs
 from strong_envs.agents.strong.ddpg_training import train
@@ -47,13 +48,21 @@ from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAtten
 from strong_envs.agents.strong.frame_attention_training import train_frame_attention
 from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask
 from strong_envs.agents.strong.full_feedback import FullFeedback, FullFeedbackArgs
-from strong_envs.agents.training.checkpoint import inputs_of, load_weights, save_weights
+from strong_envs.agents.training.checkpoint import (
+    check_widths,
+    header_of,
+    inputs_of,
+    load_module,
+    load_weights,
+    save_weights,
+)
 from strong_envs.agents.training.loop import split
 from strong_envs.agents.training.session import Session
 from strong_envs.core import boxes as box_ops
 from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import shown
 from strong_envs.local_features import LocalFeatures
 from strong_envs.rollout import localise, track
 from strong_envs.spatial.env import SpatialTrackVectorEnv
@@ -243,7 +252,11 @@ class Strong(BaseSystem):
         return [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
 
     def save(self, path: str, lean: bool = False) -> None:
-        """Write weights and arguments as one safetensors file; ``lean`` omits what predictions do not use."""
+        """Write weights and arguments as one safetensors file; ``lean`` omits what predictions do not use.
+
+        A system that was loaded from a lean file stays lean.
+        """
+        lean = lean or self.lean
         tensors = {f"{name}{k}": v for name, part in self._parts() for k, v in part.state_dict().items()}
         if lean:
             unused = unused_weights(self.args)
@@ -256,23 +269,24 @@ class Strong(BaseSystem):
         """Read what `save` wrote; ``bank`` gives the device and must have the features of the training."""
         tensors, about = load_weights(path, bank.device)
         if "turn" not in about:
-            raise DataError(f"{path!r} is not a saved system of STRONG")
+            raise DataError(f"{shown(path)} is not a saved system of STRONG")
+        header = header_of(about, Header, path)
         try:
-            args = stored_args(about["args"])
+            args = stored_args(header.args)
         except DataError as error:
-            raise DataError(f"{path!r} was saved by another release: {error}") from None
+            raise DataError(f"{shown(path)} is damaged or of another release: {error}") from None
+        check_widths(layer_widths(args, header.lean), tensors, path)
+        if header.lean:
+            # Weights that were left out keep their initial values; predictions do not use them.
+            args = lean_args(args)
         system = cls.of(bank, args)
-        system.history, system.turn, system.lean = about["history"], about["turn"], bool(about.get("lean"))
+        system.history, system.turn, system.lean = header.history, header.turn, header.lean
         for name, level in system._parts():
             part = split(tensors, name)
             if system.lean:
-                # Weights that were left out keep their initial values; predictions do not use them.
                 rest = {k: v for k, v in level.state_dict().items() if k.startswith(unused_weights(args))}
                 part = rest | part
-            try:
-                level.load_state_dict(part)
-            except RuntimeError as error:
-                raise DataError(f"{path!r} was trained on other features than {bank.name!r}: {error}") from None
+            load_module(level, part, path, bank.name)
         return system
 
     # Boxes and tasks ------------------------------------------------------------------------------------------------
@@ -410,7 +424,8 @@ class Strong(BaseSystem):
 
     def load_training_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Bring a system of the same arguments to where `training_state` was called."""
-        self.history[:], self.turn, self.seconds = values["history"], values["turn"], values["seconds"]
+        progress = msgspec.convert(values, Progress)
+        self.history[:], self.turn, self.seconds = progress.history, progress.turn, progress.seconds
         for prefix, part in self._parts():
             if isinstance(part, DDPG):
                 part.load_training_state(split(tensors, prefix), values[prefix[:-1]])
@@ -428,6 +443,45 @@ def make_level(task: TemporalTask | SpatialTask, args: DDPGArgs, hidden: tuple[s
     else:
         agent = DDPG(task.dims(), task.n_actions, args, hidden)
     return agent.to(task.bank.device)
+
+
+class Progress(msgspec.Struct):
+    """State of a training beside its tensors, and beside the groups of the optimisers."""
+
+    history: list[dict[str, Any]]
+    turn: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Header(msgspec.Struct):
+    """The header of a saved system."""
+
+    args: dict[str, Any]
+    history: list[dict[str, Any]]
+    turn: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    lean: bool = False
+
+
+def layer_widths(args: StrongArgs, lean: bool) -> dict[str, int]:
+    """Sizes of the layers that a saved system has, by name."""
+    widths: dict[str, tuple[int, ...]] = {}
+    for name, level in (("temporal", args.temporal), ("spatial", args.spatial)):
+        if name == "temporal" or args.boxes == "tracked":
+            widths[f"{name}.actor_hidden"] = level.actor_hidden
+            widths[f"{name}.critic_hidden"] = () if lean else level.critic_hidden
+    if args.has_frame_attention:
+        widths["frame_attention.hidden"] = (args.frame_attention.hidden,)
+        if not lean or args.frame_scores:
+            widths["frame_attention.inside_hidden"] = (args.frame_attention.inside_hidden,)
+    return {f"{name}[{i}]": size for name, sizes in widths.items() for i, size in enumerate(sizes)}
+
+
+def lean_args(args: StrongArgs) -> StrongArgs:
+    """Arguments with the smallest networks in the place of those that a lean file omits."""
+    small: dict[str, Any] = {"temporal": {"critic_hidden": (1, 1)}, "spatial": {"critic_hidden": (1, 1)}}
+    if not args.frame_scores:
+        small["frame_attention"] = {"inside_hidden": 1}
+    return changed_args(args, small)
 
 
 def random_boxes(count: int, generator: torch.Generator) -> Tensor:

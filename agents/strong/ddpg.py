@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.strong.attention import AttentiveInputs
+from strong_envs.agents.training.checkpoint import load_module
 from strong_envs.agents.training.loop import load_optimiser, optimiser_state, split
 from strong_envs.agents.training.networks import Actor, Critic, HeadsCritic, Standardise, gaussian_weights
 from strong_envs.core import spans
@@ -257,7 +258,7 @@ class DDPG(nn.Module):
 
     def load_training_state(self, tensors: dict[str, Tensor], groups: dict[str, Any]) -> None:
         """Resume from the `training_state` of an agent of the same arguments."""
-        self.load_state_dict(split(tensors, "weights."))
+        load_module(self, split(tensors, "weights."), "checkpoint", "the training split")
         self.generator.set_state(tensors["generator"].cpu())
         for name in ("actor", "critic"):
             held = split(tensors, f"optimiser.{name}.")

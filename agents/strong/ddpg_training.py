@@ -8,17 +8,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
 import torch
 from torch import Tensor
 
 from strong_envs.agents.strong.ddpg import DDPG
 from strong_envs.agents.strong.full_feedback import FullFeedback
+from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import Training, UpdateListener, Values, run, split
 from strong_envs.agents.training.replay import IndexReplay
 
 if TYPE_CHECKING:
     from strong_envs.agents.strong.ddpg import LevelEnv
+
+
+class Counters(msgspec.Struct):
+    """Progress of a training."""
+
+    done: Count
+    iteration: Count
+    started: bool
+    fitted: bool = False
 
 
 def train(
@@ -174,15 +185,29 @@ class ReplayTraining(_LevelTraining):
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: Values) -> None:
         """Resume from `state_dict`."""
-        self.done, self.iteration = int(values["done"]), int(values["iteration"])
-        self.fitted, self.started = bool(values["fitted"]), bool(values["started"])
+        counters = msgspec.convert(values, Counters)
+        self.done, self.iteration = counters.done, counters.iteration
+        self.fitted, self.started = counters.fitted, counters.started
         if self.started:
             self.env.restore(split(tensors, "env."))
             self.replay.load_state_dict(split(tensors, "replay."))
+            self._check_states()
         device = self.env.device
         seen = {name: value.to(device) for name, value in split(tensors, "seen.").items()}
         self.seen = [seen] if seen else []
-        self.returns = tensors["returns"].to(device) if "returns" in tensors else None
+        self.returns = tensors["returns"].to(device).view(()) if "returns" in tensors else None
+
+    def _check_states(self) -> None:
+        """Observe every state of the environments and the replay: values that no training stores raise here."""
+        self.env.observe_state(self.env.state())
+        for at in torch.arange(self.replay.size, device=self.env.device).split(8192):
+            rows = self.replay.rows(at)
+            for side in ("state.", "next."):
+                parts = self.env.observe_state(split(rows, side))
+                if not all(bool(part.isfinite().all()) for part in parts.values()):
+                    raise ValueError("a state of the replay has an observation that is not finite")
+            if not bool((rows["action"] < self.agent.n_actions).all() and rows["reward"].isfinite().all()):
+                raise ValueError("the replay has actions or rewards out of range")
 
 
 class UniformTraining(_LevelTraining):
@@ -228,5 +253,5 @@ class UniformTraining(_LevelTraining):
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: Values) -> None:
         """Resume from `state_dict`."""
-        self.done, self.iteration = int(values["done"]), int(values["iteration"])
-        self.started = bool(values["started"])
+        counters = msgspec.convert(values, Counters)
+        self.done, self.iteration, self.started = counters.done, counters.iteration, counters.started

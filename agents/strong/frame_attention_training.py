@@ -5,20 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.strong.frame_attention import FrameAttention
+from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import UpdateListener, load_optimiser, optimiser_state, run, split
 from strong_envs.features.bank.bank import FeatureBank
 
 
+class Progress(msgspec.Struct):
+    """State of a training beside its tensors."""
+
+    done: Count
+    groups: list[dict[str, Any]]
+
+
 def inside_shares(truth: Tensor, count: int) -> Tensor:
-    """How much of each of ``count`` equal stretches lies inside a true window: (B, K, 2) fractions to (B, count)."""
+    """Share of each of ``count`` equal stretches that lies inside the true windows: (B, K, 2) fractions to (B, count).
+
+    Windows may overlap or repeat; what several of them cover counts once.
+    """
     edge = torch.arange(count + 1, device=truth.device, dtype=truth.dtype) / count
-    low, high = torch.maximum(edge[:-1], truth[..., :1]), torch.minimum(edge[1:], truth[..., 1:])
-    return ((high - low).clamp(min=0) * count).amax(1).to(torch.float32)
+    order = truth[..., 0].argsort(dim=1)
+    truth = truth.gather(1, order[..., None].expand_as(truth))
+    # A window counts from where the windows before it end.
+    covered = nn.functional.pad(truth[..., 1], (1, -1)).cummax(1).values
+    begin = torch.maximum(truth[..., 0], covered)[..., None]
+    low, high = torch.maximum(edge[:-1], begin), torch.minimum(edge[1:], truth[..., 1:])
+    return ((high - low).clamp(min=0) * count).sum(1).to(torch.float32)
 
 
 def train_frame_attention(
@@ -103,7 +120,8 @@ class FrameAttentionTraining:
 
     def load_state_dict(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Rates and momenta of the cycle stand in the optimiser; the cycle itself needs no more than its place."""
-        load_optimiser(self.optimiser, split(tensors, "optimiser."), values["groups"])
+        progress = msgspec.convert(values, Progress)
+        load_optimiser(self.optimiser, split(tensors, "optimiser."), progress.groups)
         self.generator.set_state(tensors["generator"].cpu())
-        self.iteration = self.done = int(values["done"])
+        self.iteration = self.done = progress.done
         self.schedule.last_epoch, self.schedule._step_count = self.done, self.done + 1

@@ -11,17 +11,18 @@ pairs by max Q (Eq. 11 as printed), 77 % by ``signed_q`` and 79 % by ``q_error``
 from __future__ import annotations
 
 import argparse
-import os
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from strong_envs import features
+from strong_envs.agents.ranges import check_value
 from strong_envs.agents.strong.agent import random_boxes
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.atomic import replaced_file
+from strong_envs.features.files.errors import check_output
 from strong_envs.local_features import LocalFeatures
 from strong_envs.spatial import reference_critic
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
@@ -44,6 +45,8 @@ def main(args: argparse.Namespace) -> int:
     from safetensors.torch import save_file
     from tqdm import tqdm  # type: ignore[import-untyped]
 
+    check_value("updates", args.updates, int)
+    target = check_output(args.out, "file")
     torch.manual_seed(0)
     bank = features.load(args.features, "train")
     generator = torch.Generator().manual_seed(0)
@@ -83,11 +86,7 @@ def main(args: argparse.Namespace) -> int:
     weights: dict[str, torch.Tensor] = {"shift": inputs.shift, "scale": inputs.scale}
     for i, layer in enumerate(layers):
         weights |= {f"w{i}": layer.weight.detach().contiguous(), f"b{i}": layer.bias.detach()}
-    target = Path(args.out)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f".{target.name}.part{os.getpid()}")
-    save_file(weights, str(staging), {"backbone": bank.store.manifest["backbone"]["name"]})
-    os.chmod(staging, 0o644)
-    os.replace(staging, target)
+    with replaced_file(target) as staging:
+        save_file(weights, str(staging), {"backbone": bank.store.manifest["backbone"]["name"]})
     print(f"{target}: {target.stat().st_size / 1024:.0f} KiB")
     return 0

@@ -7,9 +7,18 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from strong_envs.agents.training.checkpoint import Count
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.atomic import write_text
+from strong_envs.features.files.errors import os_errors, shown
+from strong_envs.features.files.untrusted_json import as_type, read_text
+
+MAX_LOG = 2**30
+"""Most bytes of a log that are read."""
 
 COLUMNS = (
     "stage",
@@ -32,6 +41,16 @@ COLUMNS = (
 scalars without a column, as ``name=value``, separated by spaces. What a row does not have is empty."""
 
 
+class LogState(msgspec.Struct):
+    """Where a log stands: rows, seconds, steps of earlier stages, and the stage with its steps."""
+
+    rows: Count = 0
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    before: Count = 0
+    stage: str = ""
+    total: Count = 0
+
+
 class Logger:
     """Appends one row a report to ``folder/log.csv``, and scalars to event files in the same folder.
 
@@ -46,14 +65,14 @@ class Logger:
         self, folder: str | os.PathLike, state: dict[str, Any] | None = None, tensorboard: bool = True
     ) -> None:
         self.path = Path(folder) / "log.csv"
-        state = state or {"rows": 0, "seconds": 0.0, "before": 0, "stage": "", "total": 0}
-        self._rows, self._before = int(state["rows"]), int(state["before"])
-        self._stage, self._total = str(state["stage"]), int(state["total"])
-        self._began = time.perf_counter() - float(state["seconds"])
+        place = LogState() if state is None else as_type(state, LogState, "the log of the checkpoint")
+        self._rows, self._before, self._stage, self._total = place.rows, place.before, place.stage, place.total
+        self._began = time.perf_counter() - place.seconds
         # Speed is measured in this process alone: the time between a kill and the resumption does not count.
         self._from: tuple[int, float] | None = None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._cut()
+        with os_errors(f"write {shown(self.path)}"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._cut()
         self._file = open(self.path, "a", newline="", encoding="utf-8")  # noqa: SIM115 (open as long as the training)
         self._writer = csv.DictWriter(self._file, COLUMNS, lineterminator="\n")
         self.speed = self.estimate = float("nan")
@@ -108,8 +127,9 @@ class Logger:
             self._board.close()
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._writer.writerow(row)
-        self._file.flush()
+        with os_errors(f"write {shown(self.path)}"):
+            self._writer.writerow(row)
+            self._file.flush()
         self._rows += 1
 
     def _cut(self) -> None:
@@ -117,15 +137,10 @@ class Logger:
         head = ",".join(COLUMNS) + "\n"
         lines = [head]
         if self._rows:
-            try:
-                lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            except OSError as error:
-                raise DataError(f"the log of the training to resume cannot be read: {error}") from None
+            lines = read_text(self.path, MAX_LOG).splitlines(keepends=True)
             if lines[:1] != [head] or len(lines) <= self._rows:
                 raise DataError(f"{str(self.path)!r} is not the log that its checkpoint knows, of {self._rows} rows")
-        staging = self.path.with_name(f".{self.path.name}.part{os.getpid()}")
-        staging.write_text("".join(lines[: self._rows + 1]), encoding="utf-8")
-        os.replace(staging, self.path)
+        write_text(self.path, "".join(lines[: self._rows + 1]))
 
     def _events(self, before: int) -> Any:
         try:
@@ -139,7 +154,10 @@ class Logger:
 
     def _last_steps(self) -> int:
         with open(self.path, newline="", encoding="utf-8") as file:
-            return max(int(row["steps"]) for row in csv.DictReader(file))
+            try:
+                return max(int(row["steps"]) for row in csv.DictReader(file))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{shown(self.path)} is damaged: its column steps holds {error}") from None
 
 
 def _short(value: float) -> str:

@@ -6,6 +6,7 @@ same weights, bit for bit, on the same machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -98,10 +99,28 @@ def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor],
     """Take over what `optimiser_state` gave for an optimiser of the same parameters."""
     whole = optimiser.state_dict()
     for mine, given in zip(whole["param_groups"], groups, strict=True):
-        # JSON knows lists alone, and PyTorch wants the pair of Adam's decay rates as a tuple.
-        mine.update({k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        # JSON has lists alone, and PyTorch needs the pair of Adam's decay rates as a tuple.
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        for name, value in given.items():
+            if name not in mine or not _alike(value, mine[name]):
+                raise ValueError(f"the optimiser has no setting {name!r} with a value such as {value!r}")
+        mine.update(given)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, what = name.partition(".")
+        if not 0 <= int(index) < len(parameters) or value.shape not in (parameters[int(index)].shape, ()):
+            raise ValueError(f"the optimiser has no tensor {name!r} of shape {tuple(value.shape)}")
         state.setdefault(int(index), {})[what] = value.clone()
+    if len({frozenset(held) for held in state.values()}) > 1:
+        raise ValueError("the optimiser lacks tensors of some parameters")
     optimiser.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two settings are of one kind: finite numbers, flags, absent, or tuples of these."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(_alike(a, b) for a, b in zip(one, other, strict=True))
+    if isinstance(one, bool) or isinstance(other, bool) or one is None or other is None:
+        return type(one) is type(other)
+    return isinstance(one, (int, float)) and isinstance(other, (int, float)) and math.isfinite(one)

@@ -49,7 +49,11 @@ class IndexReplay:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what `state_dict` of a replay of the same capacity gave."""
-        self.size, self.cursor = state["place"].tolist()
+        size, cursor = state["place"].tolist()
+        rows = {len(held) for name, held in state.items() if name.startswith("column.")}
+        if not (0 <= size <= self.capacity and 0 <= cursor < self.capacity) or rows - {size}:
+            raise ValueError(f"a replay of {self.capacity} transitions cannot hold {size} of them at {cursor}")
+        self.size, self.cursor = size, cursor
         self.columns = {}
         for name, held in state.items():
             if name.startswith("column."):

@@ -18,17 +18,36 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 from torch import Tensor
 
-from strong_envs.agents.training.checkpoint import load_weights, save_weights
+from strong_envs.agents.training.checkpoint import Count, check_finite, header_of, load_weights, save_weights
 from strong_envs.agents.training.loop import Training, split
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import shown
 
 KIND = "checkpoint"
+DAMAGE = (KeyError, ValueError, RuntimeError, TypeError, IndexError, AttributeError, OverflowError)
+"""Exceptions of values that no release writes."""
+
+
+class Header(msgspec.Struct):
+    """The header of a checkpoint; ``done`` counts the steps of `fit`."""
+
+    kind: str
+    identity: dict[str, Any]
+    system: dict[str, Any]
+    done: Count
+    training: dict[str, Any] | None
+    stage: str | None
+    extra: dict[str, Any]
+
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -75,6 +94,8 @@ class Session:
     ) -> None:
         if every is not None and not every > 0:
             raise DataError(f"seconds between checkpoints must be positive, got {every}")
+        if updates is not None and updates < 1:
+            raise DataError(f"updates between checkpoints must be 1 or more, got {updates}")
         self.path = None if path is None else Path(path)
         self.every, self.updates, self.extra, self.watchers = every, updates, extra, list(watchers)
         self.signals = signals
@@ -86,13 +107,15 @@ class Session:
         self._seen = self._done = self._ticks = 0
         self._stop = False
         self._handlers: dict[int, Any] = {}
-        self._found: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+        self._found: tuple[dict[str, Tensor], Header] | None = None
         self._last = time.monotonic()
         if resume and self.path is not None and self.path.is_file():
             tensors, about = load_weights(self.path)
             if about.get("kind") != KIND:
-                raise DataError(f"{str(self.path)!r} is a saved agent, not a checkpoint of a training")
-            self._found, self.restored = (tensors, about), about["extra"]
+                raise DataError(f"{shown(self.path)} is a saved agent, not a checkpoint of a training")
+            header = header_of(about, Header, self.path)
+            check_finite(split(tensors, "system."), self.path)
+            self._found, self.restored = (tensors, header), header.extra
 
     # Ctrl-C ---------------------------------------------------------------------------------------------------------
 
@@ -122,18 +145,16 @@ class Session:
         self._system, self._seen = system, 0
         if self._found is None:
             return
-        tensors, about = self._found
+        tensors, header = self._found
         self._found = None
-        mine, theirs = json.loads(json.dumps(system.identity())), about["identity"]
+        mine, theirs = json.loads(json.dumps(system.identity())), header.identity
         if mine != theirs:
             raise DataError(f"{str(self.path)!r} belongs to another training: {_difference(mine, theirs)}")
-        try:
-            system.load_training_state(split(tensors, "system."), about["system"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise DataError(f"{str(self.path)!r} was written by another release: {error}") from None
-        self._done = about["done"]
-        if about["training"] is not None:
-            self._pending = split(tensors, "training."), about["training"], about["stage"]
+        with self._damage():
+            system.load_training_state(split(tensors, "system."), header.system)
+        self._done = header.done
+        if header.training is not None:
+            self._pending = split(tensors, "training."), header.training, str(header.stage)
 
     def step(self, run: Callable[[], object]) -> None:
         """One of the steps that `fit` consists of, in their order; those done before the checkpoint are left out."""
@@ -152,7 +173,8 @@ class Session:
             tensors, values, stage = self._pending
             if stage != training.stage:
                 raise DataError(f"{str(self.path)!r} stopped in {stage!r}, which is not {training.stage!r}")
-            training.load_state_dict(tensors, values)
+            with self._damage():
+                training.load_state_dict(tensors, values)
             self._pending = None
         self._training = training
 
@@ -162,6 +184,15 @@ class Session:
         for watcher in self.watchers:
             watcher(training)
         self._settle()
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Turn what values of a damaged checkpoint raise into one sentence."""
+        try:
+            yield
+        except DAMAGE as error:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
+            raise DataError(f"{shown(str(self.path))} is damaged or of another release: {reason}") from error
 
     def _settle(self) -> None:
         timed = self.every is not None and time.monotonic() - self._last >= self.every

@@ -14,8 +14,10 @@ import numpy as np
 from strong_envs.benchmarks.metrics.definitions import per_query
 from strong_envs.benchmarks.metrics.statistics import paired_test
 from strong_envs.benchmarks.protocols import Protocol, same_column
-from strong_envs.benchmarks.results.files import read_result
+from strong_envs.benchmarks.results.files import read_tree
+from strong_envs.benchmarks.results.schema import checked_cell, checked_result
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.errors import shown
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,22 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
     Raises:
         DataError: not JSON, or a file without scores per query or without its protocol.
     """
-    values = read_result(path)
+    values = read_tree(path)
     if "per_query" in values:
+        checked_result(values, shown(path), ("rows",))
         scores = values["per_query"]
         protocols = {row["system"]: row["protocol"] for row in values["rows"]}
         references = {row["system"] for row in values["rows"] if row.get("reference")}
         runs = {label: iou for label, iou in scores["IoU"].items() if label in protocols}
+        if not runs:
+            raise DataError(f"{shown(path)} has no scores per query of any row")
     elif "scores" in values and "protocol" in values:
+        checked_cell(values, shown(path), Path(path).stem)
         scores = {"queries": values["queries"], "videos": values["videos"]}
         references = set()
         runs, protocols = {values["system"]: [values["scores"]["IoU"]]}, {values["system"]: values["protocol"]}
     else:
-        raise DataError(f"{path} holds no scores per query and protocol; give a results.json or a cell's file")
+        raise DataError(f"{shown(path)} holds no scores per query and protocol; give a results.json or a cell's file")
     return {
         label: Scored(
             label,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from strong_envs.agents.overrides import setting_paths
-from strong_envs.benchmarks.commands.options import add_arguments, apply_quick
+from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import finish, importable_here, plain_variants, run_job, systems_of
 from strong_envs.benchmarks.results.collect import collect
 from strong_envs.benchmarks.results.files import write_json
@@ -51,29 +51,37 @@ def main(args: argparse.Namespace) -> int:
 
     if args.evaluations < 0:
         raise DataError(f"--evaluations must be 0 or more, got {args.evaluations}")
+    if args.rounds < 1:
+        raise DataError(f"--rounds must be 1 or more, got {args.rounds}")
     apply_quick(args)
     names = systems_of(args)
     importable_here()
     if any("rounds" in setting_paths(name) for name in names):
         args.set = [f"rounds={args.rounds}", *args.set]
-    job = run_job(args, plain_variants(args, names))
-    result, out = collect(job), Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "results.json", result)
-    if result["curves"]:
-        figures.learning_curves(result, out / "converge.png", "stage")
-        figures.learning_curves(with_traces(result), out / "seconds.png")
+    variants = plain_variants(args, names)
+    with held_output(args) as out:
+        job = run_job(args, variants)
+        result = collect(job)
+        write_json(out / "results.json", result)
+        if result["curves"]:
+            figures.learning_curves(result, out / "converge.png", "stage")
+            figures.learning_curves(with_traces(result), out / "seconds.png")
+        show(result, args, out)
+        return finish(job)
+
+
+def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
+    """Print the score after each stage, or the result file with ``--json``."""
     if args.json:
         print(json.dumps(result))
-    else:
-        for label, runs in result["curves"].items():
-            for i, stage in enumerate(runs[0]):
-                scores = [run[i]["IoU"] for run in runs if i < len(run) and "IoU" in run[i]]
-                if scores:
-                    spread = f" ({min(scores):.4f} to {max(scores):.4f} over {len(scores)} seeds)"
-                    print(f"{label}: {stage['stage']:<14} mIoU {np.mean(scores):.4f}{spread}")
-        print(f"{out}: results.json, converge.png, seconds.png ({result['wall_seconds']:.0f} s)")
-    return finish(job)
+        return
+    for label, runs in result["curves"].items():
+        for i, stage in enumerate(runs[0]):
+            scores = [run[i]["IoU"] for run in runs if i < len(run) and "IoU" in run[i]]
+            if scores:
+                spread = f" ({min(scores):.4f} to {max(scores):.4f} over {len(scores)} seeds)"
+                print(f"{label}: {stage['stage']:<14} mIoU {np.mean(scores):.4f}{spread}")
+    print(f"{out}: results.json, converge.png, seconds.png ({result['wall_seconds']:.0f} s)")
 
 
 def with_traces(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,9 @@ from strong_envs.benchmarks.results import figures
 from strong_envs.benchmarks.results.files import read_result
 from strong_envs.benchmarks.results.tables import format_number, markdown_table
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.atomic import write_text
+from strong_envs.features.files.errors import check_output
+from strong_envs.features.files.untrusted_json import read_text
 
 BLOCK = re.compile(r"<!-- (?P<kind>[a-z]+) (?P<words>\S+\.json[^>]*?) -->(?P<body>.*?)<!-- end -->", re.S)
 OPENING = re.compile(r"<!-- [a-z]+ \S+\.json[^>]*? -->")
@@ -71,7 +74,7 @@ def update(file: Path, root: Path, write: bool) -> list[str]:
     Raises:
         DataError: an unknown or unclosed marker, or a result file that cannot be used.
     """
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     if len(OPENING.findall(text)) != len(BLOCK.findall(text)):
         raise DataError(f"{file}: a marker has no <!-- end --> of its own")
     found: list[str] = []
@@ -92,9 +95,7 @@ def update(file: Path, root: Path, write: bool) -> list[str]:
 
     changed = BLOCK.sub(replace, text)
     if write and changed != text:
-        staging = file.with_name(f".{file.name}.part{os.getpid()}")
-        staging.write_text(changed, encoding="utf-8")
-        os.replace(staging, file)
+        write_text(file, changed)
     return found
 
 
@@ -132,8 +133,8 @@ def block(
 
 def checked_result(path: Path) -> dict[str, Any]:
     """A result file that says where it comes from; `DataError` names what is missing."""
-    result = read_result(path)
-    missing = [name for name in PROVENANCE if name not in result.get("about", {})]
+    result = read_result(path, ("about",))
+    missing = [name for name in PROVENANCE if name not in result["about"]]
     if missing:
         raise DataError(f"{path.name} does not say its {', '.join(missing)}; compute it again")
     return result
@@ -153,14 +154,12 @@ def provenance(result: Mapping[str, Any]) -> str:
 def draw(result: Mapping[str, Any], path: str, options: Mapping[str, str], root: Path) -> None:
     """Draw a figure and write what it was drawn from at its end."""
     target = root / options["file"]
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_output(target, "file", "the figure")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figure.svg"
         FIGURES[options["kind"]](result, file)
         text = file.read_text(encoding="utf-8")
-    staging = target.with_name(f".{target.name}.part{os.getpid()}")
-    staging.write_text(f"{text.rstrip()}\n<!-- {digest(path, options, root)} -->\n", encoding="utf-8")
-    os.replace(staging, target)
+    write_text(target, f"{text.rstrip()}\n<!-- {digest(path, options, root)} -->\n")
 
 
 def drawn(path: str, options: Mapping[str, str], root: Path) -> bool:

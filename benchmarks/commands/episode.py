@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
-from strong_envs.benchmarks.results.files import read_result
+from strong_envs.benchmarks.metrics.score import score
+from strong_envs.benchmarks.results.files import read_cell_file, read_result
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.errors import check_output, shown
+
+NEEDED = ("rows", "cells", "per_query", "protocol", "curves", "failed", "refused", "about")
+"""Parts of the result file of a run."""
 
 
 def read_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
@@ -19,9 +24,9 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
     file = path if path.is_file() else path / "results.json"
     if not file.is_file():
         raise DataError(f"{str(path)!r} holds no results.json; give the folder that was --out of a run")
-    result = read_result(file)
-    if "cells" not in result:
-        raise DataError(f"{str(file)!r} names no cells; run the same command again to have them named")
+    result = read_result(file, NEEDED)
+    if not result["per_query"]["queries"]:
+        raise DataError(f"{shown(file)} has no scores per query")
     return result, file.parent / "cells"
 
 
@@ -45,7 +50,7 @@ def cell_file(result: dict[str, Any], cells: Path, system: str | None, seed: int
         raise DataError(f"this run has no system {label!r}{nearest(label, known)}; it has {sorted(known)}")
     if not 0 <= seed < len(known[label]):
         raise DataError(f"{label} was run with seeds 0 to {len(known[label]) - 1}, not {seed}")
-    return label, read_result(cells / f"{known[label][seed]}.json")
+    return label, read_cell_file(cells / f"{known[label][seed]}.json")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -76,12 +81,12 @@ def main(args: argparse.Namespace) -> int:
     result, cells = read_folder(args.folder)
     label, stored = cell_file(result, cells, args.system, args.seed)
     bank = bank_of(stored, args.features)
-    prediction, stages = read_prediction(cells / f"{stored['key']}{PREDICTION}")
+    prediction, stages = read_prediction(cells / f"{stored['key']}{PREDICTION}", bank)
     sample = filmstrip.sample_of(bank, prediction, args.query)
     query = bank.qids[sample]
     slug = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (label, str(args.seed), query))
     out = Path(args.out) if args.out else cells.parent / "episodes" / slug
-    out.mkdir(parents=True, exist_ok=True)
+    check_output(out)
     filmstrip.episode(prediction, bank, out / "episode.png", out / "episode.mp4", sample)
     files = ["episode.png", "episode.mp4"]
     if stages:
@@ -95,7 +100,7 @@ def main(args: argparse.Namespace) -> int:
         "true": [list(w) for w in bank.queries[sample].windows],
         "path": filmstrip.path_of(prediction, sample),
         "stages": {name: stage.spans[sample].tolist() for name, stage in stages},
-        "tiou": stored["scores"]["IoU"][sample],
+        "tiou": round(float(score(prediction, bank)["IoU"][sample]), 6),
         "files": [str(out / name) for name in files],
     }
     if args.json:
@@ -112,6 +117,8 @@ def bank_of(stored: dict[str, Any], override: str | None = None) -> Any:
     from strong_envs import features
 
     key = override or stored["features"]
+    if override is None and "dotted:" in key:
+        raise DataError(f"the file of the cell names code to run, {key!r}; pass --features {key!r} to run it")
     store = features.open_store(key)
     if store.content_hash != stored["data"]:
         raise DataError(f"{key!r} is not the data of this run any more: {store.content_hash} against {stored['data']}")

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from strong_envs.benchmarks.metrics.definitions import COMPARISONS, THRESHOLDS
+from strong_envs.features.files.errors import check_output
+from strong_envs.features.files.locks import folder_lock
 
 ENGINES = ("local", "ray")
 SYSTEMS = ("random policy", "blind one-shot", "blind", "trl", "frame classifier", "strong", "GT boxes")
@@ -88,3 +93,15 @@ def apply_quick(args: argparse.Namespace) -> None:
     if args.quick:
         args.seeds, args.budget = 1, min(args.budget, 0.05)
         args.features = "shapes-v0" if args.features == "shapes-v0-medium" else args.features
+
+
+@contextmanager
+def held_output(args: argparse.Namespace) -> Iterator[Path]:
+    """The folder ``--out``: checked before any work, and held by this process until its results are written.
+
+    Raises:
+        DataError: nothing can be written there, or another process works in it.
+    """
+    out = check_output(args.out)
+    with folder_lock(out, f"strong-envs {getattr(args, 'command', 'run')}") as held:
+        yield held

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.agents.overrides import check_settings, with_settings
-from strong_envs.benchmarks.commands.options import add_arguments, apply_quick
-from strong_envs.benchmarks.execution.job import Job, Variant, finish, importable_here, run_job, settings_of
+from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
+from strong_envs.benchmarks.execution.job import Job, Variant, finish, importable, importable_here, run_job, settings_of
 from strong_envs.benchmarks.metrics.statistics import paired_test
 from strong_envs.benchmarks.results.collect import chosen_metrics, collect
 from strong_envs.benchmarks.results.files import write_json
 from strong_envs.benchmarks.results.paper_numbers import CLAIMS, DATA, METRICS, TABLES, rows
 from strong_envs.benchmarks.results.tables import ABSENT, columns_of
+from strong_envs.features.files.atomic import write_text
 
 SIDE = ("Acc@.5", "Acc@.7", "mIoU")
 """Columns of the paper's numbers in the printed table; the result file has all of them."""
@@ -60,25 +61,24 @@ def main(args: argparse.Namespace, number: int) -> int:
     apply_quick(args)
     importable_here()
     labels = [name.strip() for name in args.systems.split(",") if name.strip()]
-    found = {label: registered(label, number) or (label if ":" in label else None) for label in [*labels, *args.agent]}
-    notes = stand_ins(found, args)
-    settings = settings_of(args)
-    known = [name for name in found.values() if name]
-    check_settings(known, settings)
-    variants = [Variant(label, name, with_settings(name, settings)) for label, name in found.items() if name]
-    job = run_job(args, variants)
-    result = collect(job)
+    own = [label for label in [*labels, *args.agent] if ":" in label]
+    found = {label: registered(label, number) for label in labels} | {label: importable(label) for label in own}
     reasons = {label: "absent: no system of this name in this release" for label, name in found.items() if not name}
-    fill(result, job, list(found), reasons, number)
-    for row in result["rows"]:
-        if row["system"] in notes:
-            row["note"] = notes[row["system"]]
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "results.json", result)
-    draw(result, out, chosen_metrics(args, result))
-    show(result, args, out, number)
-    return finish(job)
+    with held_output(args) as out:
+        notes = stand_ins(found, args)
+        settings = settings_of(args)
+        check_settings([name for name in found.values() if name], settings)
+        variants = [Variant(label, name, with_settings(name, settings)) for label, name in found.items() if name]
+        job = run_job(args, variants)
+        result = collect(job)
+        fill(result, job, list(found), reasons, number)
+        for row in result["rows"]:
+            if row["system"] in notes:
+                row["note"] = notes[row["system"]]
+        write_json(out / "results.json", result)
+        draw(result, out, chosen_metrics(args, result))
+        show(result, args, out, number)
+        return finish(job)
 
 
 def stand_ins(found: dict[str, str | None], args: argparse.Namespace) -> dict[str, str]:
@@ -136,7 +136,7 @@ def draw(result: dict[str, Any], out: Path, metrics: list[str] | None = None) ->
     """table.md, table.png and curve.png."""
     from strong_envs.benchmarks.results import figures
 
-    (out / "table.md").write_text(markdown(result, metrics), encoding="utf-8")
+    write_text(out / "table.md", markdown(result, metrics))
     figures.table_figure(result["rows"], out / "table.png")
     if result["curves"]:
         figures.learning_curves(result, out / "curve.png")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import base64
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -24,10 +23,12 @@ from strong_envs.benchmarks.execution.predictions import PREDICTION, read_predic
 from strong_envs.benchmarks.metrics import breakdown
 from strong_envs.benchmarks.metrics.statistics import paired_test
 from strong_envs.benchmarks.results import figures
-from strong_envs.benchmarks.results.files import read_result
+from strong_envs.benchmarks.results.files import read_cell_file
 from strong_envs.benchmarks.results.html_episodes import episodes
 from strong_envs.benchmarks.results.tables import table_cells
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.atomic import write_text
+from strong_envs.features.files.errors import check_output, shown
 
 TEMPLATE = Path(__file__).with_name("report.html")
 MOST_BYTES = 5_000_000
@@ -54,7 +55,11 @@ def page(folder: str | Path, count: int = 12, features: str | None = None) -> st
     if not done:
         raise DataError(f"{str(folder)!r} has no finished cell to report on")
     bank = bank_of(next(iter(done.values()))[0], features)
-    predictions = {label: _stored(cells, runs[0]) for label, runs in done.items()}
+    if result["per_query"]["queries"] != bank.qids:
+        raise DataError(f"{shown(folder)} was scored on other queries than those of {bank.name}")
+    predictions = {
+        label: read_prediction(cells / f"{runs[0]['key']}{PREDICTION}", bank)[0] for label, runs in done.items()
+    }
     judge = foremost(done)
     data = {
         "title": f"{result['protocol']['data']}, {result['protocol']['test']}",
@@ -86,14 +91,12 @@ def finished(result: dict[str, Any], cells: Path) -> dict[str, list[dict[str, An
     """The stored results of each label that has predictions, one a seed."""
     found = {}
     for label, keys in result["cells"].items():
-        runs = [read_result(cells / f"{key}.json") for key in keys if (cells / f"{key}{PREDICTION}").is_file()]
+        runs = [read_cell_file(cells / f"{key}.json") for key in keys if (cells / f"{key}{PREDICTION}").is_file()]
         if runs:
+            if any(len(run["queries"]) != len(result["per_query"]["queries"]) for run in runs):
+                raise DataError(f"cells of {label!r} were scored on other queries than the result file")
             found[label] = runs
     return found
-
-
-def _stored(cells: Path, run: dict[str, Any]) -> Any:
-    return read_prediction(cells / f"{run['key']}{PREDICTION}")[0]
 
 
 def table_of(result: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +154,7 @@ def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> 
         ),
         (
             "By length of the moment",
-            "Bins with fewer than five queries are left out.",
+            "A query is in the bin of each of its moments; bins with fewer than five queries are left out.",
             lambda path: figures.breakdown(scores, "length", path, shown, SMALL),
         ),
         (
@@ -229,14 +232,12 @@ def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0."""
     if args.episodes < 0:
         raise DataError(f"--episodes must be 0 or more, got {args.episodes}")
-    html = page(args.folder, args.episodes, args.features)
+    read_folder(args.folder)
     given = Path(args.folder)
     out = Path(args.out) if args.out else (given if given.is_dir() else given.parent) / "report.html"
-    if not out.parent.is_dir():
-        raise DataError(f"there is no folder {str(out.parent)!r} to write the page to")
-    staging = out.with_name(f".{out.name}.part{os.getpid()}")
-    staging.write_text(html, encoding="utf-8")
-    os.replace(staging, out)
+    check_output(out, "file")
+    html = page(args.folder, args.episodes, args.features)
+    write_text(out, html)
     if args.json:
         print(json.dumps({"page": str(out), "bytes": len(html.encode())}))
     else:

@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from strong_envs.benchmarks.commands.options import add_arguments, apply_quick
+from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import Job, finish, plain_variants, run_job, systems_of
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.results.collect import chosen_metrics, collect
 from strong_envs.benchmarks.results.files import write_json
+from strong_envs.features.files.atomic import write_text
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -30,14 +31,15 @@ def main(args: argparse.Namespace) -> int:
     """Run the command; 0 when every cell finished, 1 when one failed, 130 after Ctrl-C."""
     apply_quick(args)
     args.out = "results/quick" if args.quick and args.out == "results/run" else args.out
-    job = run_job(args, plain_variants(args, systems_of(args)))
-    result, out = collect(job), Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "results.json", result)
-    if result["rows"]:
-        draw(result, job)
-    show(result, args, out)
-    return finish(job)
+    variants = plain_variants(args, systems_of(args))
+    with held_output(args) as out:
+        job = run_job(args, variants)
+        result = collect(job)
+        write_json(out / "results.json", result)
+        if result["rows"]:
+            draw(result, job)
+        show(result, args, out)
+        return finish(job)
 
 
 def draw(result: dict[str, Any], job: Job) -> None:
@@ -46,9 +48,7 @@ def draw(result: dict[str, Any], job: Job) -> None:
     from strong_envs.benchmarks.results.tables import markdown_table
 
     out = Path(job.args.out)
-    (out / "table.md").write_text(
-        markdown_table(result["rows"], chosen_metrics(job.args, result), legend=True), encoding="utf-8"
-    )
+    write_text(out / "table.md", markdown_table(result["rows"], chosen_metrics(job.args, result), legend=True))
     figures.learning_curves(result, out / "curve.png")
     for name in ("strong", "trl"):
         runs = job.runs(name)

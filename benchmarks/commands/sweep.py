@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.agents.overrides import parse_values, setting_paths, with_setting
-from strong_envs.benchmarks.commands.options import add_arguments, apply_quick
+from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import Job, Variant, finish, plain_variants, run_job, systems_of
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.execution.provenance import about
@@ -72,19 +72,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command; exit codes as of ``run``."""
     apply_quick(args)
-    out = Path(args.out) / args.parameter
     plan = plan_of(args)
-    args.out = str(out)
-    job = run_job(args, plan.variants)
-    result = sweep_result(job, plan)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "sweep.json", result)
-    if result["points"]:
-        from strong_envs.benchmarks.results import figures
+    args.out = str(Path(args.out) / args.parameter)
+    with held_output(args) as out:
+        job = run_job(args, plan.variants)
+        result = sweep_result(job, plan)
+        write_json(out / "sweep.json", result)
+        if result["points"]:
+            from strong_envs.benchmarks.results import figures
 
-        figures.sweep(result, out / "sweep.png")
-    show(result, args, out)
-    return finish(job)
+            figures.sweep(result, out / "sweep.png")
+        show(result, args, out)
+        return finish(job)
 
 
 def plan_of(args: argparse.Namespace) -> Plan:

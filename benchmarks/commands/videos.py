@@ -23,6 +23,7 @@ from strong_envs.benchmarks.results.files import write_json
 from strong_envs.benchmarks.results.filmstrip import boxes_of, fitted, labelled_bar, path_of, write_picture
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import check_output
 from strong_envs.rendering.viewer import (
     CHOSEN_COLOUR,
     FAINT,
@@ -43,8 +44,8 @@ SIDE, GAP, COLUMNS, LINES = 176, 10, 6, 2
 
 def drawn(bank: FeatureBank, count: int, seed: int) -> list[int]:
     """Rows of ``count`` queries, drawn without replacement, in the order of the split."""
-    if count < 1:
-        raise DataError(f"--count must be 1 or more, got {count}")
+    if count < 1 or seed < 0:
+        raise DataError(f"--count must be 1 or more and --draw 0 or more, got {count} and {seed}")
     return sorted(np.random.default_rng(seed).permutation(len(bank))[:count].tolist())
 
 
@@ -133,8 +134,8 @@ def source_of(args: argparse.Namespace) -> tuple[str, FeatureBank, Prediction, d
     result, cells = read_folder(path)
     label, stored = cell_file(result, cells, args.system, args.seed)
     bank = bank_of(stored, args.features)
-    prediction, _ = read_prediction(cells / f"{stored['key']}{PREDICTION}")
-    return f"{label}, seed {args.seed}", bank, prediction, stored["scores"]
+    prediction, _ = read_prediction(cells / f"{stored['key']}{PREDICTION}", bank)
+    return f"{label}, seed {args.seed}", bank, prediction, score(prediction, bank)
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -164,10 +165,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0."""
+    out = check_output(args.out)
     name, bank, prediction, scores = source_of(args)
-    out, viewer, described = Path(args.out), Viewer(bank), []
+    viewer, described = Viewer(bank), []
     samples = drawn(bank, args.count, args.draw)
-    out.mkdir(parents=True, exist_ok=True)
     for number, sample in enumerate(samples):
         query = bank.queries[sample]
         stem = f"{number:02d}-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in query.qid)

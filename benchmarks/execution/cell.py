@@ -15,8 +15,9 @@ from strong_envs.agents.registry import Prediction, ProgressCallback
 from strong_envs.benchmarks.metrics.definitions import THRESHOLDS
 from strong_envs.benchmarks.metrics.score import score
 from strong_envs.benchmarks.protocols import DYNAMICS, Protocol, content_hashes
-from strong_envs.benchmarks.results.files import write_json
+from strong_envs.benchmarks.results.files import read_cell_file, write_json
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import shown
 from strong_envs.features.search_windows import searched
 from strong_envs.temporal.task import TemporalConfig
 
@@ -116,8 +117,9 @@ def run_cell(
         "spans": np.round(prediction.spans.cpu().numpy(), 4).tolist(),
         "scores": {name: np.round(values, 6).tolist() for name, values in scores.items()},
     }
-    if agents.find(cell.system).ranks_candidates and hasattr(system, "oracle"):
-        result["candidate_oracle"] = np.round(system.oracle(test_bank).cpu().numpy(), 6).tolist()
+    oracle = system.oracle(test_bank)
+    if oracle is not None:
+        result["candidate_oracle"] = np.round(oracle.cpu().numpy(), 6).tolist()
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(system, "save"):
         system.save(str(folder / f"{cell.key}.safetensors"))
@@ -181,6 +183,9 @@ def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{file} is not a readable result ({error}); delete it to compute the cell again") from None
+        stored = read_cell_file(file)
+        if (stored["system"], stored["data"], stored["seed"]) != (cell.system, cell.data, cell.seed):
+            raise DataError(f"{shown(file)} is the result of another cell")
+        return stored
+    except DataError as error:
+        raise DataError(f"{error}; delete {shown(file)} to compute this cell again") from None

@@ -14,9 +14,13 @@ from typing import Any
 from strong_envs.agents.overrides import check_settings, parse_settings, setting_paths, with_settings
 from strong_envs.benchmarks.execution.cell import Cell, code_hash, protocol_of
 from strong_envs.benchmarks.execution.local_engine import Outcome, run_matrix
+from strong_envs.benchmarks.metrics.columns import all_columns, known_columns
 from strong_envs.benchmarks.metrics.definitions import THRESHOLDS
 from strong_envs.benchmarks.protocols import DYNAMICS, Protocol
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import sentence
+
+MOST_SEEDS, MOST_BUDGET = 10_000, 10_000.0
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 def plain_variants(args: argparse.Namespace, names: Iterable[str]) -> list[Variant]:
     """One variant a system, with the settings that it has."""
-    names, settings = list(names), settings_of(args)
     importable_here()
+    names, settings = [importable(name) for name in names], settings_of(args)
     check_settings(names, {k: v for k, v in settings.items() if k != "multi_scale"})
     return [Variant(name, name, with_settings(name, settings)) for name in names]
 
@@ -101,6 +105,41 @@ def thresholds_of(args: argparse.Namespace) -> tuple[float, ...]:
     return found
 
 
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers of the command line that no job can be made of."""
+    if not 1 <= args.seeds <= MOST_SEEDS:
+        raise DataError(f"--seeds must be positive, 1 to {MOST_SEEDS:,}; got {args.seeds}")
+    if args.jobs < 1:
+        raise DataError(f"--jobs must be positive, got {args.jobs}")
+    if not 0 < args.budget <= MOST_BUDGET:
+        raise DataError(f"--budget must be positive, a factor of up to {MOST_BUDGET:,}; got {args.budget}")
+
+
+def check_metrics(args: argparse.Namespace, thresholds: Sequence[float]) -> None:
+    """Refuse a column of ``--metrics`` that no row can have, before anything is trained."""
+    words = (getattr(args, "metrics", None) or "").split(",")
+    known_columns([word.strip() for word in words if word.strip()], all_columns(thresholds))
+
+
+def importable(system: str) -> str:
+    """The name of a system that exists; a module of your own is imported to see.
+
+    Raises:
+        DataError: an unknown name, a module that fails on import or ends the process, or what cannot be called.
+    """
+    from strong_envs import agents
+
+    try:
+        factory = agents.find(system).factory
+    except DataError:
+        raise
+    except (Exception, SystemExit) as error:  # code of a user may fail in any way
+        raise DataError(f"cannot import the system {system!r}: {type(error).__name__}: {sentence(error)}") from error
+    if not callable(factory):
+        raise DataError(f"the system {system!r} must be a class or a function, got {type(factory).__name__}")
+    return system
+
+
 def importable_here() -> None:
     """Let ``my_module:MyAgent`` be a file of the current directory, in this process and in the workers."""
     here = os.getcwd()
@@ -116,12 +155,12 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
     """
     from strong_envs import agents, features
 
-    if args.seeds < 1 or args.jobs < 1 or not args.budget > 0:
-        raise DataError(f"seeds, jobs and budget must be positive, got {args.seeds}, {args.jobs}, {args.budget}")
     began, thresholds = time.perf_counter(), thresholds_of(args)
+    check_numbers(args)
+    check_metrics(args, thresholds)
     importable_here()
     for variant in variants:
-        agents.find(variant.system)
+        importable(variant.system)
     store = features.open_store(args.features)
     train, test = (features.load(args.features, split) for split in (args.train, args.test))
     cells: dict[str, list[Cell]] = {}

@@ -1,20 +1,28 @@
-"""Runs the cells of a benchmark in processes of their own: nothing finished is lost, nothing is computed twice."""
+"""Runs the cells of a benchmark in processes of their own: finished cells are stored, and none is computed twice."""
 
 from __future__ import annotations
 
-import math
+import errno
 import multiprocessing as mp
 import os
 import queue
+import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from strong_envs.benchmarks.execution.cell import Cell, read_cell, run_cell
+from strong_envs.benchmarks.execution.progress import ProgressBars
+from strong_envs.benchmarks.execution.time_left import by_seed
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import sentence
+
+NO_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""Errors after which no other cell could be stored either."""
 
 
 @dataclass
@@ -26,11 +34,8 @@ class Outcome:
     interrupted: bool = False
 
 
-def run_matrix(cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True) -> Outcome:
-    """Compute the cells that are not stored in ``folder`` yet, ``jobs`` at a time, with progress over all of them.
-
-    A failing cell is recorded with its reason and the others go on. Ctrl-C stops the work and returns what there is.
-    """
+def stored_cells(cells: Sequence[Cell], folder: Path) -> tuple[Outcome, list[Cell]]:
+    """The results of finished cells, and the cells that are left, those of the first seed first."""
     outcome = Outcome()
     waiting: list[Cell] = []
     for cell in cells:
@@ -39,10 +44,23 @@ def run_matrix(cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True
             waiting.append(cell)
         else:
             outcome.results[cell.key] = stored
+    return outcome, by_seed(waiting)
+
+
+def run_matrix(cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True) -> Outcome:
+    """Compute the cells that are not stored in ``folder`` yet, ``jobs`` at a time, with progress over all of them.
+
+    A failing cell is recorded with its reason and the others continue. Ctrl-C stops the work and returns what there is.
+
+    Raises:
+        DataError: results cannot be stored any more (disk full, read-only); the other cells are stopped.
+    """
+    outcome, waiting = stored_cells(cells, folder)
+    before = [(cell, outcome.results[cell.key]) for cell in cells if cell.key in outcome.results]
     context = mp.get_context("spawn")
     messages = context.Queue()
     running: dict[str, tuple[Any, Cell]] = {}
-    with Bars(len(cells), len(outcome.results), show) as bars:
+    with ProgressBars(waiting, before, jobs, show) as bars:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -52,6 +70,7 @@ def run_matrix(cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True
                     running[cell.key] = (process, cell)
                     bars.begin(cell)
                 _drain(messages, bars, outcome)
+                bars.tick()
                 for key, (process, cell) in list(running.items()):
                     if process.is_alive():
                         continue
@@ -63,9 +82,10 @@ def run_matrix(cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True
                         outcome.results[key] = stored
                     elif key not in outcome.failed:
                         outcome.failed[key] = f"the process ended with exit code {process.exitcode}"
-                    bars.end(cell, key in outcome.results)
+                    bars.end(cell, outcome.results.get(key))
         except KeyboardInterrupt:
             outcome.interrupted = True
+        finally:
             for process, _ in running.values():
                 process.terminate()
             for process, _ in running.values():
@@ -80,19 +100,16 @@ def _work(cell: Cell, folder: Path, messages: Any) -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _end_with(os.getppid())
     # One thread each: small batches lose time on a second one, and cells run side by side anyway.
     torch.set_num_threads(1)
-    last, parent = 0.0, os.getppid()
+    last = 0.0
 
     def report(stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last > 0.3:
             last = now
-            if os.getppid() != parent:
-                # The run was killed; the next one would compute this cell a second time at the same time.
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
             messages.put(("progress", cell.key, stage, done, total, scalars))
 
     try:
@@ -100,16 +117,44 @@ def _work(cell: Cell, folder: Path, messages: Any) -> None:
     except KeyboardInterrupt:
         # The parent asked to stop: what was learnt so far is in the cell's checkpoint.
         raise SystemExit(128 + signal.SIGTERM) from None
-    except DataError as error:
-        messages.put(("failed", cell.key, str(error)))
+    except SystemExit as error:
+        messages.put(("failed", cell.key, f"the system ended its process: SystemExit({error.code!r})"))
     except Exception as error:  # a cell may fail in any way; the others must go on
-        messages.put(("failed", cell.key, f"{type(error).__name__}: {error}"))
-        log = folder / f"{cell.key}.log"
-        folder.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc(), encoding="utf-8")
+        if no_storage(error):
+            messages.put(("no storage", cell.key, str(error) if isinstance(error, DataError) else sentence(error)))
+        elif isinstance(error, DataError):
+            messages.put(("failed", cell.key, str(error)))
+        else:
+            messages.put(("failed", cell.key, f"{type(error).__name__}: {error}"))
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{cell.key}.log").write_text(traceback.format_exc(), "utf-8", "backslashreplace")
 
 
-def _drain(messages: Any, bars: Bars, outcome: Outcome) -> None:
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent: a run that was killed must not go on beside the next one."""
+    import signal
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(20)  # time for a checkpoint
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def no_storage(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, says that nothing more can be written."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_STORAGE:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _drain(messages: Any, bars: ProgressBars, outcome: Outcome) -> None:
     deadline = time.monotonic() + 0.2
     while (left := deadline - time.monotonic()) > 0:
         try:
@@ -118,81 +163,7 @@ def _drain(messages: Any, bars: Bars, outcome: Outcome) -> None:
             return
         if kind == "progress":
             bars.update(key, *rest)
-        else:
+        elif kind == "failed":
             outcome.failed[key] = rest[0]
-
-
-def estimate(seconds: float, done: int, left: int) -> str:
-    """``, about 5 min left``: at the pace of ``done`` cells in so many seconds; nothing where none is left or done."""
-    if not left or not done:
-        return ""
-    minutes = seconds / done * left / 60
-    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
-
-
-def _progress_of(scalars: dict[str, float]) -> str:
-    """The number beside a bar: the return of a learner of moves, else its loss; nothing where it reports neither."""
-    for name, form in (("return", "+.2f"), ("loss", ".3g")):
-        value = scalars.get(name)
-        if value is not None and not math.isnan(value):
-            return f"  {name} {value:{form}}"
-    return ""
-
-
-class Bars:
-    """One bar over the matrix with an estimate, one for each cell in work."""
-
-    def __init__(self, total: int, done: int, show: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        self.console = Console(stderr=True)
-        self.live = show and self.console.is_terminal
-        self.plain = show and not self.live and not os.environ.get("STRONG_ENVS_QUIET")
-        columns = ("[bold]{task.description}", "{task.fields[note]}")
-        self.progress = Progress(
-            TextColumn(columns[0]),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            Remaining(),
-            TextColumn(columns[1]),
-            console=self.console,
-            disable=not self.live,
-        )
-        self.total, self.done, self.stored = total, done, done
-        self.began = time.monotonic()
-        self.whole = self.progress.add_task("cells", total=total, completed=done, note="")
-        self.tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> Bars:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def begin(self, cell: Cell) -> None:
-        """A cell starts."""
-        self.tasks[cell.key] = self.progress.add_task(f"{cell.system} seed {cell.seed}", total=None, note="loading")
-        self._say(f"{cell.system} seed {cell.seed}: started")
-
-    def update(self, key: str, stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
-        """Progress of a running cell."""
-        note = f"{stage}{_progress_of(scalars)}"
-        if key in self.tasks:
-            self.progress.update(self.tasks[key], completed=done, total=total, note=note)
-
-    def end(self, cell: Cell, good: bool) -> None:
-        """A cell has finished or failed."""
-        self.progress.remove_task(self.tasks.pop(cell.key))
-        self.progress.advance(self.whole)
-        self.done += 1
-        left = estimate(time.monotonic() - self.began, self.done - self.stored, self.total - self.done)
-        what = "finished" if good else "FAILED"
-        self._say(f"{cell.system} seed {cell.seed}: {what} ({self.done} of {self.total}{left})")
-
-    def _say(self, text: str) -> None:
-        if self.plain:
-            print(text, file=self.console.file, flush=True)
+        else:
+            raise DataError(f"{rest[0]}; finished training runs are stored, make room and run the same command again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,11 @@ import torch
 from torch import Tensor
 
 from strong_envs.agents.registry import Prediction
+from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.atomic import replaced_file
+from strong_envs.features.files.errors import os_errors, shown
+from strong_envs.features.files.untrusted_json import as_type, parse_json, read_header
 
 PREDICTION = ".prediction.safetensors"
 """Ends the name of a cell's file of predictions; its beginning is the cell's key."""
@@ -27,6 +30,9 @@ KINDS = {
     "frames_seen": torch.float64,
 }
 """What is stored, and as what: windows so that an IoU on a threshold stays there."""
+MOST_SECONDS, MOST_FRAMES_WIDE = 1e9, 100.0
+"""Windows and boxes beyond these are no answers."""
+WHOLE = (torch.int32, torch.int64)
 STAGE_KINDS = {"spans": torch.float32, "boxes": torch.float16}
 """What is stored of each stage of the training, for pictures: half a thousandth of a frame cannot be seen."""
 
@@ -35,15 +41,15 @@ def checked(prediction: Any, bank: Any, system: str) -> Prediction:
     """The prediction of a system that is not ours too: windows alone, (S, 2) in seconds, will do.
 
     Raises:
-        DataError: windows of another shape, not finite, or with an end before their start; candidates that are not
-            ranked, or of which the first is not the prediction.
+        DataError: windows of another shape, not finite, beyond `MOST_SECONDS`, or with an end before their start;
+            candidates that are not ranked, or of which the first is not the prediction.
     """
     if not hasattr(prediction, "spans"):
         prediction = Prediction(torch.as_tensor(np.asarray(prediction), dtype=torch.float64, device=bank.device))
     spans = prediction.spans
     if tuple(spans.shape) != (len(bank), 2):
         raise DataError(f"{system} must predict one window a query, ({len(bank)}, 2) seconds; got {tuple(spans.shape)}")
-    wrong = ~torch.isfinite(spans).all(1) | (spans[:, 1] < spans[:, 0])
+    wrong = ~(spans.abs() <= MOST_SECONDS).all(1) | (spans[:, 1] < spans[:, 0])
     if wrong.any():
         first = int(wrong.nonzero()[0, 0])
         raise DataError(
@@ -85,25 +91,62 @@ def write_prediction(path: Path, prediction: Prediction, stages: Sequence[tuple[
     tensors = _tensors("", prediction, KINDS)
     for index, (_, stage) in enumerate(stages):
         tensors |= _tensors(f"stage{index}.", stage, STAGE_KINDS)
-    staging = path.with_name(f".{path.name}.part{os.getpid()}")
-    save_file(tensors, str(staging), {"stages": json.dumps([name for name, _ in stages])})
-    os.chmod(staging, 0o644)  # safetensors makes it readable by its owner alone
-    os.replace(staging, path)
+    with replaced_file(path) as staging:
+        save_file(tensors, str(staging), {"stages": json.dumps([name for name, _ in stages])})
 
 
-def read_prediction(path: Path) -> tuple[Prediction, list[tuple[str, Prediction]]]:
-    """What `write_prediction` wrote: the prediction, and one after each stage with its name. On the CPU."""
-    from safetensors import SafetensorError, safe_open
+def read_prediction(path: Path, bank: FeatureBank | None = None) -> tuple[Prediction, list[tuple[str, Prediction]]]:
+    """What `write_prediction` wrote: the prediction, and one after each stage with its name. On the CPU.
+
+    Args:
+        path: the file.
+        bank: the split that was predicted; with it, every shape is checked.
+
+    Raises:
+        DataError: no predictions, not such a file, or predictions of other queries than the bank's.
+    """
+    from safetensors import safe_open
 
     if not path.is_file():
-        raise DataError(f"no predictions at {str(path)!r}; delete the .json of that cell and run again to have them")
-    try:
+        raise DataError(f"no predictions at {shown(path)}; delete the .json of that cell and run again to have them")
+    with os_errors(f"read the predictions {shown(path)}"):
+        read_header(path)
         with safe_open(str(path), framework="pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            stages = json.loads((handle.metadata() or {}).get("stages", "[]"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{str(path)!r} does not hold predictions: {error}") from None
-    return _prediction("", tensors), [(name, _prediction(f"stage{i}.", tensors)) for i, name in enumerate(stages)]
+            text = (handle.metadata() or {}).get("stages", "[]")
+    names = as_type(parse_json(text, shown(path)), list[str], f"{shown(path)}: stages")
+    found = _prediction("", tensors, path)
+    stages = [(name, _prediction(f"stage{i}.", tensors, path)) for i, name in enumerate(names)]
+    if bank is not None:
+        for prediction in (found, *(stage for _, stage in stages)):
+            _check_fit(prediction, bank, path)
+    return found, stages
+
+
+def _check_fit(prediction: Prediction, bank: FeatureBank, path: Path) -> None:
+    """Refuse predictions that are not of this bank's queries."""
+    where, count = f"the file {shown(path)}", len(bank)
+    checked(prediction, bank, where)
+    shapes: dict[str, tuple[int, ...]] = {"boxes": (int(bank.n_frames[bank.video].sum()), 4)}
+    moves = prediction.path
+    if moves is not None:
+        shapes |= {"path": (count, moves.shape[1] if moves.ndim == 3 else 0, 2), "length": (count,)}
+    for name, shape in shapes.items():
+        value = getattr(prediction, name)
+        if value is not None and tuple(value.shape) != shape:
+            raise DataError(f"{where} has {name} of shape {tuple(value.shape)}; {shape} belong to this data")
+    if prediction.boxes is not None and (prediction.boxes.abs() > MOST_FRAMES_WIDE).any():
+        raise DataError(f"{where} has boxes far outside the frame")
+    if moves is not None:
+        wrong = ~(moves.abs() <= MOST_SECONDS).all() or (moves[..., 0] > moves[..., 1] + 1e-3).any()
+        if (
+            wrong
+            or prediction.length is None
+            or not ((prediction.length >= 0) & (prediction.length < moves.shape[1])).all()
+        ):
+            raise DataError(f"{where} has moves that are not windows, or more of them than it says")
+    elif prediction.length is not None and (prediction.length.shape != (count,) or (prediction.length < 0).any()):
+        raise DataError(f"{where} has a number of moves below 0 or not one a query")
 
 
 def _tensors(prefix: str, prediction: Prediction, kinds: Mapping[str, torch.dtype]) -> dict[str, Tensor]:
@@ -115,8 +158,12 @@ def _tensors(prefix: str, prediction: Prediction, kinds: Mapping[str, torch.dtyp
     return found
 
 
-def _prediction(prefix: str, tensors: Mapping[str, Tensor]) -> Prediction:
+def _prediction(prefix: str, tensors: Mapping[str, Tensor], path: Path) -> Prediction:
     values = {name: tensors[prefix + name] for name in KINDS if prefix + name in tensors}
-    if "boxes" in values:
-        values["boxes"] = values["boxes"].float()
+    if "spans" not in values:
+        raise DataError(f"{shown(path)} has no windows {prefix + 'spans'!r}; it does not hold predictions")
+    for name, value in values.items():
+        if not (value.is_floating_point() or value.dtype in WHOLE):
+            raise DataError(f"{shown(path)} has {name} of the type {value.dtype}")
+        values[name] = value.to(KINDS[name] if prefix == "" and name != "boxes" else torch.float32)
     return Prediction(**values)

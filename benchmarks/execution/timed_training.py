@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import nn
@@ -21,12 +22,23 @@ from strong_envs.agents.registry import Prediction, ProgressCallback
 from strong_envs.agents.training.session import Session
 from strong_envs.benchmarks.execution.predictions import read_prediction, write_prediction
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.untrusted_json import as_type
 
 if TYPE_CHECKING:
     from signal import Signals
 
 Score = Callable[[Any], tuple[Prediction, dict[str, np.ndarray]]]
 """A system's checked predictions and their scores, one value a query."""
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """The files that a cell continues from, as far as they exist; ``path`` is that of `TimedTraining`."""
+    return [file for file in _checkpoint_names(path) if file.is_file()]
+
+
+def _checkpoint_names(path: Path) -> tuple[Path, Path]:
+    """The checkpoint of the training, and the predictions after the stages that it has reached."""
+    return path.with_name(f"{path.name}.checkpoint.safetensors"), path.with_name(f"{path.name}.stages.safetensors")
 
 
 class Clock:
@@ -52,6 +64,17 @@ class Clock:
             yield
         finally:
             self.seconds, self._still = self._before, False
+
+
+class _State(msgspec.Struct):
+    """What a checkpoint holds of the training around the system."""
+
+    made_by: Any
+    seconds: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)]
+    stages: list[str]
+    trace: list[dict[str, Any]]
+    stage: str
+    part: int
 
 
 class TimedTraining:
@@ -82,8 +105,7 @@ class TimedTraining:
         every: float | None = 60.0,
         made_by: Any = None,
     ) -> None:
-        self.checkpoint = path.with_name(f"{path.name}.checkpoint.safetensors")
-        self.reached = path.with_name(f"{path.name}.stages.safetensors")
+        self.checkpoint, self.reached = _checkpoint_names(path)
         self.score, self.progress, self.evaluations, self.every, self.made_by = (
             score,
             report,
@@ -153,19 +175,19 @@ class TimedTraining:
         options: dict[str, Any] = {"every": self.every, "extra": self._state, "signals": signals}
         try:
             session = Session(self.checkpoint, resume=True, **options)
-        except DataError:
+            if session.restored is None:
+                return session
+            state = as_type(session.restored, _State, str(self.checkpoint))
+            # The last stage may have been scored after the checkpoint was written; it will be scored again.
+            stages = read_prediction(self.reached)[1] if state.stages else []
+        except (DataError, KeyError, TypeError):
             # The checkpoint cannot be read: the cell is computed from its start.
             return Session(self.checkpoint, **options)
-        state = session.restored
-        if state is None:
-            return session
-        if state["made_by"] != self.made_by:
+        if state.made_by != self.made_by:
             return Session(self.checkpoint, **options)
-        self._stage, self._part, self.trace = state["stage"], state["part"], state["trace"]
-        if state["stages"]:
-            # The last stage may have been scored after the checkpoint was written; it will be scored again.
-            self.stages = [s for s in read_prediction(self.reached)[1] if s[0] in state["stages"]]
-        self.clock.seconds, self.resumed = state["seconds"], True
+        self._stage, self._part, self.trace = state.stage, state.part, state.trace
+        self.stages = [stage for stage in stages if stage[0] in state.stages]
+        self.clock.seconds, self.resumed = state.seconds, True
         return session
 
     def _state(self) -> dict[str, Any]:

@@ -32,20 +32,34 @@ class Bin:
 
 
 def bins(truth: Any, kind: str, count: int = BINS) -> list[Bin]:
-    """Bins of queries by their true windows (S, 2), fractions of the video; only those with `FEWEST` queries or more.
+    """Bins of queries by their true windows, fractions of the video; only those with `FEWEST` queries or more.
+
+    A query with several true windows is in the bin of each of them.
 
     Positions are cut evenly over the video. Lengths are cut evenly between the shortest and the longest: cut over the
     video, a collection of short moments would have a single bin.
     """
     if kind not in KINDS:
         raise DataError(f"a breakdown is by one of {sorted(KINDS)}, got {kind!r}{nearest(kind, KINDS)}")
-    windows = np.asarray(truth, np.float64)
-    values = windows[:, 1] - windows[:, 0] if kind == "length" else windows.mean(1)
+    windows = true_windows(truth)
+    values = windows[..., 1] - windows[..., 0] if kind == "length" else windows.mean(-1)
     low, high = (float(values.min()), float(values.max())) if kind == "length" else (0.0, 1.0)
     edges = np.linspace(low, max(high, low + 1e-6), count + 1)
     which = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, count - 1)
-    found = [Bin(float(edges[i]), float(edges[i + 1]), np.flatnonzero(which == i)) for i in range(count)]
+    found = [Bin(float(edges[i]), float(edges[i + 1]), np.flatnonzero((which == i).any(axis=1))) for i in range(count)]
     return [b for b in found if len(b.index) >= FEWEST]
+
+
+def true_windows(truth: Any) -> np.ndarray:
+    """The true windows of a result file as (S, K, 2): (S, 2), or a list of windows for each query.
+
+    Where a query has fewer than K its last one is repeated.
+    """
+    each = [np.asarray(windows, np.float64).reshape(-1, 2) for windows in truth]
+    if not each or not all(len(windows) for windows in each):
+        raise DataError("a result file has one true window or more for each query")
+    most = max(len(windows) for windows in each)
+    return np.stack([np.concatenate([w, np.repeat(w[-1:], most - len(w), axis=0)]) for w in each])
 
 
 def table(per_query: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:

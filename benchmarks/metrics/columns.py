@@ -21,6 +21,12 @@ def find(column: str) -> tuple[Metric, float | None] | None:
     return None
 
 
+def all_columns(thresholds: Iterable[float]) -> list[str]:
+    """Every column that a row can have under the thresholds of a protocol."""
+    levels = tuple(thresholds)
+    return [entry.column(m) for entry in METRICS.values() for m in entry.levels(levels)]
+
+
 def is_percent(column: str) -> bool:
     """Whether the numbers of a column are shares."""
     found = find(column)
@@ -72,5 +78,5 @@ def known_columns(wanted: Iterable[str], known: Iterable[str]) -> list[str]:
     wanted, known = list(wanted), list(known)
     for name in wanted:
         if name not in known:
-            raise DataError(f"no row has the metric {name!r}{nearest(name, known)}; there are {known}")
+            raise DataError(f"no row has the metric {name!r}{nearest(name, known)}; metrics are {known}")
     return wanted

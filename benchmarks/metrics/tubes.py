@@ -9,7 +9,6 @@ import torch
 
 from strong_envs.agents.registry import Prediction
 from strong_envs.benchmarks.metrics.ground_truth import GroundTruth, spans_of
-from strong_envs.features.bank.bank import FeatureBank
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,8 @@ class Tubes:
 
     Attributes:
         boxes, true_boxes: (R, 4) corners in every frame. lengths: (S,) frames of each query.
-        in_prediction, in_truth: (R,) bool, whether a frame lies in the predicted or the true window.
+        in_prediction: (R,) bool, whether a frame lies in the predicted window.
+        in_truth: (K, R) bool, whether it lies in each of its query's true windows.
     """
 
     boxes: np.ndarray
@@ -33,14 +33,14 @@ class Tubes:
         return np.where(self.in_prediction[:, None], self.boxes, np.nan)
 
     @property
-    def true(self) -> np.ndarray:
-        """(R, 4) boxes of the true tube."""
-        return np.where(self.in_truth[:, None], self.true_boxes, np.nan)
+    def true(self) -> list[np.ndarray]:
+        """(R, 4) boxes of the true tubes, one for each of the K true windows."""
+        return [np.where(inside[:, None], self.true_boxes, np.nan) for inside in self.in_truth]
 
     def over_moment(self, values: np.ndarray) -> np.ndarray:
-        """Mean of values (R,) over the frames of each true moment, NaN left out: (S,); 0 where none is left."""
+        """Mean of values (R,) over the frames of all true moments, NaN left out: (S,); 0 where none is left."""
         query = np.repeat(np.arange(len(self.lengths)), self.lengths)
-        known = self.in_truth & ~np.isnan(values)
+        known = self.in_truth.any(axis=0) & ~np.isnan(values)
         total = np.bincount(query, np.where(known, values, 0.0), len(self.lengths))
         return total / np.maximum(np.bincount(query, known, len(self.lengths)), 1)
 
@@ -58,22 +58,25 @@ def tubes_of(prediction: Prediction, truth: GroundTruth) -> Tubes | None:
     query = np.repeat(np.arange(len(lengths)), lengths)
     samples = torch.as_tensor(query, device=bank.device)
     true = bank.true_box(samples, torch.as_tensor(frame, device=bank.device)).cpu().numpy().astype(np.float64)
-    inside = [_inside(windows, middle, query, lengths, bank) for windows in (spans_of(prediction), truth.windows[:, 0])]
-    return Tubes(prediction.boxes.cpu().numpy(), true, lengths, *inside)
+
+    def inside(windows: np.ndarray) -> np.ndarray:
+        return _inside(windows, middle, query, lengths, truth.durations)
+
+    moments = np.stack([inside(windows) for windows in np.moveaxis(_filled(truth.windows), 1, 0)])
+    return Tubes(prediction.boxes.cpu().numpy(), true, lengths, inside(spans_of(prediction)), moments)
+
+
+def _filled(windows: np.ndarray) -> np.ndarray:
+    """True windows (S, K, 2) with a query's first one in place of rows of NaN."""
+    return np.where(np.isnan(windows), windows[:, :1], windows)
 
 
 def _inside(
-    windows: np.ndarray, middle: np.ndarray, query: np.ndarray, lengths: np.ndarray, bank: FeatureBank
+    windows: np.ndarray, middle: np.ndarray, query: np.ndarray, lengths: np.ndarray, durations: np.ndarray
 ) -> np.ndarray:
     """Whether the middle of a frame (R,) lies in its query's window (S, 2); the nearest frame of every window does."""
     inside = (middle >= windows[query, 0]) & (middle < windows[query, 1])
     # A tube needs a frame even where a window is shorter than a row.
-    inside[_nearest_frames(windows, lengths, bank)] = True
+    row = np.floor(windows.mean(1) / durations * lengths).astype(np.int64).clip(0, lengths - 1)
+    inside[np.concatenate([[0], np.cumsum(lengths)[:-1]]) + row] = True
     return inside
-
-
-def _nearest_frames(windows: np.ndarray, lengths: np.ndarray, bank: FeatureBank) -> np.ndarray:
-    """The packed row at the middle of each window."""
-    duration = bank.duration.cpu().numpy()[bank.video.cpu()]
-    row = np.floor(windows.mean(1) / duration * lengths).astype(np.int64).clip(0, lengths - 1)
-    return np.concatenate([[0], np.cumsum(lengths)[:-1]]) + row

@@ -104,13 +104,22 @@ def _empty_row(job: Job, label: str, reason: str) -> dict[str, Any]:
 
 
 def per_query_scores(bank: Any, scores: dict[str, Any]) -> dict[str, Any]:
-    """IoU of every query and run, with what comparisons and breakdowns need: videos, true windows as fractions."""
+    """IoU of every query and run, with videos and true windows (fractions) for comparisons and breakdowns."""
     return {
         "queries": bank.qids,
         "videos": [query.video for query in bank.queries],
-        "truth": np.round(bank.truth[:, 0].cpu().numpy(), 5).tolist(),
+        "truth": true_fractions(bank),
         "IoU": {label: np.round(np.atleast_2d(values), 5).tolist() for label, values in scores.items()},
     }
+
+
+def true_fractions(bank: Any) -> list[Any]:
+    """The true windows of each query as fractions: (start, end), or a list of them where any query has several."""
+    windows = np.round(bank.truth.cpu().numpy(), 5).tolist()
+    counts = [len(query.windows) for query in bank.queries]
+    if max(counts) == 1:
+        return [each[0] for each in windows]
+    return [each[:count] for each, count in zip(windows, counts, strict=True)]
 
 
 def chosen_metrics(args: argparse.Namespace, result: dict[str, Any]) -> list[str] | None:

@@ -5,12 +5,15 @@ All take a result file's dict and a path; the suffix (``.png``, ``.svg``) is the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from strong_envs.benchmarks.metrics.breakdown import true_windows
+from strong_envs.core.spans import nearest_window
+from strong_envs.features.files.atomic import replaced_file
 
 # Colour-blind safe (Okabe and Ito), in the order of the systems.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -27,12 +30,13 @@ def save(figure: Any, path: Path) -> None:
     """Write a matplotlib figure whole or not at all."""
     import matplotlib.pyplot as plt
 
-    staging = path.with_name(f".{path.stem}.part{os.getpid()}{path.suffix}")
     # A date in the file would make every drawing of the same numbers another file.
     metadata = {"Date": None} if path.suffix == ".svg" else {}
-    figure.savefig(staging, dpi=130, bbox_inches="tight", metadata=metadata)
-    plt.close(figure)
-    os.replace(staging, path)
+    try:
+        with replaced_file(path) as staging:
+            figure.savefig(staging, dpi=130, bbox_inches="tight", metadata=metadata)
+    finally:
+        plt.close(figure)
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
@@ -202,7 +206,7 @@ def heat_maps(
 
     Args:
         predicted: label to (S, 2), or (R, S, 2) over runs, windows as fractions of the video.
-        truth: (S, 2) fractions.
+        truth: (S, 2) fractions, or (S, K, 2), of which the nearest to each prediction is drawn.
         path: of the figure.
         bins: of each axis.
         size: inches.
@@ -212,15 +216,15 @@ def heat_maps(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    true, count = np.asarray(truth, np.float64), len(predicted)
+    known, count = true_windows(truth), len(predicted)
     figure, panels = plt.subplots(count, 2, figsize=size or (4.4, 2.3 * count), squeeze=False, layout="constrained")
     for row, (label, windows) in zip(panels, predicted.items(), strict=True):
-        runs = np.asarray(windows, np.float64).reshape(-1, len(true), 2)
+        runs = np.asarray(windows, np.float64).reshape(-1, len(known), 2)
+        nearest = [nearest_window(run[:, 0], run[:, 1], known) for run in runs]
+        true = np.stack([known[np.arange(len(known)), index] for index in nearest])
         for axes, what in zip(row, ("start", "length"), strict=True):
             x, y = (w[..., 0] if what == "start" else w[..., 1] - w[..., 0] for w in (true, runs))
-            counts, _, _ = np.histogram2d(
-                np.broadcast_to(x, y.shape).ravel(), y.ravel(), bins, [[0, 1 + 1e-9], [0, 1 + 1e-9]]
-            )
+            counts, _, _ = np.histogram2d(x.ravel(), y.ravel(), bins, [[0, 1 + 1e-9], [0, 1 + 1e-9]])
             # Square roots: a constant prediction would else make everything beside it invisible.
             axes.imshow(np.sqrt(counts.T), origin="lower", extent=(0, 1, 0, 1), cmap="Blues", aspect="equal")
             axes.plot([0, 1], [0, 1], color=COLOURS[1], linewidth=0.8, linestyle="--")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from strong_envs.agents.registry import Prediction
 from strong_envs.benchmarks.metrics.definitions import temporal_iou
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.atomic import write_bytes
+from strong_envs.features.files.errors import shown
 from strong_envs.rendering.viewer import (
     CHOSEN_COLOUR,
     INK,
@@ -139,10 +140,10 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB as PNG, whole or not at all."""
     import cv2
 
-    staging = path.with_name(f".{path.stem}.part{os.getpid()}.png")
-    if not cv2.imwrite(str(staging), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)):
-        raise DataError(f"OpenCV cannot write {str(path)!r}")
-    os.replace(staging, path)
+    written, content = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    if not written:
+        raise DataError(f"OpenCV cannot write {shown(path)}")
+    write_bytes(path, content.tobytes())
 
 
 def fitted(pixels: np.ndarray, side: int) -> np.ndarray:

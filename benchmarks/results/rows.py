@@ -22,7 +22,7 @@ def scores_of(run: Mapping[str, Any], folder: Path, truth: GroundTruth, protocol
 
     What its predictions lack (files of older releases) is taken from the scores that the cell was stored with.
     """
-    prediction, _ = read_prediction(folder / f"{run['key']}{PREDICTION}")
+    prediction, _ = read_prediction(folder / f"{run['key']}{PREDICTION}", truth.bank)
     computed = score(prediction, truth, protocol.thresholds, protocol.comparison)
     cached = {name: np.asarray(values, np.float64) for name, values in (run.get("scores") or {}).items()}
     return cached | computed

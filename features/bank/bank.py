@@ -154,7 +154,7 @@ class FeatureBank:
         """(N, h, w, C) spatial maps, in the store's dtype, or in ``dtype``; read when first used."""
         if not self.has_grid:
             raise DataError(
-                f"store {self.store.name!r} has no spatial grid, which boxes need; extract it again with --grid, "
+                f"store {self.store.name!r} has no spatial grid, which boxes need; extract or import it with --grid, "
                 "or use the whole frame (boxes='frame')"
             )
         return self._tensor("grid")

@@ -7,41 +7,54 @@ be read, 2 nothing can be read.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
 import textwrap
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from strong_envs.features.composing import describe
-from strong_envs.features.composing.parts import find_leaks, refuse_leaks
+from strong_envs.features.composing.parts import find_leaks as find_shared
+from strong_envs.features.composing.parts import refuse_leaks
 from strong_envs.features.composing.sources import LIST_SUFFIXES
 from strong_envs.features.datasets import READERS, read, read_boxes
 from strong_envs.features.datasets.advice import advice
-from strong_envs.features.datasets.parsing import read_json
+from strong_envs.features.datasets.leaks import find_copies, find_leaks
+from strong_envs.features.datasets.parsing import VIDEO_SUFFIXES, read_json
 from strong_envs.features.datasets.sniff import sniff_file
 from strong_envs.features.datasets.types import Annotations, Report
 from strong_envs.features.errors import DataError
-from strong_envs.features.importing.feature_files import H5_SUFFIXES, FeatureFiles, check_lengths, iter_features
+from strong_envs.features.files.errors import os_errors, shown
+from strong_envs.features.importing.feature_files import FeatureFiles, iter_features
+from strong_envs.features.importing.file_names import ARRAY_SUFFIXES, list_arrays
+from strong_envs.features.importing.h5_stream import H5_SUFFIXES
+from strong_envs.features.importing.lengths import check_lengths
+from strong_envs.features.importing.options import FileOptions
 from strong_envs.features.importing.untrusted_arrays import npz_keys
 from strong_envs.features.store.store import FeatureStore
 from strong_envs.features.store.tensor_file import check_finite
+from strong_envs.features.video_io import Decoder
 
 ORDER = ("dropped", "clipped", "doubtful")
 
 
 @dataclass
 class Item:
-    """One checked part: its ``facts``, the ``report`` of findings, or the ``error`` that prevents reading it."""
+    """One checked part: its ``facts``, the ``report`` of findings, or the ``error`` that prevents reading it.
+
+    ``next`` is a command that makes a store of it.
+    """
 
     path: str
     what: str
     facts: dict[str, object] = field(default_factory=dict)
     report: Report | None = None
     error: str | None = None
+    next: str | None = None
 
     def as_dict(self) -> dict:
         """A JSON-ready form, with the advice beside every finding."""
@@ -53,12 +66,17 @@ class Item:
             "error": self.error,
             "facts": self.facts,
             "dropped": 0 if self.report is None else self.report.count("dropped"),
+            "next": self.next,
             "findings": [{**f, "advice": advice(f["kind"])} for f in found],
         }
 
 
 def check(
-    path: str | os.PathLike, *, annotations: str | os.PathLike | None = None, format: str | None = None
+    path: str | os.PathLike,
+    *,
+    annotations: str | os.PathLike | None = None,
+    format: str | None = None,
+    options: FileOptions | None = None,
 ) -> list[Item]:
     """Check a file or a folder: annotations, box tracks, features or a store.
 
@@ -66,17 +84,16 @@ def check(
         path: a file or a folder.
         annotations: annotations to hold features against (missing videos, lengths that do not fit the durations).
         format: a name in `strong_envs.features.datasets.READERS`, where it is not recognised.
+        options: how feature files are named and read.
 
     Returns:
         One item for every part; unreadable parts carry an ``error``. A path that does not exist raises `DataError`.
     """
     target = Path(path)
-    try:
+    with os_errors(f"read {shown(path)}"):
         if not target.exists():
             raise DataError(f"no such file or folder: {str(target)!r}")
         entries = sorted(target.iterdir()) if target.is_dir() else [target]
-    except (OSError, ValueError) as error:
-        raise error if isinstance(error, DataError) else DataError(f"{str(target)!r}: {error}") from None
     if format is not None:
         return _annotations(target, [target], format)
     if (target / "manifest.json").is_file():
@@ -92,15 +109,25 @@ def check(
         items += _annotations(target if len(groups) == 1 and target.is_dir() else None, members, name)
     items += [_attempt(f, "box tracks", _boxes) for f, name in sniffed.items() if name == "boxes"]
     truth = read(annotations) if annotations is not None else None
-    arrays = [f for f in files if f.suffix in (".npy", ".npz")]
-    sources = ([target] if arrays else []) + [f for f in files if f.suffix in H5_SUFFIXES and target.is_dir()]
-    if not target.is_dir() and target.suffix in H5_SUFFIXES:
-        sources = [target]
-    items += [_attempt(source, "features", _features, truth) for source in sources]
-    known = {f for f, name in sniffed.items() if name} | set(arrays) | {f for f in files if f.suffix in H5_SUFFIXES}
-    if not items and (clips := _clips(target)) is not None:
+    arrays = {f for f in files if f.suffix.lower() in ARRAY_SUFFIXES}
+    h5 = {f for f in files if f.suffix.lower() in H5_SUFFIXES}
+    videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
+    clips = None if items or arrays or h5 else _clips(target)
+    if clips is not None:
         items.append(clips)
-        known |= {f for f in files if f.suffix.lower() in LIST_SUFFIXES}
+        videos = []
+    elif target.is_dir() and not (items or arrays or h5 or videos):
+        # Nothing at the top: features or videos of each split may lie in folders of their own.
+        with os_errors(f"read {shown(path)}"):
+            arrays = {file for _, file in list_arrays(target)}
+            videos = [] if arrays else sorted(p for p in target.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+    sources = ([target] if arrays else []) + sorted(h5)
+    items += [_attempt(source, "features", _features, truth, options or FileOptions()) for source in sources]
+    if videos:
+        items.append(_attempt(target, "video files", _videos, videos))
+    known = {f for f, name in sniffed.items() if name} | arrays | h5 | set(videos)
+    if clips is not None:
+        known |= {f for f in files if f.suffix.lower() in (*LIST_SUFFIXES, *VIDEO_SUFFIXES)}
     items += _others(target, [f for f in files if f not in known], entries, bool(items))
     return items
 
@@ -164,32 +191,53 @@ def _boxes(path: Path) -> Item:
     return Item(str(path), "box tracks", facts, report)
 
 
-def _features(path: Path, truth: Annotations | None) -> Item:
+def _features(path: Path, truth: Annotations | None, options: FileOptions) -> Item:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     report = Report(str(path))
-    key = "features"
-    with FeatureFiles(path) as files:
-        ids = files.ids
-        first = next((p for p in (path, path / f"{ids[0]}.npz") if p.suffix == ".npz" and p.is_file()), None)
-    if first is not None and key not in (keys := npz_keys(first)):
-        key = "last_hidden_state" if "last_hidden_state" in keys or not keys else keys[0]
+    with FeatureFiles(path, options) as files:
+        ids, first = files.ids, files.example
+        hint = "" if truth is None else files.hint(truth.videos)
+    if first.suffix.lower() == ".npz" and options.key not in (keys := npz_keys(first)):
+        options = replace(options, key="last_hidden_state" if "last_hidden_state" in keys or not keys else keys[0])
     rows: dict[str, int] = {}
     width = 0
     wanted = None if truth is None else list(truth.videos)
-    stream = iter_features(path, wanted, report, key=key)
+    durations = None if truth is None else {v.id: v.duration for v in truth.videos.values()}
+    stream = iter_features(path, wanted, report, options, durations)
     for video, array in tqdm(stream, "reading", len(wanted or ids), disable=None, leave=False):
         rows[video], width = len(array), array.shape[1]
     if not rows:
-        raise DataError(f"no usable features:\n{report}")
+        raise DataError(f"no usable features; {hint}\n{report}" if hint else f"no usable features:\n{report}")
     facts: dict[str, object] = {"arrays": len(rows), "dimensions": width, "rows": _spread(list(rows.values()))}
-    if key != "features":
-        facts["key"] = key
-    if truth is not None:
-        step = check_lengths(rows, {v.id: v.duration for v in truth.videos.values()}, None, report)
+    if options.key != FileOptions().key:
+        facts["key"] = options.key
+    if truth is not None and durations is not None:
+        slack = {v.id: v.slack for v in truth.videos.values()}
+        step = check_lengths(rows, durations, None, report, slack)
         facts["seconds_per_row"] = "not the same for all" if step is None else round(step, 4)
         facts["not_annotated"] = len(ids) - len(rows) if len(ids) > len(rows) else 0
-    return Item(str(path), "features", facts, report)
+        if 2 * len(rows) < len(truth.videos):
+            report.add("most videos have no features", "doubtful", hint)
+    item = Item(str(path), "features", facts, report)
+    if truth is None:
+        item.next = f"strong-envs import ANNOTATIONS --features {path} --out STORE"
+    return item
+
+
+def _videos(path: Path, files: list[Path]) -> Item:
+    """Video files, of which the first is opened."""
+    decoder = Decoder(files[0])
+    decoder.close()
+    facts: dict[str, object] = {
+        "files": len(files),
+        "first": files[0].name,
+        "pixels": f"{decoder.width} x {decoder.height}",
+        "frames_per_second": round(decoder.fps, 3),
+        "seconds": round(decoder.listed_seconds, 2),
+    }
+    command = f"strong-envs extract {path} --annotations ANNOTATIONS --out STORE"
+    return Item(str(path), "video files", facts, Report(str(path)), next=command)
 
 
 def _store(path: Path) -> Item:
@@ -197,6 +245,8 @@ def _store(path: Path) -> Item:
     store.verify()
     for name in store.manifest["tensors"]:
         check_finite(name, store.maps(name)[0])
+    report = find_leaks(store.queries, str(path))
+    find_copies(_digests(store), store.queries, report)
     facts = {
         "name": store.name,
         "videos": len(store.videos),
@@ -209,10 +259,19 @@ def _store(path: Path) -> Item:
     }
     composed = store.manifest["extra"].get("composed")
     if isinstance(composed, dict):
-        refuse_leaks(find_leaks(store.videos, store.queries))
+        refuse_leaks(find_shared(store.videos, store.queries))
         facts["composed"] = f"{composed.get('layout')} of {composed.get('source')}, seed {composed.get('seed')}"
         facts["parts"] = "no clip, group or sentence stands in two"
-    return Item(str(path), "feature store", facts, Report(str(path)))
+    return Item(str(path), "feature store", facts, report)
+
+
+def _digests(store: FeatureStore) -> dict[str, bytes]:
+    """A hash of the frames of each video."""
+    found, row = {}, 0
+    for video in store.videos:
+        found[video.id] = hashlib.sha256(store.tensor("frames", row, row + video.n_frames).tobytes()).digest()
+        row += video.n_frames
+    return found
 
 
 def _clips(path: Path) -> Item | None:
@@ -238,7 +297,7 @@ def _others(target: Path, unknown: list[Path], entries: list[Path], found: bool)
                 str(target),
                 "unknown",
                 error=f"{what} {names} is no annotation in a known format ({', '.join(sorted(READERS))}), "
-                f"no boxes.json, no h5, npy or npz features and no store{hint}",
+                f"no boxes.json, no h5, npy or npz features, no video and no store{hint}",
             )
         ]
     items = []
@@ -274,6 +333,8 @@ def format_items(items: list[Item]) -> str:
             lines.append(f"  {finding.count:>7,} {finding.action:<8} {finding.kind}")
             lines.append(f"{'':19}for example {finding.examples[0]}")
             lines.append(f"{'':19}-> {advice(finding.kind)}")
+        if item.next is not None:
+            lines.append(f"  next: {item.next}")
         if item.error is None and not found:
             lines.append("  no problem found")
         lines.append("")
@@ -305,6 +366,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("path", help="a file, or a folder in its data set's own layout")
     parser.add_argument("--annotations", help="annotations to hold feature files against")
     parser.add_argument("--format", choices=sorted(READERS), help="format of the annotations, if not recognised")
+    parser.add_argument("--prefix", default="", help="what names of feature files have before the video's id")
+    parser.add_argument("--suffix", default="", help="what names of feature files have after the video's id")
+    parser.add_argument("--transposed", action="store_true", help="arrays are (channels, rows)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=main)
 
@@ -312,7 +376,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     try:
-        items = check(args.path, annotations=args.annotations, format=args.format)
+        options = FileOptions(prefix=args.prefix, suffix=args.suffix, transposed=args.transposed)
+        items = check(args.path, annotations=args.annotations, format=args.format, options=options)
     except DataError as error:
         items = [Item(str(args.path), "unknown", error=str(error))]
     code = exit_code(items)

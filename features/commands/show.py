@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import os
 import sys
@@ -17,6 +16,8 @@ import numpy as np
 
 from strong_envs.features.datasets.types import Query
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.atomic import write_bytes
+from strong_envs.features.files.errors import check_output, os_errors, shown
 from strong_envs.features.store.store import FeatureStore, StoredVideo
 from strong_envs.features.video_io import missing_clips, open_frames, row_centres
 
@@ -24,6 +25,7 @@ INK, PALE, LINE = (40, 40, 40), (130, 130, 130), (214, 214, 214)
 BARS = {"train": (66, 120, 190), "val": (120, 160, 70), "test": (222, 122, 40)}
 OTHER_BAR = (140, 100, 170)
 TRACKS = ((255, 225, 60), (80, 240, 255), (255, 110, 220), (120, 255, 120), (255, 150, 80))
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 MARGIN, TEXT, AXIS = 16, 590, 1250  # pixels: outer margin, the column of sentences, the time axis
 ROW = 22
 
@@ -245,22 +247,25 @@ def _shorten(text: str, pixels: int, scale: float) -> str:
 
 
 def write_png(image: np.ndarray, path: str | os.PathLike) -> None:
-    """Write (H, W, 3) uint8 RGB as PNG, whole or not at all."""
+    """Write (H, W, 3) uint8 RGB as PNG, whole or not at all; of files that are there only a PNG is replaced."""
     import cv2
 
-    target = Path(path)
+    target = check_png(path)
     ok, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not ok:
         raise DataError(f"an image of shape {image.shape} cannot be encoded")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data.tobytes())
-        os.replace(temporary, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise DataError(f"{str(target)!r} cannot be written: {error.strerror}") from None
+    write_bytes(target, data.tobytes())
+
+
+def check_png(path: str | os.PathLike) -> Path:
+    """Check that a picture can be written to a path. Raises `DataError`."""
+    target = check_output(path, "file")
+    with os_errors(f"write {shown(target)}"):
+        if os.path.lexists(target):
+            ours = target.is_file() and not target.is_symlink()
+            if not ours or (target.stat().st_size and target.read_bytes()[:8] != PNG_MAGIC):
+                raise DataError(f"{shown(target)} exists and is not a PNG; choose another --out")
+    return target
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -284,6 +289,7 @@ def main(args: argparse.Namespace) -> int:
 
     from strong_envs.features.registry import open_store
 
+    check_png(args.out)
     store = open_store(args.store)
     image = draw_strip(store, args.video, args.frames, args.max_queries)
     write_png(image, args.out)

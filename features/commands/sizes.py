@@ -18,6 +18,7 @@ from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.bank.memory import free_memory
 from strong_envs.features.errors import DataError
 from strong_envs.features.extraction.work_folder import size
+from strong_envs.features.files.errors import os_errors, shown
 from strong_envs.features.registry import open_store
 from strong_envs.features.store.manifest import PER_ROW
 from strong_envs.features.store.store import FeatureStore
@@ -66,7 +67,8 @@ def of_store(store: FeatureStore) -> dict:
     bank += 4 * (2 * rows + videos) * width
     if store.has("grid"):
         bank += 4 * (rows + videos) * math.prod(store.shape("grid")[1:])
-    files = sum(f.stat().st_size for f in store.path.iterdir() if f.is_file())
+    with os_errors(f"read {shown(store.path)}"):
+        files = sum(f.stat().st_size for f in store.path.iterdir() if f.is_file())
     mapped = shared + 4 * videos * width
     return {"name": store.name, "rows": rows, "tensors": tensors, "files": files, "bank": bank, "mapped": mapped}
 

@@ -23,8 +23,7 @@ from strong_envs.features.encoders.text import load as load_text
 from strong_envs.features.errors import DataError
 from strong_envs.features.extraction import pca as reduction
 from strong_envs.features.extraction.options import PCA_VIDEOS
-from strong_envs.features.extraction.pca import PCA
-from strong_envs.features.extraction.pipeline import pca_sample
+from strong_envs.features.extraction.pca import PCA, sample_videos
 from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo
 from strong_envs.features.store.tensor_file import RowBlocks
 
@@ -102,7 +101,7 @@ class ClipRows:
 def fit_pca(store: FeatureStore, clips: list[Clip], dim: int) -> PCA:
     """A reduction of channels fitted on about `PCA_VECTORS` cells of training clips, whatever the layout."""
     train = {c.id: c.rows for c in clips if c.part == "train" and c.rows is not None}
-    chosen = sorted(pca_sample(train, PCA_VIDEOS))
+    chosen = sorted(sample_videos(train, PCA_VIDEOS))
     tensor = "grid" if store.has("grid") else "frames"
     width = store.shape(tensor)[-1]
     cells = sum(b - a for a, b in (train[i] for i in chosen)) * math.prod(store.shape(tensor)[1:-1])

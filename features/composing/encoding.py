@@ -18,8 +18,9 @@ from strong_envs.features.datasets.boxes import boxes_at_rows
 from strong_envs.features.datasets.types import Annotations, Query, Report, Video
 from strong_envs.features.errors import DataError
 from strong_envs.features.extraction.options import PCA_VIDEOS, ExtractOptions
-from strong_envs.features.extraction.pca import PCA
-from strong_envs.features.extraction.pipeline import extract, fitted_on
+from strong_envs.features.extraction.pca import PCA, sample_videos
+from strong_envs.features.extraction.pipeline import extract
+from strong_envs.features.extraction.work_folder import settings_hash
 from strong_envs.features.files.atomic import write_text
 from strong_envs.features.store.store import FeatureStore
 
@@ -126,13 +127,18 @@ def _same_encoding(store: FeatureStore, found: ClipSet, options: EncodeOptions) 
         here = {v.id for v in store.videos}
         # Broken clips may have been among those chosen: then the parts cannot be compared, and the ids must be.
         train = {c.id for c in found.clips if c.part == "train"}
-        if pca.get("fitted_on") not in (fitted_on(train, PCA_VIDEOS), fitted_on(train & here, PCA_VIDEOS)):
+        if pca.get("fitted_on") not in (_fitted_on(train), _fitted_on(train & here)):
             differ.append("its channels were reduced with training clips that are others now (another split or seed)")
     if differ:
         raise DataError(
             f"the clips at {str(store.path)!r} were encoded otherwise: {'; '.join(differ)}. Name another --encoded, or "
             "encode once with --keep-channels, which serves every split"
         )
+
+
+def _fitted_on(train: set[str]) -> str:
+    """What an extraction says about the training clips that its reduction was fitted on."""
+    return settings_hash({"videos": sorted(sample_videos(train, PCA_VIDEOS))})
 
 
 def with_rows(found: ClipSet, store: FeatureStore) -> list[Clip]:

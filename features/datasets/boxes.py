@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,13 @@ def _layout(record: dict, where: str) -> tuple[str, float, float]:
     )
 
 
-def boxes_at_rows(boxes: np.ndarray, n_rows: int, first_frame: int = 0, n_frames: int | None = None) -> np.ndarray:
+def boxes_at_rows(
+    boxes: np.ndarray,
+    n_rows: int,
+    first_frame: int = 0,
+    n_frames: int | None = None,
+    frame_of_row: Sequence[int] | None = None,
+) -> np.ndarray:
     """Boxes of source frames as boxes of feature rows: each row takes the box of the frame in its middle.
 
     Args:
@@ -137,12 +144,16 @@ def boxes_at_rows(boxes: np.ndarray, n_rows: int, first_frame: int = 0, n_frames
         n_rows: feature rows of the video.
         first_frame: source frame of the first row of ``boxes``.
         n_frames: source frames of the video; None means ``first_frame + k``.
+        frame_of_row: source frame in the middle of each row, where frames are spread unevenly.
 
     Returns:
         (n_rows, 4) float32, NaN where the middle frame has no box.
     """
     total = first_frame + len(boxes) if n_frames is None else n_frames
-    middle = np.floor((np.arange(n_rows) + 0.5) * total / n_rows).astype(np.int64) - first_frame
+    if frame_of_row is None:
+        middle = np.floor((np.arange(n_rows) + 0.5) * total / n_rows).astype(np.int64) - first_frame
+    else:
+        middle = np.asarray(frame_of_row, np.int64) - first_frame
     inside = (middle >= 0) & (middle < len(boxes))
     rows = np.full((n_rows, 4), np.nan, np.float32)
     rows[inside] = boxes[middle[inside]]

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import combinations
 
+from strong_envs.features.datasets.parsing import strip_video_suffix
 from strong_envs.features.datasets.types import Query, Report
 
 _ORDER = {"train": 0, "val": 1, "test": 2}
@@ -15,7 +16,8 @@ _ORDER = {"train": 0, "val": 1, "test": 2}
 def find_leaks(queries: Iterable[Query], source: str = "queries") -> Report:
     """Videos and sentences of one split that occur in another as well.
 
-    Sentences are compared without case, punctuation and spaces. Each video, and each query of the later split whose
+    Sentences are compared without case, punctuation and spaces, ids of videos without the suffix of a file and the
+    ``v_`` of ActivityNet. Each video, and each query of the later split whose
     sentence occurs in the earlier one, counts once; splits come in the order train, val, test, others.
 
     Args:
@@ -30,16 +32,17 @@ def find_leaks(queries: Iterable[Query], source: str = "queries") -> Report:
     splits = sorted({q.split for q in queries}, key=_rank)
     if len(splits) < 2:
         return report
-    videos: dict[str, dict[str, None]] = {split: {} for split in splits}
+    videos: dict[str, dict[str, str]] = {split: {} for split in splits}
     texts: dict[str, dict[str, Query]] = {split: {} for split in splits}
     plain = {text: plain_text(text) for text in {q.text for q in queries}}
     for query in queries:
-        videos[query.split][query.video] = None
+        videos[query.split].setdefault(_plain_id(query.video), query.video)
         texts[query.split].setdefault(plain[query.text], query)
     for a, b in combinations(splits, 2):
-        for video in videos[b]:
-            if video in videos[a]:
-                report.add(f"a video of {a} is in {b} as well", "doubtful", video)
+        for key, video in videos[b].items():
+            if key in videos[a]:
+                named = video if videos[a][key] == video else f"{videos[a][key]} and {video}"
+                report.add(f"a video of {a} is in {b} as well", "doubtful", named)
         for query in queries:
             if query.split == b and plain[query.text] in texts[a]:
                 first = texts[a][plain[query.text]]
@@ -70,6 +73,10 @@ def find_copies(digests: Mapping[str, Hashable], queries: Iterable[Query], repor
 def plain_text(text: str) -> str:
     """A sentence without case, punctuation and repeated spaces, in one Unicode form."""
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())) or text
+
+
+def _plain_id(video: str) -> str:
+    return strip_video_suffix(video).removeprefix("v_")
 
 
 def _rank(split: str) -> tuple[int, str]:

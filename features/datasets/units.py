@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from strong_envs.features.datasets.types import Report
 
+SLOW = 8.0
+"""Frames a second that no video goes below."""
 FAR = 1.5
 """A time of more than so many durations is far outside of its video."""
 
@@ -31,7 +33,7 @@ def suspect_units(times: Sequence[tuple[float, float]], report: Report, where: s
     elif max(ends) <= 1.0 and length > 2.0:
         report.add("times look like fractions of the duration", "doubtful", example)
     elif far >= 0.3 * len(times):
-        unit = "milliseconds" if max(ratios) > 150 else "percent" if max(ends) <= 100.0 < FAR * max(ends) else "frames"
+        unit = "milliseconds" if max(ratios) > 150 else "percent" if max(ends) <= 100.0 < SLOW * length else "frames"
         report.add(f"times look like {unit}", "doubtful", example)
     elif len(times) >= 4 and max(ratios) < 0.05:
         report.add("durations look like milliseconds or frames", "doubtful", example)

@@ -24,8 +24,10 @@ import numpy as np
 import torch
 
 from strong_envs.features.devices import usable_device
+from strong_envs.features.encoders import hashed_words
 from strong_envs.features.encoders.backbones import file_hash, import_dotted, load_clip, missing
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.errors import os_errors, shown
 
 NAMES = ("minilm", "hashed-words", "glove")
 BATCH = 64
@@ -33,12 +35,17 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A function from sentences to vectors. Attributes: ``name``; ``dim`` (Dq), or 0 before the first call."""
+    """A function from sentences to vectors.
+
+    Attributes: ``name``; ``dim`` (Dq), or 0 before the first call; ``unknown`` gives, for each sentence, the number of
+    tokens that the encoder does not know and of all its tokens, None where it knows every token or cannot tell.
+    """
 
     name: str
     dim: int
     function: Callable[[list[str]], np.ndarray] = field(repr=False)
     info: dict = field(default_factory=dict)
+    unknown: Callable[[list[str]], list[tuple[int, int]]] | None = field(default=None, repr=False)
 
     def describe(self) -> dict:
         """What made the vectors, JSON-ready."""
@@ -118,7 +125,21 @@ def _sentence_transformer(name: str, folder: Path, device: torch.device, weights
     file = folder / "model.safetensors"
     if file.is_file():
         info["weights_sha256"] = file_hash(file)
-    return TextEncoder(name, len(encode(["a"])[0]), encode, info)
+    return TextEncoder(name, len(encode(["a"])[0]), encode, info, _unknown_pieces(model))
+
+
+def _unknown_pieces(model: Any) -> Callable[[list[str]], list[tuple[int, int]]] | None:
+    """Counts of the tokens of a model of sentence-transformers that are its token for the unknown."""
+    tokeniser = getattr(model, "tokenizer", None)
+    unknown = getattr(tokeniser, "unk_token_id", None)
+    if tokeniser is None or unknown is None:
+        return None
+
+    def count(texts: list[str]) -> list[tuple[int, int]]:
+        rows = tokeniser(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [(sum(token == unknown for token in row), len(row)) for row in rows]
+
+    return count
 
 
 def _dotted(name: str) -> TextEncoder:
@@ -134,9 +155,7 @@ def _dotted(name: str) -> TextEncoder:
 
 
 def _hashed_words(name: str, dim: str) -> TextEncoder:
-    from strong_envs.features.encoders import hashed_words
-
-    if dim and not (dim.isdigit() and int(dim) > 0):
+    if dim and not (dim.isascii() and dim.isdigit() and 0 < len(dim) < 7 and int(dim) > 0):
         raise DataError(f"hashed-words:N takes a positive number of dimensions, got {dim!r}")
     n = int(dim or 128)
     return TextEncoder(name, n, lambda texts: hashed_words.encode(texts, dim=n))
@@ -157,15 +176,15 @@ def _glove_package() -> TextEncoder:
         return {word: np.asarray(vectors[row[word]], np.float32) for word in sorted(wanted & row.keys())}
 
     info = {"weights": "glove.6B.50d", "pooling": "mean of words"}
-    return TextEncoder("glove", vectors.shape[1], lambda texts: mean_of_words(texts, look_up, vectors.shape[1]), info)
+    return _of_words("glove", vectors.shape[1], look_up, info)
 
 
 def _glove_file(name: str, file: Path) -> TextEncoder:
     if not file.is_file():
         raise DataError(f"no file of word vectors at {str(file)!r}")
     try:
-        with open(file, encoding="utf-8") as lines:
-            heads = [lines.readline().split() for _ in range(2)]
+        with os_errors(f"read {shown(file)}"), open(file, encoding="utf-8") as lines:
+            heads = [lines.readline(1 << 20).split() for _ in range(2)]
     except UnicodeDecodeError:
         raise DataError(f"{str(file)!r} is not a text file of word vectors") from None
     # A first line of two numbers is the header of the word2vec text format.
@@ -190,12 +209,39 @@ def _glove_file(name: str, file: Path) -> TextEncoder:
         return found
 
     info = {"weights": file.name, "weights_sha256": file_hash(file), "pooling": "mean of words"}
-    return TextEncoder(name, dim, lambda texts: mean_of_words(texts, look_up, dim), info)
+    return _of_words(name, dim, look_up, info)
 
 
-def mean_of_words(texts: list[str], look_up: Callable[[set[str]], dict[str, np.ndarray]], dim: int) -> np.ndarray:
+LookUp = Callable[[set[str]], dict[str, np.ndarray]]
+"""Words to the vectors of those that are known."""
+
+
+def _of_words(name: str, dim: int, look_up: LookUp, info: dict) -> TextEncoder:
+    """An encoder that averages vectors of words; each word is looked up once."""
+    known: dict[str, np.ndarray | None] = {}
+
+    def remembered(wanted: set[str]) -> dict[str, np.ndarray]:
+        new = wanted - known.keys()
+        if new:
+            known.update(dict.fromkeys(new) | look_up(new))
+        return {word: vector for word in wanted if (vector := known[word]) is not None}
+
+    def unknown(texts: list[str]) -> list[tuple[int, int]]:
+        tokens = [words_of(text) for text in texts]
+        found = remembered({word for words in tokens for word in words})
+        return [(sum(word not in found for word in words), len(words)) for words in tokens]
+
+    return TextEncoder(name, dim, lambda texts: mean_of_words(texts, remembered, dim), info, unknown)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a sentence as tables of word vectors spell them: lower case, with ``'s`` apart."""
+    return re.findall(r"[^\W_]+|'[^\W_]+", hashed_words.normalise(text))
+
+
+def mean_of_words(texts: list[str], look_up: LookUp, dim: int) -> np.ndarray:
     """Mean of the known words' vectors, (S, dim) float32; zeros where no word is known."""
-    tokens = [re.findall(r"[^\W_]+|'[^\W_]+", text.lower()) for text in texts]
+    tokens = [words_of(text) for text in texts]
     known = look_up({word for words in tokens for word in words})
     zeros = np.zeros(dim, np.float32)
     return np.stack([np.mean([known[w] for w in ws if w in known] or [zeros], axis=0) for ws in tokens])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from strong_envs.features.datasets import boxes_at_rows
+from strong_envs.features.datasets.leaks import find_copies
 from strong_envs.features.datasets.types import Annotations, Query, Report
 from strong_envs.features.extraction.pca import PCA
 from strong_envs.features.extraction.work_folder import MARKER, Job, read_shard, shard_facts
@@ -36,6 +38,7 @@ class Extraction:
         boxes: tracks given beside the annotations, by id.
         pca: the reduction of channels, None without one.
         settings: how the features were made, JSON-ready; ``text`` the same of the vectors.
+        facts: further entries of the manifest's ``extra``.
         overwrite: whether a store at the target is replaced.
         report: findings; ``kept`` is set to the number of queries.
     """
@@ -50,6 +53,7 @@ class Extraction:
     pca: PCA | None
     settings: dict
     text: dict
+    facts: dict
     overwrite: bool
     report: Report
 
@@ -67,7 +71,9 @@ def merge(found: Extraction) -> FeatureStore:
         about = {k: fact[k] for k in ("width", "height", "source_fps")}
         stored.append(StoredVideo(job.video, job.duration, job.n_rows, os.path.abspath(job.path), about))
     queries, tracks = box_tracks(jobs, found.annotations, found.queries, found.boxes, facts, report)
-    extra = {"extract": found.settings, "report": report.as_dict()}
+    digests = {job.video: hashlib.sha256(read_shard(folder, job, "frames").tobytes()).digest() for job in jobs}
+    find_copies(digests, queries, report)
+    extra = {**found.facts, "extract": found.settings, "report": report.as_dict()}
     if found.pca is not None:
         extra["pca"] = found.pca.as_json()
     contents = StoreContents(
@@ -160,7 +166,8 @@ def box_tracks(
                 track = f"{query.video}/{track}"
                 owner[track] = query.video
             if track not in tracks:
-                tracks[track] = boxes_at_rows(source, rows[query.video], first, total)
+                frames = facts[query.video].get("frame_of_row")
+                tracks[track] = boxes_at_rows(source, rows[query.video], first, total, frames)
             if np.isfinite(tracks[track][:, 0]).any():
                 extra["track"] = track
             else:

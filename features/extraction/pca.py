@@ -6,12 +6,16 @@ The map is linear, hence it commutes with every mean: pooling reduced cells equa
 from __future__ import annotations
 
 import base64
+import os
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from strong_envs.features.datasets.types import Query
 from strong_envs.features.errors import DataError
+from strong_envs.features.store.store import FeatureStore
 
 CHUNK = 16384
 
@@ -105,6 +109,43 @@ def fit(parts: Iterable[np.ndarray], dim: int) -> PCA:
     total_variance = float(variances.clip(0).sum())
     explained = float(variances[::-1][:dim].clip(0).sum()) / total_variance if total_variance > 0 else 1.0
     return PCA(mean.astype(np.float32), components.astype(np.float32), explained, count)
+
+
+def choose_videos(queries: Iterable[Query], most: int) -> set[str]:
+    """At most ``most`` videos with a train query, to fit a reduction on; the same for the same data.
+
+    Raises:
+        DataError: no query is a train query.
+    """
+    queries = list(queries)
+    train = sorted({q.video for q in queries if q.split == "train"})
+    if not train:
+        splits = sorted({q.split for q in queries})
+        raise DataError(
+            f"PCA is fitted on train videos and there are none (splits: {splits}); pass a train store's path"
+        )
+    return sample_videos(train, most)
+
+
+def sample_videos(train: Iterable[str], most: int) -> set[str]:
+    """At most ``most`` of the ids of train videos; the same for the same ids."""
+    ordered = sorted(train)
+    return set(random.Random(0).sample(ordered, min(most, len(ordered))))
+
+
+def of_store(path: str | os.PathLike, channels: int) -> PCA:
+    """The reduction of a store, for features of ``channels`` channels.
+
+    Raises:
+        DataError: the store has none, or one for another number of channels.
+    """
+    saved = FeatureStore.open(path).manifest["extra"].get("pca")
+    if saved is None:
+        raise DataError(f"the store {str(path)!r} has no reduction of its own; pass the number of channels instead")
+    reducer = PCA.from_json(saved)
+    if len(reducer.mean) != channels:
+        raise DataError(f"the reduction of {str(path)!r} is for {len(reducer.mean)} channels, not {channels}")
+    return reducer
 
 
 def _encode(values: np.ndarray) -> str:

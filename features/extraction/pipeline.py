@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import random
 import shutil
 import sys
 import time
@@ -23,11 +22,12 @@ from strong_envs.features.datasets.parsing import VIDEO_SUFFIXES, strip_video_su
 from strong_envs.features.datasets.types import Annotations, Query, Report
 from strong_envs.features.encoders.backbones import Backbone
 from strong_envs.features.encoders.backbones import load as load_backbone
+from strong_envs.features.encoders.queries import encode_queries
 from strong_envs.features.encoders.text import load as load_text
 from strong_envs.features.errors import DataError
 from strong_envs.features.extraction.assemble import Extraction, merge, moved_before
 from strong_envs.features.extraction.options import ExtractOptions
-from strong_envs.features.extraction.pca import PCA, fit
+from strong_envs.features.extraction.pca import PCA, choose_videos, fit, of_store
 from strong_envs.features.extraction.work_folder import (
     REDUCTION,
     Job,
@@ -90,6 +90,8 @@ def extract(
 def check_place(out: str | os.PathLike, overwrite: bool) -> Path:
     """Check, before any work, that a store and the work folder beside it can be written."""
     target = Path(out)
+    if target.name in ("", ".."):
+        target = Path(os.path.abspath(out))
     if moved_before(target, work_of(target)) is None:
         check_target(target, overwrite)
     check_work_folder(work_of(target))
@@ -102,7 +104,7 @@ def work_of(target: Path) -> Path:
 
 
 def _extract(
-    videos: Iterable[str | os.PathLike],
+    videos: Iterable[str | os.PathLike] | Mapping[str, str],
     annotations: Annotations,
     target: Path,
     options: ExtractOptions,
@@ -134,7 +136,9 @@ def _extract(
         shutil.rmtree(folder, ignore_errors=True)
         report.kept = len(done.queries)
         return done, report
-    vectors, text_info = _encode(queries, options, report)
+    encoder = load_text(options.text, options.device, options.text_weights)
+    vectors, text_info, facts = encode_queries(encoder, queries, report)
+    del encoder  # before videos are decoded
     needed = _bytes_needed(jobs, network, settings, folder)
     _tell_size(jobs, network, settings, needed, need_space(folder, needed), say)
     with work_folder(folder, settings):
@@ -158,6 +162,7 @@ def _extract(
                 pca=reducer,
                 settings=settings,
                 text=text_info,
+                facts=facts,
                 overwrite=options.overwrite,
                 report=report,
             )
@@ -166,16 +171,6 @@ def _extract(
     written = sum(f.stat().st_size for f in target.iterdir())
     say(f"wrote {target}: {len(kept)} videos, {len(rows)} queries, {size(written)}")
     return store, report
-
-
-def _encode(queries: list[Query], options: ExtractOptions, report: Report) -> tuple[np.ndarray, dict]:
-    """Vectors (S, Dq) of the queries, and what made them. The encoder is gone before videos are decoded."""
-    encoder = load_text(options.text, options.device, options.text_weights)
-    vectors = encoder.encode([q.text for q in queries])
-    for query, vector in zip(queries, vectors, strict=True):
-        if not vector.any():
-            report.add("the text encoder knows no word of a query", "doubtful", f"{query.qid}: {query.text!r}")
-    return vectors, {**encoder.describe(), "dim": vectors.shape[1]}
 
 
 def match_files(
@@ -279,33 +274,12 @@ def _plan_pca(
     if pca is None:
         return None, set(), None
     if not isinstance(pca, int):
-        saved = FeatureStore.open(pca).manifest["extra"].get("pca")
-        if saved is None:
-            raise DataError(f"the store {str(pca)!r} has no reduction of its own; pass the number of channels instead")
-        reducer = PCA.from_json(saved)
-        if len(reducer.mean) != network.dim:
-            raise DataError(f"the reduction of {str(pca)!r} is for {len(reducer.mean)} channels, not {network.dim}")
-        return reducer, set(), {"dim": reducer.dim, "from": settings_hash(saved)}
+        reducer = of_store(pca, network.dim)
+        return reducer, set(), {"dim": reducer.dim, "from": settings_hash(reducer.as_json())}
     if not 1 <= pca <= network.dim:
         raise DataError(f"pca must lie between 1 and the {network.dim} channels of {network.name}, got {pca}")
-    train = sorted({q.video for q in queries if q.split == "train"})
-    if not train:
-        splits = sorted({q.split for q in queries})
-        raise DataError(
-            f"PCA is fitted on train videos and there are none (splits: {splits}); pass a train store's path"
-        )
-    return None, pca_sample(train, options.pca_videos), {"dim": pca, "fitted_on": fitted_on(train, options.pca_videos)}
-
-
-def pca_sample(train: Iterable[str], most: int) -> set[str]:
-    """The train videos that a reduction of channels is fitted on: at most ``most``, the same ones every time."""
-    ordered = sorted(train)
-    return set(random.Random(0).sample(ordered, min(most, len(ordered))))
-
-
-def fitted_on(train: Iterable[str], most: int) -> str:
-    """SHA-256 of the ids of `pca_sample`, as stores hold it in ``extra["extract"]["pca"]["fitted_on"]``."""
-    return settings_hash({"videos": sorted(pca_sample(train, most))})
+    chosen = choose_videos(queries, options.pca_videos)
+    return None, chosen, {"dim": pca, "fitted_on": settings_hash({"videos": sorted(chosen)})}
 
 
 def _row_bytes(network: Backbone, settings: dict, reduced: bool) -> int:

@@ -79,7 +79,11 @@ class VideoFeatures:
         return *self.of_pixels(np.stack(images)), duration
 
     def of_pixels(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Frames (n, D) and grid (n, h, w, C) or None of one frame for every feature row, (n, H, W, 3) uint8 RGB."""
+        """Frames (n, D) and grid (n, h, w, C) or None of one frame for every feature row, (n, H, W, 3) uint8 RGB.
+
+        A single frame (H, W, 3) is one row.
+        """
+        pixels = pixels[None] if pixels.ndim == 3 else pixels
         if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8 or not len(pixels):
             raise DataError(f"pixels must be (n, H, W, 3) uint8, got {pixels.shape} {pixels.dtype}")
         pixels = np.stack([self._fit(image) for image in pixels])

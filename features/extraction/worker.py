@@ -49,13 +49,14 @@ def extract_video(
     grid = np.empty((job.n_rows, *backbone.grid, dim), setup.options.dtype) if setup.options.grid else None
     objects = None if detector is None else np.empty((job.n_rows, *detector.shape), setup.options.dtype)
     decoder = Decoder(job.path)
-    facts = {"width": decoder.width, "height": decoder.height, "source_fps": round(decoder.fps, 6)}
-    row, images, whole = 0, [], []
+    facts: dict[str, Any] = {"width": decoder.width, "height": decoder.height, "source_fps": round(decoder.fps, 6)}
+    row, images, whole, shown = 0, [], [], []
     centres = row_centres(job.duration, job.n_rows)
     for number, centre in enumerate(centres):
         image = decoder.at(float(centre))
         if image is not None:
             images.append(backbone.resize(image))
+            shown.append(decoder.frame)
             if detector is not None:
                 whole.append(image)
         if images and (image is None or len(images) == setup.options.batch or number == len(centres) - 1):
@@ -78,6 +79,9 @@ def extract_video(
         on_rows(job.n_rows - row)
     elif decoder.listed_seconds > 1.02 * job.duration + 1.0:
         facts["unused_seconds"] = round(decoder.listed_seconds - job.duration, 3)
+    if decoder.uneven:
+        # Boxes are given by source frame, and these do not follow the mean rate.
+        facts["frame_of_row"] = shown + shown[-1:] * (job.n_rows - len(shown))
     decoder.close()
     return {"frames": frames, "grid": grid, "objects": objects}, facts
 

@@ -139,6 +139,8 @@ def replaced_folder(
 def recover(path: PathLike) -> None:
     """Bring back a folder whose replacement was killed between two renames. Cheap where nothing is to be done."""
     target = Path(path)
+    if target.name in ("", ".."):
+        return  # "." and its like are there
     old = _old(target)
     with suppress(OSError):
         if not os.path.lexists(target) and old.is_dir():

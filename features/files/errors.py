@@ -86,7 +86,8 @@ def check_output(path: PathLike, kind: str = "folder", what: str = "--out") -> P
             if target.is_dir():
                 raise DataError(f"{what} {shown(target)} is a folder; a file is needed")
             folder = target.parent
-        blocked = next((p for p in folder.absolute().parents if p.exists() and not p.is_dir()), None)
+        above = (folder.absolute(), *folder.absolute().parents)
+        blocked = next((p for p in above if p.exists() and not p.is_dir()), None)
         if blocked is not None:
             raise DataError(f"{what} {shown(target)} lies below {shown(blocked)}, which is a file")
         folder.mkdir(parents=True, exist_ok=True)

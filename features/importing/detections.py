@@ -15,6 +15,7 @@ from strong_envs.features.datasets.types import Report
 from strong_envs.features.encoders.backbones import import_dotted
 from strong_envs.features.errors import DataError
 from strong_envs.features.importing.feature_files import FeatureFiles
+from strong_envs.features.importing.options import FileOptions
 from strong_envs.features.video_io import row_centres
 
 PROBE = (64, 64, 3)
@@ -26,8 +27,8 @@ class ObjectFiles:
     K and C are those of the first video that is read.
     """
 
-    def __init__(self, path: str | os.PathLike, key: str = "features") -> None:
-        self._files = FeatureFiles(path, key)
+    def __init__(self, path: str | os.PathLike, options: FileOptions | None = None) -> None:
+        self._files = FeatureFiles(path, options)
         self.shape: tuple[int, int] | None = None
         self.dtype = "float32"
 

@@ -12,12 +12,27 @@ from pathlib import Path
 
 import numpy as np
 
-from strong_envs.features.datasets.parsing import id_problem, show, strip_video_suffix
+from strong_envs.features.datasets.parsing import id_problem, show
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
-from strong_envs.features.importing.untrusted_arrays import H5Stream, as_rows, read_npy, read_npz
+from strong_envs.features.files.errors import os_errors, shown
+from strong_envs.features.importing.file_names import FileNames, list_arrays
+from strong_envs.features.importing.h5_stream import H5_SUFFIXES, H5Stream
+from strong_envs.features.importing.lengths import check_lengths, looks_transposed, transposed_for_sure
+from strong_envs.features.importing.options import FileOptions
+from strong_envs.features.importing.untrusted_arrays import as_rows, read_npy, read_npz
 
-H5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+__all__ = [
+    "H5_SUFFIXES",
+    "FeatureFiles",
+    "Paths",
+    "check_lengths",
+    "iter_features",
+    "list_paths",
+    "load_features",
+    "load_query_features",
+]
+
 ROW_TOLERANCE = 2
 LENGTH_TOLERANCE = 0.05
 
@@ -32,50 +47,74 @@ def list_paths(paths: Paths) -> list[str | os.PathLike]:
 class FeatureFiles:
     """One stream of arrays by id: an HDF5 file, a folder of npy and npz files, or one such file.
 
-    Ids are looked up in the listing, never joined to a path, so an id cannot lead out of the folder. A file or key
-    that carries a video suffix (``s13-d21.avi.npy``) is found under the id without it, and the other way round.
+    Ids are looked up in the listing, never joined to a path, so an id cannot lead out of the folder. See
+    `strong_envs.features.importing.file_names.FileNames` for which names belong to an id.
+
+    Args:
+        path: of the file or folder; sub-folders are searched as well.
+        options: which array of a file to read, and what names have before and after the id.
+        preferred: see `FileNames`.
 
     Raises:
         DataError: nothing readable there.
     """
 
-    def __init__(self, path: str | os.PathLike, key: str = "features", prefix: str = "") -> None:
-        self.path, self.key, self._h5 = Path(path), key, None
-        try:
+    def __init__(self, path: str | os.PathLike, options: FileOptions | None = None, preferred: bool = True) -> None:
+        self.path, self.options = Path(path), options or FileOptions()
+        self._h5: H5Stream | None = None
+        with os_errors(f"read {shown(path)}"):
+            suffix = self.path.suffix.lower()
             if self.path.is_dir():
-                found = {p.stem: p for p in sorted(self.path.iterdir(), reverse=True) if p.suffix in (".npz", ".npy")}
-            elif self.path.suffix in H5_SUFFIXES and self.path.exists():
-                self._h5 = H5Stream(self.path, key)
-                found = {name: self.path for name in self._h5.keys}
-            elif self.path.suffix in (".npy", ".npz") and self.path.exists():
-                found = {self.path.stem: self.path}
+                found = list_arrays(self.path)
+            elif suffix in H5_SUFFIXES and self.path.exists():
+                self._h5 = H5Stream(self.path, self.options.key)
+                found = [(name, self.path) for name in self._h5.keys]
+            elif suffix in (".npy", ".npz") and self.path.exists():
+                found = [(self.path.stem, self.path)]
             else:
-                raise DataError(f"{str(path)!r} is neither an h5, npy or npz file nor a folder of npy or npz files")
-        except (OSError, ValueError) as error:
-            raise error if isinstance(error, DataError) else DataError(f"{show(str(path))}: {error}") from None
+                raise DataError(f"{shown(path)} is neither an h5, npy or npz file nor a folder of npy or npz files")
         if not found:
-            raise DataError(f"{str(path)!r} holds no features: npy or npz files in a folder, or arrays in an h5 file")
-        self._files: dict[str, Path] = found
-        self._names = {strip_video_suffix(name.removeprefix(prefix)): name for name in reversed(found)}
-        self._names |= {name: name for name in found}
+            raise DataError(f"{shown(path)} holds no features: npy or npz files in a folder, or arrays in an h5 file")
+        self._names = FileNames(found, self.options.prefix, self.options.suffix, preferred)
 
     @property
     def ids(self) -> list[str]:
         """Ids as the files spell them, sorted."""
-        return sorted(self._files)
+        return self._names.ids
+
+    @property
+    def example(self) -> Path:
+        """The file of the first array."""
+        return self._names.example
+
+    def bytes(self, items: Iterable[str]) -> int:
+        """Size of the files of these ids; 0 for an h5 file, which may hold others as well."""
+        return 0 if self._h5 is not None else self._names.bytes(items)
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Names in an h5 file that are not text, for messages."""
+        return [] if self._h5 is None else self._h5.unreadable
 
     def __contains__(self, item: str) -> bool:
-        return self._name(item) is not None
+        return bool(self._names.find(item))
 
     def read(self, item: str) -> np.ndarray:
         """The array stored for one id, as stored. Raises `DataError` when it is missing or cannot be used."""
-        name = self._name(item)
-        if name is None:
+        found = self._names.find(item)
+        if not found:
             raise DataError(f"{self.path.name} has no features for {show(item)}")
-        file = self._files[name]
+        if len(found) > 1:
+            listed = ", ".join(name if self._h5 is not None else _relative(file, self.path) for name, file in found[:3])
+            raise DataError(f"{self.path.name} has {len(found)} arrays for {show(item)}: {listed}; keep one of them")
+        name, file = found[0]
         if self._h5 is not None:
             return self._h5.read(name)
-        return read_npz(file, self.key) if file.suffix == ".npz" else read_npy(file)
+        return read_npz(file, self.options.key) if file.suffix.lower() == ".npz" else read_npy(file)
+
+    def hint(self, items: Iterable[str]) -> str:
+        """What the files are called, and the options under which they would belong to the given ids."""
+        return self._names.hint(items)
 
     def close(self) -> None:
         """Close the file, where there is one for all."""
@@ -88,19 +127,17 @@ class FeatureFiles:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _name(self, item: str) -> str | None:
-        if item in self._names:
-            return self._names[item]
-        return self._names.get(strip_video_suffix(item))
+
+def _relative(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix() if file != folder else file.name
 
 
 def iter_features(
     paths: Paths,
     video_ids: Iterable[str] | None,
     report: Report,
-    *,
-    key: str = "features",
-    normalise: bool | None = None,
+    options: FileOptions | None = None,
+    durations: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (video id, (n, D) float32 rows), one video in memory at a time; unusable videos become report rows.
 
@@ -109,21 +146,39 @@ def iter_features(
             do), cut to the shortest stream and concatenated along D.
         video_ids: which videos, in which order; None takes all that the first stream has.
         report: takes the rows for what is missing, broken, cut or doubtful; ``kept`` counts videos.
-        key: name of the array in npz files and h5 groups.
-        normalise: scale rows to length 1; None does so where there are several streams.
+        options: how files are named and read.
+        durations: seconds by video id, to recognise arrays that are stored the other way round.
+
+    Raises:
+        DataError: no paths, nothing readable at one of them, or arrays that are certainly (channels, rows).
     """
-    listed = list_paths(paths)
+    listed, options = list_paths(paths), options or FileOptions()
     if not listed:
         raise DataError("no feature paths were given")
-    scale = len(listed) > 1 if normalise is None else normalise
+    scale = len(listed) > 1 if options.normalise is None else options.normalise
     streams: list[FeatureFiles] = []
     widths: list[int] = []
+    first: tuple[str, list[tuple[int, ...]]] | None = None
     try:
-        streams.extend(FeatureFiles(path, key) for path in listed)
+        streams.extend(FeatureFiles(path, options) for path in listed)
+        for stream in streams:
+            for name in stream.unreadable:
+                report.add("a name in an h5 file is not text", "dropped", f"{stream.path.name}: {name}")
         for video in streams[0].ids if video_ids is None else video_ids:
-            parts = _read_parts(streams, video, report)
+            parts = _read_parts(streams, video, options, report)
             if parts is None:
                 continue
+            shapes = [part.shape for part in parts]
+            first = first or (video, shapes)
+            for path, a, b in zip(listed, first[1], shapes, strict=True):
+                if durations and transposed_for_sure((first[0], a), (video, b), durations):
+                    raise DataError(
+                        f"{shown(path)} holds arrays with as many rows and other widths ({first[0]}: {list(a)}, "
+                        f"{video}: {list(b)}), which fit the durations: they are (channels, rows); pass "
+                        "transposed=True (--transposed)"
+                    )
+                if looks_transposed(b):
+                    report.add("an array looks transposed", "doubtful", f"{video}: {b[0]} rows of {b[1]} channels")
             widths = widths or [part.shape[1] for part in parts]
             if widths != [part.shape[1] for part in parts]:
                 example = f"{video}: {[part.shape[1] for part in parts]}, others {widths}"
@@ -138,7 +193,9 @@ def iter_features(
             stream.close()
 
 
-def _read_parts(streams: list[FeatureFiles], video: str, report: Report) -> list[np.ndarray] | None:
+def _read_parts(
+    streams: list[FeatureFiles], video: str, options: FileOptions, report: Report
+) -> list[np.ndarray] | None:
     problem = id_problem(video)
     if problem:
         report.add(problem, "dropped", show(video))
@@ -148,7 +205,10 @@ def _read_parts(streams: list[FeatureFiles], video: str, report: Report) -> list
         report.add("a video has no features", "dropped", f"{video} is not in {missing.path.name}")
         return None
     try:
-        return [as_rows(stream.read(video), f"{stream.path.name}[{video}]", report) for stream in streams]
+        return [
+            as_rows(stream.read(video), f"{stream.path.name}[{video}]", report, options.transposed)
+            for stream in streams
+        ]
     except DataError as error:
         report.add("a feature file cannot be used", "dropped", str(error))
         return None
@@ -170,8 +230,7 @@ def load_features(
     *,
     durations: Mapping[str, float] | None = None,
     seconds_per_row: float | None = None,
-    key: str = "features",
-    normalise: bool | None = None,
+    options: FileOptions | None = None,
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Load features of many videos into memory; see `iter_features`, which holds one at a time.
 
@@ -180,54 +239,18 @@ def load_features(
         video_ids: which videos; None takes all.
         durations: seconds by video id; lengths are then checked with `check_lengths`.
         seconds_per_row: what one row covers; None infers it from the durations.
-        key: name of the array in npz files and h5 groups.
-        normalise: scale rows to length 1; None does so where there are several streams.
+        options: how files are named and read.
 
     Returns:
         Video id to (n, D) float32, and the report. Nothing usable at all raises `DataError`.
     """
     report = Report(", ".join(str(path) for path in list_paths(paths)))
-    loaded = dict(iter_features(paths, video_ids, report, key=key, normalise=normalise))
+    loaded = dict(iter_features(paths, video_ids, report, options, durations))
     if not loaded:
         raise DataError(f"no usable features:\n{report}")
     if durations:
         check_lengths({video: len(rows) for video, rows in loaded.items()}, durations, seconds_per_row, report)
     return loaded, report
-
-
-def check_lengths(
-    rows: Mapping[str, int], durations: Mapping[str, float], seconds_per_row: float | None, report: Report
-) -> float | None:
-    """Compare feature lengths with durations: a misfit of more than 2 rows and 5 % is a doubtful row of the report.
-
-    Args:
-        rows: feature rows by video id.
-        durations: seconds by video id.
-        seconds_per_row: what one row covers; None takes the median of duration / rows.
-        report: takes the misfits.
-
-    Returns:
-        Seconds per row where all videos share it, None where they do not (features resampled to a fixed length).
-    """
-    common = {video: n for video, n in rows.items() if video in durations}
-    if not common:
-        return seconds_per_row
-    spread = max(durations[v] for v in common) / min(durations[v] for v in common)
-    if seconds_per_row is None and len(common) > 1 and len(set(common.values())) == 1 and spread > 1 + LENGTH_TOLERANCE:
-        kind = "every video has the same number of rows: features resampled to a fixed length"
-        report.add(kind, "doubtful", f"{next(iter(common.values()))} rows")
-        return None
-    step = seconds_per_row or float(np.median([durations[v] / n for v, n in common.items()]))
-    if not step > 0:
-        raise DataError(f"seconds_per_row must be positive, got {seconds_per_row!r}")
-    misfits = 0
-    for video, n in common.items():
-        expected = durations[video] / step
-        if abs(n - expected) > max(ROW_TOLERANCE, LENGTH_TOLERANCE * expected):
-            misfits += 1
-            what = f"{video}: {n} rows, {expected:.1f} expected for {durations[video]:g} s at {step:.4g} s a row"
-            report.add("feature length does not fit the duration", "doubtful", what)
-    return None if seconds_per_row is None and misfits else step
 
 
 def load_query_features(
@@ -239,7 +262,7 @@ def load_query_features(
         Query id to float32 token vectors (L, D) or a sentence vector (D,), as stored, and the report.
     """
     report, loaded, width = Report(str(path)), {}, 0
-    with FeatureFiles(path, key, prefix="qid") as files:
+    with FeatureFiles(path, FileOptions(key=key, prefix="qid"), preferred=False) as files:
         for qid in qids:
             if qid not in files:
                 report.add("a query has no text features", "dropped", show(qid))

@@ -18,7 +18,7 @@ from strong_envs.features.datasets.parsing import check_file, number, show
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
 from strong_envs.features.importing.untrusted_arrays import as_rows, check_numeric, npy_header
-from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, write_store
+from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, check_target, write_store
 
 MAX_PICKLE_BYTES = 4 * 2**30
 FIELDS = ("video_info", "w_vec", "v_feature", "w_start", "w_end", "fps")
@@ -87,6 +87,7 @@ def import_authors_file(
     Returns:
         The store and the report; ``kept`` counts records. See `read_authors_file` for what is refused.
     """
+    check_target(out, overwrite)
     out_rows = Collector("released features", path)
     report = out_rows.report
     videos: dict[str, StoredVideo] = {}

@@ -6,8 +6,7 @@ import ast
 import math
 import os
 import zipfile
-from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -114,29 +113,36 @@ def check_numeric(dtype: np.dtype, where: str) -> None:
 
 
 def check_size(shape: tuple[int, ...], dtype: np.dtype, where: str) -> None:
-    """Refuse arrays that would not fit the limit, and empty ones."""
-    size = math.prod(shape) * dtype.itemsize
+    """Refuse empty arrays and those above the limit, counted as float32, which they become."""
+    size = math.prod(shape) * max(dtype.itemsize, 4)
     if size > MAX_ARRAY_BYTES:
-        raise DataError(f"{where} says {dtype} {list(shape)}: {size:,} bytes, more than the limit {MAX_ARRAY_BYTES:,}")
+        raise DataError(
+            f"{where} says {dtype} {list(shape)}: {size:,} bytes as float32, more than the limit {MAX_ARRAY_BYTES:,}"
+        )
     if size == 0:
         raise DataError(f"{where} is empty: shape {list(shape)}")
 
 
-def as_rows(array: np.ndarray, where: str, report: Report) -> np.ndarray:
-    """A (n, D) float32 array, with middle axes of length one removed; anything else raises `DataError`."""
+def as_rows(array: np.ndarray, where: str, report: Report, transposed: bool = False) -> np.ndarray:
+    """A (n, D) float32 array, with middle axes of length one removed; anything else raises `DataError`.
+
+    ``transposed`` takes (D, n) arrays.
+    """
     shape = array.shape
     if array.ndim > 2 and math.prod(shape[1:-1]) == 1:
         array = array.reshape(shape[0], shape[-1])
     elif array.ndim > 2 and math.prod(shape[:-2]) == 1:
         array = array.reshape(shape[-2:])
     if array.ndim != 2:
-        raise DataError(f"{where} has shape {list(shape)}; features are (rows, dimensions)")
+        grid = "; spatial maps are given with --grid" if array.ndim == 4 else ""
+        raise DataError(f"{where} has shape {list(shape)}; features are (rows, dimensions){grid}")
+    array = array.T if transposed else array
     if array.ndim != len(shape):
         report.add("axes of length one were removed", "doubtful", f"{where}: {list(shape)} to {list(array.shape)}")
     if array.dtype.kind != "f":
         report.add("features are integers; read as float32", "doubtful", f"{where}: {array.dtype}")
     with np.errstate(over="ignore"):
-        rows = np.asarray(array, np.float32)
+        rows = np.ascontiguousarray(array, np.float32)
     finite = np.isfinite(rows).all(1)
     if not finite.all():
         bad = int((~finite).sum())
@@ -145,49 +151,3 @@ def as_rows(array: np.ndarray, where: str, report: Report) -> np.ndarray:
     if zero.any():
         report.add("feature rows that are zero throughout", "doubtful", f"{where}: {int(zero.sum())} of {len(rows)}")
     return rows
-
-
-class H5Stream:
-    """A read-only HDF5 file of features, keyed by id: ``file[id]`` or ``file[id][key]`` is an array."""
-
-    def __init__(self, path: str | os.PathLike, key: str) -> None:
-        try:
-            import h5py  # type: ignore[import-untyped]
-        except ImportError:
-            raise DataError("reading h5 files needs h5py: pip install strong-envs[h5]") from None
-        self.name, self._key, self._h5py = Path(path).name, key, h5py
-        check_file(path, 2**50)
-        try:
-            self._file = h5py.File(os.fspath(path), "r")
-            self.keys = list(self._file.keys())
-        except Exception as error:  # h5py raises OSError, RuntimeError, KeyError and more on broken files
-            raise DataError(f"{str(path)!r} is not a readable HDF5 file: {error}") from None
-
-    def read(self, name: str) -> np.ndarray:
-        """The array stored under one id. Links to other files, virtual and external data are not followed."""
-        where = f"{self.name}[{name}]"
-        try:
-            node = self._resolve(self._file, name, where)
-            if isinstance(node, self._h5py.Group):
-                inner = self._key if self._key in node else next(iter(node)) if len(node) == 1 else None
-                if inner is None:
-                    raise DataError(f"{where} is a group of {show(list(node)[:8])}; pass key= with one of them")
-                node = self._resolve(node, inner, where)
-            if not isinstance(node, self._h5py.Dataset) or node.is_virtual or node.external:
-                raise DataError(f"{where} is not an array stored in this file")
-            check_numeric(node.dtype, where)
-            check_size(node.shape or (), node.dtype, where)
-            return node[()]
-        except DataError:
-            raise
-        except Exception as error:
-            raise DataError(f"{where} cannot be read: {type(error).__name__}: {error}") from None
-
-    def _resolve(self, group: Any, name: str, where: str) -> Any:
-        if not isinstance(group.get(name, getlink=True), self._h5py.HardLink):
-            raise DataError(f"{where} is a link; only arrays stored in this file are read")
-        return group[name]
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()

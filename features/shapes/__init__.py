@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.errors import os_errors, shown
 
 if TYPE_CHECKING:
     from strong_envs.features.store.store import FeatureStore
@@ -31,10 +32,13 @@ _SOURCES = ("scene", "events", "language", "drawing", "cells", "build")
 
 def cache_dir() -> Path:
     """Where built stores are kept: STRONG_ENVS_CACHE, else ``strong_envs`` in XDG_CACHE_HOME, else in ``~/.cache``."""
-    if own := os.environ.get("STRONG_ENVS_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "strong_envs"
+    try:
+        if own := os.environ.get("STRONG_ENVS_CACHE"):
+            return Path(own).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base) if base else Path.home() / ".cache") / "strong_envs"
+    except RuntimeError as error:
+        raise DataError(f"there is no folder for the cache ({error}); set STRONG_ENVS_CACHE or pass cache=") from None
 
 
 def open_store(
@@ -78,7 +82,10 @@ def open_store(
             workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             workers = workers if train + test >= _PARALLEL_FROM else 1
         try:
-            return building.build(path, name, level, train, test, workers, progress)
+            with os_errors(
+                f"build the default world in {shown(path.parent)}, the folder of STRONG_ENVS_CACHE or cache="
+            ):
+                return building.build(path, name, level, train, test, workers, progress)
         except DataError:
             # Another process built the same store first.
             if not path.exists():

@@ -209,7 +209,7 @@ def _write(
 
 def _sweep(folder: Path) -> None:
     """Remove what builds that were killed a day ago or earlier left behind."""
-    for old in folder.glob(".shapes-*"):
+    for old in folder.glob(".shapes-scratch-*"):
         # Another process may be sweeping too.
         with suppress(FileNotFoundError):
             if time.time() - old.stat().st_mtime > _STALE_SECONDS:

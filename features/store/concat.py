@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from strong_envs.features.datasets.leaks import find_leaks
 from strong_envs.features.datasets.types import Query, Report
 from strong_envs.features.errors import DataError
 from strong_envs.features.store.manifest import FORMAT, FORMAT_VERSION
@@ -31,6 +32,7 @@ class JoinedStore(FeatureStore):
         self.path = self.stores[0].path
         self.report = Report(" + ".join(s.name for s in self.stores))
         self.videos, self.queries, self.tracks = _records(self.stores, self.report)
+        self.report.merge(find_leaks(self.queries))
         self.report.kept = len(self.queries)
         self.manifest = _manifest(self.stores, self.report)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from strong_envs.features.datasets.types import Annotations, Query
+from strong_envs.features.datasets.types import Annotations, Query, Report
 from strong_envs.features.errors import DataError
 from strong_envs.features.store.store import FeatureStore, StoredVideo
 
@@ -115,6 +115,7 @@ class QueryStore(MemoryStore):
     """
 
     def __init__(self, annotations: Annotations, text: str = TEXT) -> None:
+        from strong_envs.features.encoders.queries import encode_queries
         from strong_envs.features.encoders.text import load
 
         queries = list(annotations.queries)
@@ -122,9 +123,10 @@ class QueryStore(MemoryStore):
             raise DataError(f"{annotations.name} has no queries, so there is nothing to make a store of")
         encoder = load(text)
         used = dict.fromkeys(query.video for query in queries)
-        self.report = annotations.report
         videos = [StoredVideo(name, annotations.videos[name].duration, 1) for name in used]
-        vectors = encoder.encode([query.text for query in queries])
+        self.report = Report(annotations.report.source)
+        self.report.merge(annotations.report)
+        vectors, described, facts = encode_queries(encoder, queries, self.report)
         digest = hashlib.sha256(np.ascontiguousarray(vectors).tobytes())
         records = [[asdict(video) for video in videos], [asdict(query) for query in queries]]
         digest.update(json.dumps(records, sort_keys=True, default=str).encode())
@@ -134,8 +136,8 @@ class QueryStore(MemoryStore):
             videos,
             queries,
             digest.hexdigest(),
-            extra={"no_frames": True, "annotations": annotations.report.as_dict()},
-            text=encoder.describe(),
+            extra={**facts, "no_frames": True, "annotations": self.report.as_dict()},
+            text=described,
         )
 
     @classmethod

@@ -116,7 +116,8 @@ def manifest_text(manifest: dict[str, Any]) -> str:
 
 def is_store(folder: Path) -> bool:
     """Whether a folder is a store and nothing else: a manifest of this format, and no file that stores do not have."""
-    known = {FILE, *(f"{tensor}.safetensors" for tensor in TENSORS)}
+    # What file managers leave behind is no loss.
+    known = {FILE, ".DS_Store", "Thumbs.db", "desktop.ini", *(f"{tensor}.safetensors" for tensor in TENSORS)}
     try:
         if folder.is_symlink() or any(p.name not in known or not p.is_file() for p in folder.iterdir()):
             return False

@@ -132,7 +132,9 @@ def test_bad_input_is_one_sentence_and_2(whole_run, ragged_store, tmp_path, caps
     )
     assert "rounds must be of type int" in said("--out", new, "--set", "rounds=many", "--features", ragged_store)
     assert "objective must be one of" in said("--out", new, "--set", "objective=x", "--features", ragged_store)
-    assert "--budget must be positive" in said("--out", new, "--budget", "0", "--features", ragged_store)
+    assert "budget must be a number in (0, 1,000,000], got 0.0" in said(
+        "--out", new, "--budget", "0", "--features", ragged_store
+    )
     assert "cannot be used" in said("--out", new, "--device", "abacus", "--features", ragged_store)
     assert "registered key" in said("--out", new, "--features", "nowhere")
     assert "no split 'dev'" in said("--out", new, "--features", ragged_store, "--test", "dev")

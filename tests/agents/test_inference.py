@@ -198,3 +198,75 @@ def test_pretrained_weights_work_at_once(world):
     system = agents.find("strong").factory.load(str(WEIGHTS), world[1])
     # A floor that an untrained system does not reach: the file is what a training wrote.
     assert held_out(system, world[1]) > 0.7
+
+
+ONE_FRAME = {
+    "trl": {},
+    "ctrl": dict(steps=10),
+    "mcn": dict(steps=10),
+    "one-shot": dict(steps=10),
+    "frame classifier": dict(steps=10),
+    "read": dict(steps=640, num_envs=8),
+    "sm-rl": dict(steps=5, concept_steps=5),
+    "tsp-prl": dict(steps=640),
+}
+
+
+def one_frame_videos(world, tmp_path):
+    """One frame in every form that a video may have."""
+    import cv2
+
+    video = world[1].videos[0]
+    image = shapes.render(video.extra["seed"], video.extra["level"])[0]
+    writer = cv2.VideoWriter(str(tmp_path / "one.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (128, 128))
+    writer.write(cv2.resize(image, (128, 128)))
+    writer.release()
+    cv2.imwrite(str(tmp_path / "one.png"), image)
+    grid, frames = world[1].grid[:1], world[1].frames[:1]
+    return [image, image[None], grid, (frames, grid), tmp_path / "one.avi", tmp_path / "one.png"]
+
+
+def test_one_frame_is_a_video(predictor, world, tmp_path):
+    for video in one_frame_videos(world, tmp_path):
+        moment = predictor.predict(video, "the red circle moves left")
+        assert 0 <= moment.start < moment.end <= 0.1 + 1e-6 and moment.boxes.shape == (1, 4)
+
+
+@pytest.mark.parametrize("name", ONE_FRAME)
+def test_every_kind_of_system_predicts_one_frame(name, world, tmp_path):
+    system = agents.make(name, world[0], budget=1.0 if ONE_FRAME[name] else 0.001, **ONE_FRAME[name]).fit()
+    system.save(str(tmp_path / "system.safetensors"))
+    moment = agents.load(tmp_path / "system.safetensors").predict(world[1].grid[:1], "the red circle moves left")
+    assert 0 <= moment.start < moment.end <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize(
+    "video",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 64, 64, 3), np.uint8),
+        np.zeros((1, 2, 3, 4, 5), np.float32),
+        np.zeros(3, np.float32),
+        np.zeros((0, 8, 8, 20), np.float32),
+        np.array(None),
+        np.array(["a"]),
+    ],
+)
+def test_arrays_that_are_no_video_are_refused(video, predictor):
+    with pytest.raises(DataError):
+        predictor.predict(video, "the red circle moves left")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps", "banana", "", None, 3, "meta", b"cpu"])
+def test_devices_that_cannot_be_used_are_refused(device, saved, ragged_store, tmp_path):
+    with pytest.raises(DataError, match="device"):
+        agents.load(saved[1], device=device)
+    with pytest.raises(DataError, match="device"):
+        agents.pretrained(device=device)
+
+
+@pytest.mark.parametrize("duration", ["long", [], float("nan"), -1.0, float("inf"), 0])
+def test_durations_that_are_no_seconds_are_refused(duration, predictor, world):
+    with pytest.raises(DataError, match="duration must be a positive number of seconds"):
+        predictor.predict(world[1].grid[:5], "the red circle moves left", duration=duration)

@@ -61,7 +61,7 @@ def test_a_protocol_is_checked(values, says):
 def test_a_protocol_file_of_another_kind_is_refused():
     with pytest.raises(DataError, match="unknown fields.*'stride'.*missing.*'name'"):
         Protocol.from_json('{"stride": 3}')
-    with pytest.raises(DataError, match="not JSON"):
+    with pytest.raises(DataError, match="the protocol is not valid JSON"):
         Protocol.from_json("{")
     with pytest.raises(DataError, match="named fields"):
         Protocol.from_json("[]")

@@ -343,6 +343,22 @@ def test_the_slower_of_two_builders_takes_the_store_of_the_faster(
     assert store.manifest["extra"] == {"by": "the rival"} and [p.name for p in tmp_path.iterdir()] == [store.path.name]
 
 
+def test_no_home_and_a_cache_that_cannot_be_written_are_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "deeper", Path("/dev/null/cache")):
+        with pytest.raises(DataError, match="STRONG_ENVS_CACHE|cannot"):
+            shapes.open_store("easy", cache=place, progress=False)
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("STRONG_ENVS_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(DataError, match="STRONG_ENVS_CACHE"):
+        shapes.cache_dir()
+
+
 def test_an_interrupt_leaves_no_file_and_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shapes.BUILDS, "some", (300, 0))
     started = []

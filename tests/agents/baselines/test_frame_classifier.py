@@ -146,9 +146,9 @@ def test_saving_seeds_and_ranks(train, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (dict(frames=0), "at least 1, got 0"),
-        (dict(cells=0), "1 or more"),
-        (dict(change=0.7), "change must lie in"),
+        (dict(frames=0), r"frames must be a whole number in \[1, 10,000\], got 0"),
+        (dict(cells=0), "cells must be a whole number in .*, got 0"),
+        (dict(change=0.7), r"change must be a number in \[0, 0.5\], got 0.7"),
         (dict(boxes="truth"), "must stay 'frame'"),
         (dict(hiden=3), "did you mean 'hidden'"),
     ],

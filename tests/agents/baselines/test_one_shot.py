@@ -140,8 +140,8 @@ def test_saving_seeds_and_ranks(name, train, tmp_path):
     ("options", "says"),
     [
         (dict(held_out=1.0), r"in \[0, 1\), got 1.0"),
-        (dict(dropout=1.0), "dropout is a share"),
-        (dict(cells=0), "1 or more"),
+        (dict(dropout=1.0), r"dropout must be a number in \[0, 1\), got 1.0"),
+        (dict(cells=0), "cells must be a whole number in .*, got 0"),
         (dict(scales=(0.5,)), "has no option 'scales'"),
         (dict(hiden=3), "did you mean 'hidden'"),
     ],

@@ -202,7 +202,7 @@ def test_a_ramp_moves_steps_to_later_turns_and_keeps_their_sum(ragged_store):
     args = strong_args(rounds=3, temporal_steps=700, ramp=2.0)
     assert [args.turn_steps(turn) for turn in (1, 2, 3)] == [300, 600, 1200]
     assert [strong_args(rounds=3, temporal_steps=700, ramp=1.0).turn_steps(turn) for turn in (1, 2, 3)] == [700] * 3
-    with pytest.raises(DataError, match="ramp must be a number above 0, got 0"):
+    with pytest.raises(DataError, match=r"ramp must be a number in \(0, 100\], got 0"):
         Strong.of(features.load(ragged_store, "train"), strong_args(ramp=0.0))
 
 

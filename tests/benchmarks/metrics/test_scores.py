@@ -12,7 +12,6 @@ from strong_envs import agents, features
 from strong_envs.agents import Prediction
 from strong_envs.benchmarks.execution.cell import Cell, count_parameters, dynamics_of, protocol_of
 from strong_envs.benchmarks.execution.job import Job
-from strong_envs.benchmarks.execution.local_engine import _progress_of, estimate
 from strong_envs.benchmarks.execution.predictions import checked
 from strong_envs.benchmarks.metrics import definitions as metrics
 from strong_envs.benchmarks.metrics.ground_truth import GroundTruth
@@ -224,14 +223,3 @@ def test_annotators_who_agree_outweigh_one_who_does_not():
     assert metrics.annotator_iou([[0, 10], [0, 10]], [agree, apart]).tolist() == pytest.approx([1, 1 / 3])
     assert metrics.annotator_iou([[50, 60]], [agree]).tolist() == pytest.approx([1 / 3])
     assert metrics.annotator_iou([[50, 60]], [agree], best=1).tolist() == [1]
-
-
-def test_what_is_left_is_estimated_from_what_was_computed():
-    assert estimate(120, 2, 4) == ", about 4 min left" and estimate(10, 2, 4) == ", less than a minute left"
-    assert estimate(0.1, 0, 3) == "" and estimate(99, 5, 0) == ""
-
-
-def test_a_bar_shows_the_return_or_else_the_loss():
-    assert _progress_of({"return": 0.5, "loss": 2}) == "  return +0.50"
-    assert _progress_of({"loss": 0.0123, "return": NAN}) == "  loss 0.0123"
-    assert _progress_of({"epsilon": 1}) == ""

@@ -230,7 +230,8 @@ def test_a_second_extraction_into_the_same_store_is_refused(clips, tmp_path):
     pytest.importorskip("fcntl")
     from strong_envs.features.extraction.work_folder import work_folder
 
-    with work_folder(tmp_path / "s.work", {}), pytest.raises(DataError, match="s.work.*in use: process .* for an extraction"):
+    held = "s.work.*in use: process .* for an extraction"
+    with work_folder(tmp_path / "s.work", {}), pytest.raises(DataError, match=held):
         extract([clips], annotate(DURATIONS), tmp_path / "s", ExtractOptions(**SMALL))
 
 

@@ -16,7 +16,7 @@ from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
 from strong_envs.features.importing.feature_files import check_lengths, load_features, load_query_features
 from strong_envs.features.importing.importer import import_store
-from strong_envs.features.importing.options import ImportOptions
+from strong_envs.features.importing.options import FileOptions, ImportOptions
 from strong_envs.features.importing.strong_release import import_authors_file
 
 
@@ -101,7 +101,7 @@ def test_streams_are_scaled_cut_to_the_shortest_and_joined(tmp_path):
     np.testing.assert_allclose(loaded["a"][:, :6], unit, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(loaded["a"][:, 6:], axis=1), 1, rtol=1e-5)
     assert kinds(report) == {"streams of different length, cut to the shortest": ("clipped", 1)}
-    plain, _ = load_features(paths, ["a"], normalise=False)
+    plain, _ = load_features(paths, ["a"], options=FileOptions(normalise=False))
     np.testing.assert_array_equal(plain["a"][:, :6], first["a"][:19])
     far = npz_folder(tmp_path / "far", features({"a": 10}))
     _, report = load_features([paths[0], far], ["a", "b"])

@@ -1,0 +1,115 @@
+"""Progress of a matrix of cells: bars in a terminal, a line at each event elsewhere, both with the time left."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from strong_envs.benchmarks.execution.cell import Cell
+from strong_envs.benchmarks.execution.time_left import TimeLeft
+
+EVERY = 60.0
+"""Seconds between two lines without an event, where there are no bars."""
+
+
+class ProgressBars:
+    """One bar for the matrix and one for each running cell.
+
+    Args:
+        cells: those that will be computed, in their order.
+        stored: finished before, each with its result.
+        jobs: cells at a time.
+        show: print anything at all.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        stored: Sequence[tuple[Cell, Mapping[str, Any]]],
+        jobs: int,
+        show: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.console = Console(stderr=True)
+        self.live = show and self.console.is_terminal
+        self.plain = show and not self.live and not os.environ.get("STRONG_ENVS_QUIET")
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.live,
+        )
+        self.total, self.done, self.clock = len(cells) + len(stored), len(stored), clock
+        self.left = TimeLeft(cells, jobs, clock=clock)
+        for cell, result in stored:
+            self.left.stored(cell, result)
+        self.whole = self.progress.add_task("training runs", total=self.total, completed=self.done, note="")
+        self.tasks: dict[str, Any] = {}
+        self.names: dict[str, str] = {}
+        self.notes: dict[str, str] = {}
+        self.said = clock()
+
+    def __enter__(self) -> ProgressBars:
+        """Start drawing."""
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop drawing."""
+        self.progress.stop()
+
+    def begin(self, cell: Cell) -> None:
+        """A cell starts."""
+        self.left.begin(cell)
+        self.names[cell.key] = f"{cell.system} seed {cell.seed}"
+        self.tasks[cell.key] = self.progress.add_task(self.names[cell.key], total=None, note="loading")
+        self._say(f"{self.names[cell.key]}: started{self.left.text()}")
+
+    def update(self, key: str, stage: str, done: int, total: int, scalars: Mapping[str, float]) -> None:
+        """A running cell reports its progress."""
+        if key not in self.tasks:
+            return
+        self.left.update(key, stage, done, total)
+        self.notes[key] = f"{stage}{shown_number(scalars)}"
+        self.progress.update(self.tasks[key], completed=done, total=total, note=self.notes[key])
+
+    def tick(self) -> None:
+        """Time has passed: the estimate is drawn anew, and without bars a line is printed now and then."""
+        if self.live:
+            self.progress.update(self.whole, note=self.left.text().removeprefix(", "))
+        elif self.plain and self.tasks and self.clock() - self.said >= EVERY:
+            running = "; ".join(f"{self.names[key]}, {self.notes.get(key, 'loading')}" for key in self.tasks)
+            self._say(f"{self.done} of {self.total} finished{self.left.text()}; running: {running}")
+
+    def end(self, cell: Cell, result: Mapping[str, Any] | None) -> None:
+        """A cell has finished with a result, or failed."""
+        self.left.end(cell, result)
+        self.progress.remove_task(self.tasks.pop(cell.key))
+        self.progress.advance(self.whole)
+        self.done += 1
+        what = "FAILED" if result is None else "finished"
+        self._say(f"{cell.system} seed {cell.seed}: {what} ({self.done} of {self.total}{self.left.text()})")
+
+    def _say(self, text: str) -> None:
+        if self.plain:
+            self.said = self.clock()
+            print(text, file=self.console.file, flush=True)
+
+
+def shown_number(scalars: Mapping[str, float]) -> str:
+    """The number beside a bar: the return of a reinforcement learner, else the loss; nothing where there is neither."""
+    for name, form in (("return", "+.2f"), ("loss", ".3g")):
+        value = scalars.get(name)
+        if value is not None and not math.isnan(value):
+            return f"  {name} {value:{form}}"
+    return ""

@@ -1,0 +1,204 @@
+"""Names of feature files as extractors write them, two files for one video, and errors that name what is there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from strong_envs.features.commands import check as check_command
+from strong_envs.features.commands import import_features
+from strong_envs.features.datasets import parsing, read
+from strong_envs.features.datasets.types import Annotations
+from strong_envs.features.errors import DataError
+from strong_envs.features.extraction import pipeline
+from strong_envs.features.importing.feature_files import FeatureFiles, load_features
+from strong_envs.features.importing.importer import import_store
+from strong_envs.features.importing.options import FileOptions, ImportOptions
+from strong_envs.features.store.store import FeatureStore
+
+IDS = ("alpha", "beta", "gamma")
+
+
+@pytest.fixture
+def annotations(tmp_path) -> Annotations:
+    return read(write_annotations(tmp_path))
+
+
+def write_annotations(folder: Path, ids: tuple[str, ...] = IDS) -> Path:
+    rows = [
+        {"qid": k, "query": f"query {k}", "duration": 20, "vid": video, "relevant_windows": [[1, 9]]}
+        for k, video in enumerate(ids)
+    ]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder / "train.jsonl"
+
+
+def write(file: Path, value: float, suffix: str = "npy") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = np.full((20, 3), value, np.float32)
+    np.save(file, rows) if suffix == "npy" else np.savez(file, features=rows)
+
+
+def values(store: FeatureStore) -> dict[str, float]:
+    return {v.id: float(store.tensor("frames")[20 * k, 0]) for k, v in enumerate(store.videos)}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "options"),
+    [
+        ("{}_clip.npy", {"suffix": "_clip"}),
+        ("v_{}.npy", {"prefix": "v_"}),
+        ("v_{}_clip.npz", {"prefix": "v_", "suffix": "_clip"}),
+        ("v_{}.mp4_clip.npy", {"prefix": "v_", "suffix": "_clip"}),
+        ("train/{}.npy", {}),
+        ("a/b/{}.npz", {}),
+        ("train/v_{}.npy", {"prefix": "v_"}),
+        ("{}.avi.npy", {}),
+        ("{}.NPY", {}),
+        ("{}.3gp.npy", {}),
+    ],
+)
+def test_names_with_a_prefix_a_suffix_or_in_sub_folders(pattern, options, annotations, tmp_path, capsys):
+    folder = tmp_path / "f"
+    for k, video in enumerate(IDS):
+        file = folder / pattern.format(video)
+        write(file.with_suffix(file.suffix.lower()), k + 1, file.suffix.lower()[1:])
+        if file.suffix == ".NPY":
+            file.with_suffix(".npy").rename(file)
+    store, report = import_store(tmp_path / "s", annotations, folder, ImportOptions(**options))
+    assert values(store) == {"alpha": 1, "beta": 2, "gamma": 3} and not report.findings
+    if options:
+        with pytest.raises(DataError) as error:
+            import_store(tmp_path / "t", annotations, folder)
+        for option, value in options.items():
+            if ".mp4" not in pattern:
+                assert f"--{option} {value}" in str(error.value)
+        assert "alpha" in str(error.value) and not (tmp_path / "t").exists()
+
+
+def test_an_id_with_its_folder_and_equal_names_in_two_folders(tmp_path):
+    ids = ("train/alpha", "test/alpha", "beta")
+    for k, video in enumerate(ids):
+        write(tmp_path / "f" / f"{video}.npy", k + 1)
+    store, _ = import_store(tmp_path / "s", read(write_annotations(tmp_path, ids)), tmp_path / "f")
+    assert values(store) == {"train/alpha": 1, "test/alpha": 2, "beta": 3}
+    _, report = load_features(tmp_path / "f", ["alpha", "beta"])
+    assert report.kept == 1 and "2 arrays for 'alpha': test/alpha.npy, train/alpha.npy" in str(report)
+    write(tmp_path / "f" / "alpha.npy", 9)
+    loaded, _ = load_features(tmp_path / "f", ["alpha"])
+    assert loaded["alpha"][0, 0] == 9, "a file higher up goes first"
+
+
+def test_splits_in_groups_of_an_h5_file(tmp_path, annotations):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        for split, videos in (("train", ("alpha", "beta")), ("test", ("gamma", "delta"))):
+            for video in videos:
+                file[f"{split}/{video}"] = np.full((20, 3), len(video), np.float32)
+    store, _ = import_store(tmp_path / "s", annotations, tmp_path / "f.h5")
+    assert values(store) == {"alpha": 5, "beta": 4, "gamma": 5}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("alpha.npy", "alpha.npz"), ("alpha.mp4.npy", "alpha.avi.npy"), ("a/alpha.npy", "b/alpha.npy")],
+)
+def test_two_files_for_one_video_are_never_chosen_silently(one, other, annotations, tmp_path):
+    for k, name in enumerate((one, other)):
+        write(tmp_path / "f" / name, k + 1, name[-3:])
+    write(tmp_path / "f" / "beta.npy", 3)
+    store, report = import_store(tmp_path / "s", annotations, tmp_path / "f")
+    assert values(store) == {"beta": 3}
+    assert "2 arrays for 'alpha'" in str(report) and one in str(report) and other in str(report)
+
+
+def test_two_files_for_one_query_are_never_chosen_silently(tmp_path):
+    from strong_envs.features.importing.feature_files import load_query_features
+
+    for name in ("qid1", "1", "qid2"):
+        (tmp_path / "t").mkdir(exist_ok=True)
+        np.savez(tmp_path / "t" / f"{name}.npz", last_hidden_state=np.ones((3, 4), np.float32))
+    loaded, report = load_query_features(tmp_path / "t", ["1", "2"])
+    assert list(loaded) == ["2"] and "2 arrays for '1': 1.npz, qid1.npz" in str(report)
+
+
+def test_the_name_itself_goes_before_one_with_the_suffix_of_a_video(annotations, tmp_path):
+    write(tmp_path / "f" / "alpha.npy", 1)
+    write(tmp_path / "f" / "alpha.mp4.npy", 2)
+    with FeatureFiles(tmp_path / "f") as files:
+        assert files.read("alpha")[0, 0] == 1 and files.read("alpha.mp4")[0, 0] == 2
+    write(tmp_path / "g" / "alpha.npy", 1)
+    write(tmp_path / "g" / "alpha_clip.npy", 2)
+    with FeatureFiles(tmp_path / "g", FileOptions(suffix="_clip")) as files:
+        assert files.read("alpha")[0, 0] == 2
+
+
+def test_the_error_names_what_lies_there(annotations, tmp_path):
+    for k in range(6):
+        write(tmp_path / "f" / f"movie{k:03d}.npy", 1)
+    with pytest.raises(DataError, match=r"files there are named movie000, movie001, movie002, movie003, \.\.\."):
+        import_store(tmp_path / "s", annotations, tmp_path / "f")
+
+
+def run(module: object, *words: object) -> int:
+    parser = argparse.ArgumentParser()
+    module.add_parser(parser.add_subparsers())
+    args = parser.parse_args([*map(str, words)])
+    return args.run(args)
+
+
+def test_check_points_to_what_makes_a_store(clips, tmp_path, annotations, capsys):
+    assert run(check_command, "check", clips) == 0
+    out = capsys.readouterr().out
+    assert "video files" in out and "files: 3" in out and f"next: strong-envs extract {clips} --annotations" in out
+    nested = tmp_path / "nested"
+    for split in ("train", "test"):
+        (nested / split).mkdir(parents=True)
+        (nested / split / "v.avi").write_bytes((clips / "v0.avi").read_bytes())
+    assert run(check_command, "check", nested, "--json") == 0
+    item = json.loads(capsys.readouterr().out)["items"][0]
+    assert item["facts"]["files"] == 2 and item["next"].startswith("strong-envs extract")
+    for video in IDS:
+        write(tmp_path / "f" / "train" / f"{video}_clip.npy", 1)
+    assert run(check_command, "check", tmp_path / "f") == 0
+    assert "next: strong-envs import" in capsys.readouterr().out
+    assert run(check_command, "check", tmp_path / "f", "--annotations", tmp_path / "train.jsonl") == 2
+    assert "--suffix _clip" in capsys.readouterr().out
+    words = ("--annotations", tmp_path / "train.jsonl", "--suffix", "_clip")
+    assert run(check_command, "check", tmp_path / "f", *words) == 0
+
+
+def test_a_broken_clip_and_an_empty_folder_are_said(tmp_path, capsys):
+    (tmp_path / "v").mkdir()
+    assert run(check_command, "check", tmp_path / "v") == 2 and "nothing" in capsys.readouterr().out
+    (tmp_path / "v" / "v.mp4").write_bytes(b"no video")
+    assert run(check_command, "check", tmp_path / "v") == 2 and "cannot be decoded" in capsys.readouterr().out
+
+
+def test_readers_and_extraction_know_the_same_videos(tmp_path):
+    assert pipeline.VIDEO_SUFFIXES is parsing.VIDEO_SUFFIXES
+    from video_files import annotate, write_video
+
+    for suffix in parsing.VIDEO_SUFFIXES:
+        assert (
+            parsing.strip_video_suffix(f"clip{suffix}") == parsing.strip_video_suffix(f"clip{suffix.upper()}") == "clip"
+        )
+    file = write_video(tmp_path / "v.avi", 10)
+    file.rename(tmp_path / "v.3gp")
+    from strong_envs.features.datasets.types import Report
+
+    for name in ("v", "v.mp4"):
+        assert pipeline.match_files([tmp_path], annotate({name: 1.0}), Report("x")) == {name: str(tmp_path / "v.3gp")}
+
+
+def test_the_name_of_an_import_command(tmp_path, annotations, capsys):
+    for video in IDS:
+        write(tmp_path / "f" / f"v_{video}.npy", 1)
+    words = ("import", tmp_path / "train.jsonl", "--features", tmp_path / "f", "--out", tmp_path / "s")
+    assert run(import_features, *words) == 2 and "--prefix v_" in capsys.readouterr().err
+    assert run(import_features, *words, "--prefix", "v_", "--name", "mine") == 0
+    assert FeatureStore.open(tmp_path / "s").name == "mine"
