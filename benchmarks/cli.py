@@ -22,6 +22,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "check": ("features.commands.check", "identify data, list its problems and what to do about each"),
         "extract": ("features.commands.extract", "make a feature store from videos and annotations"),
         "import": ("features.commands.import_features", "make a feature store from existing feature files"),
+        "compose": ("features.composing.command", "make untrimmed videos with exact truth from trimmed clips"),
         "show": ("features.commands.show", "draw one video of a store with its moments and boxes"),
         "sizes": ("features.commands.sizes", "print the size of a store on disk, in memory and on a device"),
     },

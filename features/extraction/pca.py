@@ -141,7 +141,13 @@ def choose_videos(queries: Iterable[Query], most: int) -> set[str]:
         raise DataError(
             f"PCA is fitted on train videos and there are none (splits: {splits}); pass a train store's path"
         )
-    return set(random.Random(0).sample(train, min(most, len(train))))
+    return sample_videos(train, most)
+
+
+def sample_videos(train: Iterable[str], most: int) -> set[str]:
+    """At most ``most`` of the ids of train videos; the same for the same ids."""
+    ordered = sorted(train)
+    return set(random.Random(0).sample(ordered, min(most, len(ordered))))
 
 
 def of_store(path: str | os.PathLike, channels: int) -> PCA:

@@ -52,7 +52,7 @@ Say = Callable[[str], object]
 
 
 def extract(
-    videos: Iterable[str | os.PathLike],
+    videos: Iterable[str | os.PathLike] | Mapping[str, str],
     annotations: Annotations,
     out: str | os.PathLike,
     options: ExtractOptions | None = None,
@@ -66,7 +66,7 @@ def extract(
 
     Args:
         videos: files, or folders searched for them; a file belongs to the annotated video whose id is its name,
-            with or without the suffix.
+            with or without the suffix. Or a mapping of annotated video id to file.
         annotations: videos and queries, see `strong_envs.features.datasets.read`.
         out: folder of the store.
         options: None takes the defaults.
@@ -104,7 +104,7 @@ def work_of(target: Path) -> Path:
 
 
 def _extract(
-    videos: Iterable[str | os.PathLike],
+    videos: Iterable[str | os.PathLike] | Mapping[str, str],
     annotations: Annotations,
     target: Path,
     options: ExtractOptions,
@@ -173,7 +173,9 @@ def _extract(
     return store, report
 
 
-def match_files(videos: Iterable[str | os.PathLike], annotations: Annotations, report: Report) -> dict[str, str]:
+def match_files(
+    videos: Iterable[str | os.PathLike] | Mapping[str, str], annotations: Annotations, report: Report
+) -> dict[str, str]:
     """Annotated video id to file.
 
     Ids match a file's name with or without a suffix of a video, on either side; for files in a folder that is given,
@@ -182,6 +184,8 @@ def match_files(videos: Iterable[str | os.PathLike], annotations: Annotations, r
     Raises:
         DataError: a path that does not exist, two files for one id, or no match at all.
     """
+    if isinstance(videos, Mapping):
+        return {video: str(file) for video, file in videos.items() if video in annotations.videos}
     files: dict[Path, str] = {}
     for given in map(Path, videos):
         if given.is_dir():
