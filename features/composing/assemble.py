@@ -25,7 +25,7 @@ from strong_envs.features.extraction import pca as reduction
 from strong_envs.features.extraction.options import PCA_VIDEOS
 from strong_envs.features.extraction.pca import PCA, sample_videos
 from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo
-from strong_envs.features.store.tensor_file import RowBlocks
+from strong_envs.features.store.tensor_file import RowBlocks, gather_rows
 
 DEFAULT_SIZE = (240, 320)
 PCA_VECTORS = 40_000
@@ -84,8 +84,10 @@ class ClipRows:
 
     def blocks(self, tensor: str) -> Iterator[np.ndarray]:
         """Rows of ``frames`` or ``grid``, a clip at a time, then the black row."""
+        maps = self.store.maps(tensor)  # opened once: a file is opened for every call of `tensor`
         for i in self.used:
-            yield self._narrow(self.store.tensor(tensor, *(self.clips[i].rows or (0, 0))), self.dtype_of(tensor))
+            flat = self.store.flat_rows(*(self.clips[i].rows or (0, 0)))
+            yield self._narrow(gather_rows(maps, flat), self.dtype_of(tensor))
         if self.blank is not None:
             black = self.blank.frame if tensor == "frames" else self.blank.grid
             assert black is not None
@@ -107,7 +109,8 @@ def fit_pca(store: FeatureStore, clips: list[Clip], dim: int) -> PCA:
     cells = sum(b - a for a, b in (train[i] for i in chosen)) * math.prod(store.shape(tensor)[1:-1])
     step = max(1, cells // PCA_VECTORS)
     # In one piece: a scatter matrix for each short clip would cost more than all of their cells.
-    picked = [store.tensor(tensor, *train[i]).reshape(-1, width)[::step] for i in chosen]
+    maps = store.maps(tensor)
+    picked = [gather_rows(maps, store.flat_rows(*train[i])).reshape(-1, width)[::step] for i in chosen]
     return reduction.fit([np.concatenate(picked)], dim)
 
 
