@@ -21,7 +21,7 @@ def main() -> None:
         while moves < args.steps // 2:
             env.reset(seed=episodes)
             for agent in env.agent_iter():
-                observation, reward, terminated, truncated, info = env.last()
+                _observation, reward, terminated, truncated, _info = env.last()
                 paid[agent] += reward
                 if terminated or truncated:
                     action = None

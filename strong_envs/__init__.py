@@ -9,20 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strong_envs.registration import IDS, register_all
+from strong_envs.registration import FLAT_IDS, IDS, register_all
 from strong_envs.version import __version__
 
 if TYPE_CHECKING:
     from strong_envs.coupling import SpatioTemporalCoupling
 
-# In a checkout the folders of the other subpackages lie beside this one; an installation has them inside it.
-_CHECKOUT = Path(__file__).resolve().parents[1]
-if (_CHECKOUT / "setup.cfg").is_file() and (_CHECKOUT / "features" / "__init__.py").is_file():
-    __path__.append(str(_CHECKOUT))
+# An installation has the folders of the other subpackages inside this one; in a checkout they lie beside it.
+_PACKAGE = Path(__file__).resolve().parent
+if not (_PACKAGE / "features").is_dir():
+    __path__.append(str(_PACKAGE.parent))
 
 register_all()
 
-__all__ = ["IDS", "SpatioTemporalCoupling", "__version__"]
+__all__ = ["FLAT_IDS", "IDS", "SpatioTemporalCoupling", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -95,12 +95,11 @@ class _Levels:
             return box_ops.corners(box).expand(int(lengths.sum()), 4)
         return track(task, as_policy(self._tracker, task.n_actions), samples)
 
-    def _choose_window(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows in steps for the samples whose spatial episodes begin."""
+    def _choose_window(self, samples: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows in steps for the samples whose spatial episodes begin; ``uniform`` (B, 2) picks one of several."""
         task, device = self.temporal_task, self.temporal_task.bank.device
         if self._localiser == "truth":
-            truth = task.truth[samples, 0]
-            return truth[:, 0], truth[:, 1]
+            return self.spatial_task.true_window(samples, uniform)
         if self._localiser == "frozen":
             return task.initial(samples)
         wanted = samples.unique().cpu()

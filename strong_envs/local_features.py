@@ -218,7 +218,9 @@ class LocalFeatures:
 
 
 def static_boxes(bank: FeatureBank, tracks: Tensor, rows: Tensor) -> Tensor:
-    """The smallest box around the true boxes of each true moment (of the video, where the moment has none): (S, 4).
+    """The smallest box around the true boxes in the true windows of each sample: (S, 4).
+
+    Where no true box lies in any of its windows, the box around those of the whole video.
 
     Args:
         bank: features of one split.
@@ -229,9 +231,11 @@ def static_boxes(bank: FeatureBank, tracks: Tensor, rows: Tensor) -> Tensor:
     lengths = rows.diff()
     owner = torch.repeat_interleave(torch.arange(count, device=device), lengths)
     middle = (torch.arange(len(tracks), device=device) - rows[owner] + 0.5) / lengths[owner]
-    true = bank.truth[owner, 0]
     seen = ~tracks.isnan().any(-1)
-    inside = seen & (middle >= true[:, 0]) & (middle < true[:, 1])
+    inside = torch.zeros_like(seen)
+    for k in range(bank.truth.shape[1]):
+        true = bank.truth[owner, k]
+        inside |= seen & (middle >= true[:, 0]) & (middle < true[:, 1])
     some = torch.zeros(count, dtype=torch.bool, device=device).index_fill_(0, owner[inside], True)
     inside = torch.where(some[owner], inside, seen)[:, None]
     index = owner[:, None].expand(-1, 2)

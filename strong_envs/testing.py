@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 import strong_envs  # noqa: F401 (registers the ids)
@@ -184,7 +185,7 @@ def _limit(env: gym.Env) -> int:
 
 
 def _check_agreement(name: str, steps: int, seed: int, arguments: dict) -> None:
-    vector = gym.make_vec(name, num_envs=ENVS, **arguments)
+    vector = gym.make_vec(name, num_envs=ENVS, autoreset_mode=AutoresetMode.SAME_STEP, **arguments)
     singles = [gym.make(name, **arguments) for _ in range(ENVS)]
     together = vector.reset(seed=seed)[0]
     alone = [env.reset(seed=seed + i)[0] for i, env in enumerate(singles)]

@@ -38,7 +38,7 @@ from strong_envs.benchmarks.results.files import read_result
 from strong_envs.benchmarks.results.tables import format_number, markdown_table
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.files.atomic import write_text
-from strong_envs.features.files.errors import check_output
+from strong_envs.features.files.errors import check_output, os_errors, shown
 from strong_envs.features.files.untrusted_json import read_text
 
 BLOCK = re.compile(r"<!-- (?P<kind>[a-z]+) (?P<words>\S+\.json[^>]*?) -->(?P<body>.*?)<!-- end -->", re.S)
@@ -280,10 +280,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command; 0, or 1 where ``--check`` found a difference."""
     root = Path(args.root)
+    with os_errors(f"read {shown(root)}"):
+        if not root.is_dir():
+            raise DataError(f"there is no folder {shown(root)}")
     files = [Path(name) for name in args.files] or documents(root)
     for file in files:
         if not file.is_file():
-            raise DataError(f"no document at {str(file)!r}")
+            raise DataError(f"no document at {shown(file)}")
     found = [line for file in files for line in update(file, root, write=not args.check)]
     if args.json:
         print(json.dumps({"documents": [str(f) for f in files], "differences" if args.check else "changes": found}))

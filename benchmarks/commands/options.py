@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from strong_envs.benchmarks.execution.job import check_arguments
 from strong_envs.benchmarks.metrics.definitions import COMPARISONS, THRESHOLDS
-from strong_envs.features.files.errors import check_output
+from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import check_output, shown
 from strong_envs.features.files.locks import folder_lock
 
 ENGINES = ("local", "ray")
@@ -100,8 +102,19 @@ def held_output(args: argparse.Namespace) -> Iterator[Path]:
     """The folder ``--out``: checked before any work, and held by this process until its results are written.
 
     Raises:
-        DataError: nothing can be written there, or another process works in it.
+        DataError: arguments of no job, a place that cannot be written, or a folder that another process works in.
     """
+    check_arguments(args)
+    if not _is_unicode(args.out):
+        raise DataError(f"--out {shown(args.out)} is not Unicode, which the files of weights need; choose another name")
     out = check_output(args.out)
     with folder_lock(out, f"strong-envs {getattr(args, 'command', 'run')}") as held:
         yield held
+
+
+def _is_unicode(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

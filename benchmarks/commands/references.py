@@ -11,6 +11,7 @@ from typing import Any
 from strong_envs.benchmarks.results.reference_rows import DRAWS, reference_rows
 from strong_envs.benchmarks.results.tables import print_table
 from strong_envs.features.datasets import READERS, read
+from strong_envs.features.datasets.leaks import find_leaks
 from strong_envs.features.errors import DataError
 
 
@@ -62,12 +63,19 @@ def main(args: argparse.Namespace) -> int:
         else:
             print(f"error: {error}", file=sys.stderr)
         return 2
+    leaks = find_leaks([q for q in source.queries if q.split in (args.train, args.test)], source.name)
     if args.json:
-        print(json.dumps({"rows": rows}, indent=1))
+        print(json.dumps({"rows": rows, "leaks": leaks.as_dict()["findings"]}, indent=1))
         return 0
     report = getattr(source, "report", None)
     if report is not None:
         print(str(report).splitlines()[0])
     title = f"{source.name}, {args.test}: {rows[0]['queries']:,} queries"
     print_table(rows, title=title)
+    for found in leaks.findings.values():
+        print(f"note: {found.kind}: {found.count:,}, for example {found.examples[0]}")
+    if leaks.findings:
+        print(
+            f"Rows that learn from {args.train} profit from this; strong-envs check {args.path} lists it with remedies."
+        )
     return 0

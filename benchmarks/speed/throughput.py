@@ -37,6 +37,7 @@ from strong_envs.benchmarks.speed.harness import (
 from strong_envs.benchmarks.speed.numpy_env import PlainMoment, PlainStates, crop_pyramid
 from strong_envs.features import FeatureBank, Query, StoreContents, StoredVideo, write_store
 from strong_envs.features.bank.pooling import WindowMeans, torch_pyramid
+from strong_envs.features.files.errors import check_output
 from strong_envs.temporal.env import TemporalMomentEnv, TemporalMomentVectorEnv
 
 WORDS, DIM = 4800, 2048
@@ -81,7 +82,7 @@ def vector(bank: FeatureBank, count: int, **options: Any) -> TemporalMomentVecto
     """The vector environment with the paper's flat state, by default."""
     if options.get("observation") != "index":
         options = {"context": False, "flatten": True, **options}
-    return TemporalMomentVectorEnv(count, bank, **options)
+    return TemporalMomentVectorEnv(count, bank, autoreset_mode=AutoresetMode.SAME_STEP, **options)
 
 
 def assert_equal_rollouts(env: TemporalMomentVectorEnv, others: dict[str, Any], actions: np.ndarray) -> None:
@@ -325,6 +326,8 @@ def main(args: argparse.Namespace) -> int:
         from strong_envs.benchmarks.speed import any_env as outside_env
 
         return outside_env.main(args.env, args.json, args.quick)
+    if args.out is not None:
+        check_output(args.out)
     result = measure(args.quick, lambda text: print(text, file=sys.stderr))
     if args.out is not None:
         write(result, args.out, "throughput")

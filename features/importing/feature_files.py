@@ -87,6 +87,10 @@ class FeatureFiles:
         """The file of the first array."""
         return self._names.example
 
+    def bytes(self, items: Iterable[str]) -> int:
+        """Size of the files of these ids; 0 for an h5 file, which may hold others as well."""
+        return 0 if self._h5 is not None else self._names.bytes(items)
+
     @property
     def unreadable(self) -> list[str]:
         """Names in an h5 file that are not text, for messages."""

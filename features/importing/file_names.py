@@ -71,6 +71,10 @@ class FileNames:
         """The names of all arrays, sorted, each once."""
         return sorted({name for name, _ in self._all})
 
+    def bytes(self, items: Iterable[str]) -> int:
+        """Size of the files of these ids."""
+        return sum(file.stat().st_size for file in {file for item in items for _, file in self.find(item)})
+
     @property
     def example(self) -> Path:
         """The file of the first array."""

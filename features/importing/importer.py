@@ -38,6 +38,8 @@ from strong_envs.features.importing.lengths import check_lengths
 from strong_envs.features.importing.options import Encode, FileOptions, ImportOptions
 from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, check_target, write_store
 
+INSTEAD = "choose another --out, or reduce channels (--pca)"
+
 
 class _Spool:
     """Rows of one tensor, collected in a temporary file so that memory holds one video."""
@@ -50,11 +52,12 @@ class _Spool:
         """Rows in the dtype of the first ones. Raises `DataError` for values that it cannot hold."""
         if not self._rows:
             self._dtype, self._shape = rows.dtype, rows.shape[1:]
-        if rows.dtype != self._dtype and self._dtype == np.float16 and float(np.abs(rows).max(initial=0)) > 65504:
-            raise DataError(
-                f"values reach {float(np.abs(rows).max()):.3g}, too large for float16, the first video's type"
-            )
-        return np.ascontiguousarray(rows, self._dtype)
+        with np.errstate(over="ignore"):
+            fitted = np.ascontiguousarray(rows, self._dtype)
+        if not np.isfinite(fitted).all():
+            largest = float(np.abs(rows).max())
+            raise DataError(f"values reach {largest:.3g}, too large for {self._dtype}, the type of the first video")
+        return fitted
 
     def add(self, rows: np.ndarray) -> None:
         """Append rows from `fitting`."""
@@ -94,6 +97,8 @@ def import_store(
     target = check_target(out, options.overwrite)
     with os_errors(f"import into {shown(target)}"), ExitStack() as stack:
         source = _Source(annotations, features, options, report, stack)
+        # Twice, in a temporary file and in the store, rows of at least half the bytes (float64 becomes float32).
+        need_space(target.parent, source.bytes(), INSTEAD)
         given = options.boxes
         tracks = dict(read_boxes(given, report) if isinstance(given, (str, os.PathLike)) else given or {})
         reducer = _reduction(source, annotations, options)
@@ -112,7 +117,7 @@ def import_store(
         tensors = {name: spool.array() for name, spool in spools.items()}
         rows = len(tensors["frames"])
         total = vectors.nbytes + sum(array.nbytes for array in tensors.values())
-        free = need_space(target.parent, total, "choose another --out, or reduce channels (--pca)")
+        free = need_space(target.parent, total, INSTEAD)
         options.say(
             f"{len(videos)} videos, {rows} rows: the store will take {size(total)} ({total} bytes); {size(free)} free"
         )
@@ -163,6 +168,15 @@ class _Source:
             durations = _lengths(self.annotations)[0]
             yield from iter_features(self.features, videos, report, self.options, durations)
 
+    def bytes(self) -> int:
+        """Size of the files of annotated videos, unless their channels are reduced."""
+        if self.options.pca is not None:
+            return 0
+        with ExitStack() as stack:
+            files = [stack.enter_context(FeatureFiles(p, self.options)) for p in list_paths(self.features or [])]
+            files += [] if self.grid is None else [self.grid.files]
+            return sum(stream.bytes(self.annotations.videos) for stream in files)
+
     def hint(self) -> str:
         """What the files are called."""
         if self.features is None:
@@ -208,6 +222,14 @@ def _reduction(source: _Source, annotations: Annotations, options: ImportOptions
     return of_store(pca, first.shape[-1])
 
 
+def _reduced(rows: np.ndarray, reducer: PCA | None) -> np.ndarray:
+    """Rows with fewer channels, in the dtype that they have."""
+    if reducer is None:
+        return rows
+    with np.errstate(over="ignore"):
+        return reducer.apply(rows).astype(rows.dtype)
+
+
 def _pack(
     source: _Source, reducer: PCA | None, spools: dict[str, _Spool]
 ) -> tuple[dict[str, StoredVideo], dict[str, bytes]]:
@@ -221,26 +243,28 @@ def _pack(
     bar = tqdm(every, "videos", len(annotations.videos), disable=not source.options.progress, unit=" videos")
     for name, frames in bar:
         found: dict[str, np.ndarray] = {}
+        part = "grid"
         try:
             if source.grid is not None:
-                found["grid"] = source.grid.read(name, None if frames is None else len(frames), report)
-                if reducer is not None:
-                    found["grid"] = reducer.apply(found["grid"]).astype(found["grid"].dtype)
-            elif reducer is not None and frames is not None:
-                frames = reducer.apply(frames)
-            rows = found["grid"].mean((1, 2), dtype=np.float32) if frames is None else frames
+                cells = source.grid.read(name, None if frames is None else len(frames), report)
+                found["grid"] = _reduced(cells, reducer)
+            part = "features"
+            if frames is None:
+                found["frames"] = found["grid"].mean((1, 2), dtype=np.float32)
+            else:
+                found["frames"] = frames if source.grid is not None else _reduced(frames, reducer)
+            part = "objects"
             if source.objects is not None:
-                found["objects"] = source.objects.read(name, len(rows), report)
-            found["frames"] = np.asarray(rows, np.float32)
-            found = {tensor: spool.fitting(found[tensor]) for tensor, spool in spools.items()}
+                found["objects"] = source.objects.read(name, len(found["frames"]), report)
+            for part, spool in spools.items():
+                found[part] = spool.fitting(found[part])
         except DataError as error:
-            kind = "the grid of a video cannot be used" if "grid" not in found and source.grid else ""
-            report.add(kind or "the objects of a video cannot be used", "dropped", str(error))
+            report.add(f"the {part} of a video cannot be used", "dropped", f"{name}: {error}")
             continue
         for tensor, spool in spools.items():
             spool.add(found[tensor])
         video = annotations.videos[name]
-        videos[name] = StoredVideo(name, video.duration, len(rows), video.path)
+        videos[name] = StoredVideo(name, video.duration, len(found["frames"]), video.path)
         digests[name] = hashlib.sha256(found["frames"].tobytes()).digest()
     if not videos:
         raise DataError(

@@ -14,7 +14,11 @@ from strong_envs.spatial.env import SpatialTrackEnv
 from strong_envs.temporal.env import TemporalMomentEnv
 
 try:
-    from pettingzoo import AECEnv  # type: ignore[import-not-found, import-untyped]
+    from pettingzoo import AECEnv, ParallelEnv  # type: ignore[import-not-found, import-untyped]
+    from pettingzoo.utils import wrappers  # type: ignore[import-not-found, import-untyped]
+    from pettingzoo.utils.conversions import (  # type: ignore[import-not-found, import-untyped]
+        turn_based_aec_to_parallel,
+    )
 except ImportError as error:
     raise ImportError("strong_envs.adapters.pettingzoo needs PettingZoo: pip install pettingzoo") from error
 
@@ -38,7 +42,7 @@ class TwoLevelsEnv(AECEnv):
     ``reset(options=...)`` takes ``sample``, an index into the split, and ignores the rest, as PettingZoo's tests ask.
     """
 
-    metadata: dict[str, Any] = {
+    metadata: dict[str, Any] = {  # noqa: RUF012 (as PettingZoo)
         "name": "strong_two_levels_v0",
         "render_modes": ["rgb_array"],
         "is_parallelizable": False,
@@ -67,6 +71,9 @@ class TwoLevelsEnv(AECEnv):
         self.agents: list[str] = []
         self.observation_spaces = {name: self._level(name).observation_space for name in self.possible_agents}
         self.action_spaces = {name: self._level(name).action_space for name in self.possible_agents}
+        parts = [gym.spaces.flatten_space(self.observation_spaces[name]) for name in self.possible_agents]
+        low, high = (np.concatenate([getattr(part, side) for part in parts]) for side in ("low", "high"))
+        self.state_space = gym.spaces.Box(low, high, dtype=np.float32)
 
     def observation_space(self, agent: str) -> gym.Space:
         """The space of an agent's observations."""
@@ -80,7 +87,7 @@ class TwoLevelsEnv(AECEnv):
         """Start an episode with the spatial agent."""
         chosen = {"sample": (options or {}).get("sample")}
         observation, info = self.spatial.reset(seed=seed, options=chosen)
-        sample = info["sample"]
+        sample = int(info["sample"])
         self._boxes = box_ops.corners(self.spatial.track.box).to(torch.float32).repeat(self._frames(sample), 1)
         self._place(sample)
         first, temporal_info = self.temporal.reset(seed=seed, options={"sample": sample})
@@ -96,6 +103,13 @@ class TwoLevelsEnv(AECEnv):
     def observe(self, agent: str) -> Any:
         """The last observation of an agent."""
         return self._observations[agent]
+
+    def state(self) -> np.ndarray:
+        """What both agents see together: their observations, flat and one after the other, (n,) float32."""
+        parts = [
+            gym.spaces.flatten(self.observation_spaces[name], self._observations[name]) for name in self.possible_agents
+        ]
+        return np.concatenate(parts).astype(np.float32)
 
     def step(self, action: Any) -> None:
         """Act for ``agent_selection``; None once that agent has ended."""
@@ -115,9 +129,9 @@ class TwoLevelsEnv(AECEnv):
             for frame, box in self.spatial.path[-1:]:
                 self._boxes[frame:] = torch.tensor(box, dtype=torch.float32, device=self._boxes.device)
             if terminated:
-                self._place(info["sample"])
+                self._place(int(info["sample"]))
                 # The window is where it was; only what is inside the boxes is new.
-                sample = {"sample": info["sample"]}
+                sample = {"sample": int(info["sample"])}
                 self._observations[TEMPORAL], self.infos[TEMPORAL] = self.temporal.reset(options=sample)
         self._accumulate_rewards()
 
@@ -139,3 +153,23 @@ class TwoLevelsEnv(AECEnv):
     def _place(self, sample: int) -> None:
         samples = torch.tensor([sample], device=self.temporal.bank.device)
         self.temporal.task.local.set_boxes(samples, self._boxes)
+
+
+def env(*args: Any, **kwargs: Any) -> AECEnv:
+    """`TwoLevelsEnv` behind PettingZoo's usual wrappers, which check actions and the order of calls.
+
+    Arguments as there.
+    """
+    return wrappers.OrderEnforcingWrapper(wrappers.AssertOutOfBoundsWrapper(TwoLevelsEnv(*args, **kwargs)))
+
+
+def parallel_env(*args: Any, **kwargs: Any) -> ParallelEnv:
+    """The same as a parallel environment: of the actions of a step only that of the agent whose turn it is counts.
+
+    ``infos[agent]["active_agent"]`` names that agent. Arguments as for `TwoLevelsEnv`.
+    """
+    return turn_based_aec_to_parallel(env(*args, **kwargs))
+
+
+raw_env = TwoLevelsEnv
+"""PettingZoo's name for the environment without wrappers."""

@@ -12,21 +12,25 @@ from torch import Tensor
 
 from strong_envs.features.errors import DataError, nearest
 
+FEATURE_LIMIT = float(np.finfo(np.float16).max)
+"""Bound of every number that is a feature: float16's largest, 65504, which extractors keep their numbers below."""
 
-def feature_space(
-    shapes: dict[str, tuple[int, ...]], ranges: dict[str, tuple[float, float]], flatten: bool
-) -> spaces.Space:
+INDEX_LIMIT = 2**31 - 1
+"""Bound of samples and frames in the spaces of index observations, for stores of every size."""
+
+BOUNDS = {"location": (0.0, 1.0), "time": (0.0, 1.0), "box": (0.0, 1.0), "attention_box": (-1.0, 1.0)}
+"""Parts of observations that are no features: fractions of the video or of the frame."""
+
+
+def feature_space(shapes: Mapping[str, tuple[int, ...]], flatten: bool, limit: float = FEATURE_LIMIT) -> spaces.Space:
     """The Dict of Boxes for named parts, or one flat Box of their concatenation.
 
-    ``ranges`` bounds the parts that hold features; the others are fractions in [0, 1]. An empty window gives zeros and
-    prefix sums round, so the bounds include 0 and a little slack.
+    Bounds belong to the kind of a part and not to the numbers of a store, so that stores of equal sizes have equal
+    spaces: fractions as in `BOUNDS`, features in [-limit, limit].
     """
     parts = {}
     for name, shape in shapes.items():
-        low, high = ranges.get(name, (0.0, 1.0))
-        if name in ranges:
-            slack = 1e-3 + 1e-3 * (high - low)
-            low, high = min(low, 0.0) - slack, max(high, 0.0) + slack
+        low, high = BOUNDS.get(name, (-limit, limit))
         parts[name] = spaces.Box(low, high, shape, np.float32)
     if not flatten:
         # Gymnasium sorts the keys of a plain dict; its wrappers would then flatten in another order than the paper's.
@@ -61,6 +65,12 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
             return torch.cat(list(parts), 1)
         width += part.shape[1]
     return first.as_strided((len(first), width), first.stride())
+
+
+def feature_limit(*ranges: tuple[float, float]) -> float:
+    """`FEATURE_LIMIT`, or float32's largest number where features of these ranges (low, high) exceed it."""
+    largest = max((abs(end) for ends in ranges for end in ends), default=0.0)
+    return FEATURE_LIMIT if largest < FEATURE_LIMIT else float(np.finfo(np.float32).max)
 
 
 def split_options(options: dict | None, valid: Sequence[str]) -> dict:

@@ -6,11 +6,14 @@ no loop over environments, the same numbers on every device.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from gymnasium.utils import seeding
 from torch import Tensor
 
+from strong_envs.core.validation import check_seed, shown
 from strong_envs.features.errors import DataError
 
 
@@ -41,16 +44,21 @@ def draw_one(key: int, counter: int, size: int) -> int:
     return ((z >> 16) & ((1 << 47) - 1)) % size
 
 
-def seeds_of(seed: int | list[int | None] | None, count: int) -> list[int | None]:
-    """One seed per environment: an int s becomes s, s + 1, ...; a list is taken as it is."""
+def seeds_of(seed: Any, count: int) -> list[int | None]:
+    """One seed per environment: None, an int s, which becomes s, s + 1, ..., or ``count`` ints and Nones."""
     if seed is None:
         return [None] * count
-    if isinstance(seed, (int, np.integer)):
-        return [int(seed) + i for i in range(count)]
-    seeds = list(seed)
-    if len(seeds) != count:
-        raise DataError(f"seed must be an int or a list of {count} ints, one per environment; got {len(seeds)}")
-    return seeds
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
+        first = check_seed(seed)
+        assert first is not None
+        return [first + i for i in range(count)]
+    if isinstance(seed, (np.ndarray, Tensor)):
+        seed = seed.tolist()
+    if not isinstance(seed, (list, tuple)):
+        raise DataError(f"seed must be an int or a list of {count} ints, one per environment; got {shown(seed)}")
+    if len(seed) != count:
+        raise DataError(f"seed must be an int or a list of {count} ints, one per environment; got {len(seed)}")
+    return [check_seed(one, f"seed[{i}]") for i, one in enumerate(seed)]
 
 
 def key_from(generator: np.random.Generator) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -173,6 +174,15 @@ def display_problem() -> str | None:
         said = [line for line in tried.stderr.splitlines() if line.strip()]
         return f"OpenCV cannot open a window ({said[0] if said else f'exit status {tried.returncode}'})"
     return None
+
+
+def tiled(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of one size, (H, W, 3), side by side in a grid as wide as it is high; the rest is black."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    blank = [np.zeros_like(pictures[0])] * (rows * columns - len(pictures))
+    cells = [*pictures, *blank]
+    return np.concatenate([np.concatenate(cells[i * columns : (i + 1) * columns], 1) for i in range(rows)], 0)
 
 
 def wrap(text: str, width: int) -> list[str]:

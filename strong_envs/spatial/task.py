@@ -20,8 +20,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from strong_envs.core import boxes, rewards, spans
-from strong_envs.core.observations import feature_space
-from strong_envs.core.validation import check_number, check_whole
+from strong_envs.core.observations import INDEX_LIMIT, feature_limit, feature_space
+from strong_envs.core.validation import check_number, check_whole, shown
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.temporal.task import TemporalTask
 
@@ -65,7 +65,7 @@ class SpatialConfig:
             value = getattr(self, name)
             if value not in valid:
                 raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(value, valid)}")
-        check_number(self.z_s, "z_s", above=True)
+        check_number(self.z_s, "z_s", 0, 1e6, above=True)
         for name in ("actions_per_frame", "first_frame_actions"):
             check_whole(getattr(self, name), name)
         check_number(self.tie_tolerance, "tie_tolerance")
@@ -81,8 +81,8 @@ def check_box(box: object, name: str) -> None:
     """A box must be centre and size inside the frame."""
     try:
         x, y, w, h = (float(v) for v in box)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        raise DataError(f"{name} must be four numbers (centre x, y, width, height), got {box!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{name} must be four numbers (centre x, y, width, height), got {shown(box)}") from None
     eps = 1e-6
     inside = x - w / 2 >= -eps and x + w / 2 <= 1 + eps and y - h / 2 >= -eps and y + h / 2 <= 1 + eps
     if not (inside and w > 0 and h > 0):
@@ -187,18 +187,38 @@ class SpatialTask:
         }
 
     def window(self, samples: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """The temporal window of each episode, in steps; ``uniform`` (B, 2) in [0, 1] is used by ``"random"``."""
+        """The temporal window of each episode, in steps; ``uniform`` (B, 2) in [0, 1) decides what is random."""
         total, kind = self.temporal.config.total, self.config.window
         if kind == "initial":
             return self.temporal.initial(samples)
         if kind == "truth":
-            truth = self.temporal.truth[samples, 0]
-            return truth[:, 0], truth[:, 1]
+            return self.true_window(samples, uniform)
         if kind == "whole":
             zero = torch.zeros(samples.shape, dtype=torch.float64, device=self.bank.device)
             return zero, zero + total
         start = torch.floor(uniform[:, 0] * (total - 1))
         return start, (start + 1 + torch.floor(uniform[:, 1] * (total - start))).clamp(max=total)
+
+    def true_window(self, samples: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """A true window of each sample, in steps; where there are several, the one that ``uniform`` (B, 2) picks."""
+        truth = self.temporal.truth[samples]
+        count = 1 + (truth[:, 1:] != truth[:, :-1]).any(-1).sum(-1)  # the last one is repeated
+        pick = torch.minimum((uniform[:, 0] * count).to(torch.int64), count - 1)
+        chosen = truth[torch.arange(len(truth), device=truth.device), pick]
+        return chosen[:, 0], chosen[:, 1]
+
+    def action_mask(self, box: Tensor) -> Tensor:
+        """Which actions change boxes (B, 4), or stop: (B, A) bool."""
+        count = len(box)
+        action = torch.arange(self.n_actions, device=box.device).repeat(count)
+        _, valid = boxes.move(box.repeat_interleave(self.n_actions, 0), action, self.table)
+        return (valid | (action == boxes.STOP)).view(count, self.n_actions)
+
+    @property
+    def max_steps(self) -> int:
+        """The most steps of an episode: the actions in every frame of the longest video."""
+        later = 0 if self.config.inheritance == "first" else self.bank.max_frames - 1
+        return self.config.first_frame_actions + later * self.config.actions_per_frame
 
     def begin(self, samples: Tensor, start: Tensor, end: Tensor, box: Tensor, sums: Tensor | None = None) -> TrackState:
         """The state before the first frame: spans in steps (B,), boxes (B, 4) centre and size.
@@ -394,19 +414,15 @@ class SpatialTask:
         return shapes
 
     def observation_space(self, flatten: bool) -> spaces.Space:
-        """The Gymnasium space of `observe`, bounded by what the store holds."""
+        """The Gymnasium space of `observe`."""
         store = self.bank.store
-        grid = store.range("grid")
-        ranges = {"query": store.range("queries"), "scene": store.range("frames"), "inside": grid, "around": grid}
-        ranges["attention_box"] = (-1.0, 1.0)
-        return feature_space(self.dims(), ranges, flatten)
+        limit = feature_limit(store.range("queries"), store.range("frames"), store.range("grid"))
+        return feature_space(self.dims(), flatten, limit)
 
     def index_space(self) -> spaces.Space:
         """The Gymnasium space of what a replay stores: sample, window and frame (frames), box (centre and size)."""
-        frames = self.bank.max_frames
-        counts = {name: spaces.Box(0, frames, (), np.int64) for name in ("first", "last", "frame")}
-        sample = spaces.Box(0, len(self.bank) - 1, (), np.int64)
-        return spaces.Dict({"sample": sample, **counts, "box": spaces.Box(0.0, 1.0, (4,), np.float64)})
+        counts = {name: spaces.Box(0, INDEX_LIMIT, (), np.int64) for name in ("sample", "first", "last", "frame")}
+        return spaces.Dict({**counts, "box": spaces.Box(0.0, 1.0, (4,), np.float64)})
 
     def _current(self, walk: TrackState) -> Tensor:
         return torch.minimum(walk.frame, walk.last - 1)

@@ -43,18 +43,25 @@ class BufferPool:
         return arrays[-1], self._helds[-1]
 
 
+INFO = ("tiou", "span", "true_span", "invalid_move", "sample", "action_mask")
+"""What ``info`` of the temporal level holds, in this order."""
+
+
 class StepArrays:
     """What one compiled step hands out, and the dicts that name its rows.
 
     Attributes:
-        ints, floats, flags: (rows, width); spans: (rows, width, 2); reward: (B,) float32, see `compiled.OUT_ROWS`.
+        ints, floats, flags: (rows, width); spans: (rows, width, 2); masks: (rows, A, width); see
+            `compiled_kernels.OUT_ROWS`.
+        reward: (B,) float32.
         shown, info, episode, final_obs, final_info: views by the names they have in observations and ``info``.
     """
 
-    def __init__(self, count: int, width: int) -> None:
+    def __init__(self, count: int, width: int, n_actions: int) -> None:
         rows = c.OUT_ROWS
         self.ints, self.floats = np.zeros((rows[0], width), np.int64), np.zeros((rows[1], width), np.float64)
         self.flags, self.spans = np.zeros((rows[2], width), np.bool_), np.zeros((rows[3], width, 2), np.float64)
+        self.masks = np.zeros((rows[4], n_actions, width), np.int8)
         self.reward = np.zeros(count, np.float32)
         ints, floats, flags, spans = (x[:, :count] for x in (self.ints, self.floats, self.flags, self.spans))
         self.terminated, self.truncated, self.ended = flags[c.TERMINATED], flags[c.TRUNCATED], flags[c.ENDED]
@@ -77,6 +84,7 @@ class StepArrays:
             "true_span": spans[c.TRUE_SPAN],
             "invalid_move": flags[c.INVALID_MOVE],
             "sample": ints[c.INFO_SAMPLE],
+            "action_mask": self.masks[c.MASK, :, :count].T,
         }
         self.final_info = {
             "tiou": floats[c.FINAL_TIOU],
@@ -84,9 +92,10 @@ class StepArrays:
             "true_span": spans[c.FINAL_TRUE],
             "invalid_move": flags[c.FINAL_INVALID],
             "sample": ints[c.FINAL_INFO_SAMPLE],
+            "action_mask": self.masks[c.FINAL_MASK, :, :count].T,
         }
         # A slice of a view refers to the array below it, so both kinds count.
-        self._watched: list[Any] = [self.ints, self.floats, self.flags, self.spans, self.reward]
+        self._watched: list[Any] = [self.ints, self.floats, self.flags, self.spans, self.masks, self.reward]
         self._watched += [self.terminated, self.truncated, self.ended]
         for views in (self.shown, self.final_obs, self.episode, self.info, self.final_info):
             self._watched += views.values()
@@ -105,8 +114,8 @@ class StepArrays:
 class StepBufferPool:
     """`StepArrays` by turns; with ``reuse`` always the same."""
 
-    def __init__(self, count: int, width: int, reuse: bool, most: int = 3) -> None:
-        self._size, self._reuse, self._most = (count, width), reuse, most
+    def __init__(self, count: int, width: int, n_actions: int, reuse: bool, most: int = 3) -> None:
+        self._size, self._reuse, self._most = (count, width, n_actions), reuse, most
         self._all: list[StepArrays] = []
 
     def take(self) -> StepArrays:

@@ -39,7 +39,8 @@ SHOWN_SAMPLE, SHOWN_T, INFO_SAMPLE, ENDED_LENGTH, FINAL_SAMPLE, FINAL_T, FINAL_I
 SHOWN_START, SHOWN_END, TIOU, ENDED_RETURN, ENDED_TIME, FINAL_START, FINAL_END, FINAL_TIOU = range(8)
 TERMINATED, TRUNCATED, ENDED, INVALID_MOVE, FINAL_INVALID = range(5)
 SPAN, TRUE_SPAN, FINAL_SPAN, FINAL_TRUE = range(4)
-OUT_ROWS = (7, 8, 5, 4)
+MASK, FINAL_MASK = range(2)
+OUT_ROWS = (7, 8, 5, 4, 2)
 PIECE = 256
 """Episodes that `step_all` treats together: some 30 rows of them fit the first cache or nearly so."""
 
@@ -174,9 +175,19 @@ def true_rows(
         true[i, 0], true[i, 1] = low[sample[i]], high[sample[i]]
 
 
+def mask_rows(a: Any, b: Any, start: np.ndarray, end: np.ndarray, rules: Rules, mask: np.ndarray) -> None:
+    """Which actions move the spans from a to b: ``mask`` (A, B) int8."""
+    for j in range(len(mask)):
+        shift_start, shift_end, row = rules.shift_start[j], rules.shift_end[j], mask[j]
+        for i in range(a, b):
+            _, _, valid = shifted(start[i], end[i], shift_start, shift_end, rules.total)
+            row[i] = valid
+
+
 def step_all(
     actions: np.ndarray, elapsed: float, ints: np.ndarray, floats: np.ndarray, flags: np.ndarray, out_ints: np.ndarray,
-    out_floats: np.ndarray, out_flags: np.ndarray, out_spans: np.ndarray, reward: np.ndarray, *given: Any,
+    out_floats: np.ndarray, out_flags: np.ndarray, out_spans: np.ndarray, out_masks: np.ndarray, reward: np.ndarray,
+    *given: Any,
 ) -> int:  # fmt: skip
     """One step of B episodes, automatic resets included: the number that ended, or `BAD_ACTION` or `HAS_ENDED`.
 
@@ -270,6 +281,11 @@ def step_all(
                         if kind == LEGACY:
                             clamped = overlap_one(start[i], end[i], s, low, high, SIGNED)
                         out_floats[FINAL_TIOU, i] = maximum(clamped, 0.0)
+                        for j in range(n_actions):
+                            _, _, valid = shifted(
+                                start[i], end[i], rules.shift_start[j], rules.shift_end[j], rules.total
+                            )
+                            out_masks[FINAL_MASK, j, i] = valid
                 episodes[i] += 1
                 sample[i] = draw(keys[i], episodes[i], n_samples)
                 start[i], end[i] = rules.first[0], rules.first[1]
@@ -294,6 +310,7 @@ def step_all(
                 second = seconds[sample[i]]
                 span[i, 0], span[i, 1] = start[i] * second, end[i] * second
             true_rows(a, b, start, end, sample, rules, out_spans[TRUE_SPAN])
+            mask_rows(a, b, start, end, rules, out_masks[MASK])
     return count
 
 
@@ -438,7 +455,7 @@ _PRIMITIVES = {
 """What stands for these names in compiled code, where the plain functions take arrays and tensors too."""
 
 _INNER: tuple[Any, ...] = (intersection, overlap, shifted, frame_window, context_windows, outcome, draw)
-_INNER += (overlap_one, nearest_one, move_rows, overlap_rows, copy_rows, true_rows, observe_row)
+_INNER += (overlap_one, nearest_one, move_rows, overlap_rows, copy_rows, true_rows, mask_rows, observe_row)
 _OUTER = (step_all, observe_all)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from strong_envs.temporal import compiled_kernels as c
-from strong_envs.temporal.compiled_buffers import BufferPool, StepBufferPool
+from strong_envs.temporal.compiled_buffers import INFO, BufferPool, StepBufferPool
 from strong_envs.temporal.compiled_tables import HostArrays
 from strong_envs.temporal.task import TemporalTask
 
@@ -67,6 +67,9 @@ class CompiledSteps:
         self.floats = np.zeros((c.STATE_ROWS[1], self.width), np.float64)
         self.flags = np.zeros((c.STATE_ROWS[2], self.width), np.bool_)
         self.everywhere = np.ones(count, np.bool_)
+        self.everywhere.flags.writeable = False  # every ``info`` shows it
+        shown: Any = torch.ones(count, dtype=torch.bool) if torch_output else self.everywhere
+        self.masks = {} if light else {f"_{name}": shown for name in INFO}
         self.parts, self.size = self.host.parts, self.host.size
         self._make_views()
 
@@ -77,7 +80,7 @@ class CompiledSteps:
         ints, floats = self.ints[:, :count], self.floats[:, :count]
         self.now = (ints[c.SAMPLE], floats[c.START], floats[c.END], ints[c.T])
         self.was = (ints[c.WAS_SAMPLE], floats[c.WAS_START], floats[c.WAS_END], ints[c.WAS_T])
-        self.handed = StepBufferPool(count, self.width, not self.copy)
+        self.handed = StepBufferPool(count, self.width, self.host.n_actions, not self.copy)
         self.shown, self.final = BufferPool(count, self.size), BufferPool(count, self.size)
         self.current: tuple[Any, np.ndarray, np.ndarray] | None = None
         self.views = {name: torch.from_numpy(getattr(self, kind)[row, :count]) for name, (kind, row) in _STATE.items()}
@@ -100,14 +103,17 @@ class CompiledSteps:
 
         None, with nothing changed, for what that method refuses.
         """
-        actions = actions.cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
+        try:
+            actions = actions.cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
+        except (TypeError, ValueError):
+            return None
         if actions.shape != (self.count,) or actions.dtype.kind not in "iub":
             return None
         actions = np.ascontiguousarray(actions, np.int64)
         out = self.handed.take()
         ended = self.step_all(
             actions, elapsed, self.ints, self.floats, self.flags, out.ints, out.floats, out.flags, out.spans,
-            out.reward, *self.rules,
+            out.masks, out.reward, *self.rules,
         )  # fmt: skip
         if ended < 0:
             return None
@@ -118,14 +124,16 @@ class CompiledSteps:
                 info["final_obs"] = out.final_obs.copy() if self.index else self._final(out.ended)
                 info["_final_obs"] = out.ended
                 if not self.light:
-                    info["final_info"], info["_final_info"] = out.final_info.copy(), out.ended
+                    info["final_info"] = {**out.final_info, **{f"_{name}": out.ended for name in out.final_info}}
+                    info["_final_info"] = out.ended
         if not self.light:
             info.update(out.info)
         observation = out.shown.copy() if self.index else self._show(self.now)
         if not self.torch:
+            info.update(self.masks)
             return observation, out.reward, out.terminated, out.truncated, info
         flags = (torch.from_numpy(flag) for flag in (out.reward, out.terminated, out.truncated))
-        return (_tensors(observation), *flags, _tensors(info))
+        return (_tensors(observation), *flags, {**_tensors(info), **self.masks})
 
     def reached(self) -> dict[str, Tensor]:
         """The states that the last move led to, before any automatic reset."""

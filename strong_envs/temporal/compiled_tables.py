@@ -33,6 +33,7 @@ class HostArrays:
         self.kind = IOU_KINDS.index(config.iou)
         self.table, self.truth, self.seconds = host(task.table), host(task.truth), host(task.seconds)
         self.true_seconds = host(task.true_seconds)
+        self.n_actions = len(self.table)
         self.first = np.array(config.initial_span, np.float64) * self.total
         self.on_host = bank.device.type == "cpu" and not bank.mapped
         self._made: Any = None

@@ -11,17 +11,18 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from strong_envs.core.boxes import INITIAL_BOX, corners
+from strong_envs.core.env_base import ScalarEnv, refuse_vector_arguments
 from strong_envs.core.observations import flat, split_options
 from strong_envs.core.sampling import draw_one, key_from
-from strong_envs.core.spans import CLAMPED, LEGACY, SIGNED, frame_window
-from strong_envs.core.validation import check_samples
+from strong_envs.core.spans import CLAMPED, LEGACY, SIGNED
+from strong_envs.core.validation import check_samples, check_seed
 from strong_envs.core.vector_env import check_observation
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.temporal.compiled_kernels import numbers
 from strong_envs.temporal.compiled_tables import HostArrays
 from strong_envs.temporal.dynamics import outcome
+from strong_envs.temporal.pictures import temporal_shot
 from strong_envs.temporal.task import check_spans, make_task
 from strong_envs.temporal.vector_env import TemporalMomentVectorEnv
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["TemporalMomentEnv", "TemporalMomentVectorEnv", "check_spans", "make_task"]
 
 
-class TemporalMomentEnv(gym.Env):
+class TemporalMomentEnv(ScalarEnv):
     """`TemporalMoment-v0`: move the ends of a window until it holds the moment that a sentence describes.
 
     ## Description
@@ -57,6 +58,7 @@ class TemporalMomentEnv(gym.Env):
 
     ## Observation space
     `Dict` of float32 `Box`es (Eq. 1), or with `flatten=True` their concatenation in this order.
+    `TemporalMomentFlat-v0` is the same with `flatten=True`.
 
     | key | shape | meaning |
     |---|---|---|
@@ -73,6 +75,9 @@ class TemporalMomentEnv(gym.Env):
     Without `context` this is the paper's state: 8,898 numbers with its sizes (4,800 + 2 + 2,048 + 2,048). A mean over
     the window alone cannot tell on which side of it the event lies; the context can.
 
+    Features are bounded by ±65,504, float16's largest number, whatever the store holds: environments over stores of
+    equal sizes have equal spaces, and a model trained on one store loads on another.
+
     With `observation="index"` the state itself: `sample` and `t` (int64), `start` and `end` (float64, in steps). A
     replay that stores indices is thousands of times smaller; `observe_state` of the vector environment rebuilds the
     features.
@@ -80,10 +85,10 @@ class TemporalMomentEnv(gym.Env):
     ## Rewards
     Eq. 5: +1 - φt if the IoU rose, -φt if it did not change, -1 - φt if it fell; t counts from 0. The IoU is signed
     (Eq. 4 to the letter: negative when the windows are disjoint). Stop pays -φt. `reward="read"` is the one of READ
-    (AAAI 2019): +1 only if the IoU rose from 0 or more, -1 wherever it is negative. `reward="iou_delta"` is the
-    change of
-    the IoU itself: rewards of an episode add up to what its windows gained, while signs pay many short moves better
-    than one long one, which matters with `multi_scale`; take `phi=0.0` with it.
+    (AAAI 2019): +1 only if the IoU rose from 0 or more, -1 wherever it is negative. `reward="iou_delta"` is the change
+    of the IoU itself: rewards of an episode add up to what its windows gained, while signs pay many short moves better
+    than one long one, which matters with `multi_scale`; take `phi=0.0` with it. Further rewards are registered with
+    `strong_envs.core.rewards.temporal_reward`.
 
     The paper's φ = 0.1 makes a move that improves the IoU pay 0 or less from t = 10 on, and the state does not tell t:
     `phi=0.0` takes the penalty away, `time_in_observation=True` shows t.
@@ -94,11 +99,24 @@ class TemporalMomentEnv(gym.Env):
     (index into the split) and `span` (start and end in seconds).
 
     ## End
-    Terminated by stop (and by an invalid move under `invalid="terminate"`). Truncated after `max_steps` moves.
+    Terminated by stop (and by an invalid move under `invalid="terminate"`). Truncated after `max_steps` moves, which
+    `spec.max_episode_steps` repeats.
 
     ## Information
-    `tiou` (clamped), `span` and `true_span` (seconds), `invalid_move`, `sample`, `qid`, `text`, and `path`, the spans
-    so far in seconds.
+    Arrays of fixed shape and dtype, from `reset` on:
+
+    | key | shape, dtype | meaning |
+    |---|---|---|
+    | `tiou` | () float64 | clamped IoU of the window with the nearest true window |
+    | `span` | (2,) float64 | the window, seconds |
+    | `true_span` | (2,) float64 | the true window nearest to `span`, seconds: of several, the one that `tiou` is with |
+    | `invalid_move` | () bool | the last move was refused |
+    | `sample` | () int64 | index into the split |
+    | `action_mask` | (A,) int8 | moves that change the window, and stop; `action_masks()` gives it as bool |
+
+    `info="full"` adds `true_spans` (K, 2), all true windows (the last one repeated up to the K of the split), the
+    texts `qid` and `text`, and `path`, the list of spans so far. `info="light"` leaves it empty. The vector environment
+    has a row per environment and Gymnasium's masks `_key`.
 
     ## Arguments
     - `features="shapes-v0"`: a registered key, a path of a store, or a `FeatureBank`; `split="train"`; `device="cpu"`.
@@ -110,14 +128,15 @@ class TemporalMomentEnv(gym.Env):
     - `iou="signed"` | `"clamped"` | `"legacy"`; `reward="iou_sign"` | `"iou_delta"` | `"read"`.
     - `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
     - `global_scope="video"` | `"moment"`; `context=True`; `time_in_observation=False`; `flatten=False`.
-    - `observation="features"` | `"index"`.
+    - `observation="features"` | `"index"`; `info="numeric"` | `"full"` | `"light"`.
     - `render_mode=None` | `"rgb_array"` | `"human"`.
 
     ## Version history
-    - v0: first release.
+    - v0: first release. Unreleased: `info` holds arrays of fixed shape, texts on request, and `true_span` is the
+      nearest
+      of several true windows; bounds of observations no longer follow the store.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 4}  # noqa: RUF012 (Gymnasium declares it so)
     OPTIONS = ("sample", "span")
 
     def __init__(
@@ -127,12 +146,12 @@ class TemporalMomentEnv(gym.Env):
         render_mode: str | None = None,
         flatten: bool = False,
         observation: str = "features",
+        info: str = "numeric",
         **arguments: Any,
     ) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise DataError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
-        self.render_mode, self.flatten = render_mode, flatten
-        self.observation = check_observation(observation, flatten)
+        refuse_vector_arguments(arguments)
+        self._set_common(render_mode, info)
+        self.flatten, self.observation = flatten, check_observation(observation, flatten)
         self.task = make_task(features, **arguments)
         self.bank = self.task.bank
         self.observation_space = (
@@ -141,19 +160,24 @@ class TemporalMomentEnv(gym.Env):
         self.action_space = spaces.Discrete(self.task.n_actions)
         self._key: int | None = None
         self._episode = -1
-        self._viewer: Any = None
         self._started = False
         self.before_episode: Callable[[Tensor], None] | None = None
         self._host = HostArrays(self.task)
         self._shifts = self._host.table.tolist()
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+    @property
+    def max_steps(self) -> int:
+        """The most steps of an episode."""
+        return int(self.task.config.max_steps)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; see "Start" above for the options."""
+        seed, options = check_seed(seed), split_options(options, self.OPTIONS)
         super().reset(seed=seed)
-        options = split_options(options, self.OPTIONS)
-        if seed is not None or self._key is None:
-            self._key, self._episode = key_from(self.np_random), -1
-        key, episode, config = self._key, self._episode + 1, self.task.config
+        key, episode, config = self._key, self._episode, self.task.config
+        if seed is not None or key is None:
+            key, episode = key_from(self.np_random), -1
+        episode += 1
         if "sample" in options:
             index = int(check_samples(options["sample"], 1, len(self.bank))[0])
         else:
@@ -168,42 +192,34 @@ class TemporalMomentEnv(gym.Env):
             span = float(min(ends)), float(max(ends) + 1)
         else:
             span = float(self._host.first[0]), float(self._host.first[1])
-        self.sample, self._episode = sample, episode
+        self.sample, self._key, self._episode = sample, key, episode
         if self.before_episode is not None:
             self.before_episode(self.sample)
         self._span, self._index, self._t = span, index, 0
-        self._truth = self._host.truth[self._index].tolist()
-        self._true_seconds = [tuple(window) for window in self._host.true_seconds[self._index].tolist()]
-        self._second = float(self._host.seconds[self._index])
+        self._truth = self._host.truth[index].tolist()
+        self._true_seconds = self._host.true_seconds[index].copy()
+        self._second = float(self._host.seconds[index])
         self._iou = self._best_iou(span[0], span[1], self._host.kind)
-        self.last_reward, self._invalid, self._started = 0.0, False, True
+        self.last_reward, self._invalid, self._started, self._opened = 0.0, False, True, True
         self.path = [self._seconds()]
         if self.render_mode == "human":
             self.render()
         return self._observation(), self._info()
 
-    def step(self, action: int) -> tuple[Any, float, bool, bool, dict]:
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Apply one move."""
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step(), and after an episode has ended")
         if not self.action_space.contains(action):
             raise DataError(f"action must be an integer in [0, {self.task.n_actions}), got {action!r}")
-        action, task, config = int(action), self.task, self.task.config
+        action, task, config, host = int(action), self.task, self.task.config, self._host
         # The functions of `TemporalTask.move`, with the numbers of one episode
         shift_start, shift_end = self._shifts[action]
-        start, end, valid = numbers().shifted(*self._span, shift_start, shift_end, self._host.total)
-        iou = self._best_iou(start, end, self._host.kind)
+        start, end, valid = numbers().shifted(*self._span, shift_start, shift_end, host.total)
+        iou = self._best_iou(start, end, host.kind)
+        pay, phi, limit = task.reward.function, config.phi, config.max_steps
         reward, terminated, truncated = outcome(
-            action,
-            float(self._t),
-            self._iou,
-            iou,
-            valid,
-            task.reward.function,
-            config.phi,
-            task.penalty,
-            task.ends,
-            config.max_steps,
+            action, float(self._t), self._iou, iou, valid, pay, phi, task.penalty, task.ends, limit
         )
         self._span, self._iou, self._t, self._invalid = (start, end), iou, self._t + 1, not valid
         # float32 like the vector environment, so that both give the same number
@@ -214,53 +230,9 @@ class TemporalMomentEnv(gym.Env):
             self.render()
         return self._observation(), self.last_reward, terminated, truncated, self._info()
 
-    def render(self) -> np.ndarray | None:
-        """The frame under the window's middle, the query, a time bar with both windows, reward and step."""
-        from strong_envs.rendering.viewer import Viewer
-
-        if self.render_mode is None:
-            gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
-            return None
-        if not hasattr(self, "path"):
-            raise gym.error.ResetNeeded("call reset() before render()")
-        if self._viewer is None:
-            self._viewer = Viewer(self.bank)
-        picture = self._viewer.draw(self._shot())
-        if self.render_mode == "human":
-            self._viewer.show(picture, self.metadata["render_fps"])
-            return None
-        return picture
-
-    def close(self) -> None:
-        """Close the window, if one is open."""
-        if self._viewer is not None:
-            self._viewer.close()
-            self._viewer = None
-
-    def _shot(self) -> Shot:
-        """The picture to draw: first, middle and last frame of the window over the time bar."""
-        from strong_envs.rendering.viewer import Shot
-
-        task, sample = self.task, self._index
-        n_frames = int(task.n_frames[sample])
-        first, last = frame_window(self._span[0], self._span[1], self._host.total, n_frames)
-        rows = [first, (first + last - 1) // 2, last - 1]
-        boxes: list[Any] = []
-        if task.local.boxes is not None:
-            base = int(task.local.rows[sample])
-            boxes = [task.local.boxes[base + row].tolist() for row in rows]
-        elif task.local.source == "initial":
-            boxes = [corners(np.array(INITIAL_BOX)).tolist()] * len(rows)
-        seconds = float(self.bank.duration[self.bank.video[sample]]) / n_frames
-        names = zip(("first", "middle", "last"), rows, strict=True)
-        return Shot(
-            sample,
-            rows,
-            self.path[-1],
-            boxes,
-            [f"{name} {(row + 0.5) * seconds:.1f} s" for name, row in names],
-            footer=f"step {self._t}   reward {self.last_reward:+.2f}   tIoU {self._tiou():.2f}",
-        )
+    def action_masks(self) -> np.ndarray:
+        """(A,) bool: which actions move the window now, or stop; what MaskablePPO reads."""
+        return self._mask().astype(np.bool_)
 
     @property
     def start(self) -> Tensor:
@@ -277,6 +249,9 @@ class TemporalMomentEnv(gym.Env):
         """(1,) int64, the moves made so far."""
         return torch.tensor([self._t], device=self.bank.device)
 
+    def _shots(self) -> list[Shot]:
+        return [temporal_shot(self.task, self._index, self._span[0], self._span[1], self._t, self.last_reward)]
+
     def _seconds(self) -> tuple[float, float]:
         return self._span[0] * self._second, self._span[1] * self._second
 
@@ -285,19 +260,24 @@ class TemporalMomentEnv(gym.Env):
         overlap = numbers().overlap
         return max([overlap(start, end, low, high, kind) for low, high in self._truth])
 
-    def _nearest_truth(self) -> tuple[float, float]:
-        """`TemporalTask.nearest_truth` of the window."""
+    def _nearest(self) -> int:
+        """`spans.nearest_window` of the window."""
         if len(self._truth) == 1:
-            return self._true_seconds[0]
+            return 0
         overlap = numbers().overlap
         ious = [overlap(*self._span, low, high, SIGNED) for low, high in self._truth]
-        return self._true_seconds[ious.index(max(ious))]
+        return ious.index(max(ious))
 
     def _tiou(self) -> float:
         """The clamped IoU of the window."""
         if self._host.kind == LEGACY:
             return self._best_iou(self._span[0], self._span[1], CLAMPED)
         return max(self._iou, 0.0)
+
+    def _mask(self) -> np.ndarray:
+        """`TemporalTask.action_mask` of the window, (A,) int8."""
+        (start, end), total, shifted = self._span, self._host.total, numbers().shifted
+        return np.array([shifted(start, end, low, high, total)[2] for low, high in self._shifts], np.int8)
 
     def _observation(self) -> Any:
         if self.observation == "index":
@@ -310,14 +290,18 @@ class TemporalMomentEnv(gym.Env):
         return whole if self.flatten else {name: whole[part] for name, part in self._host.parts.items()}
 
     def _info(self) -> dict[str, Any]:
-        index = self._index
-        return {
-            "tiou": self._tiou(),
-            "span": self.path[-1],
-            "true_span": self._nearest_truth(),
-            "invalid_move": self._invalid,
-            "sample": index,
-            "qid": self.bank.qids[index],
-            "text": self.bank.texts[index],
-            "path": list(self.path),
+        if self.info_mode == "light":
+            return {}
+        info: dict[str, Any] = {
+            "tiou": np.array(self._tiou()),
+            "span": np.array(self.path[-1]),
+            "true_span": self._true_seconds[self._nearest()].copy(),
+            "invalid_move": np.array(self._invalid),
+            "sample": np.array(self._index),
+            "action_mask": self._mask(),
         }
+        if self.info_mode == "full":
+            index = self._index
+            info["true_spans"] = self._true_seconds.copy()
+            info |= {"qid": self.bank.qids[index], "text": self.bank.texts[index], "path": list(self.path)}
+        return info

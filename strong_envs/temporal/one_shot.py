@@ -11,22 +11,30 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from strong_envs.core.observations import feature_space, split_options
-from strong_envs.core.validation import check_whole
-from strong_envs.core.vector_env import IndexVectorEnv, check_observation, refuse_render_mode
+from strong_envs.core.env_base import ScalarEnv, refuse_vector_arguments, row_of
+from strong_envs.core.observations import INDEX_LIMIT, feature_space, split_options
+from strong_envs.core.validation import check_samples, check_seed, check_whole, shown
+from strong_envs.core.vector_env import IndexVectorEnv, check_observation
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
+from strong_envs.temporal.pictures import one_shot_shot
 from strong_envs.temporal.task import TemporalTask, make_task
 
 if TYPE_CHECKING:
-    from strong_envs.rendering.viewer import Shot, Viewer
+    from strong_envs.rendering.viewer import Shot
+
+EMPTY = 0.0
+"""Both ends of the span before the action: an empty window at the start of the video."""
 
 
 class TemporalOneShotVectorEnv(IndexVectorEnv):
     """`TemporalOneShot-v0` for many episodes at once; arguments of `TemporalOneShotEnv` and `TemporalMomentVectorEnv`.
 
-    In ``info``: ``tiou`` (B,), ``span`` and ``true_span`` (B, 2) seconds, ``sample`` (B,). ``score`` pays any number of
-    windows per sample without a step.
+    ``info`` has the keys of the scalar environment with a row per environment. ``score`` pays any number of windows per
+    sample without a step.
+
+    Attributes:
+        unreadable: answers that `score` could not read so far.
     """
 
     def __init__(
@@ -36,37 +44,91 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         *,
         parts: int = 16,
         flatten: bool = False,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         output: str = "numpy",
         observation: str = "features",
         max_episode_steps: int | None = None,
+        info: str = "numeric",
+        render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
-        refuse_render_mode(arguments)
-        if max_episode_steps is not None:
-            raise DataError("an episode of TemporalOneShot is one step; max_episode_steps does not apply")
         self.parts = check_whole(parts, "parts")
         self.task: TemporalTask = make_task(features, **{"iou": "clamped", **arguments})
         bank, task = self.task.bank, self.task
         if observation == "index":
-            space: spaces.Space = spaces.Dict({"sample": spaces.Box(0, len(bank) - 1, (), np.int64)})
+            space: spaces.Space = spaces.Dict({"sample": spaces.Box(0, INDEX_LIMIT, (), np.int64)})
         else:
-            shapes: dict[str, tuple[int, ...]] = {"query": (bank.query_dim,), "parts": (self.parts * task.local.dim,)}
-            ranges = {"query": bank.store.range("queries"), "parts": task.local.range}
-            space = feature_space(shapes, ranges, flatten)
-        action_space = spaces.Box(0.0, 1.0, (2,), np.float32)
-        super().__init__(num_envs, bank, space, action_space, flatten, autoreset_mode, output, observation)
-        self.window = torch.full((num_envs, 2), float("nan"), dtype=torch.float64, device=self.device)
+            shapes = {"query": (bank.query_dim,), "parts": (self.parts * task.local.dim,)}
+            space = feature_space(shapes, flatten, task.feature_limit)
+        super().__init__(
+            num_envs,
+            bank,
+            space,
+            spaces.Box(0.0, 1.0, (2,), np.float32),
+            flatten,
+            autoreset_mode,
+            output,
+            observation,
+            info,
+            render_mode,
+            max_episode_steps,
+        )
+        self.unreadable = 0
+        self.window = torch.full((num_envs, 2), EMPTY, dtype=torch.float64, device=self.device)
 
-    def score(self, samples: Tensor, windows: Tensor) -> Tensor:
-        """Rewards (..., ) float64 of windows (..., 2), fractions of the video, for samples (...,)."""
-        ends = torch.sort(windows.to(torch.float64) * self.task.config.total, -1).values.reshape(-1, 2)
-        pay = self.task.iou(samples.reshape(-1), ends[:, 0], ends[:, 1])
+    @property
+    def max_steps(self) -> int:
+        """An episode is one step long."""
+        return 1
+
+    def score(self, samples: Any, windows: Any) -> Tensor:
+        """Rewards of any number of answers: (...,) float64.
+
+        An answer that cannot be read, with an end that is NaN or infinite, scores 0 (-1 with ``iou="signed"``, whose
+        wrong answers are negative) and is counted in ``unreadable``. Ends outside [0, 1] are clipped.
+
+        Args:
+            samples: (...,) whole numbers, indices into the split.
+            windows: (..., 2) both ends as fractions of the video, in any order.
+
+        Raises:
+            DataError: shapes that do not fit, or a sample outside the split.
+        """
+        try:
+            given = torch.as_tensor(windows if isinstance(windows, Tensor) else np.asarray(windows, np.float64))
+        except (TypeError, ValueError, OverflowError):
+            raise DataError(f"windows must be (..., 2) fractions of the video, got {shown(windows)}") from None
+        rows = samples if isinstance(samples, Tensor) else torch.as_tensor(np.asarray(samples))
+        if given.is_complex() or given.shape != (*rows.shape, 2):
+            raise DataError(
+                f"windows must have the shape of samples and 2, {(*rows.shape, 2)}; got {tuple(given.shape)}"
+            )
+        checked = (
+            check_samples(rows.reshape(-1), rows.numel(), len(self.bank)) if rows.numel() else np.zeros(0, np.int64)
+        )
+        rows, given = torch.as_tensor(checked, device=self.device), given.to(self.device, torch.float64).reshape(-1, 2)
+        readable = torch.isfinite(given).all(-1)
+        self.unreadable += int((~readable).sum())
+        ends = torch.sort(given.nan_to_num(0.0).clamp(0, 1) * self.task.config.total, -1).values
+        worst = -1.0 if self.task.config.iou == "signed" else 0.0
         # An empty window inside the truth has an overlap of 0; one outside it, too.
-        return pay.reshape(samples.shape)
+        pay = torch.where(readable, self.task.iou(rows, ends[:, 0], ends[:, 1]), worst)
+        return pay.reshape(samples.shape if hasattr(samples, "shape") else np.shape(samples))
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Copies of all that decides how the episodes go on: named tensors (B, ...)."""
+        return super().snapshot() | {"window": self.window.clone()}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go on as the environment from which `snapshot` was taken."""
+        window = snapshot.get("window")
+        if window is None or window.shape != self.window.shape:
+            raise DataError(f"this is no snapshot of {self.num_envs} episodes of TemporalOneShot-v0: it lacks 'window'")
+        super().restore(snapshot)
+        self.window = window.to(self.device, copy=True)
 
     def state(self) -> dict[str, Tensor]:
-        """The compact state of all episodes, named (B, ...) tensors."""
+        """The compact state of all episodes: ``sample`` (B,)."""
         return {"sample": self.sample}
 
     def observe_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -80,33 +142,53 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         return {"query": self.bank.query[sample], "parts": means.flatten(1)}
 
     def _start(self, mask: Tensor, options: dict) -> None:
-        self.window = torch.where(mask[:, None], float("nan"), self.window)
+        self.window = torch.where(mask[:, None], EMPTY, self.window)
 
     def _advance(self, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         self.window = torch.sort(action, -1).values
-        return self.score(self.sample, self.window), self._all, self._none
+        ends = self.window * self.task.config.total
+        return self.task.iou(self.sample, ends[:, 0], ends[:, 1]), self._all, self._none
 
     def _actions(self, actions: Any) -> Tensor:
-        given = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions))
-        if given.shape != (self.num_envs, 2) or not (given.is_floating_point() or given.dtype == torch.int64):
-            raise DataError(f"actions must be ({self.num_envs}, 2) fractions, got {tuple(given.shape)} {given.dtype}")
-        if given.device.type == "cpu" and not bool(((given >= 0) & (given <= 1)).all()):
-            raise DataError(f"actions must lie in [0, 1], start and end as fractions of the video; got {actions}")
-        return given.to(self.device, torch.float64)
+        """(B, 2) float64 in [0, 1]; out of that range they are clipped, as Gymnasium's ClipAction does."""
+        wanted = f"actions must be ({self.num_envs}, 2) fractions, start and end of a window"
+        try:
+            given = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions, np.float64))
+        except (TypeError, ValueError, OverflowError):
+            raise DataError(f"{wanted}; got {shown(actions)}") from None
+        if given.shape != (self.num_envs, 2) or given.is_complex():
+            raise DataError(f"{wanted}; got {tuple(given.shape)} {given.dtype}")
+        given = given.to(self.device, torch.float64)
+        if given.device.type == "cpu" and bool(given.isnan().any()):
+            raise DataError(f"{wanted}; got NaN in {shown(given.tolist())}")
+        return given.clamp(0, 1)
+
+    def _action_mask(self) -> Tensor:
+        return self._all[:, None].expand(-1, 2)
+
+    def _shots(self) -> list[Shot]:
+        paid, spans = torch.as_tensor(self._paid).tolist(), self.seconds().tolist()
+        rows = zip(self.sample.tolist(), spans, paid, strict=True)
+        return [one_shot_shot(self.task, i, None if end <= start else (start, end), r) for i, (start, end), r in rows]
+
+    def seconds(self) -> Tensor:
+        """The windows named, (B, 2) float64 seconds; zeros before the action."""
+        return self.window * self.bank.duration[self.bank.video[self.sample]][:, None]
 
     def _info(self) -> dict[str, Tensor]:
-        duration = self.bank.duration[self.bank.video[self.sample]][:, None]
+        if self.light:
+            return {}
         steps = self.window * self.task.config.total
-        tiou = self.task.iou(self.sample, steps[:, 0], steps[:, 1], "clamped")
+        start, end = steps[:, 0], steps[:, 1]
         return {
-            "tiou": torch.nan_to_num(tiou),
-            "span": self.window * duration,
-            "true_span": self.bank.truth[self.sample, 0] * duration,
+            "tiou": self.task.iou(self.sample, start, end, "clamped"),
+            "span": self.seconds(),
+            "true_span": self.task.nearest_truth(self.sample, start, end),
             "sample": self.sample.clone(),
         }
 
 
-class TemporalOneShotEnv(gym.Env):
+class TemporalOneShotEnv(ScalarEnv):
     """`TemporalOneShot-v0`: name the window of a moment in one step.
 
     ## Description
@@ -123,9 +205,11 @@ class TemporalOneShotEnv(gym.Env):
     | 1 | end |
 
     The smaller number is the start: an inverted pair names the same window as the sorted one, so every action is valid.
+    Numbers outside [0, 1] are clipped; NaN is refused.
 
     ## Observation space
     `Dict` of float32 `Box`es, or with `flatten=True` their concatenation in this order.
+    `TemporalOneShotFlat-v0` is the same with `flatten=True`.
 
     | key | shape | meaning |
     |---|---|---|
@@ -135,31 +219,37 @@ class TemporalOneShotEnv(gym.Env):
     Dq is the length of the store's sentence vectors, D that of f_o: of a frame's vector, or with `boxes` other than
     `"frame"` of a cell's, times the bins of `spp_levels`.
 
-    With `observation="index"` only `sample` (int64).
+    Features are bounded by ±65,504, whatever the store holds. With `observation="index"` only `sample` (int64).
 
     ## Rewards
     The clamped temporal IoU, in [0, 1]; an empty window pays 0. `iou="signed"` is Eq. 4 to the letter, negative for
-    disjoint windows.
+    disjoint windows. `score(samples, windows)` pays any number of answers without a step; an answer that cannot be read
+    (NaN or infinite) scores 0 there and is counted in `unreadable`.
 
     ## Start
     A sample drawn from the split. `reset(options=...)` takes `sample` (index into the split).
 
     ## End
-    Terminated after the first action; never truncated.
+    Terminated after the first action; never truncated. `spec.max_episode_steps` is 1.
 
     ## Information
-    `tiou` (0 before the action), `span` (seconds; None before it), `true_span` (seconds), `sample`, `qid`, `text`.
+    Arrays of fixed shape and dtype, from `reset` on: `tiou` () float64, 0 before the action; `span` (2,) float64
+    seconds,
+    zeros before the action; `true_span` (2,) float64 seconds, the true window nearest to `span`; `sample` () int64.
+    `info="full"` adds `true_spans` (K, 2), all true windows, and the texts `qid` and `text`; `info="light"` leaves it
+    empty.
 
     ## Arguments
     - `features="shapes-v0"`, `split="train"`, `device="cpu"`, `boxes="frame"`, `spp_levels=(1,)`, `box_margin=0.0`: as
       for `TemporalMoment-v0`. `parts=16`; `iou="clamped"`; `flatten=False`; `observation="features"` | `"index"`;
-      `render_mode=None` | `"rgb_array"` | `"human"`.
+      `render_mode=None` | `"rgb_array"` | `"human"`; `info="numeric"` | `"full"` | `"light"`.
 
     ## Version history
-    - v0: first release.
+    - v0: first release. Unreleased: `info` holds arrays of fixed shape, texts on request; out-of-range actions are
+      clipped; bounds of observations no longer follow the store.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 2}  # noqa: RUF012 (Gymnasium declares it so)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": 2}  # noqa: RUF012 (as Gymnasium)
     OPTIONS = ("sample",)
 
     def __init__(
@@ -168,99 +258,69 @@ class TemporalOneShotEnv(gym.Env):
         *,
         render_mode: str | None = None,
         flatten: bool = False,
+        info: str = "numeric",
         **arguments: Any,
     ) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise DataError(f"render_mode must be one of {self.metadata['render_modes']} or None, got {render_mode!r}")
-        self.render_mode = render_mode
-        for name in ("num_envs", "autoreset_mode", "output"):
-            if name in arguments:
-                raise DataError(f"{name} belongs to the vector environment, made with gym.make_vec")
+        refuse_vector_arguments(arguments)
+        self._set_common(render_mode, info)
         check_observation(arguments.get("observation", "features"), flatten)
         self._one = TemporalOneShotVectorEnv(
-            1, features, flatten=flatten, autoreset_mode=AutoresetMode.DISABLED, **arguments
+            1, features, flatten=flatten, info=info, autoreset_mode=AutoresetMode.DISABLED, **arguments
         )
         self.task, self.bank = self._one.task, self._one.bank
         self.observation_space, self.action_space = self._one.single_observation_space, self._one.single_action_space
-        self._open = False
-        self._viewer: Viewer | None = None
+        self._ready, self._answer = False, False
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+    @property
+    def max_steps(self) -> int:
+        """An episode is one step long."""
+        return 1
+
+    @property
+    def unreadable(self) -> int:
+        """Answers that `score` could not read so far."""
+        return self._one.unreadable
+
+    def score(self, samples: Any, windows: Any) -> Tensor:
+        """Rewards of any number of answers; see `TemporalOneShotVectorEnv.score`."""
+        return self._one.score(samples, windows)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode; see "Start" above for the options."""
+        seed, options = check_seed(seed), split_options(options, self.OPTIONS)
         super().reset(seed=seed)
-        observation, info = self._one.reset(seed=seed, options=split_options(options, self.OPTIONS))
-        self._open = True
-        return self._finish(observation, info, None, 0.0)
+        observation, info = self._one.reset(seed=seed, options=options)
+        self._ready, self._answer, self._opened, self.last_reward = True, False, True, 0.0
+        return self._finish(observation, info)
 
-    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
-        """Name the window."""
-        if not self._open:
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Name the window; ends outside [0, 1] are clipped."""
+        if not self._ready:
             raise gym.error.ResetNeeded("call reset() before step(); an episode is one step long")
-        ends = np.asarray(action, np.float32)
-        if not self.action_space.contains(ends):
-            raise DataError(f"action must be two numbers in [0, 1], start and end of the window; got {action!r}")
-        observation, reward, *_, info = self._one.step(ends[None])
-        self._open = False
-        shown, info = self._finish(observation, info, tuple(info["span"][0].tolist()), float(reward[0]))
-        return shown, self.last_reward, True, False, info
+        try:
+            ends = np.asarray(action, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            ends = np.zeros(())
+        if ends.shape != (2,) or np.isnan(ends).any():
+            raise DataError(f"action must be two numbers in [0, 1], start and end of the window; got {shown(action)}")
+        # float32, as the space declares
+        observation, reward, *_, info = self._one.step(ends[None].astype(np.float32))
+        self._ready, self._answer, self.last_reward = False, True, float(reward[0])
+        shown_now, told = self._finish(observation, info)
+        return shown_now, self.last_reward, True, False, told
 
-    def render(self) -> np.ndarray | None:
-        """The video at the window's ends and middle, the query, a time bar with both windows, and the reward."""
-        from strong_envs.rendering.viewer import Viewer
+    def action_masks(self) -> np.ndarray:
+        """(2,) bool, all True: every window may be named."""
+        return self._one.action_masks()[0]
 
-        if self.render_mode is None:
-            gym.logger.warn("render() without a render_mode; pass render_mode='rgb_array' or 'human' to gym.make")
-            return None
-        if self._viewer is None:
-            self._viewer = Viewer(self.bank)
-        picture = self._viewer.draw(self._shot())
-        if self.render_mode == "human":
-            self._viewer.show(picture, self.metadata["render_fps"])
-            return None
-        return picture
+    def _shots(self) -> list[Shot]:
+        start, end = self._one.seconds()[0].tolist()
+        span = (start, end) if self._answer else None
+        return [one_shot_shot(self.task, int(self._one.sample[0]), span, self.last_reward)]
 
-    def close(self) -> None:
-        """Close the window, if one is open."""
-        if self._viewer is not None:
-            self._viewer.close()
-            self._viewer = None
-
-    def _shot(self) -> Shot:
-        """The picture to draw: frames of the window named, or of the whole video before the action."""
-        from strong_envs.rendering.viewer import Shot
-
-        info, bank = self.last_info, self.bank
-        sample, span = info["sample"], info["span"]
-        count = int(self.task.n_frames[sample])
-        seconds = float(bank.duration[bank.video[sample]]) / count
-        start, end = span or (0.0, count * seconds)
-        rows = [min(max(int(at / seconds), 0), count - 1) for at in (start, (start + end) / 2, end - seconds / 2)]
-        return Shot(
-            sample,
-            rows,
-            span,
-            captions=[f"{(row + 0.5) * seconds:.1f} s" for row in rows],
-            footer=f"reward {self.last_reward:.2f}" if span else "before the answer",
-        )
-
-    def _finish(self, observation: Any, info: dict, span: Any, reward: float) -> tuple[Any, dict]:
-        self.last_info, self.last_reward = self._info(info, span), reward
+    def _finish(self, observation: Any, info: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if self.render_mode == "human":
             self.render()
-        return self._single(observation), dict(self.last_info)
-
-    def _single(self, observation: Any) -> Any:
         if isinstance(observation, dict):
-            return {name: np.array(part[0]) for name, part in observation.items()}
-        return np.array(observation[0])
-
-    def _info(self, info: dict, span: tuple[float, float] | None) -> dict[str, Any]:
-        index = int(info["sample"][0])
-        return {
-            "tiou": float(info["tiou"][0]),
-            "span": span,
-            "true_span": tuple(info["true_span"][0].tolist()),
-            "sample": index,
-            "qid": self.bank.qids[index],
-            "text": self.bank.texts[index],
-        }
+            return {name: np.array(part[0]) for name, part in observation.items()}, row_of(info, 0)
+        return np.array(observation[0]), row_of(info, 0)

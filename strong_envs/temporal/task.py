@@ -17,7 +17,7 @@ from torch import Tensor
 
 from strong_envs import features as feature_registry
 from strong_envs.core import rewards, spans
-from strong_envs.core.observations import feature_space
+from strong_envs.core.observations import INDEX_LIMIT, feature_limit, feature_space
 from strong_envs.core.sampling import draw
 from strong_envs.core.validation import check_number, check_table, check_whole, refuse_unknown
 from strong_envs.features.bank.bank import FeatureBank
@@ -66,8 +66,8 @@ class TemporalConfig:
             )
         check_number(self.phi, "phi", 0, 1)
         check_whole(self.max_steps, "max_steps")
-        check_number(self.z_e, "z_e", 0.5)
-        check_number(self.step_scale, "step_scale", above=True)
+        check_number(self.z_e, "z_e", 0.5, 1e6)
+        check_number(self.step_scale, "step_scale", 0, 1e6, above=True)
         start, end = check_table(self.initial_span, 2, 1, "initial_span", "start and end as fractions of the video")[0]
         if not 0 <= start < end <= 1:
             raise DataError(f"initial_span must be fractions 0 <= start < end <= 1, got {self.initial_span}")
@@ -153,6 +153,17 @@ class TemporalTask:
     def iou(self, samples: Tensor, start: Tensor, end: Tensor, kind: str | None = None) -> Tensor:
         """IoU with the truth, of the kind of the reward unless named: (B,) float64."""
         return spans.span_iou(start, end, self.truth[samples], kind or self.config.iou)
+
+    def iou_of(self, sample: int, start: float, end: float) -> float:
+        """Clamped IoU of one span, in steps, with the truth of one sample."""
+        return max(
+            0.0, *(spans.overlap(start, end, low, high, spans.CLAMPED) for low, high in self.truth[sample].tolist())
+        )
+
+    def action_mask(self, start: Tensor, end: Tensor) -> Tensor:
+        """Which actions change spans (B,), or stop: (B, A) bool."""
+        shift = self.table[:, 0], self.table[:, 1]
+        return spans.shifted(start[:, None], end[:, None], *shift, self.config.total)[2]
 
     def move(self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, iou: Tensor, action: Tensor) -> Transition:
         """One step of every episode (Eq. 5). ``t`` (B,) counts from 0, ``iou`` (B,) belongs to the span given."""
@@ -250,17 +261,21 @@ class TemporalTask:
         return shapes
 
     def observation_space(self, flatten: bool) -> spaces.Space:
-        """The Gymnasium space of `observe`, bounded by what the store holds."""
-        store, local = self.bank.store, self.local.range
-        ranges = {"query": store.range("queries"), "local": local, "global": store.range("frames"), "context": local}
-        return feature_space(self.dims(), ranges, flatten)
+        """The Gymnasium space of `observe`."""
+        return feature_space(self.dims(), flatten, self.feature_limit)
+
+    @property
+    def feature_limit(self) -> float:
+        """Bound of the features in observations, see `observations.feature_limit`."""
+        store = self.bank.store
+        return feature_limit(store.range("queries"), self.local.range, store.range("frames"))
 
     def index_space(self) -> spaces.Space:
         """The Gymnasium space of the state itself: sample, start, end (steps) and t."""
         total = self.config.total
         return spaces.Dict(
             {
-                "sample": spaces.Box(0, len(self.bank) - 1, (), np.int64),
+                "sample": spaces.Box(0, INDEX_LIMIT, (), np.int64),
                 "start": spaces.Box(0.0, total, (), np.float64),
                 "end": spaces.Box(0.0, total, (), np.float64),
                 "t": spaces.Box(0, self.config.max_steps, (), np.int64),
@@ -284,7 +299,7 @@ def random_windows(shape: tuple[int, ...], total: float, generator: torch.Genera
 
 
 TASK_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "box_margin")
-ENV_ARGUMENTS = (*TASK_ARGUMENTS, "flatten", "observation", "render_mode")
+ENV_ARGUMENTS = (*TASK_ARGUMENTS, "flatten", "observation", "render_mode", "info")
 
 
 def make_task(
@@ -311,15 +326,17 @@ def check_spans(task: TemporalTask, samples: Tensor, span: Any, mask: Tensor | N
     seconds = check_table(span, 2, len(samples), "options['span']", "start and end in seconds")
     durations = task.bank.duration[task.bank.video[samples]].cpu().numpy()
     bad = ~((seconds[:, 0] >= 0) & (seconds[:, 0] < seconds[:, 1]) & (seconds[:, 1] <= durations + 1e-9))
-    if mask is not None:
-        bad &= mask.cpu().numpy()
+    known = np.ones(len(samples), np.bool_) if mask is None else mask.cpu().numpy()
+    bad &= known
     if bad.any():
         i = int(bad.argmax())
         raise DataError(
             f"options['span'] must satisfy 0 <= start < end <= duration; got {seconds[i].tolist()} s "
             f"in a video of {durations[i]:g} s"
         )
-    steps = torch.as_tensor(np.array(seconds), device=task.bank.device) / task.seconds[samples][:, None]
+    # Rows that do not begin may hold anything; a valid window in their place keeps what is computed with them in range.
+    seconds = np.where(known[:, None], seconds, np.stack((0 * durations, durations), -1))
+    steps = torch.as_tensor(seconds, device=task.bank.device) / task.seconds[samples][:, None]
     # Seconds round; a span meant as whole steps must be one, or ties of the IoU would be lost.
     whole = steps.round()
     steps = torch.where((steps - whole).abs() < 1e-6, whole, steps)

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from strong_envs.core.vector_env import IndexVectorEnv, refuse_render_mode
+from strong_envs.core.validation import check_whole
+from strong_envs.core.vector_env import IndexVectorEnv
 from strong_envs.features.bank.bank import FeatureBank
-from strong_envs.features.errors import DataError, nearest
+from strong_envs.temporal.compiled_buffers import INFO
 from strong_envs.temporal.compiled_kernels import available, compiles
 from strong_envs.temporal.compiled_stepper import STATE, CompiledSteps
+from strong_envs.temporal.pictures import temporal_shot
 from strong_envs.temporal.task import TemporalTask, check_spans, make_task
 
-INFOS = ("full", "light")
+if TYPE_CHECKING:
+    from strong_envs.rendering.viewer import Shot
 
 
 class TemporalMomentVectorEnv(IndexVectorEnv):
     """`TemporalMoment-v0` for many episodes at once: the same functions as `TemporalMomentEnv`, on one device.
 
-    Arguments as there (without ``render_mode``), and ``num_envs``, ``autoreset_mode`` (SAME_STEP by default; NEXT_STEP
-    and DISABLED work), ``output="numpy" | "torch"``. In ``info``: ``tiou`` (B,), ``span`` and ``true_span`` (B, 2)
-    seconds, ``invalid_move`` (B,), ``sample`` (B,); at the end of episodes ``episode`` with ``r``, ``l``, ``t`` and the
-    mask ``_episode``; under SAME_STEP ``final_obs`` and ``final_info``, dense, with their masks.
+    Arguments as there, and ``num_envs``, ``autoreset_mode``, ``output="numpy" | "torch"``; ``render()`` gives one
+    picture
+    per environment. ``info`` has the keys of the scalar environment with a row per environment, and Gymnasium's masks
+    ``_key``; at the end of episodes ``episode`` with ``r``, ``l``, ``t`` and the mask ``_episode``; under SAME_STEP
+    ``final_obs`` and ``final_info``, dense, with their masks. ``path`` is of the scalar environment alone.
+
+    ``autoreset_mode`` is NEXT_STEP by default, as in every environment of Gymnasium: all of its vector wrappers work.
+    Under SAME_STEP its observation wrappers (FlattenObservation, NormalizeObservation, RescaleObservation,
+    TransformObservation, FilterObservation, ReshapeObservation, DtypeObservation, VectorizeTransformObservation) raise;
+    under DISABLED only NormalizeObservation does. A loop that stores transitions skips, under NEXT_STEP, the step after
+    an end: its action is ignored and it pays 0. SAME_STEP has no such step, which saves a quarter of the work where
+    episodes are three steps long; Stable-Baselines3 needs it (`vec_env` sets it) and our agents use it.
 
     ``final_obs`` and ``final_info`` have a row for every environment; rows outside their masks are not specified (what
     an earlier episode left there, always finite). On a device, where a look at the flags would stop the pipeline, these
@@ -39,11 +50,11 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     On a CPU with numba (extra ``fast``) a step is one compiled call; ``STRONG_ENVS_COMPILED=0`` keeps torch.
     ``copy=False`` lets every compiled step write into the same arrays, and into observations only what changed: faster,
     but what an earlier step returned is overwritten, and you must not write into it. ``info="light"`` leaves ``info``
-    to the episodes that ended.
+    to the statistics of episodes that ended.
     """
 
     OPTIONS = ("sample", "span", "reset_mask")
-    COUNTERS = (*IndexVectorEnv.COUNTERS, "start", "end", "t", "iou")
+    COUNTERS = (*IndexVectorEnv.COUNTERS, "_invalid", "start", "end", "t", "iou")
 
     def __init__(
         self,
@@ -51,19 +62,19 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         features: str | FeatureBank = "shapes-v0",
         *,
         flatten: bool = False,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         output: str = "numpy",
         observation: str = "features",
         max_episode_steps: int | None = None,
         copy: bool = True,
-        info: str = "full",
+        info: str = "numeric",
+        render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
         if max_episode_steps is not None:
-            arguments["max_steps"] = max_episode_steps
-        refuse_render_mode(arguments)
+            arguments["max_steps"] = check_whole(max_episode_steps, "max_episode_steps")
         task = make_task(features, **arguments)
-        self._setup(task, num_envs, flatten, autoreset_mode, output, observation, copy, info)
+        self._setup(task, num_envs, flatten, autoreset_mode, output, observation, copy, info, render_mode)
 
     @classmethod
     def of(
@@ -73,7 +84,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         flatten: bool = False,
         output: str = "torch",
         observation: str = "index",
-        info: str = "full",
+        info: str = "numeric",
     ) -> TemporalMomentVectorEnv:
         """An environment over an existing task; by default with what our agents train on, indices and torch output."""
         env = cls.__new__(cls)
@@ -89,11 +100,10 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         output: str,
         observation: str,
         copy: bool = True,
-        info: str = "full",
+        info: str = "numeric",
+        render_mode: str | None = None,
     ) -> None:
-        if info not in INFOS:
-            raise DataError(f"info must be one of {INFOS}, got {info!r}{nearest(info, INFOS)}")
-        self.task, self.light = task, info == "light"
+        self.task = task
         self.has_multi_scale = task.has_multi_scale
         space = task.index_space() if observation == "index" else task.observation_space(flatten)
         super().__init__(
@@ -105,6 +115,8 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
             autoreset_mode,
             output,
             observation,
+            info,
+            render_mode,
         )
         zeros = torch.zeros(num_envs, dtype=torch.float64, device=self.device)
         self.start, self.end, self.iou = zeros, zeros, zeros
@@ -138,8 +150,30 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
             result = self._compiled.step(actions, time.perf_counter() - self._began)
             if result is not None:
                 self._reached = None
-                return result
+                return self._finished(result)
         return super().step(actions)
+
+    def _finished(self, result: tuple[Any, Any, Any, Any, dict[str, Any]]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """What the compiled step leaves to Python: texts and pictures."""
+        info = result[4]
+        if self.info_mode == "full":
+            if "final_info" in info:
+                final = {name: part for name, part in info["final_info"].items() if not name.startswith("_")}
+                info["final_info"] = self._described(final, info["_final_info"])
+            ends = ("episode", "_episode", "final_obs", "_final_obs", "final_info", "_final_info")
+            kept = {name: info[name] for name in ends if name in info}
+            now = {name: info[name] for name in INFO}
+            result = (*result[:4], {**kept, **self._described(now, self._out(self._all))})
+        if self.render_mode is not None:
+            self._paid = result[1]
+            if self.render_mode == "human":
+                self.render()
+        return result
+
+    @property
+    def max_steps(self) -> int:
+        """The most steps of an episode."""
+        return int(self.task.config.max_steps)
 
     @property
     def reached(self) -> dict[str, Tensor]:
@@ -200,6 +234,14 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
             return self._compiled.view(tuple(part.numpy() for part in state.values()))
         return super()._view(state)
 
+    def _action_mask(self) -> Tensor:
+        return self.task.action_mask(self.start, self.end)
+
+    def _shots(self) -> list[Shot]:
+        paid = torch.as_tensor(self._paid).tolist()
+        state = zip(self.sample.tolist(), self.start.tolist(), self.end.tolist(), self.t.tolist(), paid, strict=True)
+        return [temporal_shot(self.task, *one) for one in state]
+
     def _info(self) -> dict[str, Tensor]:
         if self.light:
             return {}
@@ -209,4 +251,5 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
             "true_span": self.task.nearest_truth(self.sample, self.start, self.end),
             "invalid_move": self._invalid.clone(),
             "sample": self.sample.clone(),
+            "action_mask": self._action_mask().to(torch.int8),
         }

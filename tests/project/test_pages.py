@@ -112,8 +112,11 @@ def test_options_and_information_are_named(name, ragged_store):
         assert f"`{option}`" in page(name)["Start"], option
     env.reset(seed=0)
     env.action_space.seed(0)
-    for key in env.step(env.action_space.sample())[-1]:
-        assert f"`{key}`" in page(name)["Information"], key
+    for info in ("numeric", "full"):
+        env = gym.make(name, features=ragged_store, info=info, **EVERYTHING[name]).unwrapped
+        env.reset(seed=0)
+        for key in env.step(env.action_space.sample())[-1]:
+            assert f"`{key}`" in page(name)["Information"], key
 
 
 def arguments_of(name):
@@ -181,3 +184,13 @@ def test_where_the_paper_is_silent_there_is_an_argument(name, argument, default,
         assert getattr(one.task.config, argument) == getattr(many.task.config, argument) == value
         many.reset(seed=0)
         many.step(np.zeros(2, int))
+
+
+def test_flat_ids_are_named_on_the_pages_and_flat():
+    assert set(strong_envs.FLAT_IDS.values()) == set(strong_envs.IDS)
+    for flat, name in strong_envs.FLAT_IDS.items():
+        assert f"`{flat}` is the same with `flatten=True`" in page(name)["Observation space"]
+        one, many = gym.make(flat), gym.make_vec(flat, num_envs=2)
+        assert one.observation_space == many.single_observation_space == gym.make(name, flatten=True).observation_space
+        assert len(one.observation_space.shape) == 1 and one.reset(seed=0)[0] in one.observation_space
+        assert not isinstance(gym.make(flat, flatten=False).observation_space, spaces.Box)

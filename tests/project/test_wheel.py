@@ -181,6 +181,8 @@ def test_an_installed_wheel_is_used_from_any_folder(wheel_python, elsewhere, cac
     env = {"STRONG_ENVS_CACHE": cache}
     out = call(wheel_python, "first_use.py", wheel_python.parents[1], cwd=elsewhere, **env)
     assert out.rstrip().splitlines()[-1].startswith("used ")
+    where = call(wheel_python, "-c", "import strong_envs; print(*strong_envs.__path__)", cwd=elsewhere).split()
+    assert len(where) == 1 and wheel_python.parents[1] in Path(where[0]).parents
     command = wheel_python.parent / "strong-envs"
     assert "strong-envs COMMAND" in call(command, "--help", cwd=elsewhere)
     tiny = ("--features", "shapes-v0", "--budget", "0.02")

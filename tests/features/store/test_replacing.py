@@ -215,8 +215,10 @@ def test_too_little_space_is_said_before_the_store_is_written(tmp_path, monkeypa
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
     monkeypatch.setattr(importer, "write_store", lambda *_: pytest.fail("the store was begun"))
+    monkeypatch.setattr(importer, "_pack", lambda *_: pytest.fail("features were read"))
     with pytest.raises(DataError, match="are needed.*100 B are free"):
         import_store(tmp_path / "s", annotations(), folder)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f"]
 
 
 @root_writes_everything

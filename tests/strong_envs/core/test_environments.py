@@ -40,7 +40,7 @@ def test_make_works_out_of_the_box_and_shows_pixels():
     for name in strong_envs.IDS:
         env = gym.make(name, render_mode="rgb_array")
         env.reset(seed=0)
-        observation, reward, *_ = env.step(env.action_space.sample())
+        observation, _reward, *_ = env.step(env.action_space.sample())
         picture = env.render()
         assert env.observation_space.contains(observation)
         assert picture.shape == (360, 480, 3) and picture.dtype == np.uint8 and picture.std() > 10
@@ -87,7 +87,7 @@ SPATIAL = [
 )
 def test_scalar_equals_vector_on_whole_rollouts(name, options, ragged_store):
     count, options = 4, {"features": ragged_store, **options}
-    vector = gym.make_vec(name, num_envs=count, **options)
+    vector = gym.make_vec(name, num_envs=count, autoreset_mode=AutoresetMode.SAME_STEP, **options)
     singles = [gym.make(name, **options).unwrapped for _ in range(count)]
     together, _ = vector.reset(seed=3)
     alone = [env.reset(seed=3 + i)[0] for i, env in enumerate(singles)]
@@ -162,7 +162,7 @@ def test_stop_terminates_and_the_last_move_truncates(ragged_store):
     assert env.step(6)[1:4] == (0.0, True, False)
     env.reset()
     env.step(4), env.step(5)
-    _, reward, terminated, truncated, info = env.step(6)
+    _, reward, terminated, truncated, _info = env.step(6)
     assert terminated and not truncated and reward == pytest.approx(-0.2)
     env.reset()
     env.step(4), env.step(5)
@@ -172,12 +172,12 @@ def test_stop_terminates_and_the_last_move_truncates(ragged_store):
 
 
 def test_reset_options_and_information(ragged_store):
-    env = gym.make("TemporalMoment-v0", features=ragged_store)
+    env = gym.make("TemporalMoment-v0", features=ragged_store, info="full")
     _, info = env.reset(options={"sample": 4, "span": (0.5, 2.0)})
     assert info["sample"] == 4 and info["span"] == pytest.approx((0.5, 2.0)) and len(info["path"]) == 1
     assert info["qid"] == env.unwrapped.bank.qids[4]
     info = env.step(0)[4]
-    assert len(info["path"]) == 2 and 0 <= info["tiou"] <= 1 and info["invalid_move"] is False
+    assert len(info["path"]) == 2 and 0 <= info["tiou"] <= 1 and not info["invalid_move"]
     for options, words in (
         ({"smaple": 3}, "did you mean 'sample'"),
         ({"sample": 10_000}, "must lie in"),
@@ -284,7 +284,7 @@ def test_coupling_feeds_boxes_up_and_values_down(vector, tracker, ragged_store):
     temporal, spatial = make("TemporalMoment-v0", boxes="initial"), make("SpatialTrack-v0", critic=critic)
     chosen = Left() if tracker == "policy" else tracker
     levels = strong_envs.SpatioTemporalCoupling(temporal, spatial, critic=live, tracker=chosen, localiser=Left())
-    observation, _ = levels.reset(seed=0)
+    _observation, _ = levels.reset(seed=0)
     task = levels.temporal_task
     sample = int(levels.unwrapped.sample[0])
     tracked = task.local.boxes[task.local.rows[sample] : task.local.rows[sample + 1]]

@@ -40,7 +40,7 @@ OPTIONS = [
 
 def equal_rollouts(name, steps, **options):
     """Rewards of a vector environment, after they were found equal, to the bit, to those of scalar ones."""
-    vector = gym.make_vec(name, num_envs=4, **options)
+    vector = gym.make_vec(name, num_envs=4, autoreset_mode="SameStep", **options)
     singles = [gym.make(name, **options).unwrapped for _ in range(4)]
     vector.reset(seed=2)
     for i, env in enumerate(singles):
@@ -141,7 +141,13 @@ def critic(observation):
 def test_a_new_spatial_reward_is_one_function(function, source, truth, options, registries, ragged_store):
     spatial_reward("mine", source=source, temporal_truth=truth)(function)
     vector = gym.make_vec(
-        "SpatialTrack-v0", num_envs=4, features=ragged_store, reward="mine", window="whole", **options
+        "SpatialTrack-v0",
+        autoreset_mode="SameStep",
+        num_envs=4,
+        features=ragged_store,
+        reward="mine",
+        window="whole",
+        **options,
     )
     singles = [
         gym.make("SpatialTrack-v0", features=ragged_store, reward="mine", window="whole", **options) for _ in range(4)

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode
 from random_stores import random_store
 
 from strong_envs import local_features
@@ -56,6 +57,7 @@ TEMPORAL = {
     "time_in_observation": [True],
     "flatten": [True],
     "observation": ["index"],
+    "info": ["full"],
 }
 SPATIAL = {
     "attention_box": [attention_box],
@@ -72,6 +74,7 @@ SPATIAL = {
     "appearance": [False],
     "surroundings": [False],
     "flatten": [True],
+    "info": ["full"],
     "observation": ["index"],
     # Of the temporal level, which shapes what the critic sees
     "context": [False],
@@ -116,7 +119,7 @@ def test_spatial(options, store):
 def rollouts(name, options, first, steps):
     """Four environments side by side, each against a scalar one: observation, reward, flags and information."""
     count = 4
-    vector = gym.make_vec(name, num_envs=count, **options)
+    vector = gym.make_vec(name, num_envs=count, autoreset_mode=AutoresetMode.SAME_STEP, **options)
     singles = [gym.make(name, **options).unwrapped for _ in range(count)]
     if options.get("split") == "test":
         first = {}
@@ -138,6 +141,7 @@ def rollouts(name, options, first, steps):
             if done or cut:
                 episodes += 1
                 assert info["_final_obs"][i] and info["_final_info"][i]
+                assert all(value[i] for key, value in info["final_info"].items() if key.startswith("_"))
                 final = {key: value[i] for key, value in info["final_info"].items()}
                 same_row(pick(info["final_obs"], i), alone[i])
                 same_info(final, told[i])
@@ -149,6 +153,7 @@ def rollouts(name, options, first, steps):
 def compare(together, alone, info, told):
     for i, (one, tells) in enumerate(zip(alone, told, strict=True)):
         same_row(pick(together, i), one)
+        assert all(info[f"_{key}"].all() for key in info if key in tells)
         same_info({key: info[key][i] for key in info if key in tells}, tells)
 
 
@@ -167,8 +172,13 @@ def same_row(row, one):
 
 def same_info(row, one):
     assert {"sample", "invalid_move"} <= row.keys()
-    for key, value in row.items():
-        np.testing.assert_allclose(value, one[key], atol=1e-6, err_msg=key)
+    assert {key for key in row if not key.startswith("_")} == one.keys() - {"path"}
+    for key, value in one.items():
+        if isinstance(value, (str, list)):
+            assert key == "path" or value == row[key]
+        else:
+            assert isinstance(value, np.ndarray) and (value.shape, value.dtype) == (row[key].shape, row[key].dtype), key
+            np.testing.assert_allclose(value, row[key], atol=1e-6, err_msg=key)
 
 
 def arguments(cls, task, configs):

@@ -109,7 +109,7 @@ def test_a_box_goes_as_far_as_the_frame_allows():
     assert valid[0] and boxes.corners(right)[0].tolist() == pytest.approx([0.8, 0.4, 1.0, 0.6])
     again, valid = boxes.move(right, np.array([1]), table)
     assert not valid[0] and np.array_equal(again, right)
-    small, valid = boxes.move(np.array([[0.5, 0.5, 0.06, 0.2]]), np.array([5]), table)
+    _small, valid = boxes.move(np.array([[0.5, 0.5, 0.06, 0.2]]), np.array([5]), table)
     assert not valid[0]
     assert len(boxes.move_table(box_moves="symmetric")) == 11 and len(table) == 9
     with pytest.raises(ValueError, match="box_moves must be one of"):

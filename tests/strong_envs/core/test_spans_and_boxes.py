@@ -84,7 +84,7 @@ def test_no_sequence_of_moves_leaves_the_frame(actions, z_s):
     table = torch.as_tensor(boxes.move_table(z_s, "symmetric"))
     box = torch.tensor([boxes.INITIAL_BOX], dtype=torch.float64)
     for action in actions:
-        box, valid = boxes.move(box, torch.tensor([action]), table)
+        box, _valid = boxes.move(box, torch.tensor([action]), table)
         edges = boxes.corners(box)
         assert (edges >= -1e-9).all() and (edges <= 1 + 1e-9).all() and torch.isfinite(box).all()
         assert (box[:, 2:] >= boxes.MIN_SIZE - 1e-9).all()

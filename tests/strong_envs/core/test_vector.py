@@ -102,7 +102,7 @@ def test_videos_from_one_to_five_thousand_frames(name, mode, tmp_path):
 
 def test_a_mask_leaves_the_others_alone(ragged_store):
     env = make("TemporalMoment-v0", ragged_store, autoreset_mode=AutoresetMode.DISABLED)
-    before, _ = env.reset(seed=0)
+    _before, _ = env.reset(seed=0)
     env.step(np.array([4, 0, 2]))
     samples, start = env.sample.clone(), env.start.clone()
     mask = np.array([False, True, False])
@@ -177,7 +177,7 @@ def test_arguments_that_cannot_be_are_explained(options, words, ragged_store):
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_episode_statistics_add_up(name, ragged_store):
-    env = make(name, ragged_store, 5)
+    env = make(name, ragged_store, 5, autoreset_mode=AutoresetMode.SAME_STEP)
     env.reset(seed=0)
     totals, lengths, rng, seen = np.zeros(5), np.zeros(5, int), np.random.default_rng(0), 0
     for _ in range(30):
@@ -246,7 +246,7 @@ def test_gymnasiums_vector_wrappers_work(ragged_store):
     shown, _ = env.reset(seed=0)
     assert env.observation_space.contains(shown)
     env.step(np.zeros(3, int))
-    shown, reward, _, truncated, info = env.step(np.zeros(3, int))
+    shown, _reward, _, truncated, info = env.step(np.zeros(3, int))
     assert truncated.all() and info["statistics"]["l"].tolist() == info["episode"]["l"].tolist() == [2, 2, 2]
     np.testing.assert_allclose(info["statistics"]["r"], info["episode"]["r"], atol=1e-6)
 

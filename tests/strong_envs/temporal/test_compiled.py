@@ -42,6 +42,7 @@ OPTIONS = [
 
 def pair(monkeypatch, count, store, **options):
     """The same environment twice: compiled, and in torch."""
+    options = {"autoreset_mode": AutoresetMode.SAME_STEP, **options}
     fast = TemporalMomentVectorEnv(count, store, **options)
     monkeypatch.setenv("STRONG_ENVS_COMPILED", "0")
     slow = TemporalMomentVectorEnv(count, store, **options)
@@ -125,7 +126,7 @@ def test_boxes_that_change_are_seen(ragged_store, monkeypatch):
 
 
 def test_a_callback_before_episodes_runs_in_torch(ragged_store):
-    env, seen = TemporalMomentVectorEnv(4, ragged_store), []
+    env, seen = TemporalMomentVectorEnv(4, ragged_store, autoreset_mode=AutoresetMode.SAME_STEP), []
     env.before_episode = lambda samples: seen.append(len(samples))
     env.reset(seed=0)
     env.step(np.full(4, 6))
@@ -146,7 +147,7 @@ def test_a_subclass_keeps_its_own_steps(ragged_store):
 @pytest.mark.parametrize("output", ["numpy", "torch"])
 @pytest.mark.parametrize("flatten", [False, True])
 def test_what_somebody_holds_is_never_written_again(output, flatten, ragged_store):
-    env = TemporalMomentVectorEnv(4, ragged_store, output=output, flatten=flatten)
+    env = TemporalMomentVectorEnv(4, ragged_store, output=output, flatten=flatten, autoreset_mode="SameStep")
     kept = [env.reset(seed=0)[0]]
     rng = np.random.default_rng(0)
     for _ in range(12):
@@ -165,7 +166,7 @@ def test_what_somebody_holds_is_never_written_again(output, flatten, ragged_stor
 
 @pytest.mark.parametrize("output", ["numpy", "torch"])
 def test_slices_of_all_that_a_step_returns_are_kept(output, ragged_store):
-    env = TemporalMomentVectorEnv(5, ragged_store, output=output, observation="index")
+    env = TemporalMomentVectorEnv(5, ragged_store, output=output, observation="index", autoreset_mode="SameStep")
     env.reset(seed=0)
     rng, held = np.random.default_rng(0), []
 
@@ -184,7 +185,7 @@ def test_slices_of_all_that_a_step_returns_are_kept(output, ragged_store):
 
 
 def test_arrays_that_nobody_holds_come_again(ragged_store):
-    env = TemporalMomentVectorEnv(4, ragged_store, observation="index")
+    env = TemporalMomentVectorEnv(4, ragged_store, observation="index", autoreset_mode="SameStep")
     env.reset(seed=0)
     seen = {id(env.step(np.zeros(4, int))[1]) for _ in range(10)}
     assert len(seen) == 1
@@ -205,6 +206,7 @@ def test_reused_arrays_are_the_same_object(ragged_store):
 @pytest.mark.parametrize("scope", ["video", "moment"])
 def test_rows_written_past_the_caches_hold_the_same_bits(context, scope, ragged_store, monkeypatch):
     options = {"flatten": True, "context": context, "global_scope": scope, "start": "random"}
+    options["autoreset_mode"] = "SameStep"
     plain = TemporalMomentVectorEnv(9, ragged_store, **options)
     streamed = TemporalMomentVectorEnv(9, ragged_store, **options)
     rng = np.random.default_rng(0)
@@ -245,7 +247,7 @@ def test_plain_python_and_numba_agree_on_one_episode():
     low, high = np.array(truth).T[:, :, None].copy()
     rng = np.random.default_rng(0)
     for kind, name in enumerate(IOU_KINDS):
-        for start, end in np.sort(rng.integers(0, 21, (50, 2)), -1) + [0, 1.0]:
+        for start, end in np.sort(rng.integers(0, 21, (50, 2)), -1) + np.array([0, 1.0]):
             plain = max(spans.overlap(start, end, *window, kind) for window in truth)
             assert plain == kernels.overlap_one(start, end, 0, low, high, kind)
             window = (*np.array([[start], [end]]), np.array([truth]))

@@ -113,7 +113,7 @@ def test_other_splits_and_other_seeds_give_other_episodes(ragged_store):
     env = TemporalMomentEnv(ragged_store)
 
     def draws(seed):
-        return [env.reset(seed=seed)[1]["sample"], *(env.reset()[1]["sample"] for _ in range(9))]
+        return [int(env.reset(seed=seed)[1]["sample"]), *(int(env.reset()[1]["sample"]) for _ in range(9))]
 
     assert draws(1) == draws(1) != draws(2)
     assert len(set(draws(1))) > 3

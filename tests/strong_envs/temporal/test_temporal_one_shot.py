@@ -38,7 +38,7 @@ def test_the_truth_pays_one_in_either_order(ragged_store):
         truth = bank.truth[sample, 0].numpy()
         for ends in (truth, truth[::-1]):
             _, info = env.reset(options={"sample": sample})
-            assert info["tiou"] == 0 and info["span"] is None
+            assert info["tiou"] == 0 and info["span"].tolist() == [0, 0]
             _, reward, terminated, truncated, info = env.step(ends.astype(np.float32))
             assert reward == pytest.approx(1, abs=1e-4) and terminated and not truncated
             assert info["span"] == pytest.approx(info["true_span"], abs=1e-3)
@@ -107,7 +107,7 @@ def test_many_answers_of_one_sample_are_paid_at_once(ragged_store):
     assert pay.shape == (5, 8) and single.step(windows[3, 7].numpy())[1] == pytest.approx(float(pay[3, 7]), abs=1e-6)
 
 
-@pytest.mark.parametrize("action", [[0.1, 1.2], [0.1, float("nan")], [0.1], 0.5])
+@pytest.mark.parametrize("action", [[0.1, float("nan")], [0.1], 0.5])
 def test_actions_that_cannot_be_are_explained(action, ragged_store):
     env = TemporalOneShotEnv(ragged_store)
     env.reset(seed=0)
