@@ -90,7 +90,6 @@ def main(args: argparse.Namespace) -> int:
     agents.find(name)
     check_settings([name], settings)
     _check_numbers(options, args)
-    check_output(out)
     device = str(usable_device(options["device"]))
     train, test = (features.load(options["features"], options[split], device) for split in ("train", "test"))
     arguments = with_settings(name, settings)
@@ -100,6 +99,7 @@ def main(args: argparse.Namespace) -> int:
         raise DataError(str(error)) from None
     if args.resume and not system.resumable:
         raise DataError(f"{name} writes no checkpoints to resume from; leave out --resume and choose another --out")
+    check_output(out)
     with folder_lock(out, "training"):
         if not args.resume and (out / "run.json").exists():
             raise DataError(f"{str(out)!r} holds a run; resume it with --resume, or choose another --out")
