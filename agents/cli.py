@@ -195,7 +195,11 @@ class TrainingProgress:
         self.log.report(stage, step, total, scalars)
         shown = {name: f"{self.log.last[name]:.3f}" for name in ("return", "mIoU") if name in self.log.last}
         self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(step - self._bar.n)
+        if step >= self._bar.n:  # a system that begins a stage again counts from its start
+            self._bar.update(step - self._bar.n)
+        else:
+            self._bar.reset(total)
+            self._bar.update(step)
 
     def close(self) -> None:
         """Leave the last bar as it is."""
