@@ -259,7 +259,7 @@ def _pack(
             for part, spool in spools.items():
                 found[part] = spool.fitting(found[part])
         except DataError as error:
-            report.add(f"the {part} of a video cannot be used", "dropped", f"{name}: {error}")
+            report.add("a part of a video cannot be used", "dropped", f"{name}, {part}: {error}")
             continue
         for tensor, spool in spools.items():
             spool.add(found[tensor])
