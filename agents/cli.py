@@ -90,7 +90,6 @@ def main(args: argparse.Namespace) -> int:
     agents.find(name)
     check_settings([name], settings)
     _check_numbers(options, args)
-    check_output(out)
     device = str(usable_device(options["device"]))
     train, test = (features.load(options["features"], options[split], device) for split in ("train", "test"))
     arguments = with_settings(name, settings)
@@ -100,6 +99,7 @@ def main(args: argparse.Namespace) -> int:
         raise DataError(str(error)) from None
     if args.resume and not system.resumable:
         raise DataError(f"{name} writes no checkpoints to resume from; leave out --resume and choose another --out")
+    check_output(out)
     with folder_lock(out, "training"):
         if not args.resume and (out / "run.json").exists():
             raise DataError(f"{str(out)!r} holds a run; resume it with --resume, or choose another --out")
@@ -195,7 +195,11 @@ class TrainingProgress:
         self.log.report(stage, step, total, scalars)
         shown = {name: f"{self.log.last[name]:.3f}" for name in ("return", "mIoU") if name in self.log.last}
         self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(step - self._bar.n)
+        if step >= self._bar.n:  # a system that begins a stage again counts from its start
+            self._bar.update(step - self._bar.n)
+        else:
+            self._bar.reset(total)
+            self._bar.update(step)
 
     def close(self) -> None:
         """Leave the last bar as it is."""

@@ -94,8 +94,8 @@ def strip(viewer: Viewer, bank: FeatureBank, prediction: Prediction, sample: int
         put(canvas, f"{at:.1f} s", (x, y + SIDE + 17), 0.42, FAINT)
     y = 64 + LINES * line + 8
     labelled_bar(canvas, y, width, "true", windows, duration, TRUE_COLOUR)
-    labelled_bar(canvas, y + 24, width, "answer", [answer], duration, CHOSEN_COLOUR)
-    legend = "boxes, windows and the marks of the frames that lie in them: green true, orange the system's"
+    labelled_bar(canvas, y + 24, width, "predicted", [answer], duration, CHOSEN_COLOUR)
+    legend = "green: ground truth, orange: prediction; squares mark frames inside a window"
     put(canvas, f"0 to {duration:.1f} s   {legend}", (GAP + 70, y + 60), 0.42, FAINT)
     return canvas
 

@@ -139,7 +139,9 @@ def check_manifest(folder: Path, manifest: Any) -> None:
     tensors = found.tensors
     unknown = set(tensors) - set(TENSORS)
     if unknown or not {"frames", "queries"} <= set(tensors):
-        raise DataError(f"a store holds {TENSORS} (the first two always), the manifest lists {sorted(tensors)}")
+        raise DataError(
+            f"a store holds {TENSORS} (the first two always), the manifest lists {str(sorted(tensors))[:200]}"
+        )
     for key, entry in tensors.items():
         with os_errors(f"read {shown(folder / f'{key}.safetensors')}"):
             shape, dtype = read_header(folder / f"{key}.safetensors", key)
@@ -163,7 +165,7 @@ def check_manifest(folder: Path, manifest: Any) -> None:
     boxes = tensors["boxes"].shape[0] if "boxes" in tensors else 0
     for name, (first, last) in found.tracks.items():
         if not 0 <= first < last <= boxes:
-            raise DataError(f"track {name!r} has rows [{first}, {last}) of {boxes} boxes")
+            raise DataError(f"track {name[:80]!r} has rows [{first}, {last}) of {boxes} boxes")
     for query in found.queries:
         _check_query(query, videos, found.tracks)
 
@@ -191,17 +193,17 @@ def rows_on_disk(spans: Sequence[tuple[int, int]] | None, rows: int, stored: int
 
 
 def _check_query(query: _Query, videos: dict[str, _Video], tracks: dict[str, tuple[int, int]]) -> None:
-    where = f"query {query.qid!r}"
+    where = f"query {query.qid[:80]!r}"
     video = videos.get(query.video)
     if video is None:
-        raise DataError(f"{where} names the unknown video {query.video!r}{nearest(query.video, videos)}")
+        raise DataError(f"{where} names the unknown video {query.video[:80]!r}{nearest(query.video, videos)}")
     for start, end in query.windows:
         if not 0 <= start < end <= video.duration + 1e-6:
             raise DataError(f"{where} has the window [{start}, {end}] in a video of {video.duration} s")
     track = query.extra.get("track")
     if track is not None:
         if not isinstance(track, str) or track not in tracks:
-            raise DataError(f"{where} names the unknown track {track!r}")
+            raise DataError(f"{where} names the unknown track {str(track)[:80]!r}")
         first, last = tracks[track]
         if last - first != video.n_frames:
-            raise DataError(f"track {track!r} has {last - first} boxes, its video {video.n_frames} rows")
+            raise DataError(f"track {track[:80]!r} has {last - first} boxes, its video {video.n_frames} rows")

@@ -106,7 +106,7 @@ class TwoLevelsEnv(AECEnv):
 
     def state(self) -> np.ndarray:
         """What both agents see together: their observations, flat and one after the other, (n,) float32."""
-        parts = [
+        parts: list[Any] = [
             gym.spaces.flatten(self.observation_spaces[name], self._observations[name]) for name in self.possible_agents
         ]
         return np.concatenate(parts).astype(np.float32)

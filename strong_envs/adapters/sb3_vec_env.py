@@ -80,14 +80,15 @@ class VectorAdapter(VecEnv):
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
         """Whether a wrapper is among the layers; infos carry what a Monitor gives."""
-        found, layer = wrapper_class is Monitor, self.env
+        layer: Any = self.env
+        found = wrapper_class is Monitor
         while not found and layer is not None:
             found, layer = isinstance(layer, wrapper_class), getattr(layer, "env", None)
         return [found] * len(list(self._get_indices(indices)))
 
     def get_images(self) -> Sequence[np.ndarray | None]:
         """One picture per environment, with ``render_mode="rgb_array"``."""
-        pictures = self.env.render() if self.render_mode == "rgb_array" else None
+        pictures: Any = self.env.render() if self.render_mode == "rgb_array" else None
         return [None] * self.num_envs if pictures is None else list(pictures)
 
     def _rows_of(self, info: dict[str, Any]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ RUNS = [
     ("sb3.py", ["--algorithm", "dqn"], "stable_baselines3"),
     ("sb3.py", ["--algorithm", "ddpg"], "stable_baselines3"),
     ("sb3.py", ["--algorithm", "ddpg", "--env", "TemporalOneShot-v0"], "stable_baselines3"),
+    ("maskable_ppo.py", [], "sb3_contrib"),
     ("cleanrl_style.py", [], "torch"),
     ("one_shot_group.py", [], "torch"),
     ("gymnasium_wrappers.py", [], "gymnasium"),
