@@ -374,7 +374,7 @@ def test_a_kill_in_the_middle_loses_only_the_cell_in_work(ragged_store, tmp_path
     import time
 
     root = str(Path(__file__).parents[3])
-    arguments = ["run", "--features", ragged_store, "--systems", "random policy", "--seeds", "3", "--jobs", "1"]
+    arguments = ["run", "--features", ragged_store, "--systems", "random policy", "--seeds", "8", "--jobs", "1"]
     arguments += ["--out", str(tmp_path), "--json"]
     environment = {**os.environ, "PYTHONPATH": root}
     command = [sys.executable, "-m", "strong_envs", *arguments]
@@ -386,8 +386,8 @@ def test_a_kill_in_the_middle_loses_only_the_cell_in_work(ragged_store, tmp_path
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("cells/*.json")}
-    assert 1 <= len(kept) < 3
+    assert 1 <= len(kept) < 8
     assert main(arguments) == 0
-    assert len(list(tmp_path.glob("cells/*.json"))) == 3
+    assert len(list(tmp_path.glob("cells/*.json"))) == 8
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
     assert len(json.loads(capsys.readouterr().out)["per_query"]["IoU"]["random policy"]) == 3
