@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 
 from strong_envs.agents.training.loop import split
@@ -121,7 +122,10 @@ class Replays:
 
 def index_env(bank: FeatureBank, envs: int) -> TemporalMomentVectorEnv:
     """The paper's observation, shown as indices."""
-    return TemporalMomentVectorEnv(envs, bank, context=False, observation="index", output="torch", info="light")
+    same = AutoresetMode.SAME_STEP
+    return TemporalMomentVectorEnv(
+        envs, bank, context=False, autoreset_mode=same, observation="index", output="torch", info="light"
+    )
 
 
 def rollout(env: TemporalMomentVectorEnv, steps: int) -> list[dict[str, Tensor]]:

@@ -24,6 +24,7 @@ from strong_envs.features import DataError, FeatureBank, FeatureStore, Query, St
 from strong_envs.features.bank.bank import MEMORY
 from strong_envs.features.bank.memory import free_memory
 from strong_envs.features.extraction.work_folder import need_space, size
+from strong_envs.features.files.errors import check_output
 from strong_envs.features.store.tensor_file import RowBlocks
 
 QUERIES, VIDEOS, SECONDS, RATE = 16_000, 6_672, 30.0, 3.0
@@ -91,7 +92,7 @@ def measure_store(path: str, memory: str, dtype: str | None, envs: int, seconds:
     before = resident()
     began = time.perf_counter()
     bank = FeatureBank(FeatureStore.open(path), "train", memory=memory, dtype=dtype)
-    env = TemporalMomentVectorEnv(envs, bank, info="light")
+    env = TemporalMomentVectorEnv(envs, bank, info="light", autoreset_mode="SameStep")
     env.reset(seed=0)
     loaded = time.perf_counter() - began
     boxes = None
@@ -277,6 +278,8 @@ def main(args: argparse.Namespace) -> int:
             raise DataError(f"--{name} must be at least 1, got {getattr(args, name)}")
     if any(n < 1 for n in args.grid) or any(not 0 < s <= 100 for s in args.shares):
         raise DataError(f"sizes of the grid and shares are positive, got {args.grid} and {args.shares}")
+    if args.out is not None:
+        check_output(args.out)
     result = measure(args)
     if args.out is not None:
         write(result, args.out, "scale")

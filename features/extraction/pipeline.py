@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -187,11 +188,13 @@ def match_files(videos: Iterable[str | os.PathLike], annotations: Annotations, r
             files.append(given)
         else:
             raise DataError(f"no video file or folder at {str(given)!r}")
-    by_stem: dict[str, str] = {strip_video_suffix(video): video for video in annotations.videos}
+    by_name = {_nfc(video): video for video in annotations.videos}
+    by_stem = {strip_video_suffix(name): video for name, video in by_name.items()}
     matched: dict[str, str] = {}
     for file in dict.fromkeys(files):
         video = next(
-            (v for v in (file.name, file.stem) if v in annotations.videos), by_stem.get(strip_video_suffix(file.name))
+            (by_name[n] for n in (_nfc(file.name), _nfc(file.stem)) if n in by_name),
+            by_stem.get(strip_video_suffix(_nfc(file.name))),
         )
         if video is None:
             report.add("a video file that no annotation names", "doubtful", str(file))
@@ -206,6 +209,11 @@ def match_files(videos: Iterable[str | os.PathLike], annotations: Annotations, r
             f"names must be ids such as {example!r}"
         )
     return matched
+
+
+def _nfc(name: str) -> str:
+    """A name in one Unicode form: some file systems store accents as letters of their own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _real_durations(annotations: Annotations, files: dict[str, str], report: Report) -> Annotations:
