@@ -95,9 +95,9 @@ def main(args: argparse.Namespace) -> int:
     agents.find(name)
     check_settings([name], settings)
     _check_numbers(options, args)
-    check_output(out)
     device = str(usable_device(options["device"]))
     train, test = (features.load(options["features"], options[split], device) for split in ("train", "test"))
+    check_output(out)
     arguments = with_settings(name, settings)
     try:
         system = agents.make(name, train, seed=options["seed"], budget=options["budget"], **arguments)

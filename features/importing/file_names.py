@@ -79,8 +79,9 @@ class FileNames:
         return sorted({name for name, _ in self._all})
 
     def bytes(self, items: Iterable[str]) -> int:
-        """Size of the files of these ids."""
-        return sum(file.stat().st_size for file in {file for item in items for _, file in self.find(item)})
+        """Size of the files of these ids; a link that leads nowhere counts 0 and is reported when it is read."""
+        files = {file for item in items for _, file in self.find(item)}
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     @property
     def example(self) -> Path:

@@ -222,3 +222,14 @@ def test_the_form_of_an_accent_makes_no_difference(written, asked, tmp_path):
         Query("2", spelt["NFD"], "b", ((0.0, 1.0),), "test"),
     ]
     assert "a video of train is in test as well" in {kind for kind, _ in find_leaks(queries).findings}
+
+
+def test_a_link_that_leads_nowhere_costs_its_video_only(annotations, tmp_path):
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    for name in IDS[1:]:
+        np.save(folder / f"{name}.npy", np.ones((10, 4), np.float32))
+    (folder / f"{IDS[0]}.npy").symlink_to(tmp_path / "gone.npy")
+    store, report = import_store(tmp_path / "store", annotations, folder)
+    assert [video.id for video in store.videos] == list(IDS[1:])
+    assert "a feature file cannot be used" in {kind for kind, _ in report.findings}
