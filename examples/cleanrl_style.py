@@ -19,7 +19,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
 
-    envs = gym.make_vec("TemporalMoment-v0", num_envs=ENVS, flatten=True, output="torch")
+    envs = gym.make_vec("TemporalMoment-v0", num_envs=ENVS, flatten=True, output="torch", autoreset_mode="SameStep")
     size = envs.single_observation_space.shape[0]
     actor = nn.Sequential(nn.Linear(size, 64), nn.Tanh(), nn.Linear(64, int(envs.single_action_space.n)))
     critic = nn.Sequential(nn.Linear(size, 64), nn.Tanh(), nn.Linear(64, 1))

@@ -20,7 +20,8 @@ def main() -> None:
     torch.manual_seed(0)
 
     # The episodes that a step begins are not used: every question is put to a whole group by options["sample"].
-    envs = gym.make_vec("TemporalOneShot-v0", num_envs=QUESTIONS * ANSWERS, flatten=True, output="torch")
+    options = {"flatten": True, "output": "torch", "autoreset_mode": "SameStep"}
+    envs = gym.make_vec("TemporalOneShot-v0", num_envs=QUESTIONS * ANSWERS, **options)
     samples = len(envs.unwrapped.bank)
     net = nn.Sequential(nn.Linear(envs.single_observation_space.shape[0], 64), nn.Tanh(), nn.Linear(64, 2))
     spread = nn.Parameter(torch.full((2,), -1.0))

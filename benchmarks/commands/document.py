@@ -295,10 +295,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command; 0, or 1 where ``--check`` found a difference."""
     root = Path(args.root)
+    with os_errors(f"read {shown(root)}"):
+        if not root.is_dir():
+            raise DataError(f"there is no folder {shown(root)}")
     files = [Path(name) for name in args.files] or documents(root)
     for file in files:
         if not file.is_file():
-            raise DataError(f"no document at {str(file)!r}")
+            raise DataError(f"no document at {shown(file)}")
     found = [line for file in files for line in update(file, root, write=not args.check)]
     if args.json:
         print(json.dumps({"documents": [str(f) for f in files], "differences" if args.check else "changes": found}))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from strong_envs.benchmarks.execution.job import check_arguments
 from strong_envs.benchmarks.metrics.definitions import COMPARISONS, THRESHOLDS
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import check_output, os_errors, shown
@@ -114,9 +115,12 @@ def held_output(args: argparse.Namespace) -> Iterator[Path]:
     """The folder ``--out``: checked before any work, and held by this process until its results are written.
 
     Raises:
-        DataError: nothing can be written there, another process works in it, or it has files of the names of results
-            that no command of this kind wrote.
+        DataError: arguments of no job, a place that cannot be written, a folder that another process works in, or files
+            of the names of results that no command of this kind wrote.
     """
+    check_arguments(args)
+    if not _is_unicode(args.out):
+        raise DataError(f"--out {shown(args.out)} is not Unicode, which the files of weights need; choose another name")
     out = check_output(args.out)
     with os_errors(f"read {shown(out)}"):
         foreign = [] if (out / "cells").is_dir() else [name for name in RESULTS if os.path.lexists(out / name)]
@@ -130,3 +134,11 @@ def held_output(args: argparse.Namespace) -> Iterator[Path]:
         )
     with folder_lock(out, f"strong-envs {getattr(args, 'command', 'run')}") as held:
         yield held
+
+
+def _is_unicode(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

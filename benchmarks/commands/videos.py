@@ -44,8 +44,6 @@ SIDE, GAP, COLUMNS, LINES = 176, 10, 6, 2
 
 def drawn(bank: FeatureBank, count: int, seed: int) -> list[int]:
     """Rows of ``count`` queries, drawn without replacement, in the order of the split."""
-    if count < 1 or seed < 0:
-        raise DataError(f"--count must be 1 or more and --draw 0 or more, got {count} and {seed}")
     return sorted(np.random.default_rng(seed).permutation(len(bank))[:count].tolist())
 
 
@@ -167,6 +165,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0."""
+    if args.count < 1 or args.draw < 0:
+        raise DataError(f"--count must be 1 or more and --draw 0 or more, got {args.count} and {args.draw}")
     out = check_output(args.out)
     name, bank, prediction, scores = source_of(args)
     viewer, described = Viewer(bank), []

@@ -18,6 +18,7 @@ import numpy as np
 from strong_envs.benchmarks.results.tables import ABSENT
 from strong_envs.benchmarks.speed.harness import write
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import sentence
 
 OURS = "TemporalMoment-v0"
 KEYS = ("tiou", "iou")
@@ -41,8 +42,8 @@ def measure(env_id: str, seconds: float = 2.0, episodes: int = 200, count: int =
 
     try:
         env = gym.make(env_id)
-    except (gym.error.Error, ImportError, TypeError) as error:
-        raise DataError(f"cannot make the environment {env_id!r}: {error}") from None
+    except (Exception, SystemExit) as error:  # code of a user may fail in any way
+        raise DataError(f"cannot make the environment {env_id!r}: {sentence(error)}") from error
     with env:
         alone = _speed(env, seconds, seed)
         found = _random_policy(env, episodes, 5 * seconds, seed)

@@ -122,10 +122,8 @@ class Replays:
 
 def index_env(bank: FeatureBank, envs: int) -> TemporalMomentVectorEnv:
     """The paper's observation, shown as indices."""
-    same = AutoresetMode.SAME_STEP
-    return TemporalMomentVectorEnv(
-        envs, bank, context=False, autoreset_mode=same, observation="index", output="torch", info="light"
-    )
+    options = {"context": False, "observation": "index", "output": "torch", "info": "light"}
+    return TemporalMomentVectorEnv(envs, bank, autoreset_mode=AutoresetMode.SAME_STEP, **options)
 
 
 def rollout(env: TemporalMomentVectorEnv, steps: int) -> list[dict[str, Tensor]]:

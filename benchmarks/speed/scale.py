@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ CHILD = (
     "print(json.dumps(measure_store(*json.loads(sys.argv[1]))))"
 )
 MEASURES = ("store_bytes", "write_s", "load_s", "held_bytes", "peak_bytes", "steps_per_s", "boxes_per_s")
-BLOCK = 4096
+BLOCK, MOST_SECONDS = 4096, 3600
 
 
 def blocks(rows: int, shape: tuple[int, ...], seed: int) -> RowBlocks:
@@ -92,7 +93,7 @@ def measure_store(path: str, memory: str, dtype: str | None, envs: int, seconds:
     before = resident()
     began = time.perf_counter()
     bank = FeatureBank(FeatureStore.open(path), "train", memory=memory, dtype=dtype)
-    env = TemporalMomentVectorEnv(envs, bank, info="light", autoreset_mode="SameStep")
+    env = TemporalMomentVectorEnv(envs, bank, autoreset_mode="SameStep", info="light")
     env.reset(seed=0)
     loaded = time.perf_counter() - began
     boxes = None
@@ -178,7 +179,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                     found.append({**common, "memory": memory, "left_out": "it would not fit in this machine's memory"})
                     continue
                 given = json.dumps([str(store.path), memory, args.dtype, args.envs, args.seconds])
-                done = subprocess.run([sys.executable, "-c", CHILD, given], capture_output=True, text=True)
+                done = subprocess.run(
+                    [sys.executable, "-c", CHILD, given], capture_output=True, text=True, env=_environment()
+                )
                 if done.returncode:
                     raise DataError(f"the process that opens the store failed: {done.stderr.strip()[-500:]}")
                 found.append({**common, "memory": memory, **json.loads(done.stdout)})
@@ -192,6 +195,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         growth[memory] = {key: exponent(sizes, [row.get(key) for row in mine]) for key in MEASURES}
     dims = {"frame": args.dim, "query": args.words, "grid": grid, "envs": args.envs, "dtype": args.dtype}
     return {"machine": machine(), "dims": dims, "rows": found, "growth": growth}
+
+
+def _environment() -> dict[str, str]:
+    """That of this process; the child imports what this process imports, wherever it was started."""
+    path = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def _fits(rows: int, dim: int, grid: tuple[int, ...] | None, words: int) -> bool:
@@ -276,10 +285,13 @@ def main(args: argparse.Namespace) -> int:
     for name in ("dim", "words", "envs"):
         if getattr(args, name) < 1:
             raise DataError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if not 0 < args.seconds <= MOST_SECONDS:
+        raise DataError(f"--seconds must be positive, at most {MOST_SECONDS:,}; got {args.seconds}")
     if any(n < 1 for n in args.grid) or any(not 0 < s <= 100 for s in args.shares):
         raise DataError(f"sizes of the grid and shares are positive, got {args.grid} and {args.shares}")
-    if args.out is not None:
-        check_output(args.out)
+    for folder, what in ((args.out, "--out"), (args.folder, "--folder")):
+        if folder is not None:
+            check_output(folder, what=what)
     result = measure(args)
     if args.out is not None:
         write(result, args.out, "scale")

@@ -79,11 +79,10 @@ def bank_of(folder: Path, videos: int, frames: int, dim: int = DIM, words: int =
 
 
 def vector(bank: FeatureBank, count: int, **options: Any) -> TemporalMomentVectorEnv:
-    """The vector environment with the paper's flat state, by default; ended episodes begin again in the same step."""
-    options = {"autoreset_mode": AutoresetMode.SAME_STEP, **options}
+    """The vector environment with the paper's flat state, by default."""
     if options.get("observation") != "index":
         options = {"context": False, "flatten": True, **options}
-    return TemporalMomentVectorEnv(count, bank, **options)
+    return TemporalMomentVectorEnv(count, bank, autoreset_mode=AutoresetMode.SAME_STEP, **options)
 
 
 def assert_equal_rollouts(env: TemporalMomentVectorEnv, others: dict[str, Any], actions: np.ndarray) -> None:

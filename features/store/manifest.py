@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,6 +81,7 @@ class _Manifest(Struct):
     extra: _Extra
     units: dict[str, Any]
     fps: Positive | None = None
+    spans: list[tuple[int, int]] | None = None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def check_manifest(folder: Path, manifest: Any) -> None:
     videos = {v.id: v for v in found.videos}
     if len(videos) != len(found.videos):
         raise DataError("the manifest lists a video id twice")
-    rows = sum(v.n_frames for v in found.videos)
+    rows = rows_on_disk(found.spans, sum(v.n_frames for v in found.videos), tensors["frames"].shape[0])
     for key in PER_ROW:
         if key in tensors and tensors[key].shape[0] != rows:
             raise DataError(f"{key} has {tensors[key].shape[0]} rows, the videos add up to {rows}")
@@ -164,6 +166,28 @@ def check_manifest(folder: Path, manifest: Any) -> None:
             raise DataError(f"track {name!r} has rows [{first}, {last}) of {boxes} boxes")
     for query in found.queries:
         _check_query(query, videos, found.tracks)
+
+
+def rows_on_disk(spans: Sequence[tuple[int, int]] | None, rows: int, stored: int) -> int:
+    """Rows that the tensors of a store must have whose videos add up to ``rows``.
+
+    Args:
+        spans: of the manifest: None, or the stretches of rows that make the videos.
+        rows: of all videos.
+        stored: rows of the tensor ``frames`` on disk.
+
+    Raises:
+        DataError: spans that are no stretches of the tensor's rows, or that do not add up to the videos' rows.
+    """
+    if spans is None:
+        return rows
+    for first, last in spans:
+        if not 0 <= first < last <= stored:
+            raise DataError(f"the span [{first}, {last}) is no stretch of the {stored} rows of frames")
+    count = sum(last - first for first, last in spans)
+    if count != rows:
+        raise DataError(f"the spans hold {count} rows, the videos add up to {rows}")
+    return stored
 
 
 def _check_query(query: _Query, videos: dict[str, _Video], tracks: dict[str, tuple[int, int]]) -> None:

@@ -60,7 +60,7 @@ def test_replay_forgets_the_oldest_and_returns_what_was_stored():
 
 
 def test_a_transition_is_some_tens_of_bytes(ragged_store):
-    env = TemporalMomentVectorEnv(8, ragged_store, output="torch", observation="index")
+    env = TemporalMomentVectorEnv(8, ragged_store, autoreset_mode="SameStep", output="torch", observation="index")
     env.reset(seed=0)
     state = env.state()
     env.step(torch.zeros(8, dtype=torch.int64))
@@ -148,7 +148,9 @@ def test_values_of_a_critic_that_was_not_saved_are_refused(ragged_store, tmp_pat
     "options", [{}, {"reward": "iou_delta"}, {"reward": "read", "start": "random"}, {"invalid": "penalty"}]
 )
 def test_action_rewards_are_what_a_step_pays(options, ragged_store):
-    env = TemporalMomentVectorEnv(32, ragged_store, output="torch", observation="index", **options)
+    env = TemporalMomentVectorEnv(
+        32, ragged_store, autoreset_mode="SameStep", output="torch", observation="index", **options
+    )
     env.reset(seed=1)
     generator = torch.Generator().manual_seed(0)
     for _ in range(30):
@@ -161,7 +163,9 @@ def test_action_rewards_are_what_a_step_pays(options, ragged_store):
 
 def test_gains_tell_long_moves_from_short_ones(ragged_store):
     """Signs pay every move towards the truth alike; with gains the longest that does not overshoot is the best."""
-    env = TemporalMomentVectorEnv(8, ragged_store, output="torch", observation="index", multi_scale=True, phi=0.0)
+    env = TemporalMomentVectorEnv(
+        8, ragged_store, autoreset_mode="SameStep", output="torch", observation="index", multi_scale=True, phi=0.0
+    )
     env.reset(seed=0)
     state = env.state() | {"start": torch.zeros(8, dtype=torch.float64), "end": torch.full((8,), 20.0).double()}
     signs, paid = env.action_rewards(state), env.action_rewards(state, gain=1.0)

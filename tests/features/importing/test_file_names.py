@@ -197,6 +197,23 @@ def test_readers_and_extraction_know_the_same_videos(tmp_path):
         assert pipeline.match_files([tmp_path], annotate({name: 1.0}), Report("x")) == {name: str(tmp_path / "v.3gp")}
 
 
+def test_videos_in_sub_folders_belong_to_ids_with_their_folder(tmp_path):
+    from video_files import annotate, write_video
+
+    from strong_envs.features.datasets.types import Report
+
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        write_video(tmp_path / split / "v.avi", 5)
+    found = pipeline.match_files([tmp_path], annotate({"train/v": 1.0, "test/v.avi": 1.0}), Report("x"))
+    files = {"train/v": "train/v.avi", "test/v.avi": "test/v.avi"}
+    assert found == {name: str(tmp_path / file) for name, file in files.items()}
+    with pytest.raises(DataError, match="two files"):
+        pipeline.match_files([tmp_path], annotate({"v": 1.0}), Report("x"))
+    with pytest.raises(DataError, match=r"test/v.avi, train/v.avi\) is one of the 1 annotated"):
+        pipeline.match_files([tmp_path], annotate({"w": 1.0}), Report("x"))
+
+
 def test_the_name_of_an_import_command(tmp_path, annotations, capsys):
     for video in IDS:
         write(tmp_path / "f" / f"v_{video}.npy", 1)
