@@ -90,6 +90,25 @@ def open_store(features: Source | Sequence[Source]) -> FeatureStore:
     return store
 
 
+def named_by_file(features: str, file: str, option: str) -> str:
+    """The name of a store that a file gives, where opening it runs no code that the name chooses.
+
+    Args:
+        features: the name, ``"queries:PATH?text=ENCODER"`` above all.
+        file: what gave it, for the message.
+        option: what names the store instead, for the message.
+
+    Raises:
+        DataError: the name's text encoder would be imported.
+    """
+    from strong_envs.features.encoders.backbones import may_run_code
+
+    encoder = features.partition("?")[2].partition("=")[2]
+    if features.startswith(PREFIX) and may_run_code(encoder):
+        raise DataError(f"{file} names code to run, {features!r}; pass {option} {features!r} to run it")
+    return features
+
+
 def join(*features: Source) -> FeatureStore:
     """Several stores as one, no tensor copied: keys, paths or open stores of the same kind of features.
 

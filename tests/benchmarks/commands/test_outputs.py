@@ -100,7 +100,7 @@ def test_a_disk_that_fills_up_later_is_one_sentence(finished, tmp_path, capsys, 
         (["report", str(finished), "--episodes", "0", "--out", str(tmp_path / "r.html")], "r.html"),
         (["videos", str(finished), "--system", "random", "--count", "1", "--out", str(tmp_path)], "videos.json"),
     ):
-        (tmp_path / name).write_text("old")
+        (tmp_path / name).write_text("<!doctype html>old")
 
         def full(*_args):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up_later_is_one_sentence(finished, tmp_path, capsys, 
             assert main(command) == 2
         error = capsys.readouterr().err
         assert "No space left on device" in error and "Traceback" not in error and error.count("\n") == 1
-        assert (tmp_path / name).read_text() == "old"
+        assert (tmp_path / name).read_text() == "<!doctype html>old"
         assert not [file for file in tmp_path.iterdir() if "staging" in file.name]
 
 
