@@ -122,12 +122,12 @@ def source_of(args: argparse.Namespace) -> tuple[str, FeatureBank, Prediction, d
     """
     from strong_envs import agents, features
     from strong_envs.agents.inference import WEIGHTS, load_system
+    from strong_envs.features.registry import named_by_file
 
     path = WEIGHTS if args.source == "pretrained" else Path(args.source)
     if path.suffix == ".safetensors":
         saved = agents.load(path)
-        stored = features.registry.named_by_file
-        key = args.features or stored(str(saved.inputs["store"]), shown(path), "--features")
+        key = args.features or named_by_file(str(saved.inputs["store"]), shown(path), "--features")
         bank = features.load(key, args.test)
         prediction = load_system(path, bank).predict(bank)
         return args.source, bank, prediction, score(prediction, bank)
