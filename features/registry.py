@@ -84,7 +84,7 @@ def open_store(features: Source | Sequence[Source]) -> FeatureStore:
         return store
     if not os.path.exists(name) and os.sep not in name:
         raise DataError(
-            f"{name!r} is neither a registered key nor the path of a store{nearest(name, keys())}; keys are {keys()}"
+            f"{name!r} is neither a registered key nor the path of a store{nearest(name, keys())} (keys: {keys()})"
         )
     store = _STORES[path] = FeatureStore.open(path)
     return store

@@ -106,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def apply_quick(args: argparse.Namespace) -> None:
     """Set what ``--quick`` stands for."""
     if args.quick:
+        check_arguments(args)  # before numbers that nothing can be made of are replaced by others
         args.seeds, args.budget = 1, min(args.budget, 0.05)
         args.features = "shapes-v0" if args.features == "shapes-v0-medium" else args.features
 

@@ -47,6 +47,21 @@ def no_work(monkeypatch):
         monkeypatch.setattr(module, name, never)
 
 
+@pytest.mark.parametrize("command", [*TRAINING, ["train"], ["extract", "v", "--annotations", "a"], ["import", "a"]])
+def test_an_empty_output_is_not_the_current_folder(command, no_work, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--out", ""]) == 2
+    assert "--out is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [["--seeds", "-1"], ["--seeds", "0"], ["--budget", "inf"], ["--budget", "-1"]])
+@pytest.mark.parametrize("command", [["run"], ["converge"], ["table1"], ["sweep", "z_e"]])
+def test_quick_does_not_hide_numbers_that_cannot_be(command, given, no_work, tmp_path, capsys):
+    assert main([*command, "--quick", *given, "--out", str(tmp_path / "out")]) == 2
+    assert f"{given[0]} must be positive" in capsys.readouterr().err
+
+
 def places(tmp_path: Path) -> list[tuple[str, str]]:
     (tmp_path / "file").write_text("mine")
     return [
