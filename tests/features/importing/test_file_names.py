@@ -219,3 +219,12 @@ def test_the_name_of_an_import_command(tmp_path, annotations, capsys):
     assert run(import_features, *words) == 2 and "--prefix v_" in capsys.readouterr().err
     assert run(import_features, *words, "--prefix", "v_", "--name", "mine") == 0
     assert FeatureStore.open(tmp_path / "s").name == "mine"
+
+
+def test_a_prefix_or_suffix_that_no_file_has_is_refused(annotations, tmp_path):
+    for name in IDS:
+        write(tmp_path / "f" / f"{name}.npy", 1)
+    for options in ({"suffix": "_clop"}, {"prefix": "w_"}, {"prefix": "w_", "suffix": "_clop"}):
+        with pytest.raises(DataError, match="no feature file has .* files there are named 'alpha', 'beta', 'gamma'"):
+            import_store(tmp_path / "s", annotations, tmp_path / "f", ImportOptions(**options))
+    assert not (tmp_path / "s").exists()
