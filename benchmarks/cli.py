@@ -165,7 +165,7 @@ def _run(words: list[str]) -> int:
     args = parser.parse_args(words)
     try:
         if "--out=" in words or ("--out", "") in itertools.pairwise(words):
-            # As a path, which some parsers have made of it by now, it would be the current folder, which an unset variable of a script does not mean.
+            # As a path it would be the current folder, which an unset variable of a script does not mean.
             raise DataError("--out is empty; it names the place of the result ('.' is the current folder)")
         return args.run(args)
     except DataError as error:

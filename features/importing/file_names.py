@@ -58,6 +58,8 @@ class FileNames:
 
     def __init__(self, found: Sequence[Found], prefix: str = "", suffix: str = "", preferred: bool = True) -> None:
         self._all = list(found)
+        self.any_affixed = False
+        """Whether a name has the prefix and the suffix."""
         self._table: dict[str, list[tuple[tuple[int, int], Found]]] = {}
         for one in self._all:
             folder, _, base = one[0].rpartition("/")
@@ -65,6 +67,7 @@ class FileNames:
             own = base.removeprefix(prefix).removesuffix(suffix)
             has = bool(prefix or suffix) and base.startswith(prefix) and base.endswith(suffix) and own != base
             spellings = [(0 if preferred else 1, own)] if has else [(1, base), (2, strip_video_suffix(base))]
+            self.any_affixed |= has
             if has:
                 spellings.append((2, strip_video_suffix(own)))
             elif own != base:

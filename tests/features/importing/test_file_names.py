@@ -250,3 +250,12 @@ def test_a_link_that_leads_nowhere_costs_its_video_only(annotations, tmp_path):
     store, report = import_store(tmp_path / "store", annotations, folder)
     assert [video.id for video in store.videos] == list(IDS[1:])
     assert "a feature file cannot be used" in {kind for kind, _ in report.findings}
+
+
+def test_a_prefix_or_suffix_that_no_file_has_is_refused(annotations, tmp_path):
+    for name in IDS:
+        write(tmp_path / "f" / f"{name}.npy", 1)
+    for options in ({"suffix": "_clop"}, {"prefix": "w_"}, {"prefix": "w_", "suffix": "_clop"}):
+        with pytest.raises(DataError, match="no feature file has .* files there are named 'alpha', 'beta', 'gamma'"):
+            import_store(tmp_path / "s", annotations, tmp_path / "f", ImportOptions(**options))
+    assert not (tmp_path / "s").exists()
