@@ -390,7 +390,7 @@ def test_a_kill_in_the_middle_loses_only_the_cell_in_work(ragged_store, tmp_path
     assert main(arguments) == 0
     assert len(list(tmp_path.glob("cells/*.json"))) == 8
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
-    assert len(json.loads(capsys.readouterr().out)["per_query"]["IoU"]["random policy"]) == 3
+    assert len(json.loads(capsys.readouterr().out)["per_query"]["IoU"]["random policy"]) == 8
 
 
 # Files that were there --------------------------------------------------------------------------------------------
