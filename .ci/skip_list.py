@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Skips:
         self.config = config
         self.skipped: dict[str, str] = {}
         self.counts: dict[str, int] = {}
+        self.start = time.monotonic()
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
         if not config.getoption("--skips-in"):
@@ -64,7 +66,11 @@ class Skips:
     def pytest_unconfigure(self, config: Any) -> None:
         file = config.getoption("--skips-out")
         if file and not hasattr(config, "workerinput"):
-            content = {"counts": self.counts, "skipped": dict(sorted(self.skipped.items()))}
+            content = {
+                "counts": self.counts,
+                "skipped": dict(sorted(self.skipped.items())),
+                "seconds": time.monotonic() - self.start,
+            }
             Path(file).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
@@ -92,7 +98,7 @@ def judge(allowed: str, runs: list[str]) -> int:
     shown = [f"{counts[name]} {name}" for name in ("failed", "passed") if counts[name] or name == "passed"]
     shown += [f"{len(left)} skipped"] if left else []
     shown += [f"{counts[name]} {name}" for name in ("xfailed", "xpassed", "error") if counts[name]]
-    print(", ".join(shown))
+    print(", ".join(shown), f"in {sum(result['seconds'] for result in results):.2f}s")
     return int(bool(wrong or counts["failed"] or counts["error"]))
 
 

@@ -188,9 +188,11 @@ class Predictor:
             return self._stored(str(video))
         frames, grid = self._arrays(video)
         fps = self.inputs.get("fps")
-        if duration is None and fps is None:
+        if duration is not None:
+            return frames, grid, float(duration)
+        if fps is None:
             raise DataError("the training store states no rate of feature rows; pass duration, in seconds")
-        return frames, grid, len(frames) / fps if duration is None else float(duration)
+        return frames, grid, len(frames) / fps
 
     def _arrays(self, video: Any) -> tuple[np.ndarray, np.ndarray | None]:
         pair = video if isinstance(video, tuple) else (video,)

@@ -38,7 +38,7 @@ COUNT = Range(1, 10**6)
 WIDTH = Range(1, 16_384)
 SHARE = Range(0, 1)
 DROPPED = Range(0, 1, open_high=True)
-RATE = Range(0, 10, open_low=True)
+RATE = Range(0, math.inf, open_low=True, open_high=True)
 WEIGHT = Range(0, 1000)
 
 RANGES: dict[str, Range] = {
@@ -152,7 +152,8 @@ def check_fields(arguments: Any) -> None:
     Raises:
         DataError: a value of another type, or outside its range.
     """
-    for name, annotation in hints_of(type(arguments)).items():
+    kind: Any = type(arguments)
+    for name, annotation in hints_of(kind).items():
         check_value(name, getattr(arguments, name), annotation)
 
 
@@ -178,17 +179,24 @@ def check_value(name: str, value: Any, annotation: Any = Any) -> None:
     if len(entries) > LONGEST or not entries:
         raise DataError(f"{name} must have 1 to {LONGEST} entries, got {value!r}")
     for entry in entries:
-        if isinstance(entry, numbers.Real) and entry not in span:
+        if isinstance(entry, numbers.Real) and _number(entry) not in span:
             whole = "whole number" if int in choices or isinstance(value, (tuple, list)) else "number"
             each = f"each entry of {name}" if isinstance(value, (tuple, list)) else name
             raise DataError(f"{each} must be a {whole} in {span}, got {entry!r}")
 
 
 @cache
-def hints_of(kind: type) -> Mapping[str, Any]:
+def hints_of(kind: Any) -> Mapping[str, Any]:
     """Annotations of the fields of a dataclass."""
     hints = typing.get_type_hints(kind)
-    return {f.name: hints[f.name] for f in fields(kind)}  # type: ignore[arg-type]
+    return {f.name: hints[f.name] for f in fields(kind)}
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:

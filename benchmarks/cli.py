@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "check": ("features.commands.check", "identify data, list its problems and what to do about each"),
         "extract": ("features.commands.extract", "make a feature store from videos and annotations"),
         "import": ("features.commands.import_features", "make a feature store from existing feature files"),
+        "compose": ("features.composing.command", "make untrimmed videos with exact truth from trimmed clips"),
         "show": ("features.commands.show", "draw one video of a store with its moments and boxes"),
         "sizes": ("features.commands.sizes", "print the size of a store on disk, in memory and on a device"),
     },
@@ -124,8 +126,12 @@ def main(arguments: list[str] | None = None) -> int:
         with _flushed(sys.stdout):
             return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
-        _discard_output()
+        _discard_output(sys.stdout, sys.stderr)
         return PIPE_CLOSED
+    except OSError as error:
+        _discard_output(sys.stdout)
+        print(f"error: cannot write the output: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
@@ -158,10 +164,22 @@ def _run(words: list[str]) -> int:
         one.formatter_class = Formatter
     args = parser.parse_args(words)
     try:
+        if "--out=" in words or ("--out", "") in itertools.pairwise(words):
+            # As a path it would be the current folder, which an unset variable of a script does not mean.
+            raise DataError("--out is empty; it names the place of the result ('.' is the current folder)")
         return args.run(args)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from strong_envs.features.files.errors import sentence
+
+        if error.filename is None:
+            raise  # about a stream: see `main`
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
 
 
 @contextmanager
@@ -181,11 +199,12 @@ def _print_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _discard_output() -> None:
-    """Let the interpreter flush its streams into nothing at its end."""
+def _discard_output(*streams: TextIO | None) -> None:
+    """Let the interpreter flush these streams into nothing at its end."""
     null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         # A stream of a test has no number, and there may be none at all.
         with suppress(AttributeError, OSError, ValueError):
-            os.dup2(null, stream.fileno())
+            if stream is not None:
+                os.dup2(null, stream.fileno())
     os.close(null)

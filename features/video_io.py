@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from strong_envs.features.composing.recipe import Recipe
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import os_errors, shown
 from strong_envs.features.store.store import StoredVideo
@@ -256,12 +258,16 @@ def open_frames(video: StoredVideo) -> Callable[[int], np.ndarray | None]:
     """A function from feature row to pixels, (H, W, 3) uint8 RGB, or None where the pixels cannot be had.
 
     Pixels come from the file at ``video.path``, or are drawn when ``video.extra`` holds the seed and the level of a
-    video of the default world. The file stays open between calls; rows in ascending order are fast.
+    video of the default world. Those of a composed video come from its clips, tile by tile: a tile whose clip has no
+    file is grey, and None is returned where no clip of the video has one. Files stay open between calls; rows in
+    ascending order are fast.
 
     Raises:
         DataError: from the returned function, for a row outside [0, n_frames).
     """
-    rows = _drawn(video) if "seed" in video.extra else _decoded(video)
+    recipe = Recipe.of(video)
+    plain = _drawn if "seed" in video.extra else _decoded
+    rows = plain(video) if recipe is None else _composed(recipe)
 
     def frame(row: int) -> np.ndarray | None:
         if not 0 <= row < video.n_frames:
@@ -299,3 +305,58 @@ def _drawn(video: StoredVideo) -> Callable[[int], np.ndarray | None]:
         return np.asarray(frames[0][row], dtype=np.uint8)
 
     return frame
+
+
+OPEN_CLIPS = 12
+"""Clips of a composed video that are kept open at a time."""
+MISSING = 96
+"""Grey level of a tile whose clip has no file."""
+
+
+def _composed(recipe: Recipe) -> Callable[[int], np.ndarray | None]:
+    import cv2
+
+    height, width = recipe.size
+    columns = recipe.tiles[1]
+    opened: OrderedDict[int, Callable[[int], np.ndarray | None]] = OrderedDict()
+    absent = {i for i, source in enumerate(recipe.sources) if not source.has_pixels()}
+
+    def picture(source: int, row: int) -> np.ndarray | None:
+        if source in absent:
+            return None
+        if source not in opened:
+            opened[source] = open_frames(recipe.sources[source].video())
+            while len(opened) > OPEN_CLIPS:
+                opened.popitem(last=False)
+        opened.move_to_end(source)
+        return opened[source](row)
+
+    def frame(row: int) -> np.ndarray | None:
+        if len(absent) == len(recipe.sources):
+            return None
+        canvas = np.zeros((recipe.tiles[0] * height, columns * width, 3), np.uint8)
+        for piece in recipe.at(row):
+            y, x = divmod(piece.tile, columns)
+            image = picture(piece.source, piece.first + row - piece.at)
+            place = canvas[y * height : (y + 1) * height, x * width : (x + 1) * width]
+            if image is None:
+                place[:] = MISSING
+            elif image.shape[:2] == (height, width):
+                place[:] = image
+            else:
+                # Squeezed without cropping, as backbones see a frame.
+                shrinks = image.shape[0] * image.shape[1] > height * width
+                how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+                place[:] = cv2.resize(image, (width, height), interpolation=how)
+        return canvas
+
+    return frame
+
+
+def missing_clips(video: StoredVideo) -> tuple[int, int]:
+    """Of a composed video: how many of its clips have no pixels, and how many clips it has; (0, 0) of any other."""
+    recipe = Recipe.of(video)
+    if recipe is None:
+        return 0, 0
+    used = list(recipe.used_sources())
+    return sum(not source.has_pixels() for source in used), len(used)

@@ -152,7 +152,7 @@ class WindowSystem(BaseSystem):
         box_margin: float = 0.0,
         **options: Any,
     ) -> None:
-        args = self._resolve(seed, budget, boxes, box_margin, options)
+        args = self._resolve(seed, budget, env, boxes, box_margin, **options)
         if isinstance(args, WindowArgs) and args.scales is None:
             args = replace(args, scales=fit_scales(bank.truth, args.scale_count))
         self.bank, self.args, self.seed, self.budget = bank, args, seed, budget
@@ -207,7 +207,12 @@ class WindowSystem(BaseSystem):
     # The interface of systems ---------------------------------------------------------------------------------------
 
     @classmethod
-    def check_arguments(
+    def check_arguments(cls, **arguments: Any) -> None:
+        """Raise `DataError` for arguments that do not exist or lie outside their range."""
+        cls._resolve(**arguments)
+
+    @classmethod
+    def _resolve(
         cls,
         seed: int = 0,
         budget: float = 1.0,
@@ -215,13 +220,6 @@ class WindowSystem(BaseSystem):
         boxes: str | Tensor = "frame",
         box_margin: float = 0.0,
         **options: Any,
-    ) -> None:
-        """Raise `DataError` for arguments that do not exist or lie outside their range."""
-        cls._resolve(seed, budget, boxes, box_margin, options)
-
-    @classmethod
-    def _resolve(
-        cls, seed: int, budget: float, boxes: str | Tensor, box_margin: float, options: Mapping[str, Any]
     ) -> RankArgs:
         valid = [f.name for f in fields(cls.Args)]
         for option in options:

@@ -96,8 +96,9 @@ class LibraryAgent(TemporalSystem):
         super().__init__(*args, **kwargs)
 
     @classmethod
-    def check_arguments(cls, *, settings: Mapping[str, Any] | None = None, **arguments: Any) -> None:
+    def check_arguments(cls, **arguments: Any) -> None:
         """Raise `DataError` for arguments that do not exist or lie outside their range."""
+        settings = arguments.pop("settings", None)
         super().check_arguments(**arguments)
         if settings is not None and not isinstance(settings, Mapping):
             raise DataError(f"settings must be a mapping of names to values, got {settings!r}")

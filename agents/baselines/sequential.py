@@ -81,7 +81,7 @@ class TemporalSystem(BaseSystem):
         box_margin: float = 0.0,
         **options: Any,
     ) -> None:
-        self.args, self.config = self._resolve(seed, budget, preset, env, boxes, box_margin, options)
+        self.args, self.config = self._resolve(seed, budget, preset, env, boxes, box_margin, **options)
         self.bank, self.boxes, self.box_margin, self.seed = bank, boxes, box_margin, seed
         self.history = []
         self.task = self.make_task(bank)
@@ -106,7 +106,12 @@ class TemporalSystem(BaseSystem):
     # The interface of systems ---------------------------------------------------------------------------------------
 
     @classmethod
-    def check_arguments(
+    def check_arguments(cls, **arguments: Any) -> None:
+        """Raise `DataError` for arguments that do not exist or lie outside their range."""
+        cls._resolve(**arguments)
+
+    @classmethod
+    def _resolve(
         cls,
         seed: int = 0,
         budget: float = 1.0,
@@ -115,20 +120,6 @@ class TemporalSystem(BaseSystem):
         boxes: str | Tensor = "frame",
         box_margin: float = 0.0,
         **options: Any,
-    ) -> None:
-        """Raise `DataError` for arguments that do not exist or lie outside their range."""
-        cls._resolve(seed, budget, preset, env, boxes, box_margin, options)
-
-    @classmethod
-    def _resolve(
-        cls,
-        seed: int,
-        budget: float,
-        preset: str,
-        env: Mapping[str, Any] | None,
-        boxes: str | Tensor,
-        box_margin: float,
-        options: Mapping[str, Any],
     ) -> tuple[Any, TemporalConfig]:
         """Arguments and environment of a preset with changes."""
         if preset not in cls.PRESETS:

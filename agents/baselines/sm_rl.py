@@ -47,60 +47,12 @@ from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
 
-FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "and",
-        "or",
-        "of",
-        "to",
-        "in",
-        "on",
-        "at",
-        "by",
-        "for",
-        "from",
-        "with",
-        "as",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "it",
-        "its",
-        "it's",
-        "he",
-        "she",
-        "they",
-        "them",
-        "his",
-        "her",
-        "their",
-        "this",
-        "that",
-        "there",
-        "then",
-        "when",
-        "where",
-        "while",
-        "who",
-        "which",
-        "what",
-        "how",
-        "into",
-        "onto",
-        "out",
-        "up",
-        "down",
-        "off",
-        "over",
-        "under",
-    ]
-)
+FUNCTION_WORDS = frozenset([
+    "a", "an", "the", "and", "or", "of", "to", "in", "on", "at", "by", "for", "from", "with", "as", "is", "are",
+    "was", "were", "be", "been", "it", "its", "it's", "he", "she", "they", "them", "his", "her", "their", "this",
+    "that", "there", "then", "when", "where", "while", "who", "which", "what", "how", "into", "onto", "out", "up",
+    "down", "off", "over", "under",
+])  # fmt: skip
 REPORT_EVERY = 50
 SHORTEST = 0.02
 """The shortest detection, as a fraction of the video."""
@@ -301,9 +253,9 @@ class SmRl(TemporalSystem):
         super().__init__(bank, *args, **kwargs)
 
     @classmethod
-    def check_arguments(cls, *, words: list[str] | None = None, **arguments: Any) -> None:
+    def check_arguments(cls, **arguments: Any) -> None:
         """Raise `DataError` for arguments that do not exist or lie outside their range."""
-        super().check_arguments(**arguments)
+        super().check_arguments(**{name: value for name, value in arguments.items() if name != "words"})
 
     def build(self, task: TemporalTask) -> SmrlNetwork:
         """The network, with one concept for each frequent word of the training sentences."""

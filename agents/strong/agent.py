@@ -33,14 +33,14 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import torch
 from torch import Tensor
 
 from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
-from strong_envs.agents.strong.args import BOUNDS, StrongArgs, changed_args, stored_args, system_args
+from strong_envs.agents.strong.args import BOUNDS, StrongArgs, stored_args, system_args
 from strong_envs.agents.strong.attention import AttentionTask
 from strong_envs.agents.strong.ddpg import DDPG, DDPGArgs
 from strong_envs.agents.strong.ddpg_training import train
@@ -48,6 +48,7 @@ from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAtten
 from strong_envs.agents.strong.frame_attention_training import train_frame_attention
 from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask
 from strong_envs.agents.strong.full_feedback import FullFeedback, FullFeedbackArgs
+from strong_envs.agents.strong.stored import Header, Progress, layer_widths, lean_args, unused_weights
 from strong_envs.agents.training.checkpoint import (
     check_widths,
     header_of,
@@ -110,7 +111,7 @@ class Strong(BaseSystem):
         env: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> None:
-        self._make(bank, system_args(preset, seed, budget, env, changes))
+        self._make(bank, system_args(seed, budget, preset, env, **changes))
 
     @classmethod
     def of(cls, bank: FeatureBank, args: StrongArgs) -> Self:
@@ -156,16 +157,9 @@ class Strong(BaseSystem):
         }
 
     @classmethod
-    def check_arguments(
-        cls,
-        seed: int = 0,
-        budget: float = 1.0,
-        preset: str = "default",
-        env: Mapping[str, Any] | None = None,
-        **changes: Any,
-    ) -> None:
+    def check_arguments(cls, **arguments: Any) -> None:
         """Raise `DataError` for arguments that do not exist, lie outside their range, or contradict each other."""
-        system_args(preset, seed, budget, env, changes)
+        system_args(**arguments)
 
     @property
     def needs_cells(self) -> bool:
@@ -445,55 +439,11 @@ def make_level(task: TemporalTask | SpatialTask, args: DDPGArgs, hidden: tuple[s
     return agent.to(task.bank.device)
 
 
-class Progress(msgspec.Struct):
-    """State of a training beside its tensors, and beside the groups of the optimisers."""
-
-    history: list[dict[str, Any]]
-    turn: Annotated[int, msgspec.Meta(ge=0, le=1000)]
-    seconds: Annotated[float, msgspec.Meta(ge=0)]
-
-
-class Header(msgspec.Struct):
-    """The header of a saved system."""
-
-    args: dict[str, Any]
-    history: list[dict[str, Any]]
-    turn: Annotated[int, msgspec.Meta(ge=0, le=1000)]
-    lean: bool = False
-
-
-def layer_widths(args: StrongArgs, lean: bool) -> dict[str, int]:
-    """Sizes of the layers that a saved system has, by name."""
-    widths: dict[str, tuple[int, ...]] = {}
-    for name, level in (("temporal", args.temporal), ("spatial", args.spatial)):
-        if name == "temporal" or args.boxes == "tracked":
-            widths[f"{name}.actor_hidden"] = level.actor_hidden
-            widths[f"{name}.critic_hidden"] = () if lean else level.critic_hidden
-    if args.has_frame_attention:
-        widths["frame_attention.hidden"] = (args.frame_attention.hidden,)
-        if not lean or args.frame_scores:
-            widths["frame_attention.inside_hidden"] = (args.frame_attention.inside_hidden,)
-    return {f"{name}[{i}]": size for name, sizes in widths.items() for i, size in enumerate(sizes)}
-
-
-def lean_args(args: StrongArgs) -> StrongArgs:
-    """Arguments with the smallest networks in the place of those that a lean file omits."""
-    small: dict[str, Any] = {"temporal": {"critic_hidden": (1, 1)}, "spatial": {"critic_hidden": (1, 1)}}
-    if not args.frame_scores:
-        small["frame_attention"] = {"inside_hidden": 1}
-    return changed_args(args, small)
-
-
 def random_boxes(count: int, generator: torch.Generator) -> Tensor:
     """Corners of random boxes, sides .2 to .7 of the frame: (count, 4) float32."""
     size = 0.2 + 0.5 * torch.rand(count, 2, generator=generator)
     centre = size / 2 + (1 - size) * torch.rand(count, 2, generator=generator)
     return box_ops.corners(torch.cat((centre, size), -1))
-
-
-def unused_weights(args: StrongArgs) -> tuple[str, ...]:
-    """Prefixes of the weights that predictions do not use."""
-    return ("target_actor.", "target_critic.", "critic.", *(() if args.frame_scores else ("inside.",)))
 
 
 def _staged(report: ProgressCallback | None, stage: str, total: int) -> Callable[[int, dict[str, float]], None] | None:

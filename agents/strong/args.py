@@ -252,7 +252,11 @@ def changed_args(args: StrongArgs, changes: Mapping[str, Any]) -> StrongArgs:
 
 
 def system_args(
-    preset: str, seed: int, budget: float, env: Mapping[str, Any] | None, changes: Mapping[str, Any]
+    seed: int = 0,
+    budget: float = 1.0,
+    preset: str = "default",
+    env: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> StrongArgs:
     """The arguments of `Strong` from those of its constructor; ``budget`` is a factor on all steps."""
     check_value("seed", seed, int)

@@ -23,7 +23,7 @@ from strong_envs.benchmarks.results.files import write_json
 from strong_envs.benchmarks.results.filmstrip import boxes_of, fitted, labelled_bar, path_of, write_picture
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
-from strong_envs.features.files.errors import check_output
+from strong_envs.features.files.errors import check_output, shown
 from strong_envs.rendering.viewer import (
     CHOSEN_COLOUR,
     FAINT,
@@ -44,8 +44,6 @@ SIDE, GAP, COLUMNS, LINES = 176, 10, 6, 2
 
 def drawn(bank: FeatureBank, count: int, seed: int) -> list[int]:
     """Rows of ``count`` queries, drawn without replacement, in the order of the split."""
-    if count < 1 or seed < 0:
-        raise DataError(f"--count must be 1 or more and --draw 0 or more, got {count} and {seed}")
     return sorted(np.random.default_rng(seed).permutation(len(bank))[:count].tolist())
 
 
@@ -59,8 +57,8 @@ def tracked_pictures(viewer: Viewer, bank: FeatureBank, prediction: Prediction, 
         said = [f"{second:.1f} s"]
         said += ["in the answer"] if answer[0] <= second < answer[1] else []
         said += ["in the true moment"] if any(a <= second < b for a, b in windows) else []
-        shown = [None if boxes is None else boxes[row]]
-        yield viewer.draw(Shot(sample, [row], answer, shown, cursor=second, footer="   ".join(said)))
+        view = [None if boxes is None else boxes[row]]
+        yield viewer.draw(Shot(sample, [row], answer, view, cursor=second, footer="   ".join(said)))
 
 
 def strip(viewer: Viewer, bank: FeatureBank, prediction: Prediction, sample: int, said: str) -> np.ndarray:
@@ -96,8 +94,8 @@ def strip(viewer: Viewer, bank: FeatureBank, prediction: Prediction, sample: int
         put(canvas, f"{at:.1f} s", (x, y + SIDE + 17), 0.42, FAINT)
     y = 64 + LINES * line + 8
     labelled_bar(canvas, y, width, "true", windows, duration, TRUE_COLOUR)
-    labelled_bar(canvas, y + 24, width, "answer", [answer], duration, CHOSEN_COLOUR)
-    legend = "boxes, windows and the marks of the frames that lie in them: green true, orange the system's"
+    labelled_bar(canvas, y + 24, width, "predicted", [answer], duration, CHOSEN_COLOUR)
+    legend = "green: ground truth, orange: prediction; squares mark frames inside a window"
     put(canvas, f"0 to {duration:.1f} s   {legend}", (GAP + 70, y + 60), 0.42, FAINT)
     return canvas
 
@@ -124,11 +122,13 @@ def source_of(args: argparse.Namespace) -> tuple[str, FeatureBank, Prediction, d
     """
     from strong_envs import agents, features
     from strong_envs.agents.inference import WEIGHTS, load_system
+    from strong_envs.features.registry import named_by_file
 
     path = WEIGHTS if args.source == "pretrained" else Path(args.source)
     if path.suffix == ".safetensors":
         saved = agents.load(path)
-        bank = features.load(args.features or saved.inputs["store"], args.test)
+        key = args.features or named_by_file(str(saved.inputs["store"]), shown(path), "--features")
+        bank = features.load(key, args.test)
         prediction = load_system(path, bank).predict(bank)
         return args.source, bank, prediction, score(prediction, bank)
     result, cells = read_folder(path)
@@ -165,6 +165,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0."""
+    if args.count < 1 or args.draw < 0:
+        raise DataError(f"--count must be 1 or more and --draw 0 or more, got {args.count} and {args.draw}")
     out = check_output(args.out)
     name, bank, prediction, scores = source_of(args)
     viewer, described = Viewer(bank), []

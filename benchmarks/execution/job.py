@@ -17,10 +17,11 @@ from strong_envs.benchmarks.execution.local_engine import Outcome, run_matrix
 from strong_envs.benchmarks.metrics.columns import all_columns, known_columns
 from strong_envs.benchmarks.metrics.definitions import THRESHOLDS
 from strong_envs.benchmarks.protocols import DYNAMICS, Protocol
+from strong_envs.features.devices import usable_device
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import sentence
 
-MOST_SEEDS, MOST_BUDGET = 10_000, 10_000.0
+MOST_SEEDS, MOST_BUDGET = 10_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -105,18 +106,18 @@ def thresholds_of(args: argparse.Namespace) -> tuple[float, ...]:
     return found
 
 
-def check_numbers(args: argparse.Namespace) -> None:
-    """Refuse numbers of the command line that no job can be made of."""
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse numbers, a device, thresholds and columns that no job can be made of, before any work."""
     if not 1 <= args.seeds <= MOST_SEEDS:
         raise DataError(f"--seeds must be positive, 1 to {MOST_SEEDS:,}; got {args.seeds}")
     if args.jobs < 1:
         raise DataError(f"--jobs must be positive, got {args.jobs}")
     if not 0 < args.budget <= MOST_BUDGET:
         raise DataError(f"--budget must be positive, a factor of up to {MOST_BUDGET:,}; got {args.budget}")
-
-
-def check_metrics(args: argparse.Namespace, thresholds: Sequence[float]) -> None:
-    """Refuse a column of ``--metrics`` that no row can have, before anything is trained."""
+    if getattr(args, "engine", "local") == "local":
+        usable_device(args.device)
+    thresholds = thresholds_of(args)
+    Protocol("main", "data", thresholds=thresholds)
     words = (getattr(args, "metrics", None) or "").split(",")
     known_columns([word.strip() for word in words if word.strip()], all_columns(thresholds))
 
@@ -142,7 +143,10 @@ def importable(system: str) -> str:
 
 def importable_here() -> None:
     """Let ``my_module:MyAgent`` be a file of the current directory, in this process and in the workers."""
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        raise DataError(f"the current folder cannot be used: {sentence(error)}") from None
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
 
@@ -151,13 +155,11 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
     """Check the input, run the cells that are not stored yet, return everything.
 
     Raises:
-        DataError: numbers that are not positive, a store that cannot be opened, an unknown system.
+        DataError: a store that cannot be opened, an unknown system.
     """
     from strong_envs import agents, features
 
     began, thresholds = time.perf_counter(), thresholds_of(args)
-    check_numbers(args)
-    check_metrics(args, thresholds)
     importable_here()
     for variant in variants:
         importable(variant.system)

@@ -88,7 +88,7 @@ def caveat(seeds: int | None = None, videos: int | None = None) -> str | None:
     elif seeds is not None and seeds < ENOUGH_SEEDS:
         notes.append(f"{seeds} seeds: intervals over so few training runs are too narrow; use {ENOUGH_SEEDS} or more.")
     if videos == 1:
-        notes.append("1 video: the interval covers the choice of its queries and says nothing about other videos.")
+        notes.append("1 video: the interval covers the choice of its queries; other videos may lie outside it.")
     elif videos is not None and videos < ENOUGH_VIDEOS:
         notes.append(f"{videos} videos: intervals over so few videos are too narrow.")
     return " ".join(notes) or None

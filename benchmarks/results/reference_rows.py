@@ -20,7 +20,7 @@ from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.search_windows import searched
 from strong_envs.temporal.task import INITIAL_SPAN
 
-DRAWS = 200
+DRAWS, MOST_DRAWS = 200, 1_000_000
 T = TypeVar("T")
 
 
@@ -53,8 +53,8 @@ def reference_scores(
         seed: of its first draw.
         names: of `agents.references.heuristics.REFERENCES`; () is all.
     """
-    if draws < 1:
-        raise DataError(f"draws must be 1 or more, got {draws}")
+    if not 1 <= draws <= MOST_DRAWS or seed < 0:
+        raise DataError(f"draws must be 1 to {MOST_DRAWS:,} and the seed 0 or more; got {draws} and {seed}")
     truth = GroundTruth.of_queries(test)
     for name in tuple(names) or REFERENCES:
         if name not in REFERENCES:

@@ -23,6 +23,7 @@ import torch
 from strong_envs.benchmarks.execution import provenance
 from strong_envs.features.bank.pooling_numba import available
 from strong_envs.features.files.atomic import write_text
+from strong_envs.features.files.errors import check_output
 
 REPETITIONS = 7
 
@@ -164,6 +165,8 @@ def add_command(
     """Add a command that calls ``measure(quick)``; exit code 1: a target is missed (not with ``--quick``)."""
 
     def run(args: argparse.Namespace) -> int:
+        if args.out is not None:
+            check_output(args.out)
         result = measure(args.quick)
         if args.out is not None:
             write(result, args.out, name)

@@ -122,8 +122,15 @@ class Replays:
 
 def index_env(bank: FeatureBank, envs: int) -> TemporalMomentVectorEnv:
     """The paper's observation, shown as indices."""
-    options = {"context": False, "observation": "index", "output": "torch", "info": "light"}
-    return TemporalMomentVectorEnv(envs, bank, autoreset_mode=AutoresetMode.SAME_STEP, **options)
+    return TemporalMomentVectorEnv(
+        envs,
+        bank,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+        context=False,
+        observation="index",
+        output="torch",
+        info="light",
+    )
 
 
 def rollout(env: TemporalMomentVectorEnv, steps: int) -> list[dict[str, Tensor]]:

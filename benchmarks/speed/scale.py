@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from strong_envs.features import DataError, FeatureBank, FeatureStore, Query, St
 from strong_envs.features.bank.bank import MEMORY
 from strong_envs.features.bank.memory import free_memory
 from strong_envs.features.extraction.work_folder import need_space, size
+from strong_envs.features.files.errors import check_output
 from strong_envs.features.store.tensor_file import RowBlocks
 
 QUERIES, VIDEOS, SECONDS, RATE = 16_000, 6_672, 30.0, 3.0
@@ -33,7 +35,7 @@ CHILD = (
     "print(json.dumps(measure_store(*json.loads(sys.argv[1]))))"
 )
 MEASURES = ("store_bytes", "write_s", "load_s", "held_bytes", "peak_bytes", "steps_per_s", "boxes_per_s")
-BLOCK = 4096
+BLOCK, MOST_SECONDS = 4096, 3600
 
 
 def blocks(rows: int, shape: tuple[int, ...], seed: int) -> RowBlocks:
@@ -177,7 +179,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                     found.append({**common, "memory": memory, "left_out": "it would not fit in this machine's memory"})
                     continue
                 given = json.dumps([str(store.path), memory, args.dtype, args.envs, args.seconds])
-                done = subprocess.run([sys.executable, "-c", CHILD, given], capture_output=True, text=True)
+                done = subprocess.run(
+                    [sys.executable, "-c", CHILD, given], capture_output=True, text=True, env=_environment()
+                )
                 if done.returncode:
                     raise DataError(f"the process that opens the store failed: {done.stderr.strip()[-500:]}")
                 found.append({**common, "memory": memory, **json.loads(done.stdout)})
@@ -191,6 +195,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         growth[memory] = {key: exponent(sizes, [row.get(key) for row in mine]) for key in MEASURES}
     dims = {"frame": args.dim, "query": args.words, "grid": grid, "envs": args.envs, "dtype": args.dtype}
     return {"machine": machine(), "dims": dims, "rows": found, "growth": growth}
+
+
+def _environment() -> dict[str, str]:
+    """That of this process; the child imports what this process imports, wherever it was started."""
+    path = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def _fits(rows: int, dim: int, grid: tuple[int, ...] | None, words: int) -> bool:
@@ -275,8 +285,13 @@ def main(args: argparse.Namespace) -> int:
     for name in ("dim", "words", "envs"):
         if getattr(args, name) < 1:
             raise DataError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if not 0 < args.seconds <= MOST_SECONDS:
+        raise DataError(f"--seconds must be positive, at most {MOST_SECONDS:,}; got {args.seconds}")
     if any(n < 1 for n in args.grid) or any(not 0 < s <= 100 for s in args.shares):
         raise DataError(f"sizes of the grid and shares are positive, got {args.grid} and {args.shares}")
+    for folder, what in ((args.out, "--out"), (args.folder, "--folder")):
+        if folder is not None:
+            check_output(folder, what=what)
     result = measure(args)
     if args.out is not None:
         write(result, args.out, "scale")

@@ -37,6 +37,7 @@ from strong_envs.benchmarks.speed.harness import (
 from strong_envs.benchmarks.speed.numpy_env import PlainMoment, PlainStates, crop_pyramid
 from strong_envs.features import FeatureBank, Query, StoreContents, StoredVideo, write_store
 from strong_envs.features.bank.pooling import WindowMeans, torch_pyramid
+from strong_envs.features.files.errors import check_output
 from strong_envs.temporal.env import TemporalMomentEnv, TemporalMomentVectorEnv
 
 WORDS, DIM = 4800, 2048
@@ -321,10 +322,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0, or 1 where a target is missed (never with ``--quick``)."""
+    if args.out is not None:
+        check_output(args.out)
     if args.env:
         from strong_envs.benchmarks.speed import any_env as outside_env
 
-        return outside_env.main(args.env, args.json, args.quick)
+        return outside_env.main(args.env, args.json, args.quick, args.out)
     result = measure(args.quick, lambda text: print(text, file=sys.stderr))
     if args.out is not None:
         write(result, args.out, "throughput")

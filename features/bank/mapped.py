@@ -135,12 +135,9 @@ class MappedRows:
         return new
 
     def window_sums(self, first: Tensor, last: Tensor) -> Tensor:
-        """Sums over rows ``[first, last)`` of each of (W,) windows: (W, ...) float32 on the device.
-
-        A window must lie in one video, whose rows are neighbours on disk.
-        """
+        """Sums over rows ``[first, last)`` of each of (W,) windows: (W, ...) float32 on the device."""
         lengths = (last - first).clamp(min=0).cpu()
-        starts = self._places(first.cpu().clamp(max=len(self) - 1))
+        starts = first.cpu().clamp(max=len(self) - 1)
         step = block_rows(tuple(self.shape), 4)
         if len(lengths) and int(lengths.max()) > min(LONG, step):
             out = self._long_sums(starts, lengths, step)
@@ -162,7 +159,7 @@ class MappedRows:
         """(W, numbers of a row) float32: all rows of all windows at once, which saves a call for each window."""
         begins = lengths.cumsum(0) - lengths
         owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-        places = torch.arange(len(owner)) + (starts - begins)[owner]
+        places = self._places(torch.arange(len(owner)) + (starts - begins)[owner])
         if len(self._parts) == 1 and self._held == torch.float32:
             return embedding_bag(places, self._parts[0].flatten(1), begins, mode="sum")
         rows = self._gather(places).flatten(1).to(torch.float32)
@@ -171,13 +168,20 @@ class MappedRows:
     def _long_sums(self, starts: Tensor, lengths: Tensor, step: int) -> Tensor:
         """(W, ...) float32, window by window in blocks: sums of blocks keep what a running sum would round away."""
         out = torch.zeros((len(starts), *self.shape[1:]))
-        for i, (place, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-            which = int(torch.searchsorted(self._bounds, place, right=True)) - 1
-            begin = place - int(self._bounds[which])
-            for at in range(begin, begin + length, step):
-                block = self._parts[which][at : min(at + step, begin + length)]
-                out[i] += block.sum(0, dtype=torch.float32)
+        for i, (first, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+            for at in range(first, first + length, step):
+                out[i] += self._block(at, min(at + step, first + length)).sum(0, dtype=torch.float32)
         return out
+
+    def _block(self, first: int, last: int) -> Tensor:
+        """Rows ``[first, last)``, without a copy where they are neighbours in one file."""
+        places = self._places(torch.arange(first, last))
+        which = int(torch.searchsorted(self._bounds, int(places[0]), right=True)) - 1
+        begin = int(places[0]) - int(self._bounds[which])
+        part = self._parts[which]
+        if begin + last - first <= len(part) and bool((places.diff() == 1).all()):
+            return part[begin : begin + last - first]
+        return self._gather(places)
 
     def _places(self, flat: Tensor) -> Tensor:
         if self._rows is None:

@@ -17,6 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from strong_envs.features.composing import describe
+from strong_envs.features.composing.parts import find_leaks as find_shared
+from strong_envs.features.composing.parts import refuse_leaks
+from strong_envs.features.composing.sources import LIST_SUFFIXES
 from strong_envs.features.datasets import READERS, read, read_boxes
 from strong_envs.features.datasets.advice import advice
 from strong_envs.features.datasets.leaks import find_copies, find_leaks
@@ -108,7 +112,11 @@ def check(
     arrays = {f for f in files if f.suffix.lower() in ARRAY_SUFFIXES}
     h5 = {f for f in files if f.suffix.lower() in H5_SUFFIXES}
     videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
-    if target.is_dir() and not (items or arrays or h5 or videos):
+    clips = None if items or arrays or h5 else _clips(target)
+    if clips is not None:
+        items.append(clips)
+        videos = []
+    elif target.is_dir() and not (items or arrays or h5 or videos):
         # Nothing at the top: features or videos of each split may lie in folders of their own.
         with os_errors(f"read {shown(path)}"):
             arrays = {file for _, file in list_arrays(target)}
@@ -118,6 +126,8 @@ def check(
     if videos:
         items.append(_attempt(target, "video files", _videos, videos))
     known = {f for f, name in sniffed.items() if name} | arrays | h5 | set(videos)
+    if clips is not None:
+        known |= {f for f in files if f.suffix.lower() in (*LIST_SUFFIXES, *VIDEO_SUFFIXES)}
     items += _others(target, [f for f in files if f not in known], entries, bool(items))
     return items
 
@@ -247,16 +257,33 @@ def _store(path: Path) -> Item:
         "tensors": {name: list(store.shape(name)) for name in store.manifest["tensors"]},
         "content_hash": store.content_hash,
     }
+    composed = store.manifest["extra"].get("composed")
+    if isinstance(composed, dict):
+        refuse_leaks(find_shared(store.videos, store.queries))
+        facts["composed"] = f"{composed.get('layout')} of {composed.get('source')}, seed {composed.get('seed')}"
+        facts["parts"] = "no clip, group or sentence stands in two"
     return Item(str(path), "feature store", facts, report)
 
 
 def _digests(store: FeatureStore) -> dict[str, bytes]:
     """A hash of the frames of each video."""
-    found, row, frames = {}, 0, store.maps("frames")[0]
+    found, row = {}, 0
     for video in store.videos:
-        found[video.id] = hashlib.sha256(frames[row : row + video.n_frames].tobytes()).digest()
+        found[video.id] = hashlib.sha256(store.tensor("frames", row, row + video.n_frames).tobytes()).digest()
         row += video.n_frames
     return found
+
+
+def _clips(path: Path) -> Item | None:
+    """Trimmed clips in class folders or in a list, with the command that composes them; None where there are none."""
+    try:
+        facts = describe(path)
+    except DataError as error:
+        return Item(str(path), "trimmed clips", error=str(error))
+    if facts is None:
+        return None
+    report = facts.pop("report")
+    return Item(str(path), f"trimmed clips, {facts.pop('what')}", facts, report)
 
 
 def _others(target: Path, unknown: list[Path], entries: list[Path], found: bool) -> list[Item]:

@@ -19,7 +19,7 @@ from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.files.atomic import write_bytes
 from strong_envs.features.files.errors import check_output, os_errors, shown
 from strong_envs.features.store.store import FeatureStore, StoredVideo
-from strong_envs.features.video_io import open_frames, row_centres
+from strong_envs.features.video_io import missing_clips, open_frames, row_centres
 
 INK, PALE, LINE = (40, 40, 40), (130, 130, 130), (214, 214, 214)
 BARS = {"train": (66, 120, 190), "val": (120, 160, 70), "test": (222, 122, 40)}
@@ -163,6 +163,9 @@ def _heading(
     facts.append(
         f"{len(tracks)} box track{'s' * (len(tracks) != 1)}" if from_pixels else "no pixels: norms of the features"
     )
+    absent, clips = missing_clips(video)
+    if from_pixels and absent:
+        facts.append(f"{absent} of {clips} clips have no file (grey)")
     _text(canvas, ", ".join(facts), MARGIN + TEXT, MARGIN + 16, INK, 0.5)
     x = canvas.shape[1] - MARGIN
     for split in sorted(splits, reverse=True):

@@ -10,14 +10,28 @@ import os
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from strong_envs.features.datasets.types import Query
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.untrusted_json import as_type
 from strong_envs.features.store.store import FeatureStore
 
 CHUNK = 16384
+
+
+class _Stored(msgspec.Struct):
+    """A reduction as a manifest holds it."""
+
+    dim: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+    source_dim: Annotated[int, msgspec.Meta(ge=1, le=2**20)]
+    explained: Annotated[float, msgspec.Meta(ge=0, le=1 + 1e-6)]
+    n_rows: Annotated[int, msgspec.Meta(ge=1)]
+    mean: str
+    components: str
 
 
 @dataclass(frozen=True)
@@ -67,12 +81,15 @@ class PCA:
     @classmethod
     def from_json(cls, data: dict) -> PCA:
         """The inverse of `as_json`; raises `DataError` on anything else."""
+        found = as_type(data, _Stored, "the reduction of channels")
         try:
-            dim, source = int(data["dim"]), int(data["source_dim"])
-            mean, components = _decode(data["mean"], (source,)), _decode(data["components"], (dim, source))
-            return cls(mean, components, float(data["explained"]), int(data["n_rows"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"not the description of a PCA: {error!r}") from None
+            mean = _decode(found.mean, (found.source_dim,))
+            components = _decode(found.components, (found.dim, found.source_dim))
+        except ValueError as error:
+            raise DataError(f"the reduction of channels holds other numbers than it states: {error}") from None
+        if not (np.isfinite(mean).all() and np.isfinite(components).all()):
+            raise DataError("the reduction of channels holds NaN or infinite values")
+        return cls(mean, components, found.explained, found.n_rows)
 
 
 def fit(parts: Iterable[np.ndarray], dim: int) -> PCA:
@@ -124,7 +141,13 @@ def choose_videos(queries: Iterable[Query], most: int) -> set[str]:
         raise DataError(
             f"PCA is fitted on train videos and there are none (splits: {splits}); pass a train store's path"
         )
-    return set(random.Random(0).sample(train, min(most, len(train))))
+    return sample_videos(train, most)
+
+
+def sample_videos(train: Iterable[str], most: int) -> set[str]:
+    """At most ``most`` of the ids of train videos; the same for the same ids."""
+    ordered = sorted(train)
+    return set(random.Random(0).sample(ordered, min(most, len(ordered))))
 
 
 def of_store(path: str | os.PathLike, channels: int) -> PCA:

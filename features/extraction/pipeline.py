@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,7 @@ Say = Callable[[str], object]
 
 
 def extract(
-    videos: Iterable[str | os.PathLike],
+    videos: Iterable[str | os.PathLike] | Mapping[str, str],
     annotations: Annotations,
     out: str | os.PathLike,
     options: ExtractOptions | None = None,
@@ -66,7 +67,7 @@ def extract(
 
     Args:
         videos: files, or folders searched for them; a file belongs to the annotated video whose id is its name,
-            with or without the suffix.
+            with or without the suffix. Or a mapping of annotated video id to file.
         annotations: videos and queries, see `strong_envs.features.datasets.read`.
         out: folder of the store.
         options: None takes the defaults.
@@ -104,7 +105,7 @@ def work_of(target: Path) -> Path:
 
 
 def _extract(
-    videos: Iterable[str | os.PathLike],
+    videos: Iterable[str | os.PathLike] | Mapping[str, str],
     annotations: Annotations,
     target: Path,
     options: ExtractOptions,
@@ -173,26 +174,35 @@ def _extract(
     return store, report
 
 
-def match_files(videos: Iterable[str | os.PathLike], annotations: Annotations, report: Report) -> dict[str, str]:
-    """Annotated video id to file. Ids match a file's name with or without a suffix of a video, on either side.
+def match_files(
+    videos: Iterable[str | os.PathLike] | Mapping[str, str], annotations: Annotations, report: Report
+) -> dict[str, str]:
+    """Annotated video id to file.
+
+    Ids match a file's name with or without a suffix of a video, on either side; for files in a folder that is given,
+    also the name with its sub-folders (``train/clip.mp4`` for the id ``train/clip``).
 
     Raises:
         DataError: a path that does not exist, two files for one id, or no match at all.
     """
-    files: list[Path] = []
+    if isinstance(videos, Mapping):
+        return {video: str(file) for video, file in videos.items() if video in annotations.videos}
+    files: dict[Path, str] = {}
     for given in map(Path, videos):
         if given.is_dir():
-            files += sorted(p for p in given.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+            found = sorted(p for p in given.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
+            files |= {p: p.relative_to(given).as_posix() for p in found}
         elif given.is_file():
-            files.append(given)
+            files.setdefault(given, given.name)
         else:
             raise DataError(f"no video file or folder at {str(given)!r}")
-    by_stem: dict[str, str] = {strip_video_suffix(video): video for video in annotations.videos}
+    by_name = {_nfc(video): video for video in annotations.videos}
+    by_stem = {strip_video_suffix(name): video for name, video in by_name.items()}
     matched: dict[str, str] = {}
-    for file in dict.fromkeys(files):
-        video = next(
-            (v for v in (file.name, file.stem) if v in annotations.videos), by_stem.get(strip_video_suffix(file.name))
-        )
+    for file, name in files.items():
+        names = [_nfc(n) for n in (name, strip_video_suffix(name), file.name, file.stem)]
+        alike = by_stem.get(names[1], by_stem.get(strip_video_suffix(names[2])))
+        video = next((by_name[n] for n in names if n in by_name), alike)
         if video is None:
             report.add("a video file that no annotation names", "doubtful", str(file))
         elif video in matched:
@@ -200,12 +210,17 @@ def match_files(videos: Iterable[str | os.PathLike], annotations: Annotations, r
         else:
             matched[video] = str(file)
     if not matched:
-        example = next(iter(annotations.videos), None)
+        example, there = next(iter(annotations.videos), None), ", ".join(list(files.values())[:4]) or "none"
         raise DataError(
-            f"none of the {len(files)} files is one of the {len(annotations.videos)} annotated videos: "
+            f"none of the {len(files)} files ({there}) is one of the {len(annotations.videos)} annotated videos: "
             f"names must be ids such as {example!r}"
         )
     return matched
+
+
+def _nfc(name: str) -> str:
+    """A name in one Unicode form: some file systems store accents as letters of their own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _real_durations(annotations: Annotations, files: dict[str, str], report: Report) -> Annotations:

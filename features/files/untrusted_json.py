@@ -156,6 +156,11 @@ def _check_text(tree: Any, where: str) -> None:
         level = _containers([part for part in level if isinstance(part, (dict, list))])
 
 
+def cut(text: str, length: int) -> str:
+    """Text of at most ``length`` characters, with its middle left out."""
+    return text if len(text) <= length else f"{text[: length // 2 - 2]}...{text[-(length // 2 - 1) :]}"
+
+
 def as_type(tree: Any, kind: type[T], where: str) -> T:
     """A parsed tree as a ``msgspec.Struct`` or any type that msgspec knows.
 
@@ -167,7 +172,8 @@ def as_type(tree: Any, kind: type[T], where: str) -> T:
     try:
         return msgspec.convert(tree, kind, strict=True)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
-        raise DataError(f"{where}: {error}") from None
+        # A name of an unknown field comes from the file, whatever its length.
+        raise DataError(f"{where}: {cut(str(error), 300)}") from None
 
 
 def read_header(path: str | os.PathLike, limit: int = MAX_HEADER_BYTES) -> dict[str, Any]:

@@ -1,14 +1,12 @@
 """The file format of the paper's authors, ``feature_all_{train,test}.npy``: a pickled list, converted once to a store.
 
-Unpickling can run any code the file names. Nothing is unpickled without ``allow_pickle=True``, and then only numpy's
-arrays and numbers and Python's own containers are allowed: anything else that the file names stops the import.
+Unpickling can run any code the file names. Nothing is unpickled without ``allow_pickle=True``, and then nothing that it
+names is run: see `strong_envs.features.importing.pickled_arrays`.
 """
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +15,13 @@ from strong_envs.features.datasets.collect import Collector
 from strong_envs.features.datasets.parsing import check_file, number, show
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import os_errors, shown
+from strong_envs.features.importing import pickled_arrays
 from strong_envs.features.importing.untrusted_arrays import as_rows, check_numeric, npy_header
 from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, check_target, write_store
 
 MAX_PICKLE_BYTES = 4 * 2**30
 FIELDS = ("video_info", "w_vec", "v_feature", "w_start", "w_end", "fps")
-
-# numpy.core became numpy._core in numpy 2; files of either age name the same five things.
-_ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-}
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in _ALLOWED:
-            raise DataError(f"the pickle asks for {module}.{name}; only numpy arrays and plain containers are loaded")
-        return super().find_class(module, name)
 
 
 def read_authors_file(path: str | os.PathLike, *, allow_pickle: bool = False) -> list[dict]:
@@ -52,17 +36,11 @@ def read_authors_file(path: str | os.PathLike, *, allow_pickle: bool = False) ->
             f"{file.name} is a pickle, which can run code when loaded; if you trust its source, pass allow_pickle=True "
             "(--allow-pickle) to convert it once into a store"
         )
-    try:
-        with open(file, "rb") as handle:
-            _, dtype, _ = npy_header(handle, file.name)
-            if not dtype.hasobject:
-                raise DataError(f"{file.name} holds {dtype} values, not a pickled list of records")
-            loaded = _ArraysOnly(io.BytesIO(handle.read()), encoding="latin1").load()
-    except DataError:
-        raise
-    except Exception as error:  # a broken pickle raises nearly anything
-        raise DataError(f"{file.name} is not a readable pickle: {type(error).__name__}: {error}") from None
-    records = loaded.ravel().tolist() if isinstance(loaded, np.ndarray) else loaded
+    with os_errors(f"read {shown(file)}"), open(file, "rb") as handle:
+        _, dtype, _ = npy_header(handle, file.name)
+        if not dtype.hasobject:
+            raise DataError(f"{file.name} holds {dtype} values, not a pickled list of records")
+        records = pickled_arrays.load(handle.read())
     if not isinstance(records, list) or not records:
         raise DataError(f"{file.name} holds {type(records).__name__}, not a list of records")
     return records

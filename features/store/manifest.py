@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -80,6 +81,7 @@ class _Manifest(Struct):
     extra: _Extra
     units: dict[str, Any]
     fps: Positive | None = None
+    spans: list[tuple[int, int]] | None = None
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -137,7 +139,9 @@ def check_manifest(folder: Path, manifest: Any) -> None:
     tensors = found.tensors
     unknown = set(tensors) - set(TENSORS)
     if unknown or not {"frames", "queries"} <= set(tensors):
-        raise DataError(f"a store holds {TENSORS} (the first two always), the manifest lists {sorted(tensors)}")
+        raise DataError(
+            f"a store holds {TENSORS} (the first two always), the manifest lists {str(sorted(tensors))[:200]}"
+        )
     for key, entry in tensors.items():
         with os_errors(f"read {shown(folder / f'{key}.safetensors')}"):
             shape, dtype = read_header(folder / f"{key}.safetensors", key)
@@ -152,7 +156,7 @@ def check_manifest(folder: Path, manifest: Any) -> None:
     videos = {v.id: v for v in found.videos}
     if len(videos) != len(found.videos):
         raise DataError("the manifest lists a video id twice")
-    rows = sum(v.n_frames for v in found.videos)
+    rows = rows_on_disk(found.spans, sum(v.n_frames for v in found.videos), tensors["frames"].shape[0])
     for key in PER_ROW:
         if key in tensors and tensors[key].shape[0] != rows:
             raise DataError(f"{key} has {tensors[key].shape[0]} rows, the videos add up to {rows}")
@@ -161,23 +165,45 @@ def check_manifest(folder: Path, manifest: Any) -> None:
     boxes = tensors["boxes"].shape[0] if "boxes" in tensors else 0
     for name, (first, last) in found.tracks.items():
         if not 0 <= first < last <= boxes:
-            raise DataError(f"track {name!r} has rows [{first}, {last}) of {boxes} boxes")
+            raise DataError(f"track {name[:80]!r} has rows [{first}, {last}) of {boxes} boxes")
     for query in found.queries:
         _check_query(query, videos, found.tracks)
 
 
+def rows_on_disk(spans: Sequence[tuple[int, int]] | None, rows: int, stored: int) -> int:
+    """Rows that the tensors of a store must have whose videos add up to ``rows``.
+
+    Args:
+        spans: of the manifest: None, or the stretches of rows that make the videos.
+        rows: of all videos.
+        stored: rows of the tensor ``frames`` on disk.
+
+    Raises:
+        DataError: spans that are no stretches of the tensor's rows, or that do not add up to the videos' rows.
+    """
+    if spans is None:
+        return rows
+    for first, last in spans:
+        if not 0 <= first < last <= stored:
+            raise DataError(f"the span [{first}, {last}) is no stretch of the {stored} rows of frames")
+    count = sum(last - first for first, last in spans)
+    if count != rows:
+        raise DataError(f"the spans hold {count} rows, the videos add up to {rows}")
+    return stored
+
+
 def _check_query(query: _Query, videos: dict[str, _Video], tracks: dict[str, tuple[int, int]]) -> None:
-    where = f"query {query.qid!r}"
+    where = f"query {query.qid[:80]!r}"
     video = videos.get(query.video)
     if video is None:
-        raise DataError(f"{where} names the unknown video {query.video!r}{nearest(query.video, videos)}")
+        raise DataError(f"{where} names the unknown video {query.video[:80]!r}{nearest(query.video, videos)}")
     for start, end in query.windows:
         if not 0 <= start < end <= video.duration + 1e-6:
             raise DataError(f"{where} has the window [{start}, {end}] in a video of {video.duration} s")
     track = query.extra.get("track")
     if track is not None:
         if not isinstance(track, str) or track not in tracks:
-            raise DataError(f"{where} names the unknown track {track!r}")
+            raise DataError(f"{where} names the unknown track {str(track)[:80]!r}")
         first, last = tracks[track]
         if last - first != video.n_frames:
-            raise DataError(f"track {track!r} has {last - first} boxes, its video {video.n_frames} rows")
+            raise DataError(f"track {track[:80]!r} has {last - first} boxes, its video {video.n_frames} rows")

@@ -9,6 +9,9 @@ Layout of a store folder::
     objects.safetensors    "objects" (N, K, C)     detector features of K objects in every row (optional)
     boxes.safetensors      "boxes"   (M, 4)        true boxes, tracks packed one after the other (optional)
 
+A store may repeat rows: with the list ``spans`` in its manifest, the rows of its videos are the stretches [first, last)
+of the tensors ``frames``, ``grid`` and ``objects``, one after the other. Composed videos share the rows of their clips.
+
 Feature row ``i`` of a video with ``n`` rows and a duration of ``T`` seconds covers seconds ``[i*T/n, (i+1)*T/n)``.
 Boxes are normalised corners ``x1, y1, x2, y2`` in [0, 1]; a row of NaN says that the object has no box in that row.
 """
@@ -33,12 +36,13 @@ from strong_envs.features.store.manifest import (
     FILE,
     FORMAT,
     FORMAT_VERSION,
+    PER_ROW,
     check_manifest,
     is_store,
     manifest_text,
     read_manifest,
 )
-from strong_envs.features.store.tensor_file import Rows, map_tensor, sha256, write_tensor
+from strong_envs.features.store.tensor_file import Rows, gather_rows, map_tensor, sha256, write_tensor
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,19 @@ class FeatureStore:
     ``tracks`` (dict of track id to the (first, last) rows of the boxes tensor).
     """
 
+    _rows: np.ndarray | None = None
+    """Where the feature rows lie in the tensors, for a store that repeats rows."""
+
     def __init__(self, path: Path, manifest: dict) -> None:
         self.path = path
+        if manifest.get("spans") is not None:
+            self._rows = np.concatenate([np.arange(a, b, dtype=np.int64) for a, b in manifest["spans"]])
+            manifest = {k: v for k, v in manifest.items() if k != "spans"}
+            manifest["tensors"] = {k: dict(e) for k, e in manifest["tensors"].items()}
+            for tensor in PER_ROW:
+                if tensor in manifest["tensors"]:
+                    entry = manifest["tensors"][tensor]
+                    entry["shape"] = [len(self._rows), *entry["shape"][1:]]
         self.manifest = manifest
         self.videos = [StoredVideo(**v) for v in manifest["videos"]]
         self.queries = [
@@ -114,6 +129,8 @@ class FeatureStore:
         from safetensors import SafetensorError, safe_open
 
         self._require(tensor)
+        if self._rows is not None and tensor in PER_ROW:
+            return gather_rows(FeatureStore.maps(self, tensor), self._rows[start:stop])
         try:
             with safe_open(str(self.path / f"{tensor}.safetensors"), framework="numpy") as handle:
                 rows = handle.get_slice(tensor)
@@ -127,7 +144,9 @@ class FeatureStore:
         return [map_tensor(self.path / f"{tensor}.safetensors", tensor)]
 
     def flat_rows(self, start: int, stop: int) -> np.ndarray:
-        """Where feature rows ``[start, stop)`` lie in `maps`: int64. Stores that are views of others differ here."""
+        """Where feature rows ``[start, stop)`` lie in `maps`: int64, other numbers where rows are views or repeated."""
+        if self._rows is not None:
+            return self._rows[start:stop]
         return np.arange(start, stop, dtype=np.int64)
 
     def verify(self) -> None:
@@ -164,6 +183,8 @@ class StoreContents:
         backbone: JSON-ready description of what made the features.
         text: JSON-ready description of what made the query vectors.
         extra: anything else, JSON-ready.
+        spans: stretches [first, last) of ``frames``, ``grid`` and ``objects`` that make the rows of the videos, one
+            after the other, where rows are repeated or left out; None takes every row once.
     """
 
     name: str
@@ -178,6 +199,7 @@ class StoreContents:
     backbone: dict[str, Any] = field(default_factory=dict)
     text: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    spans: list[tuple[int, int]] | None = None
 
     def tensors(self) -> dict[str, Rows]:
         """The tensors by the name of their file; the boxes of all tracks are one tensor."""
@@ -216,6 +238,7 @@ class StoreContents:
             "queries": [{**asdict(q), "windows": [list(w) for w in q.windows]} for q in self.queries],
             "tracks": tracks,
             "tensors": {},
+            **({} if self.spans is None else {"spans": [list(s) for s in self.spans]}),
         }
 
 
@@ -269,7 +292,7 @@ def fill_folder(folder: Path, contents: StoreContents) -> str:
     for key, value in contents.tensors().items():
         entry = manifest["tensors"][key] = write_tensor(folder / f"{key}.safetensors", key, value)
         digest.update(entry["sha256"].encode())
-    records = {k: manifest[k] for k in ("videos", "queries", "tracks")}
+    records = {k: manifest[k] for k in ("videos", "queries", "tracks", "spans") if k in manifest}
     try:
         digest.update(json.dumps(records, sort_keys=True).encode())
     except (TypeError, ValueError) as error:

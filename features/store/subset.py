@@ -13,6 +13,7 @@ import numpy as np
 from strong_envs.features.datasets.types import Query, Report
 from strong_envs.features.store.manifest import PER_ROW
 from strong_envs.features.store.store import FeatureStore, StoredVideo
+from strong_envs.features.store.tensor_file import gather_rows
 
 
 class StoreView(FeatureStore):
@@ -62,14 +63,7 @@ class StoreView(FeatureStore):
             return self.base.tensor(tensor)[self._vectors][start:stop]
         if tensor not in PER_ROW:
             return self.base.tensor(tensor, start, stop)
-        flat, maps = self._flat[start:stop], self.base.maps(tensor)
-        out = np.empty((len(flat), *self.shape(tensor)[1:]), np.result_type(*maps))
-        bounds = np.cumsum([0, *map(len, maps)])
-        which = np.searchsorted(bounds, flat, "right") - 1
-        for k, one in enumerate(maps):
-            here = which == k
-            out[here] = one[flat[here] - bounds[k]]
-        return out
+        return gather_rows(self.base.maps(tensor), self._flat[start:stop])
 
     def maps(self, tensor: str) -> list[np.ndarray]:
         """The base's memory maps; `flat_rows` says which rows of them the view shows."""

@@ -180,6 +180,17 @@ def map_tensor(file: Path, name: str) -> np.memmap:
     return np.memmap(file, stored, "r", offset=8 + length + begin, shape=shape)
 
 
+def gather_rows(maps: list[np.ndarray], flat: np.ndarray) -> np.ndarray:
+    """Rows ``flat`` (n,) of arrays laid end to end, copied out of them: (n, ...)."""
+    out = np.empty((len(flat), *maps[0].shape[1:]), np.result_type(*maps))
+    bounds = np.cumsum([0, *map(len, maps)])
+    which = np.searchsorted(bounds, flat, "right") - 1
+    for k, one in enumerate(maps):
+        here = which == k
+        out[here] = one[flat[here] - bounds[k]]
+    return out
+
+
 def sha256(file: Path) -> str:
     """SHA-256 of a file's bytes."""
     digest = hashlib.sha256()

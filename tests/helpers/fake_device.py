@@ -35,9 +35,12 @@ def moved(thing, device, seen=None):
     if isinstance(thing, tuple):
         parts = [moved(value, device, seen) for value in thing]
         return type(thing)(*parts) if hasattr(thing, "_fields") else tuple(parts)
-    if type(thing).__module__.startswith(("strong_envs", "features")) and hasattr(thing, "__dict__"):
-        if id(thing) not in seen:
-            seen.add(id(thing))
-            for name, value in vars(thing).items():
-                object.__setattr__(thing, name, moved(value, device, seen))
+    if (
+        type(thing).__module__.startswith(("strong_envs", "features"))
+        and hasattr(thing, "__dict__")
+        and id(thing) not in seen
+    ):
+        seen.add(id(thing))
+        for name, value in vars(thing).items():
+            object.__setattr__(thing, name, moved(value, device, seen))
     return thing

@@ -68,6 +68,7 @@ def test_gradient_reaches_every_parameter(train):
         assert parameter.grad.abs().sum() > 0 or key == "frame_attention.attention.out.bias", key
 
 
+@pytest.mark.slow
 def test_ten_samples_are_learnt_by_heart(train):
     ten = only(train, range(0, 200, 20))
     system = agents.make("frame classifier", ten, steps=300, cells=20)
@@ -87,7 +88,7 @@ def test_the_window_whose_frames_speak_for_the_moment_answers(train, monkeypatch
     assert system.confidence(few, prediction).tolist() == pytest.approx([float(share)] * 4, rel=1e-4)
 
 
-def test_the_gaze_finds_the_object_that_the_query_names():
+def test_the_frame_attention_finds_the_object_that_the_query_names():
     """Made for the purpose: three objects in each video, each on the move for a third of it; a query names one."""
     train, test = MarkedBank(seed=0), MarkedBank(seed=1)
     frame_attention = FrameAttention(train, FrameAttentionArgs(steps=150, frames=9, hidden=16), seed=0)
@@ -136,7 +137,7 @@ def test_saving_seeds_and_ranks(train, tmp_path):
     assert not torch.equal(one.scores.nan_to_num(9.0), different.scores.nan_to_num(9.0))
     assert torch.equal(one.spans, one.ranked[:, 0]) and one.ranked.shape == (len(test), 10, 2)
     assert torch.equal(one.boxes, first.net.frame_attention.boxes(test)) and not torch.equal(one.boxes, different.boxes)
-    path = str(tmp_path / "evidence.safetensors")
+    path = str(tmp_path / "classifier.safetensors")
     first.save(path)
     loaded = FrameClassifier.load(path, test)
     assert loaded.args == first.args

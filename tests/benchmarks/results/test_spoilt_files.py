@@ -190,6 +190,7 @@ def spoil_tensors(tensors: dict, chance: random.Random, file: Path) -> None:
     save_file(tensors, file, {"stages": stages})
 
 
+@pytest.mark.slow
 def test_spoilt_runs_as_whole_pages(run, tmp_path, monkeypatch):
     """The report reads all files of a run and draws them; 60 of them, drawings not rendered."""
     import matplotlib.pyplot as plt

@@ -1,0 +1,110 @@
+"""Clips in folders by class, as UCF101, HMDB51, JHMDB and Kinetics come: ``ROOT/[train|val|test/]CLASS/clip.avi``.
+
+The name of a file tells its group where the data set's names do; clips of one group never fall into two parts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from strong_envs.features.composing.clips import Clip, ClipSet, about_label, part_of
+from strong_envs.features.datasets.parsing import VIDEO_SUFFIXES, is_unicode, show, strip_video_suffix
+from strong_envs.features.datasets.types import Report
+from strong_envs.features.errors import DataError
+
+_UCF = re.compile(r"^v_.+_g(\d+)_c\d+$")
+_KINETICS = re.compile(r"^(.{11})_\d{6}_\d{6}$")
+_PART_FOLDER = re.compile(r"^(?:k\d+_)?([a-z]+)(?:_\d+)?$", re.IGNORECASE)
+
+
+def read_class_folders(
+    path: str | os.PathLike,
+    *,
+    group_pattern: str | None = None,
+    boxes: Mapping[str, np.ndarray] | None = None,
+    report: Report | None = None,
+) -> ClipSet:
+    """Read clips from folders by class.
+
+    Args:
+        path: the folder. Its subfolders are the classes, or the parts with the classes inside (Kinetics).
+        group_pattern: regular expression that finds the group in a file's path below ``path``: the text of its
+            parentheses, or of the whole match. None reads the names of UCF101 (``_g07_``), HMDB51 and JHMDB (what
+            stands before the class) and Kinetics (the video's id).
+        boxes: track id to (n_frames, 4) normalised corners of source frames, see
+            `strong_envs.features.datasets.read_boxes`; a track is named after a clip's id, path or file.
+        report: takes the counts.
+
+    Raises:
+        DataError: no clip in a class folder, or a pattern that is no regular expression.
+    """
+    root = Path(path)
+    report = report or Report(root.name)
+    try:
+        pattern = None if group_pattern is None else re.compile(group_pattern)
+    except re.error as error:
+        raise DataError(f"the pattern of groups {group_pattern!r} is no regular expression: {error}") from None
+    tracks = {strip_video_suffix(track): rows for track, rows in (boxes or {}).items()}
+    clips: list[Clip] = []
+    for file in sorted(root.rglob("*")):
+        if file.suffix.lower() not in VIDEO_SUFFIXES or not file.is_file():
+            continue
+        place = file.relative_to(root)
+        name = place.as_posix()
+        if not is_unicode(name):
+            report.add("a file's name is not Unicode", "dropped", show(name))
+            continue
+        folders = place.parts[:-1]
+        part = part_folder(folders[0]) if len(folders) > 1 else None
+        if not folders:
+            report.add("a file lies in no class folder", "dropped", name)
+            continue
+        # Without the part: one clip in two part folders is one clip.
+        inner = place if part is None else place.relative_to(folders[0])
+        clip_id, label = inner.with_suffix("").as_posix(), folders[-1]
+        group = group_of(name, label, pattern)
+        if group is None:
+            report.add("no group can be told from a file's name; the clip is a group of its own", "doubtful", name)
+        about = about_label(label)
+        person = next((tracks[k] for k in (clip_id, place.stem) if k in tracks), None)
+        clips.append(
+            Clip(clip_id, group or clip_id, label, about, (), part, str(file), None, person, frozenset({about}))
+        )
+    if not clips:
+        raise DataError(f"{str(root)!r} holds no clips in class folders (CLASS/clip.mp4 or train/CLASS/clip.mp4)")
+    report.kept = len(clips)
+    return ClipSet(root.resolve().name, "class folders", root, clips, report)
+
+
+def part_folder(name: str) -> str | None:
+    """The part that a folder is named after, such as ``train``, ``val_256`` or ``k400_test``; or None."""
+    found = _PART_FOLDER.match(name)
+    return part_of(found[1]) if found else None
+
+
+def group_of(name: str, label: str, pattern: re.Pattern[str] | None = None) -> str | None:
+    """The group of a file by its path below the folder of clips, or None where nothing tells it."""
+    if pattern is not None:
+        found = pattern.search(name)
+        if found is None:
+            return None
+        return "/".join(g or "" for g in found.groups()) if found.groups() else found[0]
+    stem = _stem(name)
+    if found := _UCF.match(stem):
+        return f"{label}/g{found[1]}"
+    if found := _KINETICS.match(stem):
+        return found[1]
+    before, middle, _ = stem.partition(f"_{label}_")
+    # HMDB51's parts keep the clips of one film apart within a class, not between classes.
+    return f"{label}/{before}" if middle and before else None
+
+
+def _stem(name: str) -> str:
+    last = name.rsplit("/", 1)[-1]
+    stem, suffix = os.path.splitext(last)
+    return stem if suffix.lower() in VIDEO_SUFFIXES else last
