@@ -10,6 +10,7 @@ import torch
 from strong_envs.core.spans import IOU_KINDS
 from strong_envs.features.bank.pooling import WindowMeans
 from strong_envs.temporal import compiled_kernels as c
+from strong_envs.temporal.compiled_observations import Tables
 from strong_envs.temporal.compiled_stores import STREAM_BYTES
 from strong_envs.temporal.task import TemporalTask, context_reach
 
@@ -59,7 +60,7 @@ class HostArrays:
         )  # fmt: skip
 
     @property
-    def tables(self) -> c.Tables:
+    def tables(self) -> Tables:
         """What an observation is made of, as it is now: boxes may have been replaced."""
         task, means = self.task, self.task.local.means
         if means is not self._made:
@@ -70,7 +71,7 @@ class HostArrays:
             parts += [whole.prefix, whole.mean, whole.base, whole.group]
             arrays: list[Any] = [np.ascontiguousarray(part.numpy()) for part in parts]
             options = (self.total, config.context, config.global_scope == "moment", config.time_in_observation)
-            self._tables = c.Tables._make((*arrays, *options, int(config.max_steps)))
+            self._tables = Tables._make((*arrays, *options, int(config.max_steps)))
             self._made = means
         return self._tables
 
