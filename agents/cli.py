@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ DEFAULTS = {
     "device": "cpu",
 }
 """Options of a run, as stored in run.json."""
+FILES = ("run.json", "log.csv", "checkpoint.safetensors", "system.safetensors", "result.json")
+"""What a run writes; none of them may be there before."""
 MAY_CHANGE = ("device",)
 """Options that may differ when a run is resumed; on another device the result differs in the last bits."""
 
@@ -87,11 +90,14 @@ def main(args: argparse.Namespace) -> int:
     name, settings = options["system"], parse_settings(options["set"])
     if args.resume and ":" in name and args.system is None:
         raise DataError(f"the run in {str(out)!r} trains the Python object {name!r}; pass --system {name} to import it")
+    if args.features is None:
+        features.registry.named_by_file(options["features"], shown(out / "run.json"), "--features")
     agents.find(name)
     check_settings([name], settings)
     _check_numbers(options, args)
     device = str(usable_device(options["device"]))
     train, test = (features.load(options["features"], options[split], device) for split in ("train", "test"))
+    check_output(out)
     arguments = with_settings(name, settings)
     try:
         system = agents.make(name, train, seed=options["seed"], budget=options["budget"], **arguments)
@@ -101,8 +107,8 @@ def main(args: argparse.Namespace) -> int:
         raise DataError(f"{name} writes no checkpoints to resume from; leave out --resume and choose another --out")
     check_output(out)
     with folder_lock(out, "training"):
-        if not args.resume and (out / "run.json").exists():
-            raise DataError(f"{str(out)!r} holds a run; resume it with --resume, or choose another --out")
+        if not args.resume:
+            _check_free(out)
         _write_json(out / "run.json", options)
         if not system.resumable:
             return _train(system, test, out, args, None)
@@ -248,12 +254,11 @@ def _options(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Options of the run: from the command line, or with --resume from its own file."""
     file = out / "run.json"
     given = {name: getattr(args, name) for name in DEFAULTS if getattr(args, name) is not None}
+    if not args.resume:
+        _check_free(out)
+        return {**DEFAULTS, **given}
     with os_errors(f"read {shown(file)}"):
         exists = file.exists()
-    if not args.resume:
-        if exists:
-            raise DataError(f"{str(out)!r} holds a run; resume it with --resume, or choose another --out")
-        return {**DEFAULTS, **given}
     if not exists:
         raise DataError(f"there is no run in {str(out)!r} to resume")
     try:
@@ -264,6 +269,16 @@ def _options(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         if name not in MAY_CHANGE and value != stored[name]:
             raise DataError(f"the run in {str(out)!r} has --{name} {stored[name]!r}, not {value!r}; leave it out")
     return {**stored, **{name: given[name] for name in MAY_CHANGE if name in given}}
+
+
+def _check_free(out: Path) -> None:
+    """Raise `DataError` where a new run would replace a file."""
+    with os_errors(f"read {shown(out)}"):
+        taken = [name for name in FILES if os.path.lexists(out / name)]
+    if taken[:1] == ["run.json"]:
+        raise DataError(f"{str(out)!r} holds a run; resume it with --resume, or choose another --out")
+    if taken:
+        raise DataError(f"{shown(out)} has {', '.join(taken)}, which a run would replace; choose another --out")
 
 
 def _check_numbers(options: dict[str, Any], args: argparse.Namespace) -> None:

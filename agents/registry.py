@@ -262,6 +262,12 @@ def make(name: str, bank: FeatureBank, **kwargs: Any) -> BaseSystem:
         system = spec.factory(bank, **merged(spec.defaults, kwargs))
     except SystemExit as error:
         raise DataError(f"the system {name!r} ended the program when it was made: {_words(error)}") from error
+    except DataError:
+        raise
+    except Exception as error:
+        if ":" not in name:
+            raise
+        raise DataError(f"the system {name!r} cannot be made: {_words(error)}") from error
     return with_defaults(system)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -163,6 +164,9 @@ def _run(words: list[str]) -> int:
         one.formatter_class = Formatter
     args = parser.parse_args(words)
     try:
+        if "--out=" in words or ("--out", "") in itertools.pairwise(words):
+            # As a path it would be the current folder, which an unset variable of a script does not mean.
+            raise DataError("--out is empty; it names the place of the result ('.' is the current folder)")
         return args.run(args)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)

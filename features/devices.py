@@ -24,5 +24,6 @@ def usable_device(device: str | torch.device) -> torch.device:
     except DataError:
         raise
     except (RuntimeError, AssertionError, NotImplementedError, ValueError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        # The sentences of torch that follow the first name every backend, and people to write to.
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise DataError(f"device {str(device)!r} cannot be used with torch {torch.__version__}: {reason}") from None

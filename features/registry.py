@@ -84,10 +84,29 @@ def open_store(features: Source | Sequence[Source]) -> FeatureStore:
         return store
     if not os.path.exists(name) and os.sep not in name:
         raise DataError(
-            f"{name!r} is neither a registered key nor the path of a store{nearest(name, keys())}; keys are {keys()}"
+            f"{name!r} is neither a registered key nor the path of a store{nearest(name, keys())} (keys: {keys()})"
         )
     store = _STORES[path] = FeatureStore.open(path)
     return store
+
+
+def named_by_file(features: str, file: str, option: str) -> str:
+    """The name of a store that a file gives, where opening it runs no code that the name chooses.
+
+    Args:
+        features: the name, ``"queries:PATH?text=ENCODER"`` above all.
+        file: what gave it, for the message.
+        option: what names the store instead, for the message.
+
+    Raises:
+        DataError: the name's text encoder would be imported.
+    """
+    from strong_envs.features.encoders.backbones import may_run_code
+
+    encoder = features.partition("?")[2].partition("=")[2]
+    if features.startswith(PREFIX) and may_run_code(encoder):
+        raise DataError(f"{file} names code to run, {features!r}; pass {option} {features!r} to run it")
+    return features
 
 
 def join(*features: Source) -> FeatureStore:

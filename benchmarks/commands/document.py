@@ -42,6 +42,7 @@ from strong_envs.features.files.errors import check_output, os_errors, shown
 from strong_envs.features.files.untrusted_json import read_text
 
 BLOCK = re.compile(r"<!-- (?P<kind>[a-z]+) (?P<words>\S+\.json[^>]*?) -->(?P<body>.*?)<!-- end -->", re.S)
+DRAWN = re.compile(r"<!-- drawn from [0-9a-f]{64} -->")
 OPENING = re.compile(r"<!-- [a-z]+ \S+\.json[^>]*? -->")
 PROVENANCE = ("command", "date", "machine", "versions", "commit", "seeds")
 
@@ -80,9 +81,12 @@ def update(file: Path, root: Path, write: bool) -> list[str]:
     found: list[str] = []
 
     def replace(match: re.Match) -> str:
-        path, *words = shlex.split(match["words"])
-        options = dict(word.partition("=")[::2] for word in words)
         where = f"{file.name}, <!-- {match['kind']} {match['words']} -->"
+        try:
+            path, *words = shlex.split(match["words"])
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
+        options = dict(word.partition("=")[::2] for word in words)
         try:
             body = block(match["kind"], path, options, file, root, found if write else None)
         except DataError as error:
@@ -155,6 +159,8 @@ def draw(result: Mapping[str, Any], path: str, options: Mapping[str, str], root:
     """Draw a figure and write what it was drawn from at its end."""
     target = root / options["file"]
     check_output(target, "file", "the figure")
+    if target.is_symlink() or (target.exists() and not DRAWN.search(_end(target))):
+        raise DataError(f"{options['file']} exists and was not drawn from a result file; choose another file=")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figure.svg"
         FIGURES[options["kind"]](result, file)
@@ -169,7 +175,16 @@ def drawn(path: str, options: Mapping[str, str], root: Path) -> bool:
     if not options.get("file", "").endswith(".svg"):
         raise DataError(f"a figure has file=, a path that ends in .svg; got {options.get('file')!r}")
     target = root / options["file"]
-    return target.is_file() and digest(path, options, root) in target.read_text(encoding="utf-8")[-200:]
+    if not target.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"a figure has file=, a path below {shown(root)}; got {options['file']!r}")
+    return target.is_file() and digest(path, options, root) in _end(target)
+
+
+def _end(file: Path) -> str:
+    """The last 200 bytes of a file, where a figure names what it was drawn from."""
+    with os_errors(f"read {shown(file)}"), open(file, "rb") as handle:
+        handle.seek(max(file.stat().st_size - 200, 0))
+        return handle.read().decode("utf-8", "replace")
 
 
 def digest(path: str, options: Mapping[str, str], root: Path) -> str:

@@ -116,9 +116,7 @@ def bank_of(stored: dict[str, Any], override: str | None = None) -> Any:
     """The test split that a cell was scored on; a store that has changed since is refused."""
     from strong_envs import features
 
-    key = override or stored["features"]
-    if override is None and "dotted:" in key:
-        raise DataError(f"the file of the cell names code to run, {key!r}; pass --features {key!r} to run it")
+    key = override or features.registry.named_by_file(stored["features"], "the file of the cell", "--features")
     store = features.open_store(key)
     if store.content_hash != stored["data"]:
         raise DataError(f"{key!r} is not the data of this run any more: {store.content_hash} against {stored['data']}")

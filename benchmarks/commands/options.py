@@ -11,9 +11,22 @@ from pathlib import Path
 from strong_envs.benchmarks.execution.job import check_arguments
 from strong_envs.benchmarks.metrics.definitions import COMPARISONS, THRESHOLDS
 from strong_envs.features.errors import DataError
-from strong_envs.features.files.errors import check_output, shown
+from strong_envs.features.files.errors import check_output, os_errors, shown
 from strong_envs.features.files.locks import folder_lock
 
+RESULTS = (
+    "results.json",
+    "sweep.json",
+    "table.md",
+    "table.png",
+    "curve.png",
+    "converge.png",
+    "seconds.png",
+    "sweep.png",
+    "episode.png",
+    "episode.mp4",
+)
+"""Names of all files that commands which train write to ``--out``."""
 ENGINES = ("local", "ray")
 SYSTEMS = ("random policy", "blind one-shot", "blind", "trl", "frame classifier", "strong", "GT boxes")
 
@@ -93,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def apply_quick(args: argparse.Namespace) -> None:
     """Set what ``--quick`` stands for."""
     if args.quick:
+        check_arguments(args)  # before numbers that nothing can be made of are replaced by others
         args.seeds, args.budget = 1, min(args.budget, 0.05)
         args.features = "shapes-v0" if args.features == "shapes-v0-medium" else args.features
 
@@ -102,12 +116,23 @@ def held_output(args: argparse.Namespace) -> Iterator[Path]:
     """The folder ``--out``: checked before any work, and held by this process until its results are written.
 
     Raises:
-        DataError: arguments of no job, a place that cannot be written, or a folder that another process works in.
+        DataError: arguments of no job, a place that cannot be written, a folder that another process works in, or files
+            of the names of results that no command of this kind wrote.
     """
     check_arguments(args)
     if not _is_unicode(args.out):
         raise DataError(f"--out {shown(args.out)} is not Unicode, which the files of weights need; choose another name")
     out = check_output(args.out)
+    with os_errors(f"read {shown(out)}"):
+        foreign = [] if (out / "cells").is_dir() else [name for name in RESULTS if os.path.lexists(out / name)]
+        folders = [name for name in RESULTS if (out / name).is_dir()]
+    if folders:
+        raise DataError(f"{shown(out)} has a folder {folders[0]!r}, where a result belongs; choose another --out")
+    if foreign:
+        raise DataError(
+            f"{shown(out)} has {', '.join(foreign)} and no training runs: this command did not write them and would "
+            "replace them; choose another --out"
+        )
     with folder_lock(out, f"strong-envs {getattr(args, 'command', 'run')}") as held:
         yield held
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -29,8 +30,9 @@ from strong_envs.benchmarks.results.html_episodes import episodes
 from strong_envs.benchmarks.results.tables import columns_of, table_cells
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.atomic import write_text
-from strong_envs.features.files.errors import check_output, shown
+from strong_envs.features.files.errors import check_output, os_errors, shown
 
+PAGE_START = b"<!doctype html>"
 TEMPLATE = Path(__file__).with_name("report.html")
 MOST_BYTES = 5_000_000
 FRAME_BYTES = 3_000_000
@@ -212,6 +214,17 @@ def _rounded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def check_page(path: Path) -> None:
+    """Check that the page can be written. Raises `DataError`, also where a file is there that is no such page."""
+    check_output(path, "file")
+    with os_errors(f"write {shown(path)}"):
+        if os.path.lexists(path):
+            with open(path, "rb") as file:
+                start = file.read(len(PAGE_START))
+            if path.is_symlink() or start not in (b"", PAGE_START):
+                raise DataError(f"{shown(path)} exists and is no page of this command; choose another --out")
+
+
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add the ``report`` command."""
     parser = subparsers.add_parser(
@@ -237,7 +250,7 @@ def main(args: argparse.Namespace) -> int:
     read_folder(args.folder)
     given = Path(args.folder)
     out = Path(args.out) if args.out else (given if given.is_dir() else given.parent) / "report.html"
-    check_output(out, "file")
+    check_page(out)
     html = page(args.folder, args.episodes, args.features)
     write_text(out, html)
     if args.json:

@@ -23,7 +23,7 @@ from strong_envs.benchmarks.results.files import write_json
 from strong_envs.benchmarks.results.filmstrip import boxes_of, fitted, labelled_bar, path_of, write_picture
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
-from strong_envs.features.files.errors import check_output
+from strong_envs.features.files.errors import check_output, shown
 from strong_envs.rendering.viewer import (
     CHOSEN_COLOUR,
     FAINT,
@@ -57,8 +57,8 @@ def tracked_pictures(viewer: Viewer, bank: FeatureBank, prediction: Prediction, 
         said = [f"{second:.1f} s"]
         said += ["in the answer"] if answer[0] <= second < answer[1] else []
         said += ["in the true moment"] if any(a <= second < b for a, b in windows) else []
-        shown = [None if boxes is None else boxes[row]]
-        yield viewer.draw(Shot(sample, [row], answer, shown, cursor=second, footer="   ".join(said)))
+        view = [None if boxes is None else boxes[row]]
+        yield viewer.draw(Shot(sample, [row], answer, view, cursor=second, footer="   ".join(said)))
 
 
 def strip(viewer: Viewer, bank: FeatureBank, prediction: Prediction, sample: int, said: str) -> np.ndarray:
@@ -122,11 +122,13 @@ def source_of(args: argparse.Namespace) -> tuple[str, FeatureBank, Prediction, d
     """
     from strong_envs import agents, features
     from strong_envs.agents.inference import WEIGHTS, load_system
+    from strong_envs.features.registry import named_by_file
 
     path = WEIGHTS if args.source == "pretrained" else Path(args.source)
     if path.suffix == ".safetensors":
         saved = agents.load(path)
-        bank = features.load(args.features or saved.inputs["store"], args.test)
+        key = args.features or named_by_file(str(saved.inputs["store"]), shown(path), "--features")
+        bank = features.load(key, args.test)
         prediction = load_system(path, bank).predict(bank)
         return args.source, bank, prediction, score(prediction, bank)
     result, cells = read_folder(path)

@@ -125,7 +125,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def importable_here() -> None:
     """Let ``my_module:MyAgent`` be a file of the current directory, in this process and in the workers."""
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        raise DataError(f"the current folder cannot be used: {sentence(error)}") from None
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
 

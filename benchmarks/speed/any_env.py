@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from strong_envs.benchmarks.results.tables import ABSENT
+from strong_envs.benchmarks.speed.harness import write
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import sentence
 
@@ -89,14 +91,17 @@ def _random_policy(env: Any, episodes: int, seconds: float, seed: int) -> dict[s
     return summary | ({"mIoU": float(np.mean(ious))} if ious else {})
 
 
-def main(env_id: str, as_json: bool, quick: bool) -> int:
-    """Measure an environment and ours beside it, and print both."""
+def main(env_id: str, as_json: bool, quick: bool, out: Path | None = None) -> int:
+    """Measure an environment and ours beside it, print both, and write ``throughput.json`` to a folder."""
     from strong_envs.benchmarks.execution.provenance import machine, versions
 
     options: dict[str, Any] = {"seconds": 0.1, "episodes": 5, "count": 4} if quick else {}
     rows = [measure(name, **options) for name in dict.fromkeys((env_id, OURS))]
+    result = {"rows": rows, "machine": machine(), "versions": versions()}
+    if out is not None:
+        write(result, out, "throughput")
     if as_json:
-        print(json.dumps({"rows": rows, "machine": machine(), "versions": versions()}, indent=1))
+        print(json.dumps(result, indent=1))
         return 0
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:

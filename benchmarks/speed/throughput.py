@@ -322,12 +322,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0, or 1 where a target is missed (never with ``--quick``)."""
+    if args.out is not None:
+        check_output(args.out)
     if args.env:
         from strong_envs.benchmarks.speed import any_env as outside_env
 
-        return outside_env.main(args.env, args.json, args.quick)
-    if args.out is not None:
-        check_output(args.out)
+        return outside_env.main(args.env, args.json, args.quick, args.out)
     result = measure(args.quick, lambda text: print(text, file=sys.stderr))
     if args.out is not None:
         write(result, args.out, "throughput")

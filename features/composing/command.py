@@ -32,7 +32,7 @@ from strong_envs.features.composing.parts import (
     one_part_a_sentence,
     refuse_leaks,
 )
-from strong_envs.features.composing.plan import PlannedVideo, fitting_layout, plan_videos
+from strong_envs.features.composing.plan import PlannedVideo, plan_fitting
 from strong_envs.features.composing.sentences import word_classes
 from strong_envs.features.composing.sources import ClipOptions, open_clips
 from strong_envs.features.datasets.types import Report
@@ -94,9 +94,8 @@ def compose(
         rate = _rate(store, found.report)
     say(f"clips are read and encoded after {time.perf_counter() - started:.1f} s")
     begun = time.perf_counter()
-    layout = fitting_layout(found.clips, options.videos, options.layout, found.report)
+    layout, plan = plan_fitting(found.clips, options.videos, options.layout, rate, options.seed, found.report)
     options = replace(options, layout=layout)
-    plan = plan_videos(found.clips, options.videos, layout, rate, options.seed)
     made = _write(target, found, store, plan, options, rate, encode, overwrite)
     size = sum(f.stat().st_size for f in made.path.iterdir())
     say(

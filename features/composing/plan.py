@@ -126,18 +126,30 @@ def plan_videos(
     return out
 
 
-def fitting_layout(clips: list[Clip], videos: Mapping[str, int], layout: Layout, report: Report) -> Layout:
-    """The layout with as many clips a stream as every part has, where none was asked for; says so in the report."""
+def plan_fitting(
+    clips: list[Clip], videos: Mapping[str, int], layout: Layout, rate: float, seed: int, report: Report
+) -> tuple[Layout, list[PlannedVideo]]:
+    """The layout that the clips allow, and its plan; see `plan_videos` for the arguments.
+
+    Where the layout asks for no number of clips, streams have as many as every part allows, at most the usual number.
+    The report says so where there are fewer.
+    """
     if layout.clips is not None or layout.seconds is not None or layout.repeat_classes:
-        return layout
+        return layout, plan_videos(clips, videos, layout, rate, seed)
     usual = layout.clips_a_stream[0]
-    counts = {part: len(Pool.of(clips, part).by_kind) // layout.streams for part, n in videos.items() if n}
-    part = min(counts, key=lambda p: counts[p])
-    if not 2 <= counts[part] < usual:
-        return layout
-    kind = "a part has few clips that show different things; streams are shorter than usual"
-    report.add(kind, "doubtful", f"{part}: {counts[part]} instead of {usual} clips a stream")
-    return replace(layout, clips=(counts[part], counts[part]))
+    for count in range(usual, 1, -1):
+        fitting = layout if count == usual else replace(layout, clips=(count, count))
+        try:
+            plan = plan_videos(clips, videos, fitting, rate, seed)
+        except DataError:
+            if count == 2:
+                raise
+            continue
+        if count < usual:
+            kind = "a part has few clips that show different things; streams are shorter than usual"
+            report.add(kind, "doubtful", f"{count} instead of {usual} clips a stream")
+        return fitting, plan
+    return layout, plan_videos(clips, videos, layout, rate, seed)
 
 
 def _plan(rng: np.random.Generator, pool: Pool, layout: Layout, rate: float, name: str) -> PlannedVideo:

@@ -192,4 +192,5 @@ def _has_class_folders(path: Path) -> bool:
     folders = [p for p in sorted(path.iterdir()) if p.is_dir()][:20]
     inner = [q for p in folders if part_folder(p.name) for q in sorted(p.iterdir()) if q.is_dir()][:20]
     held = {p.name for p in (*folders, *inner) if any(f.suffix.lower() in VIDEO_SUFFIXES for f in p.iterdir())}
-    return len(held) > 1
+    # Videos that lie in train and test themselves have no class.
+    return len(held) > 1 and not all(part_folder(name) for name in held)

@@ -90,6 +90,7 @@ ADVICE = {
     "a text feature file cannot be used": "Encode that query again.",
     "text features of another width": "They come from another encoder; one store holds one kind.",
     "a moment is shorter than one feature row": "Kept. No method can place such a moment better than one row.",
+    "a part of a video cannot be used": "Extract or download the file of that part again.",
     "a record cannot be used": "The record is left out.",
     # extraction
     "no file for an annotated video": "Its queries are dropped. Fetch the file, or name it after the video's id.",

@@ -76,7 +76,7 @@ def plain_text(text: str) -> str:
 
 
 def _plain_id(video: str) -> str:
-    return strip_video_suffix(video).removeprefix("v_")
+    return unicodedata.normalize("NFC", strip_video_suffix(video)).removeprefix("v_")
 
 
 def _rank(split: str) -> tuple[int, str]:

@@ -276,6 +276,14 @@ def is_dotted(name: str) -> bool:
     return ":" in name and not name.startswith(known)
 
 
+def may_run_code(name: str) -> bool:
+    """Whether loading a backbone or text encoder of this name may import code that the name or its files choose.
+
+    The folder of a model of sentence-transformers names the classes of its parts, and may hold them.
+    """
+    return is_dotted(name) or name.startswith("sentence-transformers:")
+
+
 def import_dotted(name: str) -> Callable:
     """The callable that ``my.module:function`` names (with or without ``dotted:`` before it)."""
     module, _, attribute = name.removeprefix("dotted:").partition(":")

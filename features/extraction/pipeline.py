@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -195,12 +196,13 @@ def match_files(
             files.setdefault(given, given.name)
         else:
             raise DataError(f"no video file or folder at {str(given)!r}")
-    by_stem: dict[str, str] = {strip_video_suffix(video): video for video in annotations.videos}
+    by_name = {_nfc(video): video for video in annotations.videos}
+    by_stem = {strip_video_suffix(name): video for name, video in by_name.items()}
     matched: dict[str, str] = {}
     for file, name in files.items():
-        names = (name, strip_video_suffix(name), file.name, file.stem)
-        alike = by_stem.get(strip_video_suffix(name), by_stem.get(strip_video_suffix(file.name)))
-        video = next((v for v in names if v in annotations.videos), alike)
+        names = [_nfc(n) for n in (name, strip_video_suffix(name), file.name, file.stem)]
+        alike = by_stem.get(names[1], by_stem.get(strip_video_suffix(names[2])))
+        video = next((by_name[n] for n in names if n in by_name), alike)
         if video is None:
             report.add("a video file that no annotation names", "doubtful", str(file))
         elif video in matched:
@@ -214,6 +216,11 @@ def match_files(
             f"names must be ids such as {example!r}"
         )
     return matched
+
+
+def _nfc(name: str) -> str:
+    """A name in one Unicode form: some file systems store accents as letters of their own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _real_durations(annotations: Annotations, files: dict[str, str], report: Report) -> Annotations:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from strong_envs.features.encoders.backbones import is_dotted
+from strong_envs.features.encoders.backbones import may_run_code
 from strong_envs.features.encoders.text import TextEncoder
 from strong_envs.features.encoders.text import load as load_text
 from strong_envs.features.errors import DataError
@@ -139,8 +139,8 @@ def _refuse_import(what: str, name: Any, allow: bool) -> None:
     """Refuse a name from a file that would be imported, unless the caller allows it."""
     if not isinstance(name, str):
         raise DataError(f"the {what} of the training store has no readable name: {str(name)[:80]!r}")
-    if is_dotted(name) and not allow:
+    if may_run_code(name) and not allow:
         raise DataError(
-            f"the {what} of the training store is the Python function {name!r}; a file's names are imported only "
-            "with allow_import=True, which runs the code of that module"
+            f"the {what} of the training store is {name!r}, which may run code; what a file names is imported only "
+            "with allow_import=True, which runs the code of that module or model"
         )

@@ -42,6 +42,8 @@ def replaced_file(path: PathLike) -> Iterator[Path]:
     with os_errors(f"write {shown(target)}"):
         if target.is_dir():
             raise DataError(f"cannot write {shown(target)}: it is a folder")
+        if target.exists() and not target.is_file():
+            raise DataError(f"cannot write {shown(target)}: it is a device or a pipe, which a file must not replace")
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
         handle, name = tempfile.mkstemp(prefix=_prefix(target), suffix=target.suffix, dir=target.parent)

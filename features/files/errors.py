@@ -85,6 +85,8 @@ def check_output(path: PathLike, kind: str = "folder", what: str = "--out") -> P
         else:
             if target.is_dir():
                 raise DataError(f"{what} {shown(target)} is a folder; a file is needed")
+            if target.exists() and not target.is_file():
+                raise DataError(f"{what} {shown(target)} is a device or a pipe; a file is needed")
             folder = target.parent
         above = (folder.absolute(), *folder.absolute().parents)
         blocked = next((p for p in above if p.exists() and not p.is_dir()), None)

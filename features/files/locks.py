@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -58,13 +59,13 @@ def folder_lock(folder: str | os.PathLike, work: str = "work") -> Iterator[Path]
         work: what is done there, for the message to others, such as ``"training"``.
 
     Raises:
-        DataError: another process holds it; the message names the process, its command and since when.
+        DataError: another process holds it; the message names the process, its command and since when. Or the place
+            of the lock file is taken by a link or a folder.
     """
     path = Path(folder)
     with os_errors(f"create {shown(path)}"):
         path.mkdir(parents=True, exist_ok=True)
-        # Opened for appending: the text of the holder must survive until the lock is ours.
-        handle = open(path / LOCK_NAME, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
+        handle = open(path / LOCK_NAME, "a+", encoding="utf-8", opener=_own_file)  # noqa: SIM115 (closed below)
     with handle:
         if not try_lock(handle):
             raise DataError(f"{shown(path)} is in use: {_holder(handle)}; wait until it ends, or choose another folder")
@@ -80,6 +81,16 @@ def folder_lock(folder: str | os.PathLike, work: str = "work") -> Iterator[Path]
             with os_errors(f"release the lock of {shown(path)}"):
                 handle.seek(0)
                 handle.truncate()
+
+
+def _own_file(path: str, flags: int) -> int:
+    """Open the lock file, which a link must not lead elsewhere: what it holds is replaced.
+
+    Opened for appending: the text of the holder must survive until the lock is ours.
+    """
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        raise DataError(f"{shown(path)} is no regular file, so the folder cannot be locked; remove it")
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _this_process(work: str) -> dict[str, str | int]:

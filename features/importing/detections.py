@@ -28,7 +28,7 @@ class ObjectFiles:
     """
 
     def __init__(self, path: str | os.PathLike, options: FileOptions | None = None) -> None:
-        self._files = FeatureFiles(path, options)
+        self.files = FeatureFiles(path, options)
         self.shape: tuple[int, int] | None = None
         self.dtype = "float32"
 
@@ -41,8 +41,8 @@ class ObjectFiles:
         Raises:
             DataError: no such video, another C, or values that are not finite numbers.
         """
-        array = self._files.read(video)
-        where = f"{self._files.path.name}[{video}]"
+        array = self.files.read(video)
+        where = f"{self.files.path.name}[{video}]"
         if array.ndim != 3 or array.dtype.kind != "f":
             raise DataError(f"{where} holds {array.dtype} {list(array.shape)}; objects are floats (rows, K, C)")
         if self.shape is None:
@@ -69,7 +69,7 @@ class ObjectFiles:
 
     def close(self) -> None:
         """Close the files."""
-        self._files.close()
+        self.files.close()
 
 
 class Detector:

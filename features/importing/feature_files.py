@@ -83,6 +83,11 @@ class FeatureFiles:
         return self._names.ids
 
     @property
+    def any_affixed(self) -> bool:
+        """Whether a name has the prefix and the suffix of the options."""
+        return self._names.any_affixed
+
+    @property
     def example(self) -> Path:
         """The file of the first array."""
         return self._names.example

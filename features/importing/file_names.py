@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -35,12 +36,18 @@ def list_arrays(folder: Path) -> list[Found]:
     return found
 
 
+def _plain(name: str) -> str:
+    """A name in one Unicode form: some file systems store accents as letters of their own."""
+    return unicodedata.normalize("NFC", name)
+
+
 class FileNames:
     """Names of arrays, and which of them belong to an id.
 
     A name belongs to an id in this order: without the given prefix and suffix, where it has them; as it is; without
-    the suffix of a video (``s13-d21.avi.npy``) on either side. The name in a sub-folder counts with and without the
-    folder (``train/vid`` belongs to ``vid`` and to ``train/vid``); those higher up go first.
+    the suffix of a video (``s13-d21.avi.npy``) on either side. The Unicode form of accents makes no difference. The
+    name in a sub-folder counts with and without the folder (``train/vid`` belongs to ``vid`` and to ``train/vid``);
+    those higher up go first.
 
     Args:
         found: from `list_arrays`.
@@ -51,6 +58,8 @@ class FileNames:
 
     def __init__(self, found: Sequence[Found], prefix: str = "", suffix: str = "", preferred: bool = True) -> None:
         self._all = list(found)
+        self.any_affixed = False
+        """Whether a name has the prefix and the suffix."""
         self._table: dict[str, list[tuple[tuple[int, int], Found]]] = {}
         for one in self._all:
             folder, _, base = one[0].rpartition("/")
@@ -58,13 +67,14 @@ class FileNames:
             own = base.removeprefix(prefix).removesuffix(suffix)
             has = bool(prefix or suffix) and base.startswith(prefix) and base.endswith(suffix) and own != base
             spellings = [(0 if preferred else 1, own)] if has else [(1, base), (2, strip_video_suffix(base))]
+            self.any_affixed |= has
             if has:
                 spellings.append((2, strip_video_suffix(own)))
             elif own != base:
                 spellings.append((2, own))
             for rank, name in spellings:
                 for full in {name, f"{folder}/{name}" if folder else name}:
-                    self._table.setdefault(full, []).append(((rank, depth), one))
+                    self._table.setdefault(_plain(full), []).append(((rank, depth), one))
 
     @property
     def ids(self) -> list[str]:
@@ -72,8 +82,9 @@ class FileNames:
         return sorted({name for name, _ in self._all})
 
     def bytes(self, items: Iterable[str]) -> int:
-        """Size of the files of these ids."""
-        return sum(file.stat().st_size for file in {file for item in items for _, file in self.find(item)})
+        """Size of the files of these ids; a link that leads nowhere counts 0 and is reported when it is read."""
+        files = {file for item in items for _, file in self.find(item)}
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     @property
     def example(self) -> Path:
@@ -83,7 +94,7 @@ class FileNames:
     def find(self, item: str) -> list[Found]:
         """The arrays of an id: none, one, or several that belong to it equally well."""
         for name in (item, strip_video_suffix(item)):
-            known = self._table.get(name)
+            known = self._table.get(_plain(name))
             if known:
                 best = min(rank for rank, _ in known)
                 return list(dict.fromkeys(one for rank, one in known if rank == best))
@@ -93,9 +104,9 @@ class FileNames:
         """What the arrays are called, and the prefix and suffix under which they would belong to the given ids."""
         some = ", ".join(name for name, _ in self._all[:4])
         text = f"files there are named {some}{', ...' if len(self._all) > 4 else ''}"
-        bases = [name.rpartition("/")[2] for name, _ in self._all[:5000]]
+        bases = [_plain(name.rpartition("/")[2]) for name, _ in self._all[:5000]]
         around: Counter[tuple[str, str]] = Counter()
-        wanted = [strip_video_suffix(item) for item in islice(items, 200)]
+        wanted = [_plain(strip_video_suffix(item)) for item in islice(items, 200)]
         for item in wanted:
             for base in bases:
                 place = base.find(item)

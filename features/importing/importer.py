@@ -158,7 +158,21 @@ class _Source:
         self.objects = (
             None if options.objects is None else stack.enter_context(closing(ObjectFiles(options.objects, names)))
         )
+        self._check_affixes()
         self.tensors = ["frames", *(["grid"] if self.grid else []), *(["objects"] if self.objects else [])]
+
+    def _check_affixes(self) -> None:
+        """Refuse a prefix and suffix that no file has: names without them would be read in their place."""
+        affixes = {"--prefix": self.options.prefix, "--suffix": self.options.suffix}
+        given = " and ".join(f"{option} {value!r}" for option, value in affixes.items() if value)
+        if not given or self.features is None:
+            return
+        others = [maps.files for maps in (self.grid, self.objects) if maps is not None]
+        with ExitStack() as stack:
+            own = [stack.enter_context(FeatureFiles(path, self.options)) for path in list_paths(self.features)]
+            if not any(files.any_affixed for files in (*own, *others)):
+                names = ", ".join(map(repr, own[0].ids[:3]))
+                raise DataError(f"no feature file has {given} in its name; files there are named {names}")
 
     def frames(self, videos: Iterable[str], report: Report) -> Iterator[tuple[str, np.ndarray | None]]:
         """Ids with feature rows (n, D), or with None where the rows are to be made of the grid."""
@@ -259,7 +273,7 @@ def _pack(
             for part, spool in spools.items():
                 found[part] = spool.fitting(found[part])
         except DataError as error:
-            report.add(f"the {part} of a video cannot be used", "dropped", f"{name}: {error}")
+            report.add("a part of a video cannot be used", "dropped", f"{name}, {part}: {error}")
             continue
         for tensor, spool in spools.items():
             spool.add(found[tensor])

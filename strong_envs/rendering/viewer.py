@@ -18,6 +18,8 @@ import torch
 
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.atomic import replaced_file
+from strong_envs.features.files.errors import shown
 
 WIDTH, HEIGHT = 480, 360
 TRUE_COLOUR, CHOSEN_COLOUR = (60, 180, 75), (245, 150, 40)
@@ -224,7 +226,11 @@ def rectangle(view: np.ndarray, corners: np.ndarray, colour: tuple[int, int, int
 
 
 def write_video(path: str | os.PathLike, pictures: Sequence[np.ndarray], fps: float = 4.0) -> Path:
-    """Write RGB pictures of one size as an mp4 with OpenCV; the file appears whole or not at all."""
+    """Write RGB pictures of one size as an mp4 with OpenCV; the file appears whole or not at all.
+
+    Raises:
+        DataError: no pictures, or of several sizes; a place that cannot be written, or that has no room for the file.
+    """
     import cv2
 
     target = Path(path)
@@ -234,12 +240,17 @@ def write_video(path: str | os.PathLike, pictures: Sequence[np.ndarray], fps: fl
     sizes = {picture.shape for picture in pictures}
     if sizes != {(height, width, 3)}:
         raise DataError(f"a video takes pictures of one size, (height, width, 3); got {sorted(sizes)}")
-    staging = target.with_name(f".{target.stem}.part{os.getpid()}.mp4")
-    writer = cv2.VideoWriter(str(staging), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
-    if not writer.isOpened():
-        raise DataError(f"OpenCV cannot write {str(target)!r}; choose a path that ends in .mp4 in a folder that exists")
-    for picture in pictures:
-        writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    writer.release()
-    os.replace(staging, target)
+    with replaced_file(target) as staging:
+        writer = cv2.VideoWriter(str(staging), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+        if not writer.isOpened():
+            raise DataError(f"OpenCV cannot write {shown(target)}; choose a path that ends in .mp4")
+        for picture in pictures:
+            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        writer.release()
+        # OpenCV says nothing of a full disk.
+        reader = cv2.VideoCapture(str(staging))
+        written = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
+        reader.release()
+        if written != len(pictures):
+            raise DataError(f"cannot write {shown(target)}: {written} of {len(pictures)} pictures were stored")
     return target

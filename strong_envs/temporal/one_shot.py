@@ -27,6 +27,30 @@ EMPTY = 0.0
 """Both ends of the span before the action: an empty window at the start of the video."""
 
 
+def _ends(windows: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Answers as float64, (..., 2), NaN for each that is no pair of numbers; ``shape`` says how many there are."""
+    if isinstance(windows, np.ndarray) and windows.dtype.kind == "c":
+        return windows
+    try:
+        return np.asarray(windows, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    level = [windows]
+    for size in shape:
+        if not all(isinstance(part, (list, tuple, np.ndarray)) and len(part) == size for part in level):
+            raise DataError(f"windows must be (..., 2) fractions of the video, got {shown(windows)}")
+        level = [answer for part in level for answer in part]
+    return np.array([_pair(answer) for answer in level]).reshape(*shape, 2)
+
+
+def _pair(answer: Any) -> tuple[float, float]:
+    try:
+        start, end = np.asarray(answer, np.float64)
+        return float(start), float(end)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan, np.nan
+
+
 class TemporalOneShotVectorEnv(IndexVectorEnv):
     """`TemporalOneShot-v0` for many episodes at once; arguments of `TemporalOneShotEnv` and `TemporalMomentVectorEnv`.
 
@@ -84,8 +108,9 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
     def score(self, samples: Any, windows: Any) -> Tensor:
         """Rewards of any number of answers: (...,) float64.
 
-        An answer that cannot be read, with an end that is NaN or infinite, scores 0 (-1 with ``iou="signed"``, whose
-        wrong answers are negative) and is counted in ``unreadable``. Ends outside [0, 1] are clipped.
+        An answer that cannot be read, with an end that is NaN or infinite, or that is no pair of numbers, scores 0 (-1
+        with ``iou="signed"``, whose wrong answers are negative) and is counted in ``unreadable``. Ends outside [0, 1]
+        are clipped.
 
         Args:
             samples: (...,) whole numbers, indices into the split.
@@ -94,11 +119,8 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         Raises:
             DataError: shapes that do not fit, or a sample outside the split.
         """
-        try:
-            given = torch.as_tensor(windows if isinstance(windows, Tensor) else np.asarray(windows, np.float64))
-        except (TypeError, ValueError, OverflowError):
-            raise DataError(f"windows must be (..., 2) fractions of the video, got {shown(windows)}") from None
         rows = samples if isinstance(samples, Tensor) else torch.as_tensor(np.asarray(samples))
+        given = windows if isinstance(windows, Tensor) else torch.as_tensor(_ends(windows, tuple(rows.shape)))
         if given.is_complex() or given.shape != (*rows.shape, 2):
             raise DataError(
                 f"windows must have the shape of samples and 2, {(*rows.shape, 2)}; got {tuple(given.shape)}"

@@ -206,3 +206,25 @@ def test_without_tensorboard_one_line_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     Logger(tmp_path).close()
     assert capsys.readouterr().err.count("tensorboard is not installed") == 1
+
+
+@pytest.mark.parametrize("name", ["system.safetensors", "checkpoint.safetensors", "result.json", "log.csv"])
+def test_a_new_run_replaces_no_file(name, ragged_store, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    assert main(command(ragged_store, tmp_path)) == 2
+    assert f"has {name}, which a run would replace" in capsys.readouterr().err
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_run_file_that_names_an_encoder_to_import_is_not_resumed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "spy_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in ("dotted:spy_module:encode", "sentence-transformers:model"):
+        stored = {"features": f"queries:notes.jsonl?text={name}", "train": "train", "test": "test", "system": "trl"}
+        more = {"seed": 0, "budget": 1.0, "set": [], "device": "cpu"}
+        (out / "run.json").write_text(json.dumps(stored | more))
+        assert main(["train", "--out", str(out), "--resume"]) == 2
+        assert "names code to run" in capsys.readouterr().err
+    assert "spy_module" not in sys.modules

@@ -119,6 +119,8 @@ MODULES = {
         "class Made:\n    def __init__(self, bank, **kwargs): sys.exit(0)\n    def fit(self): pass\n    predict = fit\n"
         "class Fits:\n    ''\n    def __init__(self, bank, **kwargs): pass\n"
         "    def fit(self, report=None, evaluate=None): sys.exit(0)\n    def predict(self, bank): pass\n"
+        "class Fails:\n    def __init__(self, bank, **kwargs): raise RuntimeError('no weights\\nline 2')\n"
+        "def takes_no_bank(): pass\n"
         "class Neither:\n    def __init__(self, bank, **kwargs): pass\n"
         "number = 3\n"
         "def nothing(bank, **kwargs): return None\n"
@@ -142,6 +144,8 @@ MODULES = {
         ("exits_later_of_a_test:Absent", "cannot import .*has no attribute 'Absent'"),
         ("exits_later_of_a_test:number", "must be a class or a function, got int"),
         ("exits_later_of_a_test:Made", "ended the program when it was made"),
+        ("exits_later_of_a_test:Fails", "'exits_later_of_a_test:Fails' cannot be made: RuntimeError: no weights$"),
+        ("exits_later_of_a_test:takes_no_bank", "'exits_later_of_a_test:takes_no_bank' cannot be made: TypeError"),
         ("exits_later_of_a_test:Neither", "must have methods fit and predict; Neither lacks fit and predict"),
         ("exits_later_of_a_test:nothing", "must have methods fit and predict; NoneType"),
         ("exits_later_of_a_test:Fits", "ended the program while it was trained"),

@@ -68,6 +68,7 @@ def test_gradient_reaches_every_parameter(train):
         assert parameter.grad.abs().sum() > 0 or key == "frame_attention.attention.out.bias", key
 
 
+@pytest.mark.slow
 def test_ten_samples_are_learnt_by_heart(train):
     ten = only(train, range(0, 200, 20))
     system = agents.make("frame classifier", ten, steps=300, cells=20)

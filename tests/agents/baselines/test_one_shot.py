@@ -85,6 +85,7 @@ def test_the_blind_one_sees_no_frame(train, monkeypatch):
     assert torch.allclose(shares, shares[:1].expand_as(shares))
 
 
+@pytest.mark.slow
 def test_words_that_tell_are_learnt_and_sentences_are_not_learnt_by_heart():
     """Moments that follow one word of many; on words that tell nothing it stays with the best window for all."""
     gen = torch.Generator().manual_seed(0)
@@ -214,6 +215,7 @@ def test_stores_of_annotations_that_cannot_be(name, says):
         features.open_store(name)
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_annotations_alone(annotations, tmp_path):
     out = tmp_path / "run"
     systems = "blind one-shot,trl"
@@ -226,6 +228,7 @@ def test_the_command_trains_on_annotations_alone(annotations, tmp_path):
     assert rows["blind one-shot"]["metrics"]["frames_seen"] == 0
 
 
+@pytest.mark.slow
 def test_on_charades_sta_it_is_as_good_as_the_neighbours(shared_data):
     """Within a point, at a third of the default budget; with all of it 37.2 mIoU were measured against 36.4."""
     name = f"queries:{shared_data / 'charades_sta'}"

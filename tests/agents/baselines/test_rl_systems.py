@@ -129,6 +129,7 @@ def test_read_remembers(ragged_store):
     assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_read_learns_ten_samples_by_heart():
     bank = features.load("shapes-v0", "train")
     system = ReadTen(bank, boxes="truth", box_margin=0.05, steps=48_000, num_envs=16).fit()
@@ -226,6 +227,7 @@ def test_equal_sentences_are_no_mismatch(ragged_store):
     assert each[0] < each[1]
 
 
+@pytest.mark.slow
 def test_sm_rl_learns_ten_samples_by_heart():
     bank = features.load("shapes-v0", "train")
     system = SmRlTen(bank, boxes="truth", box_margin=0.05, steps=200, batch=32, concept_steps=20).fit()

@@ -87,6 +87,7 @@ def test_gradient_reaches_every_parameter(name, ragged_store):
     assert all(not torch.equal(a, b) for a, b in zip(before, system.parameters(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -123,6 +123,7 @@ TEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_ten_samples_are_learnt_by_heart(name, train):
     """From few videos: CTRL and ACRN compare the moments of a batch with each other and with nothing else."""
@@ -234,6 +235,7 @@ def test_videos_of_any_length_and_several_true_windows(name, ragged_store):
 BOXED = (*SYSTEMS, "one-shot")
 
 
+@pytest.mark.slow
 def test_boxes_replace_whole_frames_and_show_what_those_hide(train, test):
     whole = agents.make("mcn", train, budget=0.3).fit()
     boxed = agents.make("mcn", train, budget=0.3, boxes="truth", box_margin=0.05).fit()

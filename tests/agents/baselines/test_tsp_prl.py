@@ -154,6 +154,7 @@ def test_it_steps_the_environment(system):
     assert torch.allclose(env.reached["end"] - env.reached["start"], (state["end"] - state["start"]) / 1.2)
 
 
+@pytest.mark.slow
 def test_ten_samples_are_learnt_by_heart():
     bank = features.load("shapes-v0", "train")
     options = dict(boxes="truth", box_margin=0.05, steps=20_000, num_envs=16, switch=8, env={"max_steps": 10})

@@ -79,6 +79,7 @@ def scores(name: str, source: Annotations, **options) -> dict[str, float]:
     return summary(temporal_iou(REFERENCES[name](**options).fit(train).predict(test), test.windows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", EXPECTED)
 def test_figures_on_the_official_test_splits(data, shared_data):
     from strong_envs.features.datasets import read

@@ -75,6 +75,7 @@ def test_a_transition_is_some_tens_of_bytes(ragged_store):
     assert replay.nbytes / replay.capacity < 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("multi_scale", "options", "least"),
     [
@@ -176,6 +177,7 @@ def test_gains_tell_long_moves_from_short_ones(ragged_store):
     assert (env.action_rewards(state)[:, 6] == 0).all() and (paid[:, 6] == 0).all()
 
 
+@pytest.mark.slow
 def test_training_repeats_bit_for_bit_and_depends_on_the_seed(ragged_store):
     bank = features.load(ragged_store, "train")
     weights = []

@@ -374,7 +374,7 @@ def test_a_kill_in_the_middle_loses_only_the_cell_in_work(ragged_store, tmp_path
     import time
 
     root = str(Path(__file__).parents[3])
-    arguments = ["run", "--features", ragged_store, "--systems", "random policy", "--seeds", "3", "--jobs", "1"]
+    arguments = ["run", "--features", ragged_store, "--systems", "random policy", "--seeds", "8", "--jobs", "1"]
     arguments += ["--out", str(tmp_path), "--json"]
     environment = {**os.environ, "PYTHONPATH": root}
     command = [sys.executable, "-m", "strong_envs", *arguments]
@@ -386,8 +386,46 @@ def test_a_kill_in_the_middle_loses_only_the_cell_in_work(ragged_store, tmp_path
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     kept = {file: file.stat().st_mtime_ns for file in tmp_path.glob("cells/*.json")}
-    assert 1 <= len(kept) < 3
+    assert 1 <= len(kept) < 8
     assert main(arguments) == 0
-    assert len(list(tmp_path.glob("cells/*.json"))) == 3
+    assert len(list(tmp_path.glob("cells/*.json"))) == 8
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in kept.items())
-    assert len(json.loads(capsys.readouterr().out)["per_query"]["IoU"]["random policy"]) == 3
+    assert len(json.loads(capsys.readouterr().out)["per_query"]["IoU"]["random policy"]) == 8
+
+
+# Files that were there --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "folder"), [("results.json", False), ("table.md", False), ("table.md", True)])
+def test_a_run_replaces_nothing_that_no_run_wrote(name, folder, ragged_store, tmp_path, capsys):
+    (tmp_path / name).mkdir() if folder else (tmp_path / name).write_text("mine")
+    words = ["--features", ragged_store, "--systems", "random policy", "--out", str(tmp_path), *TINY]
+    assert main(["run", *words]) == 2
+    assert repr(name) in (said := capsys.readouterr().err) or f"has {name} and no training runs" in said
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert folder or (tmp_path / name).read_text() == "mine"
+
+
+def test_a_page_replaces_nothing_but_a_page(finished, tmp_path, capsys):
+    before = (finished / "results.json").read_bytes()
+    other = tmp_path / "other.html"
+    other.write_text("<p>mine</p>")
+    (tmp_path / "link.html").symlink_to(other)
+    for out in (finished / "results.json", other, tmp_path / "link.html"):
+        assert main(["report", str(finished), "--out", str(out)]) == 2
+        assert "is no page of this command" in capsys.readouterr().err
+    assert (finished / "results.json").read_bytes() == before and other.read_text() == "<p>mine</p>"
+
+
+@pytest.mark.parametrize(
+    "words", [["throughput", "--quick"], ["pooling"], ["replay"], ["scale"], ["throughput", "--env", "CartPole-v1"]]
+)
+def test_a_measurement_checks_out_before_it_begins(words, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main([*words, "--out", str(tmp_path / "file" / "x")]) == 2
+    assert "which is a file" in capsys.readouterr().err
+
+
+def test_the_measurement_of_another_environment_is_written_too(tmp_path, capsys):
+    assert main(["throughput", "--quick", "--env", "CartPole-v1", "--json", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "throughput.json").read_text()) == json.loads(capsys.readouterr().out)

@@ -144,3 +144,25 @@ def test_what_only_looks_like_a_marker_is_left_alone(tmp_path):
     (tmp_path / "README.md").write_text(text)
     assert update(tmp_path / "README.md", tmp_path, write=True) == []
     assert (tmp_path / "README.md").read_text() == text
+
+
+def test_a_figure_replaces_only_figures_below_the_root(project):
+    root, outside = project[0] / "docs", project[0] / "outside.svg"
+    outside.write_text("<svg>mine</svg>")
+    inside, latin = root / "mine.svg", root / "latin.svg"
+    inside.write_text("<svg>mine</svg>")
+    latin.write_bytes(b"<svg>\xe9</svg>")
+    page = root / "page.md"
+    for file, words in (
+        ("../outside.svg", "a path below"),
+        (str(outside), "a path below"),
+        ("mine.svg", "was not drawn from"),
+        ("latin.svg", "was not drawn from"),
+    ):
+        page.write_text(f"<!-- figure results/run.json kind=curves file={file} --><!-- end -->")
+        with pytest.raises(DataError, match=words):
+            update(page, root, write=True)
+    assert outside.read_text() == inside.read_text() == "<svg>mine</svg>"
+    page.write_text("<!-- number results/run.json system='strong --><!-- end -->")
+    with pytest.raises(DataError, match="No closing quotation"):
+        update(page, root, write=True)

@@ -47,6 +47,21 @@ def no_work(monkeypatch):
         monkeypatch.setattr(module, name, never)
 
 
+@pytest.mark.parametrize("command", [*TRAINING, ["train"], ["extract", "v", "--annotations", "a"], ["import", "a"]])
+def test_an_empty_output_is_not_the_current_folder(command, no_work, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "--out", ""]) == 2
+    assert "--out is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", [["--seeds", "-1"], ["--seeds", "0"], ["--budget", "inf"], ["--budget", "-1"]])
+@pytest.mark.parametrize("command", [["run"], ["converge"], ["table1"], ["sweep", "z_e"]])
+def test_quick_does_not_hide_numbers_that_cannot_be(command, given, no_work, tmp_path, capsys):
+    assert main([*command, "--quick", *given, "--out", str(tmp_path / "out")]) == 2
+    assert f"{given[0]} must be positive" in capsys.readouterr().err
+
+
 def places(tmp_path: Path) -> list[tuple[str, str]]:
     (tmp_path / "file").write_text("mine")
     return [
@@ -100,7 +115,7 @@ def test_a_disk_that_fills_up_later_is_one_sentence(finished, tmp_path, capsys, 
         (["report", str(finished), "--episodes", "0", "--out", str(tmp_path / "r.html")], "r.html"),
         (["videos", str(finished), "--system", "random", "--count", "1", "--out", str(tmp_path)], "videos.json"),
     ):
-        (tmp_path / name).write_text("old")
+        (tmp_path / name).write_text("<!doctype html>old")
 
         def full(*_args):
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -110,7 +125,7 @@ def test_a_disk_that_fills_up_later_is_one_sentence(finished, tmp_path, capsys, 
             assert main(command) == 2
         error = capsys.readouterr().err
         assert "No space left on device" in error and "Traceback" not in error and error.count("\n") == 1
-        assert (tmp_path / name).read_text() == "old"
+        assert (tmp_path / name).read_text() == "<!doctype html>old"
         assert not [file for file in tmp_path.iterdir() if "staging" in file.name]
 
 

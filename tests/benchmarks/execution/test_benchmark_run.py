@@ -17,6 +17,7 @@ def cell(store: str, system: str = "random policy", seed: int = 0) -> Cell:
     return Cell(system, seed, store, features.open_store(store).content_hash)
 
 
+@pytest.mark.slow
 def test_a_finished_cell_is_never_computed_again(ragged_store, tmp_path):
     todo = [cell(ragged_store, seed=seed) for seed in (0, 1)]
     first = run_matrix(todo[:1], tmp_path, 1, show=False)
@@ -27,6 +28,7 @@ def test_a_finished_cell_is_never_computed_again(ragged_store, tmp_path):
     assert second.results[todo[0].key] == first.results[todo[0].key]
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_named_and_the_others_finish(ragged_store, tmp_path, monkeypatch):
     code = "class Broken:\n    def __init__(self, bank, **kwargs):\n        raise OSError('no')\n"
     (tmp_path / "outsider.py").write_text(code)
@@ -57,6 +59,7 @@ def test_scores_of_the_truth_are_perfect(ragged_store):
         assert scores[name] == pytest.approx(1.0, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_run_writes_everything_and_resumes(ragged_store, tmp_path, capsys):
     arguments = ["run", "--features", ragged_store, "--systems", "random policy,trl", "--seeds", "1", "--jobs", "1"]
     arguments += ["--budget", "0.002", "--thresholds", ".25,0.5", "--out", str(tmp_path / "out")]

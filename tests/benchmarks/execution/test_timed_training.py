@@ -36,6 +36,7 @@ def timeless(trace: list[dict]) -> list[dict]:
     return [{name: value for name, value in point.items() if name != "seconds"} for point in trace]
 
 
+@pytest.mark.slow
 def test_a_cell_killed_in_its_middle_goes_on_and_ends_as_if_it_had_not_been(ragged_store, tmp_path):
     cell = cell_of(ragged_store, evaluations=2)
     whole = run_cell(cell, tmp_path / "whole")
@@ -131,6 +132,7 @@ def test_a_checkpoint_that_does_not_fit_names_its_file(ragged_store, tmp_path, m
         run_cell(cell, tmp_path)
 
 
+@pytest.mark.slow
 def test_converge_draws_systems_of_two_kinds_on_true_boxes_over_seconds(ragged_store, tmp_path, monkeypatch, capsys):
     pytest.importorskip("stable_baselines3")
     from strong_envs.benchmarks.cli import main
@@ -171,6 +173,7 @@ class Slow:
 """
 
 
+@pytest.mark.slow
 def test_a_worker_whose_run_was_killed_ends_too(ragged_store, tmp_path):
     import os
     import subprocess

@@ -86,6 +86,7 @@ def test_interquartile_means_stand_beside_means_from_four_runs_on(bank):
     assert low < row["metrics"]["mIoU (IQM)"] < high
 
 
+@pytest.mark.slow
 def test_failed_runs_are_in_the_table_with_their_reason(ragged_store, tmp_path, monkeypatch):
     (tmp_path / "lucky_agents_of_a_test.py").write_text(AGENT)
     monkeypatch.syspath_prepend(str(tmp_path))

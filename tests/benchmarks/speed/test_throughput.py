@@ -12,6 +12,7 @@ from strong_envs.benchmarks.speed import throughput
 from strong_envs.benchmarks.speed.numpy_env import PlainMoment
 
 
+@pytest.mark.slow
 def test_the_command_runs_draws_and_writes(tmp_path, capsys):
     assert main(["throughput", "--quick", "--json", "--out", str(tmp_path)]) == 0
     result = json.loads(capsys.readouterr().out)

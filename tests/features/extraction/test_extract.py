@@ -197,6 +197,7 @@ def test_a_kill_loses_no_finished_video_and_changes_no_byte(clips, tmp_path, mon
     assert [p.name for p in out.parent.iterdir()] == ["s"]
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_bytes(clips, tmp_path):
     (tmp_path / "bad.avi").write_bytes(b"no video")
     annotations = annotate({**DURATIONS, "bad": 3.0})

@@ -28,6 +28,15 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("a_users_module", None)
 
 
+def test_a_model_folder_that_a_file_names_is_not_loaded_unasked(tmp_path):
+    """Its modules.json names classes to import."""
+    name = f"sentence-transformers:{tmp_path}"
+    with pytest.raises(DataError, match="allow_import=True"):
+        encoder_of({"name": name})
+    with pytest.raises(DataError, match="modules.json|needs a package"):
+        encoder_of({"name": name}, allow_import=True)
+
+
 @pytest.mark.parametrize("name", ["a_users_module:net", "dotted:a_users_module:net"])
 def test_a_backbone_named_by_a_file_is_imported_only_on_demand(name, module):
     dtypes = {"frames": "float32", "grid": "float32"}

@@ -106,3 +106,32 @@ def test_an_output_is_checked_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.mkstemp", full)
     with pytest.raises(DataError, match="Read-only file system"):
         check_output(tmp_path / "a")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links and pipes")
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_a_lock_that_leads_elsewhere_is_refused_and_followed_nowhere(kind, tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "precious.txt"
+    folder.mkdir()
+    if kind == "pipe":
+        os.mkfifo(folder / LOCK_NAME)
+    else:
+        os.symlink(other, folder / LOCK_NAME)
+    if kind == "link":
+        other.write_text("mine")
+    with pytest.raises(DataError, match="no regular file"), folder_lock(folder):
+        pass
+    assert (other.read_text() if other.exists() else None) == ("mine" if kind == "link" else None)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+def test_a_pipe_or_a_device_is_never_replaced(tmp_path):
+    from strong_envs.features.files.atomic import write_text
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(DataError, match="a device or a pipe"):
+        write_text(pipe, "text")
+    with pytest.raises(DataError, match="a device or a pipe"):
+        check_output(pipe, "file")
+    assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from strong_envs.features.commands import check as check_command
 from strong_envs.features.commands import import_features
 from strong_envs.features.datasets import parsing, read
-from strong_envs.features.datasets.types import Annotations
+from strong_envs.features.datasets.leaks import find_leaks
+from strong_envs.features.datasets.types import Annotations, Query, Report, Video
 from strong_envs.features.errors import DataError
 from strong_envs.features.extraction import pipeline
 from strong_envs.features.importing.feature_files import FeatureFiles, load_features
@@ -219,3 +221,41 @@ def test_the_name_of_an_import_command(tmp_path, annotations, capsys):
     assert run(import_features, *words) == 2 and "--prefix v_" in capsys.readouterr().err
     assert run(import_features, *words, "--prefix", "v_", "--name", "mine") == 0
     assert FeatureStore.open(tmp_path / "s").name == "mine"
+
+
+@pytest.mark.parametrize(("written", "asked"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_the_form_of_an_accent_makes_no_difference(written, asked, tmp_path):
+    """Some file systems store accents as letters of their own; the two names look the same."""
+    spelt = {form: unicodedata.normalize(form, "vidéo") for form in ("NFC", "NFD")}
+    np.save(tmp_path / f"{spelt[written]}.npy", np.ones((3, 2), np.float32))
+    with FeatureFiles(tmp_path) as files:
+        assert spelt[asked] in files and files.read(spelt[asked]).shape == (3, 2)
+    clip = tmp_path / f"{spelt[written]}.mp4"
+    clip.write_bytes(b"x")
+    one = Annotations("x", {spelt[asked]: Video(spelt[asked], 1.0)}, [], Report("x"))
+    assert pipeline.match_files([clip], one, Report("x")) == {spelt[asked]: str(clip)}
+    queries = [
+        Query("1", spelt["NFC"], "a", ((0.0, 1.0),), "train"),
+        Query("2", spelt["NFD"], "b", ((0.0, 1.0),), "test"),
+    ]
+    assert "a video of train is in test as well" in {kind for kind, _ in find_leaks(queries).findings}
+
+
+def test_a_link_that_leads_nowhere_costs_its_video_only(annotations, tmp_path):
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    for name in IDS[1:]:
+        np.save(folder / f"{name}.npy", np.ones((10, 4), np.float32))
+    (folder / f"{IDS[0]}.npy").symlink_to(tmp_path / "gone.npy")
+    store, report = import_store(tmp_path / "store", annotations, folder)
+    assert [video.id for video in store.videos] == list(IDS[1:])
+    assert "a feature file cannot be used" in {kind for kind, _ in report.findings}
+
+
+def test_a_prefix_or_suffix_that_no_file_has_is_refused(annotations, tmp_path):
+    for name in IDS:
+        write(tmp_path / "f" / f"{name}.npy", 1)
+    for options in ({"suffix": "_clop"}, {"prefix": "w_"}, {"prefix": "w_", "suffix": "_clop"}):
+        with pytest.raises(DataError, match="no feature file has .* files there are named 'alpha', 'beta', 'gamma'"):
+            import_store(tmp_path / "s", annotations, tmp_path / "f", ImportOptions(**options))
+    assert not (tmp_path / "s").exists()

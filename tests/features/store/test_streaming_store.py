@@ -125,7 +125,7 @@ def test_objects_of_files_are_imported_with_every_misfit_counted(tmp_path):
     (folder / "c.npy").unlink()
     store, report = import_store(tmp_path / "t", annotations(), rows, ImportOptions(objects=folder))
     assert [v.id for v in store.videos] == ["a"]
-    assert kinds(report)["the objects of a video cannot be used"] == ("dropped", 2)
+    assert kinds(report)["a part of a video cannot be used"] == ("dropped", 2)
 
 
 def test_the_import_command_takes_objects(tmp_path, capsys):

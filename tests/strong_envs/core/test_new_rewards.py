@@ -59,6 +59,7 @@ def equal_rollouts(name, steps, **options):
     return vector.unwrapped, paid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_new_temporal_reward_is_one_function(compiled, options, registries, ragged_store, monkeypatch):
@@ -91,6 +92,7 @@ def test_what_numba_cannot_compile_steps_in_torch(registries, ragged_store):
     assert vector._compiled is None
 
 
+@pytest.mark.slow
 def test_two_rewards_do_not_share_their_machine_code(registries, ragged_store):
     def scaled(factor):
         return lambda before, after, t, phi: factor * (after - before) - phi * t
@@ -124,6 +126,7 @@ def critic(observation):
     return observation["local"].mean(-1, keepdim=True) * torch.linspace(-1, 2, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "source", "truth", "options"),
     [

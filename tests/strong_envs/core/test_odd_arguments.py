@@ -258,6 +258,12 @@ def test_an_answer_that_cannot_be_read_scores_nothing_and_is_counted(iou, worst,
     assert torch.isfinite(pay.mean(1)).all()
     env.score([0, 1], [[None, 0.5], [0.2, 0.4]])
     assert env.unreadable == 4
+    # What a language model wrote, as it was parsed: no pair, words, too many numbers, none.
+    answers = [[0.1, 0.9], None, "at the end", ["a", "b"], [0.1, 0.2, 0.3], [], [10**400, 1]]
+    paid = env.score([0] * 7, answers)
+    assert paid.tolist() == [float(env.score([0], [[0.1, 0.9]])), *[worst] * 6] and env.unreadable == 10
+    nested = env.score([[0, 0], [0, 0]], [[[0.1, 0.9], None], [[0.1], (0.1, 0.9)]])
+    assert nested.tolist() == [[float(paid[0]), worst], [worst, float(paid[0])]] and env.unreadable == 12
     assert torch.equal(env.score([0], [[-5.0, 7.0]]), env.score([0], [[0.0, 1.0]]))
     single = make("TemporalOneShot-v0", ragged_store, iou=iou).unwrapped
     assert torch.equal(single.score(samples, spoilt), pay) and single.unreadable == 3
@@ -265,7 +271,16 @@ def test_an_answer_that_cannot_be_read_scores_nothing_and_is_counted(iou, worst,
 
 @pytest.mark.parametrize(
     ("samples", "windows"),
-    [([0, 1], [[0.1, 0.2]]), ([0], [0.1, 0.2]), ([10**6], [[0, 1]]), ([-1], [[0, 1]]), ([0.5], [[0, 1]]), ([0], "ab")],
+    [
+        ([0, 1], [[0.1, 0.2]]),
+        ([0], [0.1, 0.2]),
+        ([10**6], [[0, 1]]),
+        ([-1], [[0, 1]]),
+        ([0.5], [[0, 1]]),
+        ([0], "ab"),
+        ([0, 1], [None]),
+        ([0], np.ones((1, 2), complex)),
+    ],
 )
 def test_answers_that_fit_no_sample_are_explained(samples, windows, ragged_store):
     env = make_vec("TemporalOneShot-v0", ragged_store).unwrapped

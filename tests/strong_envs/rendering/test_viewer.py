@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -139,3 +140,30 @@ def test_pictures_of_two_sizes_are_no_video(tmp_path):
     with pytest.raises(DataError, match="no pictures"):
         write_video(tmp_path / "v.mp4", [])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on files")
+def test_a_video_that_does_not_fit_the_disk_leaves_the_old_one(tmp_path):
+    """OpenCV reports no error."""
+    code = (
+        "import resource, signal, sys\n"
+        "import numpy as np\n"
+        "from strong_envs.features.errors import DataError\n"
+        "from strong_envs.rendering.viewer import write_video\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "pictures = np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), np.uint8)\n"
+        "write_video(sys.argv[1], pictures)\n"
+        "before = open(sys.argv[1], 'rb').read()\n"
+        "for limit in (0, 100, len(before) // 2):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"
+        "    try:\n"
+        "        write_video(sys.argv[1], pictures)\n"
+        "        raise SystemExit('written')\n"
+        "    except DataError:\n"
+        "        pass\n"
+        "    assert open(sys.argv[1], 'rb').read() == before\n"
+    )
+    file = tmp_path / "clip.mp4"
+    done = subprocess.run([sys.executable, "-c", code, str(file)], cwd=Path(__file__).parents[3], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert os.listdir(tmp_path) == [file.name]
