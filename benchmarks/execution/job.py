@@ -19,6 +19,7 @@ from strong_envs.benchmarks.metrics.definitions import THRESHOLDS
 from strong_envs.benchmarks.protocols import DYNAMICS, Protocol
 from strong_envs.features.devices import usable_device
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import sentence
 
 MOST_SEEDS, MOST_BUDGET = 10_000, 10_000
 

@@ -404,7 +404,7 @@ def observe_row(
     row[at + 1] = np.float32(end) / np.float32(tables.total)
     at += 2
     span = (first, last)
-    windows = (span, span, span, span, span)
+    windows: Any = (span, span, span, span, span)
     if tables.context:
         windows = context_windows(first, last, int(tables.reach[sample]), n)
     for w in range(5 if tables.context else 1):
