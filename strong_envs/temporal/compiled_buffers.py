@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from strong_envs.core.spans import STOP
 from strong_envs.temporal import compiled_kernels as c
 
 _OBJECTS = [object()]
@@ -57,11 +58,12 @@ class StepArrays:
         shown, info, episode, final_obs, final_info: views by the names they have in observations and ``info``.
     """
 
-    def __init__(self, count: int, width: int, n_actions: int) -> None:
-        rows = c.OUT_ROWS
+    def __init__(self, width: int, n_actions: int, everywhere: np.ndarray) -> None:
+        rows, count = c.OUT_ROWS, len(everywhere)
         self.ints, self.floats = np.zeros((rows[0], width), np.int64), np.zeros((rows[1], width), np.float64)
         self.flags, self.spans = np.zeros((rows[2], width), np.bool_), np.zeros((rows[3], width, 2), np.float64)
         self.masks = np.zeros((rows[4], n_actions, width), np.int8)
+        self.masks[:, STOP] = 1
         self.reward = np.zeros(count, np.float32)
         ints, floats, flags, spans = (x[:, :count] for x in (self.ints, self.floats, self.flags, self.spans))
         self.terminated, self.truncated, self.ended = flags[c.TERMINATED], flags[c.TRUNCATED], flags[c.ENDED]
@@ -99,6 +101,9 @@ class StepArrays:
         self._watched += [self.terminated, self.truncated, self.ended]
         for views in (self.shown, self.final_obs, self.episode, self.info, self.final_info):
             self._watched += views.values()
+        # Gymnasium's masks of rows. ``everywhere`` is every step's and read-only, so nothing has to watch it.
+        self.info |= {f"_{name}": everywhere for name in INFO}
+        self.final_info |= {f"_{name}": self.ended for name in INFO}
         del ints, floats, flags, spans, views
         self._own = self._references()
 
@@ -114,8 +119,8 @@ class StepArrays:
 class StepBufferPool:
     """`StepArrays` by turns; with ``reuse`` always the same."""
 
-    def __init__(self, count: int, width: int, n_actions: int, reuse: bool, most: int = 3) -> None:
-        self._size, self._reuse, self._most = (count, width, n_actions), reuse, most
+    def __init__(self, width: int, n_actions: int, everywhere: np.ndarray, reuse: bool, most: int = 3) -> None:
+        self._size, self._reuse, self._most = (width, n_actions, everywhere), reuse, most
         self._all: list[StepArrays] = []
 
     def take(self) -> StepArrays:

@@ -22,7 +22,16 @@ from strong_envs.core import rewards
 from strong_envs.core.elementwise import maximum, minimum
 from strong_envs.core.rewards import TemporalReward
 from strong_envs.core.sampling import draw
-from strong_envs.core.spans import LEGACY, SIGNED, context_windows, frame_window, intersection, overlap, shifted
+from strong_envs.core.spans import (
+    LEGACY,
+    SIGNED,
+    STOP,
+    context_windows,
+    frame_window,
+    intersection,
+    overlap,
+    shifted,
+)
 from strong_envs.temporal.compiled_stores import LANES, intrinsics
 from strong_envs.temporal.dynamics import outcome
 
@@ -176,8 +185,10 @@ def true_rows(
 
 
 def mask_rows(a: Any, b: Any, start: np.ndarray, end: np.ndarray, rules: Rules, mask: np.ndarray) -> None:
-    """Which actions move the spans from a to b: ``mask`` (A, B) int8."""
+    """Which actions move the spans from a to b: ``mask`` (A, B) int8, whose row of stop holds ones already."""
     for j in range(len(mask)):
+        if j == STOP:
+            continue
         shift_start, shift_end, row = rules.shift_start[j], rules.shift_end[j], mask[j]
         for i in range(a, b):
             _, _, valid = shifted(start[i], end[i], shift_start, shift_end, rules.total)
@@ -392,7 +403,10 @@ def observe_row(
     row[at] = np.float32(start) / np.float32(tables.total)
     row[at + 1] = np.float32(end) / np.float32(tables.total)
     at += 2
-    windows = context_windows(first, last, int(tables.reach[sample]), n)
+    span = (first, last)
+    windows: Any = (span, span, span, span, span)
+    if tables.context:
+        windows = context_windows(first, last, int(tables.reach[sample]), n)
     for w in range(5 if tables.context else 1):
         low, high = windows[w]
         mean_into(row, at, tables.prefix, centre, b, low, high, stream)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from strong_envs.temporal import compiled_kernels as c
-from strong_envs.temporal.compiled_buffers import INFO, BufferPool, StepBufferPool
+from strong_envs.temporal.compiled_buffers import BufferPool, StepBufferPool
 from strong_envs.temporal.compiled_tables import HostArrays
 from strong_envs.temporal.task import TemporalTask
 
@@ -67,9 +67,8 @@ class CompiledSteps:
         self.floats = np.zeros((c.STATE_ROWS[1], self.width), np.float64)
         self.flags = np.zeros((c.STATE_ROWS[2], self.width), np.bool_)
         self.everywhere = np.ones(count, np.bool_)
-        self.everywhere.flags.writeable = False  # every ``info`` shows it
-        shown: Any = torch.ones(count, dtype=torch.bool) if torch_output else self.everywhere
-        self.masks = {} if light else {f"_{name}": shown for name in INFO}
+        # Every ``info`` shows it; torch has no tensors that cannot be written.
+        self.everywhere.flags.writeable = torch_output
         self.parts, self.size = self.host.parts, self.host.size
         self._make_views()
 
@@ -80,7 +79,7 @@ class CompiledSteps:
         ints, floats = self.ints[:, :count], self.floats[:, :count]
         self.now = (ints[c.SAMPLE], floats[c.START], floats[c.END], ints[c.T])
         self.was = (ints[c.WAS_SAMPLE], floats[c.WAS_START], floats[c.WAS_END], ints[c.WAS_T])
-        self.handed = StepBufferPool(count, self.width, self.host.n_actions, not self.copy)
+        self.handed = StepBufferPool(self.width, self.host.n_actions, self.everywhere, not self.copy)
         self.shown, self.final = BufferPool(count, self.size), BufferPool(count, self.size)
         self.current: tuple[Any, np.ndarray, np.ndarray] | None = None
         self.views = {name: torch.from_numpy(getattr(self, kind)[row, :count]) for name, (kind, row) in _STATE.items()}
@@ -124,16 +123,14 @@ class CompiledSteps:
                 info["final_obs"] = out.final_obs.copy() if self.index else self._final(out.ended)
                 info["_final_obs"] = out.ended
                 if not self.light:
-                    info["final_info"] = {**out.final_info, **{f"_{name}": out.ended for name in out.final_info}}
-                    info["_final_info"] = out.ended
+                    info["final_info"], info["_final_info"] = out.final_info.copy(), out.ended
         if not self.light:
             info.update(out.info)
         observation = out.shown.copy() if self.index else self._show(self.now)
         if not self.torch:
-            info.update(self.masks)
             return observation, out.reward, out.terminated, out.truncated, info
         flags = (torch.from_numpy(flag) for flag in (out.reward, out.terminated, out.truncated))
-        return (_tensors(observation), *flags, {**_tensors(info), **self.masks})
+        return (_tensors(observation), *flags, _tensors(info))
 
     def reached(self) -> dict[str, Tensor]:
         """The states that the last move led to, before any automatic reset."""

@@ -29,6 +29,9 @@ from strong_envs.temporal.vector_env import TemporalMomentVectorEnv
 if TYPE_CHECKING:
     from strong_envs.rendering.viewer import Shot
 
+MASKS = 4096
+"""Masks of actions that an environment remembers by its windows; whole steps have 210."""
+
 __all__ = ["TemporalMomentEnv", "TemporalMomentVectorEnv", "check_spans", "make_task"]
 
 
@@ -164,6 +167,7 @@ class TemporalMomentEnv(ScalarEnv):
         self.before_episode: Callable[[Tensor], None] | None = None
         self._host = HostArrays(self.task)
         self._shifts = self._host.table.tolist()
+        self._masks: dict[tuple[float, float], np.ndarray] = {}
 
     @property
     def max_steps(self) -> int:
@@ -276,8 +280,13 @@ class TemporalMomentEnv(ScalarEnv):
 
     def _mask(self) -> np.ndarray:
         """`TemporalTask.action_mask` of the window, (A,) int8."""
-        (start, end), total, shifted = self._span, self._host.total, numbers().shifted
-        return np.array([shifted(start, end, low, high, total)[2] for low, high in self._shifts], np.int8)
+        mask = self._masks.get(self._span)
+        if mask is None:
+            (start, end), total, shifted = self._span, self._host.total, numbers().shifted
+            mask = np.array([shifted(start, end, low, high, total)[2] for low, high in self._shifts], np.int8)
+            if len(self._masks) < MASKS:
+                self._masks[self._span] = mask
+        return mask.copy()
 
     def _observation(self) -> Any:
         if self.observation == "index":
