@@ -38,4 +38,5 @@ __all__ = [
     "with_defaults",
 ]
 
-import_modules(__path__, f"{__name__}.")
+# The full name: a checkout on the search path offers this package as ``agents`` too.
+import_modules(__path__, "strong_envs.agents.")

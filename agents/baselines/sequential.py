@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.box_source import check_common, local_features
-from strong_envs.agents.ranges import check_fields, widths_of
+from strong_envs.agents.ranges import check_fields, check_value, hints_of, widths_of
 from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
 from strong_envs.agents.training.checkpoint import (
     check_widths,
@@ -122,13 +122,16 @@ class TemporalSystem(BaseSystem):
         **options: Any,
     ) -> tuple[Any, TemporalConfig]:
         """Arguments and environment of a preset with changes."""
-        if preset not in cls.PRESETS:
+        if not isinstance(preset, str) or preset not in cls.PRESETS:
             valid = sorted(cls.PRESETS)
             raise DataError(f"preset must be one of {valid}, got {preset!r}{nearest(str(preset), valid)}")
         check_common(seed, budget, boxes, box_margin)
         args, config = cls.PRESETS[preset]
         args = changed(args, options, "option")
         scaled = {name: max(int(getattr(args, name) * budget), 1) for name in cls.SCALED}
+        for name, value in (env or {}).items():
+            if name in CONFIG_NAMES:
+                check_value(name, value, hints_of(TemporalConfig)[name])
         config = changed(config, env or {}, "option of env", CONFIG_NAMES)
         check_fields(config)
         return replace(args, **scaled), config

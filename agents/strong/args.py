@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from strong_envs.agents.ranges import check_fields, check_value
+from strong_envs.agents.ranges import check_fields, check_value, hints_of
 from strong_envs.agents.strong.ddpg import DDPGArgs
 from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.agents.strong.full_feedback import FullFeedbackArgs
@@ -69,7 +69,7 @@ def changed_level(args: DDPGArgs, changes: Mapping[str, Any]) -> DDPGArgs:
             raise DataError(f"DDPG has no argument {name!r}{nearest(name, names)}; it has {sorted(names)}")
     values = {f.name: getattr(args, f.name) for f in fields(args)} | dict(changes)
     feedback = values["feedback"]
-    if feedback not in ALGORITHMS:
+    if not isinstance(feedback, str) or feedback not in ALGORITHMS:
         valid = tuple(ALGORITHMS)
         raise DataError(f"feedback must be one of {valid}, got {feedback!r}{nearest(str(feedback), valid)}")
     kind = ALGORITHMS[feedback]
@@ -247,6 +247,7 @@ def changed_args(args: StrongArgs, changes: Mapping[str, Any]) -> StrongArgs:
             for inner in value:
                 if inner not in known:
                     raise DataError(f"{name} has no argument {inner!r}{nearest(inner, known)}; it has {sorted(known)}")
+                check_value(inner, value[inner], hints_of(type(part))[inner])
             made[name] = replace(part, **value)
     return replace(args, **made)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from strong_envs.agents.overrides import check_settings, with_settings
 from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
-from strong_envs.benchmarks.execution.job import Job, Variant, finish, importable, importable_here, run_job, settings_of
+from strong_envs.benchmarks.execution.job import Job, Variant, finish, importable_here, run_job, settings_of
 from strong_envs.benchmarks.metrics.statistics import paired_test
 from strong_envs.benchmarks.results.collect import chosen_metrics, collect
 from strong_envs.benchmarks.results.files import write_json
@@ -58,11 +58,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace, number: int) -> int:
     """Run the command; exit codes as of ``run``."""
+    from strong_envs import agents
+
     apply_quick(args)
     importable_here()
     labels = [name.strip() for name in args.systems.split(",") if name.strip()]
     own = [label for label in [*labels, *args.agent] if ":" in label]
-    found = {label: registered(label, number) for label in labels} | {label: importable(label) for label in own}
+    found = {label: registered(label, number) for label in labels} | {label: agents.find(label).name for label in own}
     reasons = {label: "absent: no system of this name in this release" for label, name in found.items() if not name}
     with held_output(args) as out:
         notes = stand_ins(found, args)

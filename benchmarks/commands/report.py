@@ -22,11 +22,12 @@ from strong_envs.benchmarks.commands.converge import with_traces
 from strong_envs.benchmarks.commands.episode import bank_of, foremost, read_folder
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.metrics import breakdown
+from strong_envs.benchmarks.metrics.columns import legend_of
 from strong_envs.benchmarks.metrics.statistics import paired_test
 from strong_envs.benchmarks.results import figures
 from strong_envs.benchmarks.results.files import read_cell_file
 from strong_envs.benchmarks.results.html_episodes import episodes
-from strong_envs.benchmarks.results.tables import table_cells
+from strong_envs.benchmarks.results.tables import columns_of, table_cells
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.atomic import write_text
 from strong_envs.features.files.errors import check_output, os_errors, shown
@@ -108,12 +109,13 @@ def table_of(result: dict[str, Any]) -> dict[str, Any]:
         from strong_envs.benchmarks.commands.paper_tables import columns
 
         options = columns(result)
-    laid = table_cells(result["rows"], legend=True, **options)
+    laid = table_cells(result["rows"], **options)
     kinds = {row["system"]: "reference" if row.get("reference") else "system" for row in result["rows"]}
     return {
         "header": laid.header,
         "body": laid.body,
         "notes": laid.notes,
+        "legend": legend_of(columns_of(result["rows"])),
         "kinds": [kinds.get(line[0], "system") for line in laid.body],
         "descriptions": {row["system"]: row.get("description", "") for row in result["rows"]},
     }

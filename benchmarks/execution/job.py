@@ -85,9 +85,11 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def plain_variants(args: argparse.Namespace, names: Iterable[str]) -> list[Variant]:
-    """One variant a system, with the settings that it has."""
+    """One variant a system, with the settings that it has; an unknown system is refused."""
+    from strong_envs import agents
+
     importable_here()
-    names, settings = [importable(name) for name in names], settings_of(args)
+    names, settings = [agents.find(name).name for name in names], settings_of(args)
     check_settings(names, {k: v for k, v in settings.items() if k != "multi_scale"})
     return [Variant(name, name, with_settings(name, settings)) for name in names]
 
@@ -122,25 +124,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     known_columns([word.strip() for word in words if word.strip()], all_columns(thresholds))
 
 
-def importable(system: str) -> str:
-    """The name of a system that exists; a module of your own is imported to see.
-
-    Raises:
-        DataError: an unknown name, a module that fails on import or ends the process, or what cannot be called.
-    """
-    from strong_envs import agents
-
-    try:
-        factory = agents.find(system).factory
-    except DataError:
-        raise
-    except (Exception, SystemExit) as error:  # code of a user may fail in any way
-        raise DataError(f"cannot import the system {system!r}: {type(error).__name__}: {sentence(error)}") from error
-    if not callable(factory):
-        raise DataError(f"the system {system!r} must be a class or a function, got {type(factory).__name__}")
-    return system
-
-
 def importable_here() -> None:
     """Let ``my_module:MyAgent`` be a file of the current directory, in this process and in the workers."""
     try:
@@ -162,7 +145,7 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
     began, thresholds = time.perf_counter(), thresholds_of(args)
     importable_here()
     for variant in variants:
-        importable(variant.system)
+        agents.find(variant.system)
     store = features.open_store(args.features)
     train, test = (features.load(args.features, split) for split in (args.train, args.test))
     cells: dict[str, list[Cell]] = {}

@@ -81,7 +81,7 @@ class PCA:
     @classmethod
     def from_json(cls, data: dict) -> PCA:
         """The inverse of `as_json`; raises `DataError` on anything else."""
-        found = as_type(data, _Stored, "the reduction of channels")
+        found = as_type(data, _Stored, "this is not the description of a reduction of channels")
         try:
             mean = _decode(found.mean, (found.source_dim,))
             components = _decode(found.components, (found.dim, found.source_dim))

@@ -84,7 +84,7 @@ def test_run_writes_everything_and_resumes(ragged_store, tmp_path, capsys):
 def test_an_outsiders_agent_gets_its_row(ragged_store, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "import torch\n"
-        "from agents import Prediction\n"
+        "from strong_envs.agents import Prediction\n"
         "class Half:\n"
         "    'the first half of every video'\n"
         "    history = []\n"

@@ -197,6 +197,8 @@ def test_the_page_works_in_a_browser_by_keyboard_alone(page, finished, browser, 
     # Nothing from outside; what else was asked for is inside the page.
     assert all(address.startswith(("data:", "blob:")) for address in browser.requests[1:])
     assert browser.run("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    legend = browser.run("[...$('columns').children].map(item => item.textContent)")
+    assert any(line.startswith("Acc@m: ") for line in legend)
     rows = json.loads((finished / "results.json").read_text())["rows"]
     assert browser.run("[...$('results').tBodies[0].rows].map(r => r.cells[0].textContent)") == [
         row["system"] for row in rows
