@@ -193,7 +193,10 @@ def _flushed(stream: TextIO | None) -> Iterator[None]:
 
 
 def _print_anything() -> None:
-    """Let both streams escape what their encoding does not have, instead of failing."""
+    """Let both streams escape what their encoding does not have, and lead somewhere where they are closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -98,6 +98,16 @@ def test_a_closed_pipe_ends_in_silence(words, code):
     assert done.returncode == code and done.stderr == b""
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes the streams")
+def test_closed_streams_are_written_to_in_vain():
+    words = [sys.executable, "-m", "strong_envs", "references", "shapes-v0", "--draws", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for closed in ("2>&-", ">&-", "<&-"):
+        command = ["sh", "-c", f'"$@" {closed}', "sh", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, (closed, done.stderr)
+
+
 def test_text_that_the_terminal_cannot_show_is_escaped(tmp_path):
     done = call("references", "shapes-v0", "--draws", "1", env={"PYTHONIOENCODING": "ascii", "COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
