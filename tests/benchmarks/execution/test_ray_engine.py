@@ -77,7 +77,7 @@ def test_a_lost_worker_is_made_good_and_a_failure_stays_alone(engine, ragged_sto
     outcome = engine.run_matrix_on_ray(todo, tmp_path / "cells", 2, show=False)
     assert (tmp_path / "died").exists()
     assert list(outcome.results) == [todo[0].key]
-    assert outcome.failed == {todo[1].key: "OSError: no"}
+    assert outcome.failed == {todo[1].key: "the system 'mortal_agents:Fails' cannot be made: OSError: no"}
     assert not (tmp_path / "cells" / f"{todo[1].key}.json").exists()
 
 
