@@ -64,8 +64,8 @@ class Protocol:
         iou: ``"clamped"``, ``"signed"`` or ``"legacy"`` (`benchmarks.metrics.definitions.temporal_iou`).
         comparison: comparison operator for Acc@m and R@n.
         thresholds: the m of Acc@m and R@n.
-        steps: most moves of an episode, T; None where there are none.
-        z_e: half the number of steps that make a video; None where there are none.
+        steps: most moves of an episode, T; None where it has none.
+        z_e: half the number of steps that make a video; None where it has none.
         step_scale: steps of a plain move.
         multi_scale: whether there are finer and coarser moves as well.
         invalid: what an invalid move does.

@@ -49,7 +49,7 @@ class _Running:
 
 
 class TimeLeft:
-    """Told about each event of a matrix, says how many seconds are left.
+    """Estimates from the events of a matrix how many seconds are left.
 
     Args:
         cells: all cells of the matrix, in the order in which they will start.

@@ -290,14 +290,14 @@ def encode_sentences(
     encoder = load_text(options.text, options.device, options.text_weights)
     vectors = encoder.encode([q.text for q in queries])
     trained = {word for q in queries if q.split == "train" for word in sentence_key(q.text).split()}
-    told: set[tuple[str, str]] = set()
+    named: set[tuple[str, str]] = set()
     for query, vector in zip(queries, vectors, strict=True):
         if not vector.any():
             report.add("the text encoder knows no word of a query", "doubtful", f"{query.qid}: {query.text!r}")
         if trained and query.split != "train":
             for word in sentence_key(query.text).split():
-                if word not in trained and (query.split, word) not in told:
-                    told.add((query.split, word))
+                if word not in trained and (query.split, word) not in named:
+                    named.add((query.split, word))
                     kind = f"a word of the {query.split} part that no training sentence uses"
                     report.add(kind, "doubtful", word)
     return vectors, {**encoder.describe(), "dim": int(vectors.shape[1])}

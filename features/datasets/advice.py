@@ -109,7 +109,7 @@ ADVICE = {
     "a clip is not among the encoded": "Delete the encoded clips (--encoded) to encode all again, or nothing to do.",
     "a clip is there twice": "One of them is used. Nothing to do.",
     "a clip has no source": "Name its source (source_id), so that clips of one source stay in one part.",
-    "no group can be told": "Give --groups REGEX where several clips come from one source.",
+    "a file's name holds no group": "Give --groups REGEX where several clips come from one source.",
     "a clip has no usable caption": "It is shown without a query. Add a caption, or remove the row.",
     "a clip has lost all its sentences": "It is shown without a query. Give its part sentences of its own.",
     "a clip has no part": "Name its part, or remove the parts of all clips.",

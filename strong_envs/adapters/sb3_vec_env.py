@@ -52,8 +52,8 @@ class VectorAdapter(VecEnv):
         for i in np.flatnonzero(done):
             final = info["final_obs"]
             one = {name: part[i] for name, part in final.items()} if isinstance(final, dict) else final[i]
-            told = {name: part for name, part in info.get("final_info", {}).items() if not name.startswith("_")}
-            infos[i] = {**infos[i], **{name: part[i] for name, part in told.items()}}
+            details = {name: part for name, part in info.get("final_info", {}).items() if not name.startswith("_")}
+            infos[i] = {**infos[i], **{name: part[i] for name, part in details.items()}}
             infos[i]["terminal_observation"] = own(one)
             infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
             stats = info["episode"]

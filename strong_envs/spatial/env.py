@@ -176,8 +176,8 @@ class SpatialTrackEnv(ScalarEnv):
         observation, reward, terminated, truncated, info = self._one.step(np.array([int(action)]))
         self.last_reward = float(reward[0])
         self.path.append((frame, boxes.corners(self.track.placed)[0].tolist()))
-        shown, told = self._finish(observation, info)
-        return shown, self.last_reward, bool(terminated[0]), bool(truncated[0]), told
+        shown, details = self._finish(observation, info)
+        return shown, self.last_reward, bool(terminated[0]), bool(truncated[0]), details
 
     def action_masks(self) -> np.ndarray:
         """(A,) bool: which actions change the box now, or stop; what MaskablePPO reads."""
@@ -212,9 +212,9 @@ class SpatialTrackEnv(ScalarEnv):
     def _finish(self, observation: Any, info: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if self.render_mode == "human":
             self.render()
-        told = row_of(info, 0)
+        details = row_of(info, 0)
         if self.info_mode == "full":
-            told["path"] = list(self.path)
+            details["path"] = list(self.path)
         if isinstance(observation, dict):
-            return {name: np.array(part[0]) for name, part in observation.items()}, told
-        return np.array(observation[0]), told
+            return {name: np.array(part[0]) for name, part in observation.items()}, details
+        return np.array(observation[0]), details

@@ -328,8 +328,8 @@ class TemporalOneShotEnv(ScalarEnv):
         # float32, as the space declares
         observation, reward, *_, info = self._one.step(ends[None].astype(np.float32))
         self._ready, self._answer, self.last_reward = False, True, float(reward[0])
-        shown_now, told = self._finish(observation, info)
-        return shown_now, self.last_reward, True, False, told
+        shown_now, details = self._finish(observation, info)
+        return shown_now, self.last_reward, True, False, details
 
     def action_masks(self) -> np.ndarray:
         """(2,) bool, all True: every window may be named."""

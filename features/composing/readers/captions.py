@@ -184,7 +184,7 @@ def _pick(row: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _text_id(value: object) -> str | None:
-    """An id as text: numbers become text, other things are none."""
+    """An id as text: numbers become text, other values give None."""
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):

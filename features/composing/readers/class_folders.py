@@ -69,7 +69,7 @@ def read_class_folders(
         clip_id, label = inner.with_suffix("").as_posix(), folders[-1]
         group = group_of(name, label, pattern)
         if group is None:
-            report.add("no group can be told from a file's name; the clip is a group of its own", "doubtful", name)
+            report.add("a file's name holds no group; the clip is a group of its own", "doubtful", name)
         about = about_label(label)
         person = next((tracks[k] for k in (clip_id, place.stem) if k in tracks), None)
         clips.append(
