@@ -101,7 +101,7 @@ from pathlib import Path
 from strong_envs import agents
 
 class Watched:
-    'trl, which writes down where each of its trainings began'
+    'trl, which writes down where each training began; a first attempt waits half way for the file GO'
     def __init__(self, bank, seed=0, budget=1.0):
         self.seed = seed
         self.inner = agents.make('trl', bank, seed=seed, budget=budget, temporal={{'num_envs': 16, 'batch': 8}})
@@ -117,6 +117,10 @@ class Watched:
                     log.write(f'{{self.seed}} {{done}}\\n')
             report(stage, done, total, scalars)
             time.sleep(0.2)
+            waited = 0
+            while begun[0] == 0 and done >= total / 2 and not Path({go!r}).exists() and waited < 120:
+                time.sleep(0.1)
+                waited += 0.1
         self.inner.fit(slowly, evaluate, checkpoint=checkpoint)
         return self
     def predict(self, bank):
@@ -132,16 +136,18 @@ def same_numbers(one: dict, other: dict) -> bool:
 @pytest.fixture
 def watched(tmp_path, monkeypatch, ragged_store):
     """Cells of a slow agent, what a local run gives, and the file with the places where trainings began."""
-    log = tmp_path / "began"
-    (tmp_path / "watched_of_a_test.py").write_text(WATCHED.format(log=str(log)))
+    log, go = tmp_path / "began", tmp_path / "go"
+    (tmp_path / "watched_of_a_test.py").write_text(WATCHED.format(log=str(log), go=str(go)))
     monkeypatch.syspath_prepend(str(tmp_path))
     path = os.pathsep.join([str(tmp_path), *(os.path.abspath(entry) for entry in sys.path)])
     monkeypatch.setenv("PYTHONPATH", path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     todo = [cell(ragged_store, "watched_of_a_test:Watched", seed, 0.0005) for seed in (0, 1, 2)]
+    go.touch()
     local = run_matrix(todo, tmp_path / "local", 2, show=False)
     assert len(local.results) == 3
     log.unlink()
+    go.unlink()
     return todo, local, log
 
 
@@ -154,6 +160,8 @@ def test_a_node_lost_in_the_middle_loses_no_cell_and_changes_no_number(engine, w
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
+    # Ray connects a driver to any node of its machine; what is kept lies there, so that the other node is lost.
+    far = next(node for node in nodes if node.node_id != ray.get_runtime_context().get_node_id())
     folder, lost = tmp_path / "ray", []
 
     def lose() -> None:
@@ -162,7 +170,8 @@ def test_a_node_lost_in_the_middle_loses_no_cell_and_changes_no_number(engine, w
         while len(list(folder.glob("*.checkpoint.safetensors"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         lost.extend(path.name for path in folder.glob("*.checkpoint.safetensors"))
-        cluster.remove_node(nodes[1], allow_graceful=False)
+        cluster.remove_node(far, allow_graceful=False)
+        (tmp_path / "go").touch()
 
     try:
         thread = threading.Thread(target=lose, daemon=True)
