@@ -140,7 +140,7 @@ class Decoder:
             self._ahead = max(stamp - self._first, before)
             self.uneven = self.uneven or abs((self._ahead - before) * self.fps - 1.0) > 0.5
         else:
-            # A stamp given twice is the same time; where none ever differs there are none, and the rate counts.
+            # A repeated stamp is the same time. Stamps that never differ are ignored in favour of the rate.
             self._ahead = before if self._stamped else before + 1.0 / self.fps
 
     def _end(self) -> float:

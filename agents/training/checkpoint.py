@@ -172,7 +172,7 @@ def check_inputs(about: dict[str, Any], path: str | os.PathLike) -> Inputs:
     """The ``inputs`` of the header of a saved system.
 
     Raises:
-        DataError: there are none, a field is of another type, or a size is out of bounds.
+        DataError: the header holds no values, a field is of another type, or a size is out of bounds.
     """
     if "inputs" not in about:
         raise DataError(f"{shown(path)} does not name the features it takes: it was saved by another release")

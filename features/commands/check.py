@@ -275,7 +275,7 @@ def _digests(store: FeatureStore) -> dict[str, bytes]:
 
 
 def _clips(path: Path) -> Item | None:
-    """Trimmed clips in class folders or in a list, with the command that composes them; None where there are none."""
+    """Trimmed clips in class folders or in a list, with the command that composes them; None for other paths."""
     try:
         facts = describe(path)
     except DataError as error:

@@ -247,7 +247,7 @@ def write_video(path: str | os.PathLike, pictures: Sequence[np.ndarray], fps: fl
         for picture in pictures:
             writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         writer.release()
-        # OpenCV says nothing of a full disk.
+        # OpenCV reports no error when the disk is full.
         reader = cv2.VideoCapture(str(staging))
         written = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
         reader.release()
