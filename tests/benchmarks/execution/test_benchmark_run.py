@@ -36,7 +36,7 @@ def test_a_failing_cell_is_named_and_the_others_finish(ragged_store, tmp_path, m
     todo = [cell(ragged_store, "outsider:Broken"), cell(ragged_store)]
     outcome = run_matrix(todo, tmp_path / "cells", 1, show=False)
     assert list(outcome.results) == [todo[1].key]
-    assert outcome.failed == {todo[0].key: "OSError: no"}
+    assert outcome.failed == {todo[0].key: "the system 'outsider:Broken' cannot be made: OSError: no"}
 
 
 def test_the_key_changes_with_what_the_numbers_depend_on(ragged_store):

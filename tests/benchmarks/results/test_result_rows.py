@@ -96,8 +96,9 @@ def test_failed_runs_are_in_the_table_with_their_reason(ragged_store, tmp_path, 
     assert main([*arguments, "--metrics", "mIoU,dR@1 IoU=.5"]) == 1
     text = (tmp_path / "out" / "table.md").read_text()
     assert text.startswith("| system | seeds | mIoU | dR@1 IoU=.5 |")
-    assert f"{names[1]}: failed: ValueError: not today" in text
-    assert f"{names[0]}: 1 of 2 runs failed: OSError: no luck with 1." in text
+    cannot = "the system '{}' cannot be made: {}"
+    assert f"{names[1]}: failed: {cannot.format(names[1], 'ValueError: not today')}" in text
+    assert f"{names[0]}: 1 of 2 runs failed: {cannot.format(names[0], 'OSError: no luck with 1')}." in text
     # The intervals of a single run that is left carry the caveat of one seed.
     assert f"{names[0]}: 1 seed: the interval covers the choice of queries only" in text
     rows = {row["system"]: row for row in json.loads((tmp_path / "out" / "results.json").read_text())["rows"]}
