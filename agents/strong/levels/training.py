@@ -12,15 +12,14 @@ import msgspec
 import torch
 from torch import Tensor
 
-from strong_envs.agents.strong.ddpg import DDPG
-from strong_envs.agents.strong.full_feedback import FullFeedback
+from strong_envs.agents.strong.levels.full_feedback import FullFeedback
 from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import Training, UpdateListener, Values, run, split
 from strong_envs.agents.training.replay import IndexReplay
 
 if TYPE_CHECKING:
-    from strong_envs.agents.strong.ddpg import LevelEnv
+    from strong_envs.agents.strong.levels.level import Level, LevelEnv
 
 
 class Counters(msgspec.Struct):
@@ -33,7 +32,7 @@ class Counters(msgspec.Struct):
 
 
 def train(
-    agent: DDPG,
+    agent: Level,
     env: LevelEnv,
     *,
     steps: int | None = None,
@@ -41,7 +40,7 @@ def train(
     every: int = 20,
     stage: str = "training",
     session: UpdateListener | None = None,
-) -> DDPG:
+) -> Level:
     """Train on a vector environment with index observations and torch output.
 
     Args:
@@ -69,12 +68,14 @@ def train(
 class _LevelTraining:
     """The part that both trainings of a level share: log, checks, and the monitor."""
 
-    def __init__(self, agent: DDPG, env: LevelEnv, steps: int, stage: str) -> None:
+    def __init__(self, agent: Level, env: LevelEnv, steps: int, stage: str) -> None:
         self.agent, self.env, self.total, self.stage = agent, env, steps, stage
         self.done = self.iteration = 0
         self.log: dict[str, Tensor] = {}
         self.states: dict[str, Tensor] = {}
-        self.monitor = TrainingMonitor(stage, steps, agent.n_actions, agent.args.objective == "distil")
+        # A value-based agent has no policy that could collapse.
+        objective = getattr(agent.args, "objective", None)
+        self.monitor = TrainingMonitor(stage, steps, agent.n_actions if objective else 0, objective == "distil")
 
     def check(self) -> None:
         self.monitor.finite(self.done, {name: float(value) for name, value in self.log.items()})
@@ -82,7 +83,8 @@ class _LevelTraining:
     def _greedy(self) -> Tensor:
         """Greedy actions in the states of the last update, which the monitor checks."""
         action = self.agent.act(self.env.observe_state(self.states))
-        self.monitor.alive(self.done, float(self.log["entropy"]), len(action.unique()))
+        if "entropy" in self.log:
+            self.monitor.alive(self.done, float(self.log["entropy"]), len(action.unique()))
         return action
 
 
@@ -96,7 +98,7 @@ class ReplayTraining(_LevelTraining):
         stage: name for messages.
     """
 
-    def __init__(self, agent: DDPG, env: LevelEnv, steps: int, stage: str = "training") -> None:
+    def __init__(self, agent: Level, env: LevelEnv, steps: int, stage: str = "training") -> None:
         super().__init__(agent, env, steps, stage)
         self.replay = IndexReplay(agent.args.capacity, env.device)
         # Taken anew in every training: between the turns of STRONG the boxes change, and with them the scale of
@@ -147,7 +149,7 @@ class ReplayTraining(_LevelTraining):
         if not self.fitted:
             self.seen.append(env.observe_state(state))
             if self.done >= min(args.warmup, self.total // 2):
-                agent.inputs.fit({name: torch.cat([o[name] for o in self.seen]) for name in self.seen[0]})
+                agent.fit_inputs({name: torch.cat([o[name] for o in self.seen]) for name in self.seen[0]})
                 self.fitted, self.seen = True, []
             return False
         if "episode" in info:
@@ -213,7 +215,7 @@ class ReplayTraining(_LevelTraining):
 class UniformTraining(_LevelTraining):
     """Training on states drawn afresh; "return" is then the mean reward of the greedy move, and steps are states."""
 
-    def __init__(self, agent: DDPG, env: LevelEnv, steps: int, stage: str = "training") -> None:
+    def __init__(self, agent: Level, env: LevelEnv, steps: int, stage: str = "training") -> None:
         super().__init__(agent, env, steps, stage)
         self.count = max(steps // agent.args.batch, 1)
         self.started = False
@@ -232,7 +234,7 @@ class UniformTraining(_LevelTraining):
         agent, task, batch = self.agent, self.env.task, self.agent.args.batch
         if not self.started:
             first = task.random_states(max(agent.args.warmup, batch), agent.generator)
-            agent.inputs.fit(self.env.observe_state(first))
+            agent.fit_inputs(self.env.observe_state(first))
             self.started = True
         agent.set_progress(self.iteration / self.count)
         self.states = task.random_states(batch, agent.generator)
