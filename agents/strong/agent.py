@@ -400,7 +400,12 @@ class Strong(BaseSystem):
         staged = _staged(report, stage, steps)
         if isinstance(self.temporal, DQN) and self.temporal.attention is not None:
             boxes = task.local.boxes
-            run(CellAttentionTraining(self.temporal, task, steps, stage, boxes, self.args.random_boxes), staged, 1, session)
+            run(
+                CellAttentionTraining(self.temporal, task, steps, stage, boxes, self.args.random_boxes),
+                staged,
+                1,
+                session,
+            )
             # The attention has changed, and with it f_o.
             self.task = self._temporal_task(self.bank, "frame" if boxes is None else boxes)
             return
@@ -497,7 +502,9 @@ def make_level(
 def packed_boxes(local: LocalFeatures) -> Tensor:
     """Corners (R, 4) in every frame of each sample of a source that has boxes; the whole frame where there is none."""
     if local.boxes is None:
-        raise DataError(f"attention='cells' looks inside boxes, and boxes={local.source!r} has none; use attention='none'")
+        raise DataError(
+            f"attention='cells' looks inside boxes, and boxes={local.source!r} has none; use attention='none'"
+        )
     whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=local.boxes.device)
     return torch.where(local.boxes.isnan().any(-1, keepdim=True), whole, local.boxes)
 

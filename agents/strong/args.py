@@ -97,8 +97,12 @@ def changed_level(args: LevelArgs, changes: Mapping[str, Any]) -> LevelArgs:
         if name not in names:
             owners = [other for other, its in ALGORITHMS.items() if name in (f.name for f in fields(its))]
             if owners:
-                raise DataError(f"{name} is an argument of algorithm={' and '.join(map(repr, owners))}, not {algorithm!r}")
-            raise DataError(f"algorithm={algorithm!r} has no argument {name!r}{nearest(name, names)}; it has {sorted(names)}")
+                raise DataError(
+                    f"{name} is an argument of algorithm={' and '.join(map(repr, owners))}, not {algorithm!r}"
+                )
+            raise DataError(
+                f"algorithm={algorithm!r} has no argument {name!r}{nearest(name, names)}; it has {sorted(names)}"
+            )
     if kind is not type(args):
         args = kind(steps=args.steps, stop=args.stop, seed=args.seed)
     return replace(args, **changes)
@@ -178,7 +182,9 @@ class StrongArgs:
                 "'all rewards', and the others do not"
             )
         if self.attention == "cells" and self.temporal.algorithm != "dqn":
-            raise DataError(f"attention='cells' needs algorithm='dqn' of the temporal level, got {self.temporal.algorithm!r}")
+            raise DataError(
+                f"attention='cells' needs algorithm='dqn' of the temporal level, got {self.temporal.algorithm!r}"
+            )
         if self.needs_attention_boxes and self.learns_from == "own rewards" and self.attention != "cells":
             raise DataError(
                 f"boxes={self.boxes!r} follow an attention; with learns_from='own rewards' it must be "

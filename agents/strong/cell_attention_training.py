@@ -181,9 +181,7 @@ class CellAttentionTraining:
     def _play(self, samples: Tensor) -> int:
         """Play an episode of each sample by the values, epsilon-greedily; returns the number of steps."""
         task, agent, epsilon = self.task, self.agent, self.epsilon
-        seen = torch.cat(
-            [self.attention(*self._cells(part), self._inside(part))[0] for part in samples.split(128)]
-        )
+        seen = torch.cat([self.attention(*self._cells(part), self._inside(part))[0] for part in samples.split(128)])
         start, end = task.initial(samples)
         live = torch.ones_like(samples, dtype=torch.bool)
         t, iou, gained = torch.zeros_like(samples), task.iou(samples, start, end), torch.zeros_like(start)
@@ -234,7 +232,9 @@ class CellAttentionTraining:
             after = observe_stretches(task, seen.detach(), samples, batch["next_start"], batch["next_end"])
             by_target = observe_stretches(task, target, samples, batch["next_start"], batch["next_end"])
         flat = {name: batch[name].flatten() for name in ("action", "reward", "terminated")}
-        self.log = agent.learn(before, after, by_target, flat["action"].to(torch.int64), flat["reward"], flat["terminated"])
+        self.log = agent.learn(
+            before, after, by_target, flat["action"].to(torch.int64), flat["reward"], flat["terminated"]
+        )
 
     def state_dict(self) -> tuple[dict[str, Tensor], Values]:
         """Replay, generator and counters."""

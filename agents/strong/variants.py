@@ -82,8 +82,12 @@ _register(
     frame_scores=True,
     frame_attention={"change": 0.05},
 )
-_register("strong (paper)", "STRONG to the letter of the paper: DDPG, Eq. 11, plain networks", "tracked", preset="paper")
-_register("attention boxes", "STRONG without the tracker: in every frame the box around the attention's peak", "attention")
+_register(
+    "strong (paper)", "STRONG to the letter of the paper: DDPG, Eq. 11, plain networks", "tracked", preset="paper"
+)
+_register(
+    "attention boxes", "STRONG without the tracker: in every frame the box around the attention's peak", "attention"
+)
 _register("static attention box", "the same with one box for the whole video, the median of these", "static_attention")
 _register("GT static box", "temporal level on one box around the GT boxes of the moment (upper bound)", "static")
 _register("GT boxes", "temporal level on the GT boxes (upper bound)", "truth", box_margin=0.05)

@@ -136,7 +136,9 @@ class MatchingInputs(nn.Module):
         # A whole frame may be a vector of another length than a cell of its grid.
         self.apart = [name for name in self.windows if shapes[name][0] % self.dim]
         self.apart_scale = nn.ModuleDict({name: Scale(shapes[name][0]) for name in self.apart})
-        self.apart_match = nn.ModuleDict({name: Matching(shapes[name][0], query, width, dropout) for name in self.apart})
+        self.apart_match = nn.ModuleDict(
+            {name: Matching(shapes[name][0], query, width, dropout) for name in self.apart}
+        )
         self.rest = nn.ModuleDict({name: Scale(torch.Size(shapes[name]).numel()) for name in self.other})
         count = sum(1 if name in self.apart else shapes[name][0] // self.dim for name in self.windows)
         self.size = count * width + sum(torch.Size(shapes[name]).numel() for name in self.other)
@@ -166,7 +168,9 @@ class MatchingInputs(nn.Module):
         seen = torch.cat(matched, 1)
         seen = torch.cat((seen[:, :1], seen[:, 1:] - seen[:, :1]), 1)
         rest = [
-            torch.zeros_like(observation[name]) if name in self.hidden else self.rest[name](observation[name].flatten(1))
+            torch.zeros_like(observation[name])
+            if name in self.hidden
+            else self.rest[name](observation[name].flatten(1))
             for name in self.other
         ]
         if "local" in self.hidden or "inside" in self.hidden:
