@@ -185,6 +185,13 @@ class StrongArgs:
             raise DataError(
                 f"attention='cells' needs algorithm='dqn' of the temporal level, got {self.temporal.algorithm!r}"
             )
+        if self.attention == "cells" and (
+            self.temporal_env.time_in_observation or self.temporal_env.global_scope != "video"
+        ):
+            raise DataError(
+                "attention='cells' needs time_in_observation=False and global_scope='video' of temporal_env, got "
+                f"{self.temporal_env.time_in_observation} and {self.temporal_env.global_scope!r}"
+            )
         if self.needs_attention_boxes and self.learns_from == "own rewards" and self.attention != "cells":
             raise DataError(
                 f"boxes={self.boxes!r} follow an attention; with learns_from='own rewards' it must be "
@@ -343,7 +350,7 @@ def system_args(
 
 
 def stored_args(raw: Mapping[str, Any]) -> StrongArgs:
-    """The arguments of a saved system from the ``args`` of its header, those of earlier releases included.
+    """The arguments of a saved system from the ``args`` of its header; those that are absent take their defaults.
 
     Raises:
         DataError: arguments that this release does not know.

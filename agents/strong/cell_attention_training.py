@@ -1,8 +1,8 @@
 """Training of a value-based temporal level and of the attention inside it, from the rewards of its own episodes.
 
 Episodes are played with fixed weights, the attention of each query being computed once; then the networks are updated.
-An update takes several moves of each of a few queries: one pass of the attention, by far the most expensive part, serves
-all moves of its query. 192 moves of 24 queries take a quarter of the time of 96 moves of as many queries.
+An update takes several moves of each of a few queries: one pass of the attention, by far the most expensive part,
+serves all moves of its query. 192 moves of 24 queries take a quarter of the time of 96 moves of as many queries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import Values, split
 from strong_envs.features.bank.pooling import box_weights
-from strong_envs.temporal.task import TemporalTask
+from strong_envs.temporal.task import TemporalTask, random_windows
 
 WARMUP = 2
 """Rounds of episodes before the first update."""
@@ -143,6 +143,8 @@ class CellAttentionTraining:
 
     def advance(self) -> bool:
         """Play episodes, then make the updates that their steps pay for."""
+        if not self.iteration:
+            self._fit_inputs()
         samples = self._next_samples()
         self.done += self._play(samples)
         self.iteration += 1
@@ -154,6 +156,14 @@ class CellAttentionTraining:
             self._update()
             self.updates += 1
         return True
+
+    def _fit_inputs(self) -> None:
+        """Take the scale of the inputs from random windows of the first queries."""
+        task, settings = self.task, self.settings
+        samples = self.order[: settings.episodes].to(task.bank.device)
+        shape = len(samples), settings.moves
+        start, end = (x.to(samples.device) for x in random_windows(shape, task.config.total, self.generator))
+        self.agent.fit_inputs(observe_stretches(task, self._attended(samples), samples, start, end))
 
     def _next_samples(self) -> Tensor:
         """The next queries in a fixed random order, so that each is played equally often: all different."""
@@ -178,11 +188,21 @@ class CellAttentionTraining:
         return box_weights(corners, height, width)
 
     @torch.no_grad()
+    def _attended(self, samples: Tensor) -> Tensor:
+        """Attended features of the stretches of samples (B,): (B, M, C)."""
+        return torch.cat([self.attention(*self._cells(part), self._inside(part))[0] for part in samples.split(128)])
+
+    @torch.no_grad()
     def _play(self, samples: Tensor) -> int:
         """Play an episode of each sample by the values, epsilon-greedily; returns the number of steps."""
         task, agent, epsilon = self.task, self.agent, self.epsilon
-        seen = torch.cat([self.attention(*self._cells(part), self._inside(part))[0] for part in samples.split(128)])
-        start, end = task.initial(samples)
+        seen = self._attended(samples)
+        if task.config.start == "initial":
+            start, end = task.initial(samples)
+        else:
+            start, end = (
+                x.to(samples.device) for x in random_windows(samples.shape, task.config.total, self.generator)
+            )
         live = torch.ones_like(samples, dtype=torch.bool)
         t, iou, gained = torch.zeros_like(samples), task.iou(samples, start, end), torch.zeros_like(start)
         steps = torch.zeros((), dtype=torch.int64, device=samples.device)

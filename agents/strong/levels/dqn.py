@@ -129,7 +129,9 @@ class DQN(Level):
             before: observations before the moves; gradients flow through them into an attention.
             after: those after the moves, in which the online network chooses.
             after_by_target: the same as the target's attention sees them.
-            action, reward, terminated: (B,) of the moves.
+            action: (B,) int64, the moves.
+            reward: (B,) what they paid.
+            terminated: (B,) whether they ended the episode.
         """
         with torch.no_grad():
             best = self.q_values(after).argmax(-1, keepdim=True)

@@ -60,7 +60,7 @@ class LevelArgs:
     tau: float = 0.02
     """Share of the source that enters the targets in each update (Eq. 9)."""
     stop: int = spans.STOP
-    """The action that ends an episode; exploration does not draw it."""
+    """The action that ends an episode; the exploration of `agents.strong.levels.training` does not draw it."""
     epsilon_start: float = 1.0
     epsilon_end: float = 0.1
     epsilon_share: float = 0.5
