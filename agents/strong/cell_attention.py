@@ -36,7 +36,7 @@ class CellAttentionArgs:
 
     stretches: int = 20
     """Equal stretches of each video in training."""
-    hidden: int = 32
+    hidden: int = 64
     """Width of the score."""
     dropout: float = 0.0
     """Share of cells' features and of the query that is dropped in training."""
@@ -46,7 +46,7 @@ class CellAttentionArgs:
     """Moves of each of these queries in an update; they share one pass of the attention."""
     episodes: int = 256
     """Episodes that are played between updates."""
-    steps_per_update: int = 80
+    steps_per_update: int = 128
     """Environment steps for each update."""
     slots: int = 64
     """Moves of a query in the replay."""

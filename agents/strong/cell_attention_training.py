@@ -172,7 +172,9 @@ class CellAttentionTraining:
             return
         start, end = random_windows((len(samples), 1), self.task.config.total, self.generator)
         seen = self.maps[self.task.bank.video[samples]].to(torch.float32).mean(2)
-        self.agent.fit_inputs(observe_stretches(self.task, seen, samples, start.to(samples.device), end.to(samples.device)))
+        self.agent.fit_inputs(
+            observe_stretches(self.task, seen, samples, start.to(samples.device), end.to(samples.device))
+        )
         self.agent.fit_rewards(self.replay.rewards(samples))
 
     def _next_samples(self) -> Tensor:
@@ -203,7 +205,9 @@ class CellAttentionTraining:
         task, agent, epsilon = self.task, self.agent, self.epsilon
         seen = torch.cat([self.attention(*self._cells(part), self._inside(part))[0] for part in samples.split(128)])
         if task.config.start == "random":
-            start, end = (x.to(samples.device) for x in random_windows((len(samples),), task.config.total, self.generator))
+            start, end = (
+                x.to(samples.device) for x in random_windows((len(samples),), task.config.total, self.generator)
+            )
         else:
             start, end = task.initial(samples)
         live = torch.ones_like(samples, dtype=torch.bool)

@@ -78,9 +78,7 @@ def _other_objects(bank: FeatureBank, true: Tensor, rows: Tensor) -> tuple[Tenso
     return boxes, usable
 
 
-def _empty_places(
-    bank: FeatureBank, true: Tensor, rows: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _empty_places(bank: FeatureBank, true: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Boxes (R, 4) of the object's size where no object of a query is, and for which queries (S,) there is a place."""
     boxes, usable = true.clone(), torch.zeros(len(bank), dtype=torch.bool, device=bank.device)
     for samples in _by_video(bank):

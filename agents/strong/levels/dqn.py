@@ -34,8 +34,8 @@ class DQNArgs(LevelArgs):
     network: str = "matching"
     hidden: tuple[int, ...] = (128,)
     """Layers after the match."""
-    lr: float = 3e-3
-    weight_decay: float = 0.03
+    lr: float = 8e-3
+    weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of a gradient; 0 does not clip."""
 
