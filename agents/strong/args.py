@@ -126,9 +126,9 @@ class StrongArgs:
     """Hide every visual part of the observation."""
     rounds: int = 3
     """Turns of spatial and temporal training, after the pre-training of the temporal level."""
-    pretrain_steps: int = 400_000
+    pretrain_steps: int = 800_000
     spatial_steps: int = 60_000
-    temporal_steps: int = 100_000
+    temporal_steps: int = 160_000
     """Steps of the temporal level in a turn, on average over the turns."""
     ramp: float = 1.0
     """Factor by which each turn trains the temporal level longer than the one before; the sum over the turns stays."""
@@ -144,7 +144,7 @@ class StrongArgs:
     it has an attention over cells, else a random one."""
     box_margin: float = 0.0
     """Added around every box, in fractions of the frame."""
-    temporal: LevelArgs = field(default_factory=lambda: level_args(gamma=0.5))
+    temporal: LevelArgs = field(default_factory=lambda: level_args())
     select: str = "last"
     """Result of an episode: ``"last"``, the window after the last move, or ``"value"``, the window of its path in which
     stopping has the highest predicted value relative to the other moves."""
@@ -158,7 +158,13 @@ class StrongArgs:
     )
     spatial_env: SpatialConfig = field(
         default_factory=lambda: SpatialConfig(
-            reward="attention_box", window="random", first_frame_actions=16, appearance=False, surroundings=False
+            reward="attention_box",
+            payment="change",
+            window="random",
+            first_frame_actions=16,
+            actions_per_frame=2,
+            appearance=False,
+            surroundings=False,
         )
     )
     seed: int = 0
@@ -199,8 +205,8 @@ class StrongArgs:
             )
         if self.frame_scores and (self.attention != "none" or not self.has_frame_attention):
             raise DataError(
-                "frame_scores=True requires frame attention: learns_from must be 'frame labels' or 'all rewards', boxes "
-                "'attention', 'static_attention', or 'tracked' with reward='attention_box', and attention 'none'; "
+                "frame_scores=True requires frame attention: learns_from must be 'frame labels' or 'all rewards', "
+                "boxes 'attention', 'static_attention', or 'tracked' with reward='attention_box', and attention 'none'; "
                 f"got learns_from={self.learns_from!r}, boxes={self.boxes!r}, reward={self.spatial_env.reward!r}, "
                 f"attention={self.attention!r}"
             )
@@ -240,7 +246,9 @@ def strong_args(
         preset: ``"default"`` or ``"paper"``.
         reward: of the spatial level. With one that compares values of the critic (`critic_rewards`) the spatial level
             observes what is in and around its box, as in Eq. 10.
-        learns_from, boxes, changes: fields of `StrongArgs`.
+        learns_from: see `StrongArgs`.
+        boxes: see `StrongArgs`.
+        **changes: other fields of `StrongArgs`.
     """
     if learns_from not in LEARNS_FROM:
         valid = LEARNS_FROM

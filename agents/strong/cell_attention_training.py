@@ -54,6 +54,11 @@ class QueryReplay:
         at = (dice * self.count[queries].clamp(max=self.slots)[:, None]).to(torch.int64)
         return {name: column[queries[:, None], at] for name, column in self.columns.items()}
 
+    def rewards(self, queries: Tensor) -> Tensor:
+        """The rewards held of some queries: (N,)."""
+        held = torch.arange(self.slots, device=self.count.device) < self.count[queries, None]
+        return self.columns["reward"][queries][held]
+
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of all columns and counts."""
         return {"count": self.count.clone()} | {f"column.{k}": v.clone() for k, v in self.columns.items()}
@@ -89,6 +94,7 @@ class CellAttentionTraining:
         stage: name for messages.
         boxes: corners (R, 4) of every frame of each sample that limit the attention; None: whole frames.
         whole: share of the queries of an update whose attention is not limited all the same.
+        epsilon_start: share of random moves at the start; None: the agent's own.
     """
 
     def __init__(
@@ -99,12 +105,14 @@ class CellAttentionTraining:
         stage: str = "training",
         boxes: Tensor | None = None,
         whole: float = 0.0,
+        epsilon_start: float | None = None,
     ) -> None:
         assert agent.attention is not None
         self.agent, self.task, self.total, self.stage = agent, task, steps, stage
         self.attention: CellAttention = agent.attention
         self.settings = self.attention.args
         self.boxes, self.whole = boxes, whole
+        self.epsilon_start = agent.args.epsilon_start if epsilon_start is None else epsilon_start
         bank = task.bank
         videos = torch.arange(len(bank.videos), device=bank.device)
         self.maps = self.attention.maps(bank, videos, self.settings.stretches)
@@ -139,16 +147,16 @@ class CellAttentionTraining:
     def epsilon(self) -> float:
         """Share of random moves in the episodes of this iteration."""
         args, share = self.agent.args, self.done / self.total
-        return args.epsilon_end + (args.epsilon_start - args.epsilon_end) * max(1 - share / args.epsilon_share, 0)
+        return args.epsilon_end + (self.epsilon_start - args.epsilon_end) * max(1 - share / args.epsilon_share, 0)
 
     def advance(self) -> bool:
         """Play episodes, then make the updates that their steps pay for."""
-        if not self.iteration:
-            self._fit_inputs()
         samples = self._next_samples()
         self.done += self._play(samples)
         self.iteration += 1
         if self.iteration <= WARMUP:
+            if self.iteration == 1:
+                self._fit(samples)
             return False
         self.agent.set_progress(min(self.done / self.total, 1.0))
         wanted = min(self.done, self.total) // self.settings.steps_per_update
@@ -157,13 +165,17 @@ class CellAttentionTraining:
             self.updates += 1
         return True
 
-    def _fit_inputs(self) -> None:
-        """Take the scale of the inputs from random windows of the first queries."""
-        task, settings = self.task, self.settings
-        samples = self.order[: settings.episodes].to(task.bank.device)
-        shape = len(samples), settings.moves
-        start, end = (x.to(samples.device) for x in random_windows(shape, task.config.total, self.generator))
-        self.agent.fit_inputs(observe_stretches(task, self._attended(samples), samples, start, end))
+    @torch.no_grad()
+    def _fit(self, samples: Tensor) -> None:
+        """Take the scales of inputs and rewards from the first episodes of the first training."""
+        if bool(self.agent.unit != 0):
+            return
+        start, end = random_windows((len(samples), 1), self.task.config.total, self.generator)
+        seen = self.maps[self.task.bank.video[samples]].to(torch.float32).mean(2)
+        self.agent.fit_inputs(
+            observe_stretches(self.task, seen, samples, start.to(samples.device), end.to(samples.device))
+        )
+        self.agent.fit_rewards(self.replay.rewards(samples))
 
     def _next_samples(self) -> Tensor:
         """The next queries in a fixed random order, so that each is played equally often: all different."""
@@ -188,21 +200,16 @@ class CellAttentionTraining:
         return box_weights(corners, height, width)
 
     @torch.no_grad()
-    def _attended(self, samples: Tensor) -> Tensor:
-        """Attended features of the stretches of samples (B,): (B, M, C)."""
-        return torch.cat([self.attention(*self._cells(part), self._inside(part))[0] for part in samples.split(128)])
-
-    @torch.no_grad()
     def _play(self, samples: Tensor) -> int:
         """Play an episode of each sample by the values, epsilon-greedily; returns the number of steps."""
         task, agent, epsilon = self.task, self.agent, self.epsilon
-        seen = self._attended(samples)
-        if task.config.start == "initial":
-            start, end = task.initial(samples)
-        else:
+        seen = torch.cat([self.attention(*self._cells(part), self._inside(part))[0] for part in samples.split(128)])
+        if task.config.start == "random":
             start, end = (
-                x.to(samples.device) for x in random_windows(samples.shape, task.config.total, self.generator)
+                x.to(samples.device) for x in random_windows((len(samples),), task.config.total, self.generator)
             )
+        else:
+            start, end = task.initial(samples)
         live = torch.ones_like(samples, dtype=torch.bool)
         t, iou, gained = torch.zeros_like(samples), task.iou(samples, start, end), torch.zeros_like(start)
         steps = torch.zeros((), dtype=torch.int64, device=samples.device)

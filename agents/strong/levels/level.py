@@ -123,6 +123,9 @@ class Level(nn.Module):
         """Take the scale of the inputs from a batch of observations."""
         self.inputs.fit(observation)
 
+    def fit_rewards(self, reward: Tensor) -> None:
+        """Take the scale of the rewards from the first ones (N,); an agent without one ignores them."""
+
     def act(self, observation: dict[str, Tensor]) -> Tensor:
         """Greedy actions (B,) int64."""
         raise NotImplementedError
