@@ -206,7 +206,8 @@ class StrongArgs:
         if self.frame_scores and (self.attention != "none" or not self.has_frame_attention):
             raise DataError(
                 "frame_scores=True requires frame attention: learns_from must be 'frame labels' or 'all rewards', "
-                "boxes 'attention', 'static_attention', or 'tracked' with reward='attention_box', and attention 'none'; "
+                "boxes 'attention', 'static_attention', or 'tracked' with reward='attention_box', and attention "
+                "'none'; "
                 f"got learns_from={self.learns_from!r}, boxes={self.boxes!r}, reward={self.spatial_env.reward!r}, "
                 f"attention={self.attention!r}"
             )
