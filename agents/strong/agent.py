@@ -269,7 +269,9 @@ class Strong(BaseSystem):
         Args:
             bank: features of one split.
             boxes: corners (R, 4), one for every frame of each sample, packed.
-            samples: (B,) int64. start, end: (B,) float64 in steps.
+            samples: (B,) int64.
+            start: (B,) float64, in steps.
+            end: (B,) float64, in steps.
 
         Returns:
             (B, A) float32.

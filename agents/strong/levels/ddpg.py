@@ -142,7 +142,8 @@ class DDPG(Level):
         """
         with torch.no_grad():
             before, after = env.observe_moves(split(batch, "state."), split(batch, "next."))
-        now = self.inputs(before)
+        with self.dropping():
+            now = self.inputs(before)
         value, critic_loss = self._bellman(batch, now, after)
         self._step_critic(critic_loss)
         entropy = self._improve(now.detach(), None)
