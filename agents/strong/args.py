@@ -65,6 +65,19 @@ FULL_FEEDBACK: dict[str, Any] = {
     "weight_decay": 1e-3,
 }
 """What ``learns_from="all rewards"`` changes in both levels."""
+ALL_REWARDS: dict[str, Any] = {
+    "rounds": 2,
+    "ramp": 3.0,
+    "pretrain_steps": 60_000,
+    "spatial_steps": 40_000,
+    "temporal_steps": 350_000,
+    "exploring_starts": True,
+    "temporal_env": TemporalConfig(),
+    "spatial_env": SpatialConfig(
+        reward="attention_box", window="random", first_frame_actions=16, appearance=False, surroundings=False
+    ),
+}
+"""The other arguments of ``learns_from="all rewards"``: those of the result files of 26 November 2026 and before."""
 PRESETS = ("default", "paper")
 SCALED = ("pretrain_steps", "spatial_steps", "temporal_steps")
 """Fields that ``budget`` multiplies, beside the steps of the frame attention."""
@@ -283,10 +296,12 @@ def strong_args(
                     "critic_hidden": (64, 64),
                 },
             )
-            made["exploring_starts"] = True
+            made |= ALL_REWARDS
         if reward in critic_rewards():
             made["spatial"] = changed_level(args.spatial, {"network": "matching"})
-            made["spatial_env"] = replace(args.spatial_env, appearance=True, surroundings=True)
+            made["spatial_env"] = replace(
+                made.get("spatial_env", args.spatial_env), appearance=True, surroundings=True
+            )
             made["random_boxes"] = 0.3
     else:
         raise DataError(f"preset must be 'default' or 'paper', got {preset!r}")
