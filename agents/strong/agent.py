@@ -58,7 +58,7 @@ from strong_envs.agents.strong.levels.dqn import DQN, DQNArgs
 from strong_envs.agents.strong.levels.full_feedback import FullFeedback, FullFeedbackArgs
 from strong_envs.agents.strong.levels.level import Level, LevelArgs
 from strong_envs.agents.strong.levels.training import train
-from strong_envs.agents.strong.stored import Header, Progress, layer_widths, lean_args, unused_weights
+from strong_envs.agents.strong.stored import Header, Progress, has_values, layer_widths, lean_args, unused_weights
 from strong_envs.agents.training.checkpoint import (
     check_widths,
     header_of,
@@ -241,7 +241,7 @@ class Strong(BaseSystem):
         boxes = self.boxes(bank, scores) if tracked else None
         task = self._temporal_task(bank, self.untracked(bank) if boxes is None else boxes, scores)
         value = self.temporal.q_values if self.args.select == "value" else None
-        if value is not None and self.lean:
+        if value is not None and not has_values(self.args, self.lean):
             raise DataError("select='value' needs the critic, which this file was saved without (lean=True)")
         episodes = localise(task, self.temporal.act, value=value)
         # The mean over the whole video (f_g) reads every frame; hidden visual parts read none.
@@ -269,7 +269,9 @@ class Strong(BaseSystem):
         Args:
             bank: features of one split.
             boxes: corners (R, 4), one for every frame of each sample, packed.
-            samples: (B,) int64. start, end: (B,) float64 in steps.
+            samples: (B,) int64.
+            start: (B,) float64, in steps.
+            end: (B,) float64, in steps.
 
         Returns:
             (B, A) float32.
@@ -291,8 +293,7 @@ class Strong(BaseSystem):
         lean = lean or self.lean
         tensors = {f"{name}{k}": v for name, part in self._parts() for k, v in part.state_dict().items()}
         if lean:
-            unused = unused_weights(self.args)
-            tensors = {k: v for k, v in tensors.items() if not k.partition(".")[2].startswith(unused)}
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(unused_weights(self.args))}
         about = {"system": "Strong", "args": asdict(self.args), "history": self.history, "turn": self.turn}
         save_weights(path, tensors, about | {"lean": lean, "inputs": inputs_of(self.bank)})
 
@@ -316,7 +317,7 @@ class Strong(BaseSystem):
         for name, level in system._parts():
             part = split(tensors, name)
             if system.lean:
-                rest = {k: v for k, v in level.state_dict().items() if k.startswith(unused_weights(args))}
+                rest = {k: v for k, v in level.state_dict().items() if f"{name}{k}".startswith(unused_weights(args))}
                 part = rest | part
             load_module(level, part, path, bank.name)
         return system

@@ -126,10 +126,10 @@ class StrongArgs:
     """Arguments of `Strong`; the defaults are ``preset="default"``."""
 
     learns_from: str = "own rewards"
-    """``"own rewards"``: both levels learn from what `step` pays in their own episodes, and the attention from the error
-    of the temporal critic. ``"frame labels"``: the same levels, but the boxes follow a frame attention that is trained
-    to classify frames as inside or outside the moment. ``"all rewards"``: with such a frame attention, and levels that
-    know the rewards of all moves in uniformly drawn states (`agents.strong.levels.full_feedback`)."""
+    """``"own rewards"``: both levels learn from what `step` pays in their own episodes, and the attention from the
+    error of the temporal critic. ``"frame labels"``: the same levels, but the boxes follow a frame attention that is
+    trained to classify frames as inside or outside the moment. ``"all rewards"``: with such a frame attention, and
+    levels that know the rewards of all moves in uniformly drawn states (`agents.strong.levels.full_feedback`)."""
     boxes: str = "tracked"
     """Source of f_o: see `agents.strong.agent`."""
     attention: str = "cells"
@@ -204,6 +204,13 @@ class StrongArgs:
             raise DataError(
                 f"attention='cells' needs algorithm='dqn' of the temporal level, got {self.temporal.algorithm!r}"
             )
+        if self.attention == "cells" and (
+            self.temporal_env.time_in_observation or self.temporal_env.global_scope != "video"
+        ):
+            raise DataError(
+                "attention='cells' needs time_in_observation=False and global_scope='video' of temporal_env, got "
+                f"{self.temporal_env.time_in_observation} and {self.temporal_env.global_scope!r}"
+            )
         if self.needs_attention_boxes and self.learns_from == "own rewards" and self.attention != "cells":
             raise DataError(
                 f"boxes={self.boxes!r} follow an attention; with learns_from='own rewards' it must be "
@@ -211,8 +218,9 @@ class StrongArgs:
             )
         if self.frame_scores and (self.attention != "none" or not self.has_frame_attention):
             raise DataError(
-                "frame_scores=True requires frame attention: learns_from must be 'frame labels' or 'all rewards', boxes "
-                "'attention', 'static_attention', or 'tracked' with reward='attention_box', and attention 'none'; "
+                "frame_scores=True requires frame attention: learns_from must be 'frame labels' or 'all rewards', "
+                "boxes 'attention', 'static_attention', or 'tracked' with reward='attention_box', and attention "
+                "'none'; "
                 f"got learns_from={self.learns_from!r}, boxes={self.boxes!r}, reward={self.spatial_env.reward!r}, "
                 f"attention={self.attention!r}"
             )
@@ -252,7 +260,9 @@ def strong_args(
         preset: ``"default"`` or ``"paper"``.
         reward: of the spatial level. With one that compares values of the critic (`critic_rewards`) the spatial level
             observes what is in and around its box, as in Eq. 10.
-        learns_from, boxes, changes: fields of `StrongArgs`.
+        learns_from: see `StrongArgs`.
+        boxes: see `StrongArgs`.
+        **changes: other fields of `StrongArgs`.
     """
     if learns_from not in LEARNS_FROM:
         valid = LEARNS_FROM
@@ -364,7 +374,7 @@ def system_args(
 
 
 def stored_args(raw: Mapping[str, Any]) -> StrongArgs:
-    """The arguments of a saved system from the ``args`` of its header, those of earlier releases included.
+    """The arguments of a saved system from the ``args`` of its header; those that are absent take their defaults.
 
     Raises:
         DataError: arguments that this release does not know.

@@ -1,12 +1,13 @@
 """Attention over the cells of every frame, inside the temporal critic (Eqs. 13 and 14 over cells).
 
-f_o of a frame is the weighted mean of its cells, given the query: softmax over the cells inside the box of that frame of
-a gated score. The whole frame is a box too, f_o := f_s (section 4.1.4). The attention has no objective of its own: it is
-trained by the temporal-difference error of the critic that observes f_o (`agents.strong.cell_attention_training`), and
-so from nothing but the rewards of the agent's own episodes. Its peak comes to lie on what the sentence names.
+f_o of a frame is the weighted mean of its cells, given the query: softmax over the cells inside the box of that frame
+of a gated score. The whole frame is a box too, f_o := f_s (section 4.1.4). The attention has no objective of its own:
+it is trained by the temporal-difference error of the critic that observes f_o
+(`agents.strong.cell_attention_training`), and so from nothing but the rewards of the agent's own episodes. Its peak
+comes to lie on what the sentence names.
 
-In training a video is `stretches` equal stretches, each the mean of its frames; in use each frame is the mean of as many
-frames around it as a stretch has.
+In training a video is `stretches` equal stretches, each the mean of its frames; in use each frame is the mean of as
+many frames around it as a stretch has.
 """
 
 from __future__ import annotations
@@ -262,7 +263,9 @@ def observe_stretches(
     Args:
         task: dynamics and queries.
         seen: (G, M, C) attended features of the stretches of G queries.
-        samples: (G,) those queries. start, end: (G, L) windows in steps.
+        samples: (G,) those queries.
+        start: (G, L) in steps.
+        end: (G, L) in steps.
 
     Returns:
         Parts of G * L rows: ``query``, ``location``, ``local``, ``global``, and ``context`` where the task has it.
