@@ -155,8 +155,8 @@ class StrongArgs:
     random_boxes: float = 0.3
     """Share of the samples with another box while the temporal level trains in a tracked system: the whole frame where
     it has an attention over cells, else a random one."""
-    box_margin: float = 0.0
-    """Added around every box, in fractions of the frame."""
+    box_margin: float = 0.2
+    """Added around every box before the temporal level looks inside, in fractions of the frame."""
     temporal: LevelArgs = field(default_factory=lambda: level_args())
     select: str = "last"
     """Result of an episode: ``"last"``, the window after the last move, or ``"value"``, the window of its path in which
@@ -271,6 +271,8 @@ def strong_args(
     if preset == "paper":
         made |= {
             "attention": "frames",
+            "random_boxes": 0.0,
+            "box_margin": 0.0,
             "temporal": level_args("paper"),
             "spatial": level_args("paper", stop=box_ops.STOP),
             "temporal_env": TemporalConfig(context=False),
@@ -281,6 +283,7 @@ def strong_args(
         made["attention"] = "cells" if boxes in LEARNT and learns_from == "own rewards" else "none"
         if made["attention"] == "none":
             made["random_boxes"] = 0.0
+            made["box_margin"] = 0.0
         if learns_from == "all rewards":
             made["temporal"] = changed_level(
                 args.temporal,
