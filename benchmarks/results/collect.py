@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.metrics.columns import known_columns
 from strong_envs.benchmarks.metrics.ground_truth import GroundTruth
 from strong_envs.benchmarks.results.rows import scores_of, system_row
+from strong_envs.features.validation import VALIDATION
 
 
 def row_of(job: Job, label: str) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]] | None:
@@ -26,7 +28,11 @@ def row_of(job: Job, label: str) -> tuple[dict[str, Any], list[dict[str, np.ndar
 
 
 def collect(job: Job, references: bool = True) -> dict[str, Any]:
-    """The result file: protocol, rows, scores per query, curves, failures, and what made them."""
+    """The result file: protocol, rows, scores per query, curves, failures, and what made them.
+
+    Curves and traces are of the validation part, with reference rows of that part under ``validation``; everything else
+    is of the test part.
+    """
     from strong_envs.benchmarks.results.reference_rows import reference_rows
 
     args = job.args
@@ -41,6 +47,11 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
             protocol=job.protocol,
             keep=scores,
         )
+    validation = {}
+    if VALIDATION in job.store.splits:
+        rules = replace(job.protocol, test=VALIDATION)
+        beside = reference_rows(job.store, args.train, VALIDATION, 50, protocol=rules) if references else []
+        validation = {"validation": {"split": VALIDATION, "references": beside}}
     last = [row for row in rows if row["reference"] == "oracle"]
     rows = [row for row in rows if row["reference"] != "oracle"]
     curves, traces = {}, {}
@@ -66,6 +77,7 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         "rows": rows + last,
         "curves": curves,
         **({"traces": traces} if traces else {}),
+        **validation,
         "cells": {label: [cell.key for cell in cells] for label, cells in job.cells.items()},
         "failed": job.outcome.failed,
         "refused": job.refused,

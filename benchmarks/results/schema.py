@@ -100,6 +100,13 @@ class About(Struct):
     seeds: list[Count] | UnsetType = UNSET
 
 
+class Validation(Struct):
+    """The part that curves and traces are of, and the references of that part."""
+
+    split: Name
+    references: list[Row]
+
+
 class ResultFile(Struct):
     """``results.json`` or ``sweep.json``."""
 
@@ -111,6 +118,7 @@ class ResultFile(Struct):
     values: list[bool | int | float | str | list[Any] | None] = []
     curves: dict[str, list[list[Stage]]] | UnsetType = UNSET
     traces: dict[str, list[list[Stage]]] = {}
+    validation: Validation | UnsetType = UNSET
     cells: dict[str, list[Key]] | UnsetType = UNSET
     failed: dict[str, Name] | UnsetType = UNSET
     refused: dict[str, Name] | UnsetType = UNSET
@@ -138,6 +146,9 @@ class CellFile(Struct):
     data: Name
     test: Name
     seed: int
+    train: Name = "train"
+    validation: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    stages_split: Name | UnsetType | None = UNSET
     seconds_per_query: Seconds = 0.0
     parameters: Count | None = None
     dynamics: dict[str, Any] | None = None
@@ -194,6 +205,7 @@ def checked_cell(values: Mapping[str, Any], where: str, key: str) -> dict[str, A
 
 def _protocols(found: ResultFile) -> list[dict[str, Any]]:
     groups: list[Sequence[Row]] = [found.references]
+    groups += [] if isinstance(found.validation, UnsetType) else [found.validation.references]
     groups += [rows for rows in (found.rows, found.points) if not isinstance(rows, UnsetType)]
     if not isinstance(found.paper, UnsetType):
         groups += found.paper.values()
