@@ -120,6 +120,7 @@ def main(args: argparse.Namespace) -> int:
 
     check_output(out)
     arguments = with_settings(name, settings)
+    bound = agents.registry.sees_truth(name, arguments)
     try:
         system = agents.make(name, train, seed=options["seed"], budget=options["budget"], **arguments)
     except (TypeError, ValueError) as error:
@@ -132,15 +133,16 @@ def main(args: argparse.Namespace) -> int:
             _check_free(out)
         _write_json(out / "run.json", options)
         if not system.resumable:
-            return _train(system, validation, test, out, args, None)
+            return _train(system, validation, test, bound, out, args, None)
         with Session(out / "checkpoint.safetensors", every=args.checkpoint_every, resume=args.resume) as session:
-            return _train(system, validation, test, out, args, session)
+            return _train(system, validation, test, bound, out, args, session)
 
 
 def _train(
     system: Any,
     validation: FeatureBank | None,
     test: Callable[[], FeatureBank],
+    bound: bool,
     out: Path,
     args: argparse.Namespace,
     session: Any,
@@ -151,7 +153,7 @@ def _train(
     restored = (session.restored if session is not None else None) or {}
     log = Logger(out, restored.get("log"))
     bar = TrainingProgress(log)
-    evaluator = Evaluator(system, validation, bar, args.evaluations, restored.get("evaluator"))
+    evaluator = Evaluator(system, validation, bound, bar, args.evaluations, restored.get("evaluator"))
     try:
         if session is None:
             system.fit(bar.report, evaluator.after)
@@ -160,7 +162,7 @@ def _train(
             session.watchers.append(evaluator.during)
             system.fit(bar.report, evaluator.after, checkpoint=session)
         bank = test()
-        score = held_out(system, bank)
+        score = held_out(system, bank, bound)
     except KeyboardInterrupt:
         bar.close()
         if session is None:
@@ -182,11 +184,11 @@ def _train(
     return 0
 
 
-def held_out(system: Any, bank: Any) -> float:
-    """Mean IoU of a system's windows with the nearest true window of each query."""
+def held_out(system: Any, bank: FeatureBank, upper_bound: bool = False) -> float:
+    """Mean IoU of a system's windows with the nearest true window of each query; upper bounds alone see the truth."""
     from strong_envs.core.spans import span_iou
 
-    spans = system.predict(bank).spans.to(bank.truth)
+    spans = system.predict(bank if upper_bound else bank.masked()).spans.to(bank.truth)
     truth = bank.truth * bank.duration[bank.video][:, None, None]
     return float(span_iou(spans[:, 0], spans[:, 1], truth, "clamped").mean())
 
@@ -257,11 +259,12 @@ class Evaluator:
         self,
         system: Any,
         bank: FeatureBank | None,
+        upper_bound: bool,
         bar: TrainingProgress,
         count: int,
         state: dict[str, Any] | None = None,
     ) -> None:
-        self.system, self.bank, self.bar, self.count = system, bank, bar, count
+        self.system, self.bank, self.upper_bound, self.bar, self.count = system, bank, upper_bound, bar, count
         place = Place() if state is None else as_type(state, Place, "the evaluator of the checkpoint")
         self.stage, self.part, self.total = place.stage, place.part, place.total
 
@@ -277,7 +280,7 @@ class Evaluator:
         # The boxes of the temporal level are in place while it trains; in the other stages its score is constant.
         due = part > self.part and training.done < training.total and "temporal" in training.stage
         if self.bank is not None and due:
-            scores = {"mIoU": held_out(self.system, self.bank)}
+            scores = {"mIoU": held_out(self.system, self.bank, self.upper_bound)}
             self.bar.report(training.stage, training.done, training.total, scores)
         self.part = part
 
@@ -285,7 +288,7 @@ class Evaluator:
         """Called after each stage, for the history."""
         if self.bank is None:
             return {}
-        scores = {"mIoU": held_out(system, self.bank)}
+        scores = {"mIoU": held_out(system, self.bank, self.upper_bound)}
         self.bar.report(self.stage or stage, self.total, self.total, scores)
         return scores
 

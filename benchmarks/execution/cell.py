@@ -26,6 +26,7 @@ from strong_envs.temporal.task import TemporalConfig
 if TYPE_CHECKING:
     from signal import Signals
 
+    from strong_envs.features.bank.bank import FeatureBank
     from strong_envs.features.store.store import FeatureStore
 
 
@@ -97,8 +98,12 @@ def run_cell(
     train_bank = load_part(store, cell.train, device)
     val_bank = load_part(store, VALIDATION, device) if VALIDATION in store.splits else None
 
+    def visible(bank: FeatureBank) -> FeatureBank:
+        return agents.registry.shown_to(cell.system, cell.options, bank)
+
     def judged(system: Any) -> tuple[Prediction, dict[str, np.ndarray]]:
-        prediction = checked(system.predict(val_bank), val_bank, cell.system)
+        assert val_bank is not None
+        prediction = checked(system.predict(visible(val_bank)), val_bank, cell.system)
         return prediction, score(prediction, val_bank)
 
     made_by = [commit(), device]
@@ -109,7 +114,7 @@ def run_cell(
     seconds = training.clock.seconds
     test_bank = load_part(store, cell.test, device)
     start = time.perf_counter()
-    prediction = checked(system.predict(test_bank), test_bank, cell.system)
+    prediction = checked(system.predict(visible(test_bank)), test_bank, cell.system)
     predict_seconds = time.perf_counter() - start
     scores = score(prediction, test_bank)
     result = {
