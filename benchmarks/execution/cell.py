@@ -133,6 +133,7 @@ def run_cell(
         "machine": machine(cell.device),
         "queries": test_bank.qids,
         "videos": [query.video for query in test_bank.queries],
+        **shared_units(test_bank),
         "spans": np.round(prediction.spans.cpu().numpy(), 4).tolist(),
         "scores": {name: np.round(values, 6).tolist() for name, values in scores.items()},
     }
@@ -171,6 +172,12 @@ def dynamics_of(system: Any) -> dict[str, Any] | None:
         return None
     values = {ours: getattr(config, theirs) for theirs, ours in DYNAMICS.items()}
     return values | {"initial_span": list(config.initial_span)}
+
+
+def shared_units(bank: FeatureBank) -> dict[str, list[str]]:
+    """``units`` (S,) where queries share more than their video, see `Query.unit`; nothing elsewhere."""
+    units = [query.unit for query in bank.queries]
+    return {"units": units} if units != [query.video for query in bank.queries] else {}
 
 
 def count_parameters(system: Any) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from strong_envs.benchmarks.execution.cell import shared_units
 from strong_envs.benchmarks.execution.job import Job
 from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.metrics.columns import known_columns
@@ -120,6 +121,7 @@ def per_query_scores(bank: Any, scores: dict[str, Any]) -> dict[str, Any]:
     return {
         "queries": bank.qids,
         "videos": [query.video for query in bank.queries],
+        **shared_units(bank),
         "truth": true_fractions(bank),
         "IoU": {label: np.round(np.atleast_2d(values), 5).tolist() for label, values in scores.items()},
     }

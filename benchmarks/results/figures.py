@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from strong_envs.benchmarks.metrics.breakdown import true_windows
+from strong_envs.benchmarks.metrics.ground_truth import units_of
 from strong_envs.core.spans import nearest_window
 from strong_envs.features.files.atomic import replaced_file
 
@@ -163,7 +164,7 @@ def performance_profiles(
     figure, axes = _axes(size)
     for colour, style, label in _styled(per_query, systems):
         runs = np.array(per_query["IoU"][label])
-        share, low, high = performance_profile(runs, LEVELS, groups=per_query["videos"], draws=300)
+        share, low, high = performance_profile(runs, LEVELS, groups=units_of(per_query), draws=300)
         axes.plot(LEVELS, share, color=colour, linestyle=style, label=label)
         axes.fill_between(LEVELS, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.set_xlabel("IoU threshold m")

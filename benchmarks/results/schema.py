@@ -67,6 +67,7 @@ class PerQuery(Struct):
     videos: list[Name]
     truth: list[Any]
     IoU: dict[str, list[list[Score]]]
+    units: list[Name] = []
 
 
 class Claim(Struct):
@@ -79,6 +80,8 @@ class Claim(Struct):
     difference: Number | UnsetType = UNSET
     low: Number | UnsetType = UNSET
     high: Number | UnsetType = UNSET
+    p_value: Number | UnsetType = UNSET
+    p_adjusted: Number | UnsetType = UNSET
 
 
 class Machine(Struct):
@@ -154,6 +157,7 @@ class CellFile(Struct):
     dynamics: dict[str, Any] | None = None
     options: dict[str, Any] = {}
     trace: list[Stage] = []
+    units: list[Name] = []
     commit: Name | None = None
     candidate_oracle: list[Score] | UnsetType = UNSET
 
@@ -195,6 +199,8 @@ def checked_cell(values: Mapping[str, Any], where: str, key: str) -> dict[str, A
     lengths |= {f"scores of {name}": len(each) for name, each in found.scores.items()}
     if not isinstance(found.candidate_oracle, UnsetType):
         lengths["candidate_oracle"] = len(found.candidate_oracle)
+    if found.units:
+        lengths["units"] = len(found.units)
     for name, length in lengths.items():
         if length != count:
             raise DataError(f"{where} has {count} queries and {length} {name[:80]}")
@@ -226,7 +232,7 @@ def _check_per_query(found: PerQuery, where: str) -> None:
     count = len(found.queries)
     if not (count or found.videos or found.truth or found.IoU):
         return  # the scores of queries were taken out, to have a small file
-    if len(found.videos) != count or len(found.truth) != count:
+    if len(found.videos) != count or len(found.truth) != count or len(found.units) not in (0, count):
         raise DataError(f"{where}: per_query must have one query, video and true moment for each query")
     if len(set(found.queries)) != count:
         raise DataError(f"{where}: per_query names a query twice")
