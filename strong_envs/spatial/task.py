@@ -314,7 +314,8 @@ class SpatialTask:
         """
         if self.needs_critic:
             raise DataError(
-                f"reward={self.config.reward!r} is known for the move that was made only; train with feedback='taken'"
+                f"reward={self.config.reward!r} is known for the move that was made only; train with algorithm='dqn' "
+                "or 'ddpg'"
             )
         count, actions = len(sample), self.n_actions
         moves = torch.arange(actions, device=box.device).repeat(count)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -60,7 +62,7 @@ class LevelArgs:
     tau: float = 0.02
     """Share of the source that enters the targets in each update (Eq. 9)."""
     stop: int = spans.STOP
-    """The action that ends an episode; exploration does not draw it."""
+    """The action that ends an episode; the exploration of `agents.strong.levels.training` does not draw it."""
     epsilon_start: float = 1.0
     epsilon_end: float = 0.1
     epsilon_share: float = 0.5
@@ -137,6 +139,19 @@ class Level(nn.Module):
     def update(self, batch: dict[str, Tensor], env: LevelEnv) -> dict[str, Tensor]:
         """One update from transitions of `IndexReplay`; returns detached scalars for the log."""
         raise NotImplementedError
+
+    @contextmanager
+    def dropping(self) -> Iterator[None]:
+        """Training mode, in which dropout is drawn from the generator of the agent, so that a checkpoint has it."""
+        self.train()
+        devices = {p.device for p in self.parameters() if p.device.type == "cuda"}
+        if any(part.p > 0 for part in self.modules() if isinstance(part, nn.Dropout)):
+            with torch.random.fork_rng(devices=list(devices)):
+                torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
+                yield
+        else:
+            yield
+        self.eval()
 
     def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the next update depends on: weights, targets, optimisers, generator; and JSON-ready settings."""
