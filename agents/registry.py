@@ -108,7 +108,11 @@ class BaseSystem:
         return self
 
     def predict(self, bank: FeatureBank) -> Prediction:
-        """One window per query of a bank."""
+        """One window per query of a bank.
+
+        The bank is a masked one (`FeatureBank.masked`), which refuses its truth, unless the system declares that it is
+        an upper bound (``SystemSpec.upper_bound``; a class attribute ``upper_bound`` of a system of another package).
+        """
         raise NotImplementedError
 
     def confidence(self, bank: FeatureBank, prediction: Prediction) -> Tensor | None:
@@ -147,7 +151,7 @@ class SystemSpec:
     ranks_candidates: bool = False
     tracks_boxes: bool = False
     upper_bound: bool = False
-    """Uses the GT boxes: an upper bound, not a result."""
+    """Sees the truth of what it predicts: an upper bound, not a result. Others are given `FeatureBank.masked`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     needs_frames: bool = True
     """Reads the videos; a system that does not runs on annotations alone (``queries:PATH``)."""
@@ -197,7 +201,8 @@ def find(name: str) -> SystemSpec:
         factory = _imported(name)
         lines = (factory.__doc__ or "").strip().splitlines() or [name]
         # What such a system reads is unknown, so no bank is refused for it.
-        return SystemSpec(name, factory, lines[0], needs_frames=False)
+        bound = bool(getattr(factory, "upper_bound", False))
+        return SystemSpec(name, factory, lines[0], needs_frames=False, upper_bound=bound)
     raise DataError(f"no system is called {name!r} (registered: {sorted(REGISTRY)}){nearest(name, REGISTRY)}")
 
 
@@ -269,6 +274,22 @@ def make(name: str, bank: FeatureBank, **kwargs: Any) -> BaseSystem:
             raise
         raise DataError(f"the system {name!r} cannot be made: {_words(error)}") from error
     return with_defaults(system)
+
+
+def sees_truth(name: str, options: Mapping[str, Any] | None = None) -> bool:
+    """Whether a system is an upper bound, which may look at the truth of what it predicts: by its name or its boxes.
+
+    Args:
+        name: of a system.
+        options: it is made with.
+    """
+    boxes = (options or {}).get("boxes")
+    return find(name).upper_bound or (isinstance(boxes, str) and boxes in ("truth", "static"))
+
+
+def shown_to(name: str, options: Mapping[str, Any] | None, bank: FeatureBank) -> FeatureBank:
+    """What a system is given to predict: the bank without its truth, or all of it for an upper bound."""
+    return bank if sees_truth(name, options) else bank.masked()
 
 
 def with_defaults(system: Any) -> BaseSystem:

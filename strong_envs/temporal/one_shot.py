@@ -73,6 +73,7 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         observation: str = "features",
         max_episode_steps: int | None = None,
         info: str = "numeric",
+        reveal_truth: bool | None = None,
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
@@ -96,6 +97,7 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
             info,
             render_mode,
             max_episode_steps,
+            reveal_truth,
         )
         self.unreadable = 0
         self.window = torch.full((num_envs, 2), EMPTY, dtype=torch.float64, device=self.device)
@@ -202,12 +204,11 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
             return {}
         steps = self.window * self.task.config.total
         start, end = steps[:, 0], steps[:, 1]
-        return {
-            "tiou": self.task.iou(self.sample, start, end, "clamped"),
-            "span": self.seconds(),
-            "true_span": self.task.nearest_truth(self.sample, start, end),
-            "sample": self.sample.clone(),
-        }
+        truth = {}
+        if self.reveal_truth:
+            truth["tiou"] = self.task.iou(self.sample, start, end, "clamped")
+            truth["true_span"] = self.task.nearest_truth(self.sample, start, end)
+        return {**truth, "span": self.seconds(), "sample": self.sample.clone()}
 
 
 class TemporalOneShotEnv(ScalarEnv):
@@ -264,7 +265,8 @@ class TemporalOneShotEnv(ScalarEnv):
     ## Arguments
     - `features="shapes-v0"`, `split="train"`, `device="cpu"`, `boxes="frame"`, `spp_levels=(1,)`, `box_margin=0.0`: as
       for `TemporalMoment-v0`. `parts=16`; `iou="clamped"`; `flatten=False`; `observation="features"` | `"index"`;
-      `render_mode=None` | `"rgb_array"` | `"human"`; `info="numeric"` | `"full"` | `"light"`.
+      `render_mode=None` | `"rgb_array"` | `"human"`; `info="numeric"` | `"full"` | `"light"`;
+      `reveal_truth=None`: as in `TemporalMomentEnv`, without `tiou` and the true windows on a test part.
 
     ## Version history
     - v0: first release. Unreleased: `info` holds arrays of fixed shape, texts on request; out-of-range actions are
@@ -281,10 +283,12 @@ class TemporalOneShotEnv(ScalarEnv):
         render_mode: str | None = None,
         flatten: bool = False,
         info: str = "numeric",
+        reveal_truth: bool | None = None,
         **arguments: Any,
     ) -> None:
         refuse_vector_arguments(arguments)
-        self._set_common(render_mode, info)
+        self._set_common(render_mode, info, reveal_truth)
+        arguments = {**arguments, "reveal_truth": reveal_truth}
         check_observation(arguments.get("observation", "features"), flatten)
         self._one = TemporalOneShotVectorEnv(
             1, features, flatten=flatten, info=info, autoreset_mode=AutoresetMode.DISABLED, **arguments
