@@ -108,8 +108,7 @@ def test_what_else_a_store_holds_is_named(kind, named, tmp_path, clips):
 def test_empty_paths_are_not_the_current_folder(tmp_path, monkeypatch, clips, capsys):
     monkeypatch.chdir(random_store(tmp_path / "s", [3]).path)
     folder = npy_folder(tmp_path / "f", features())
-    for command in (["check", ""], ["import", "", "--features", "x", "--out", "y"], ["compose", "", "--out", "y"],
-                    ["extract", "", "--annotations", "x", "--out", "y"]):  # fmt: skip
+    for command in (["check", ""], ["import", "", "--features", "x", "--out", "y"], ["compose", "", "--out", "y"]):
         assert main(command) == 2
         out, err = capsys.readouterr()
         assert "is empty" in out + err, command
@@ -118,6 +117,8 @@ def test_empty_paths_are_not_the_current_folder(tmp_path, monkeypatch, clips, ca
             import_store("", annotations(), folder, ImportOptions(overwrite=overwrite))
         with pytest.raises(DataError, match="--out.* is empty"):
             extract([clips], annotate(DURATIONS), "", ExtractOptions(overwrite=overwrite, **SMALL))
+    with pytest.raises(DataError, match="the path of the videos is empty"):
+        extract([""], annotate(DURATIONS), tmp_path / "t", ExtractOptions(**SMALL))
     with pytest.raises(DataError, match="the path of the features is empty"):
         import_store(tmp_path / "t", annotations(), "")
 
