@@ -1,8 +1,7 @@
 """Trains the system that ships for the default world; ``strong-envs train-pretrained`` runs this.
 
-STRONG with the scores of its frame attention, in three turns (`SETTINGS`, the rest are its defaults), on the train
-split of the standard level: seed 0 of `strong+frame scores` in the table of the full build. Weights that predictions do
-not use, critics and targets, are left out of the file.
+STRONG with its defaults, from its own rewards alone, on the train split of the standard level: seed 0 of `strong` in
+the table of the full build. Weights that predictions do not use, those of the targets, are left out of the file.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from strong_envs.agents.registry import make
 from strong_envs.agents.training.session import Session
 from strong_envs.features.files.errors import check_output
 
-SYSTEM, SETTINGS = "strong+frame scores", {"rounds": 3}
+SYSTEM = "strong"
+SETTINGS: dict[str, Any] = {}
 """As in the table of the full build."""
 
 

@@ -8,7 +8,7 @@ from strong_envs.features import search_windows
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.datasets.types import Annotations, Query, Report, Video
 from strong_envs.features.errors import DataError
-from strong_envs.features.registry import join, keys, load, open_store, register
+from strong_envs.features.registry import join, keys, load, open_store, register, split_validation
 from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, write_store
 
 __all__ = [
@@ -27,5 +27,6 @@ __all__ = [
     "open_store",
     "register",
     "search_windows",
+    "split_validation",
     "write_store",
 ]

@@ -15,6 +15,7 @@ from strong_envs.features.files.errors import os_errors, shown
 from strong_envs.features.store.concat import join as join_stores
 from strong_envs.features.store.in_memory import PREFIX, QueryStore
 from strong_envs.features.store.store import FeatureStore
+from strong_envs.features.validation import SHARE, VALIDATION, with_validation
 
 Opener = Callable[[], FeatureStore]
 Source = str | os.PathLike | FeatureStore
@@ -121,6 +122,28 @@ def join(*features: Source) -> FeatureStore:
     return join_stores([open_store(one) for one in features])
 
 
+def split_validation(
+    features: Source | Sequence[Source], train: str = "train", share: float = SHARE, seed: int = 0
+) -> FeatureStore:
+    """A store with train and validation parts that share no video: its own, or the latter carved out of the former.
+
+    A job that chooses anything loads all its parts from the result; a job that chooses nothing keeps the whole
+    training part. See `strong_envs.features.validation`.
+
+    Args:
+        features: a key, a path, an open store or several.
+        train: name of the training part.
+        share: of its videos that validate where the store has no part ``"val"``; whole groups at a time.
+        seed: of the choice of these videos.
+    """
+    store = open_store(features)
+    name = f"{store.content_hash} {train!r} {share} {seed}"
+    carved = _STORES.get(name)
+    if carved is None:
+        carved = _STORES[name] = with_validation(store, train, share, seed)
+    return carved
+
+
 def load(
     features: Source | Sequence[Source] | FeatureBank,
     split: str | None = "train",
@@ -134,7 +157,8 @@ def load(
     Args:
         features: a registered key, the path of a store, an open store, several of these in a list (joined), or a bank
             (returned as it is).
-        split: name of a split; None takes every query.
+        split: name of a split; None takes every query. ``"val"`` is there for every store with a part ``"train"``:
+            where the store names none, it is the one of `split_validation`, which also gives the rest to train on.
         device: where the tensors live.
         memory: ``"map"`` opens stores larger than the memory, see `FeatureBank`.
         dtype: of frames, grid and objects, see `FeatureBank`.
@@ -142,6 +166,8 @@ def load(
     if isinstance(features, FeatureBank):
         return features
     store = open_store(features)
+    if split == VALIDATION and VALIDATION not in store.splits and "train" in store.splits:
+        store = split_validation(store)
     key = (store.content_hash, split, str(device), memory, dtype)
     bank = _BANKS.get(key)
     if bank is None:

@@ -9,21 +9,22 @@ the box around the peak of the frame attention, ``"static_attention"`` one box a
 ``"objects"`` and ``"cells"`` have no box (see `LocalFeatures`); ``"truth"`` and ``"static"`` are upper bounds.
 ``blind=True`` hides the visual parts of the observation. GT boxes are used in training by the upper bounds only.
 
+``learns_from`` says what the training knows. By default both levels learn from their own rewards alone: the temporal
+level is a double DQN with a matching network (`agents.strong.levels.dqn`), its attention over the cells of each frame
+(`agents.strong.cell_attention`) learns from its temporal-difference error, and the spatial level, a double DQN too, is
+paid for bringing its box to the peak of that attention.
+
 Deviations of ``preset="default"`` from the paper:
 
-- *Reward of the spatial level*: ``reward="attention_box"`` instead of Eq. 11. Max Q is optimistic: it is high where a
-  box suggests that some move will be rewarded, which a distractor doing the right event does as well. Instead attention
-  over the cells of each frame (`agents.strong.frame_attention`) learns from the truth in time which frames lie inside
-  the moment, and the spatial level is rewarded for bringing its box to the peak of that attention.
-  ``reward="signed_q"`` compares values at moves whose reward is known, Eq. 11's nearest relative.
-- *Boxes that the critic is trained on*, under the rewards that compare Q: a share ``random_boxes`` of the samples has a
-  random box while the temporal level trains, because a critic that was trained on whole frames cannot compare crops.
-- *Observation of the spatial level*: the frame attention of its frame, relative to its box.
+- *Algorithm*: double DQN instead of DDPG; ``temporal={"algorithm": "ddpg"}`` has DDPG with the same network.
+- *Reward of the temporal level*: the change of the IoU instead of its sign, because moves have several sizes.
+- *Attention* weighs the cells inside the box of each frame, where Eqs. 13 and 14 weigh frames.
+- *Reward of the spatial level*: ``reward="attention_box"`` instead of Eq. 11 (``"q_value"``).
+- *Observation of the spatial level*: the peak of the attention in its frame, relative to its box.
 - *The first frame* has ``first_frame_actions`` moves, so that the box reaches the object before it follows it.
-- *Attention* over frames is off: beside the context of the window it adds .010 [.007, .014] in the medium default world
-  (five seeds) and takes a quarter more time.
-- Both levels learn from the rewards of all actions in a state, see `agents.strong.full_feedback`; the temporal level
-  observes the context of its window, see `TemporalMomentEnv`.
+- *Whole frames* stand for the boxes of a share ``random_boxes`` of the queries while the temporal level trains on
+  tracked boxes, so that its attention still learns where to look.
+- The temporal level observes the context of its window, see `TemporalMomentEnv`.
 """
 
 from __future__ import annotations
@@ -40,15 +41,24 @@ import torch
 from torch import Tensor
 
 from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
-from strong_envs.agents.strong.args import BOUNDS, StrongArgs, stored_args, system_args
+from strong_envs.agents.strong.args import BOUNDS, AnyLevelArgs, StrongArgs, stored_args, system_args
 from strong_envs.agents.strong.attention import AttentionTask
-from strong_envs.agents.strong.ddpg import DDPG, DDPGArgs
-from strong_envs.agents.strong.ddpg_training import train
+from strong_envs.agents.strong.cell_attention import (
+    AttendedFeatures,
+    AttendedTask,
+    CellAttention,
+    CellAttentionArgs,
+)
+from strong_envs.agents.strong.cell_attention_training import CellAttentionTraining
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs, static_boxes_of
 from strong_envs.agents.strong.frame_attention_training import train_frame_attention
 from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask
-from strong_envs.agents.strong.full_feedback import FullFeedback, FullFeedbackArgs
-from strong_envs.agents.strong.stored import Header, Progress, layer_widths, lean_args, unused_weights
+from strong_envs.agents.strong.levels.ddpg import DDPG, DDPGArgs
+from strong_envs.agents.strong.levels.dqn import DQN, DQNArgs
+from strong_envs.agents.strong.levels.full_feedback import FullFeedback, FullFeedbackArgs
+from strong_envs.agents.strong.levels.level import Level, LevelArgs
+from strong_envs.agents.strong.levels.training import train
+from strong_envs.agents.strong.stored import Header, Progress, has_values, layer_widths, lean_args, unused_weights
 from strong_envs.agents.training.checkpoint import (
     check_widths,
     header_of,
@@ -57,7 +67,7 @@ from strong_envs.agents.training.checkpoint import (
     load_weights,
     save_weights,
 )
-from strong_envs.agents.training.loop import split
+from strong_envs.agents.training.loop import run, split
 from strong_envs.agents.training.session import Session
 from strong_envs.core import boxes as box_ops
 from strong_envs.core import spans
@@ -74,6 +84,8 @@ from strong_envs.temporal.task import TemporalConfig, TemporalTask
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+Scores = FrameScores | AttendedFeatures
+"""Their ``peaks`` are what learnt boxes follow."""
 VISUAL = ("local", "global", "context", "frame_scores")
 """Parts of the observation that ``blind`` hides."""
 
@@ -121,6 +133,8 @@ class Strong(BaseSystem):
         return system
 
     def _make(self, bank: FeatureBank, args: StrongArgs) -> None:
+        if args.attention == "cells" and not bank.has_grid:
+            raise DataError(f"attention='cells' needs a spatial grid, which {bank.name!r} lacks; use attention='none'")
         if args.boxes not in ("frame", "objects") and not bank.has_grid:
             raise DataError(f"boxes={args.boxes!r} needs a spatial grid, which {bank.name!r} lacks; use boxes='frame'")
         if args.boxes in BOUNDS and not bank.has_boxes:
@@ -129,29 +143,33 @@ class Strong(BaseSystem):
         self.history = []
         self.lean = False
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
-        self._tracking: tuple[SpatialTask, FrameScores | None] | None = None
+        self._tracking: tuple[SpatialTask, Scores | None] | None = None
+        self.cell_attention: CellAttention | None = None
+        if args.attention == "cells":
+            self.cell_attention = CellAttention(bank, args.cells, args.seed).to(bank.device)
         self.task = self._temporal_task(bank, self.untracked(bank))
         hidden = VISUAL if args.blind else ()
-        self.temporal = make_level(self.task, replace(args.temporal, seed=args.seed), hidden)
-        self.spatial: DDPG | None = None
+        self.temporal = make_level(self.task, replace(args.temporal, seed=args.seed), hidden, self.cell_attention)
+        self.spatial: Level | None = None
         self.frame_attention: FrameAttention | None = None
         if args.has_frame_attention:
             self.frame_attention = FrameAttention(bank, args.frame_attention, args.seed).to(bank.device)
         if args.boxes == "tracked":
-            spatial_task = self._spatial_task(self.task, self._frame_scores(bank))
+            spatial_task = self._spatial_task(self.task, self._scores(bank))
             self.spatial = make_level(spatial_task, replace(args.spatial, seed=args.seed + 1))
 
     # The interface of systems ---------------------------------------------------------------------------------------
 
     @classmethod
     def arguments(cls) -> dict[str, type]:
-        """Fields of `StrongArgs`, of both levels (`FullFeedbackArgs` has those of both algorithms) and environments."""
+        """Fields of `StrongArgs`, of both levels (those of all algorithms) and of the environments."""
         return {
             "preset": str,
             "": StrongArgs,
+            "cells": CellAttentionArgs,
             "frame_attention": FrameAttentionArgs,
-            "temporal": FullFeedbackArgs,
-            "spatial": FullFeedbackArgs,
+            "temporal": AnyLevelArgs,
+            "spatial": AnyLevelArgs,
             "env": TemporalConfig,
             "spatial_env": SpatialConfig,
         }
@@ -164,7 +182,7 @@ class Strong(BaseSystem):
     @property
     def needs_cells(self) -> bool:
         """Whether f_o is pooled from the grid."""
-        return self.args.boxes != "frame"
+        return self.args.boxes != "frame" or self.args.attention == "cells"
 
     @property
     def dynamics(self) -> TemporalConfig:
@@ -219,11 +237,11 @@ class Strong(BaseSystem):
                 on, and observes whole frames before.
         """
         tracked = self.args.takes_turns and self.turn > 0 if use_tracker is None else use_tracker
-        scores = self._frame_scores(bank)
+        scores = self._scores(bank)
         boxes = self.boxes(bank, scores) if tracked else None
         task = self._temporal_task(bank, self.untracked(bank) if boxes is None else boxes, scores)
         value = self.temporal.q_values if self.args.select == "value" else None
-        if value is not None and self.lean:
+        if value is not None and not has_values(self.args, self.lean):
             raise DataError("select='value' needs the critic, which this file was saved without (lean=True)")
         episodes = localise(task, self.temporal.act, value=value)
         # The mean over the whole video (f_g) reads every frame; hidden visual parts read none.
@@ -233,12 +251,34 @@ class Strong(BaseSystem):
 
     @torch.no_grad()
     def confidence(self, bank: FeatureBank, prediction: Prediction) -> Tensor:
-        """The policy's probability of stopping in the predicted windows: (S,) float32."""
+        """The policy's probability of stopping in the predicted windows, or that of its values: (S,) float32."""
         task = self._temporal_task(bank, self.untracked(bank) if prediction.boxes is None else prediction.boxes)
         samples = torch.arange(len(bank), device=bank.device)
         start, end = (prediction.spans / task.seconds[:, None]).unbind(-1)
         t = torch.zeros_like(samples) if prediction.length is None else prediction.length
-        return self.temporal.actor(self.temporal.inputs(task.observe(samples, start, end, t)))[:, spans.STOP]
+        observation = task.observe(samples, start, end, t)
+        if isinstance(self.temporal, DDPG):
+            return self.temporal.actor(self.temporal.inputs(observation))[:, spans.STOP]
+        # A value-based agent has no policy of its own: the softmax of its values, in units of their spread.
+        values = self.temporal.q_values(observation)
+        return (values / values.std(-1, keepdim=True).clamp(min=1e-6)).softmax(-1)[:, spans.STOP]
+
+    def values(self, bank: FeatureBank, boxes: Tensor, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Q-values of windows, f_o being what lies inside given boxes: what Eq. 11 compares.
+
+        Args:
+            bank: features of one split.
+            boxes: corners (R, 4), one for every frame of each sample, packed.
+            samples: (B,) int64.
+            start: (B,) float64, in steps.
+            end: (B,) float64, in steps.
+
+        Returns:
+            (B, A) float32.
+        """
+        task = self._temporal_task(bank, boxes)
+        parts = zip(*(part.split(4096) for part in (samples, start, end)), strict=True)
+        return torch.cat([self.temporal.q_values(task.observe(a, b, c, torch.zeros_like(a))) for a, b, c in parts])
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Trained numbers of both levels and the frame attention; targets, which follow them, are not counted."""
@@ -253,8 +293,7 @@ class Strong(BaseSystem):
         lean = lean or self.lean
         tensors = {f"{name}{k}": v for name, part in self._parts() for k, v in part.state_dict().items()}
         if lean:
-            unused = unused_weights(self.args)
-            tensors = {k: v for k, v in tensors.items() if not k.partition(".")[2].startswith(unused)}
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(unused_weights(self.args))}
         about = {"system": "Strong", "args": asdict(self.args), "history": self.history, "turn": self.turn}
         save_weights(path, tensors, about | {"lean": lean, "inputs": inputs_of(self.bank)})
 
@@ -278,22 +317,22 @@ class Strong(BaseSystem):
         for name, level in system._parts():
             part = split(tensors, name)
             if system.lean:
-                rest = {k: v for k, v in level.state_dict().items() if k.startswith(unused_weights(args))}
+                rest = {k: v for k, v in level.state_dict().items() if f"{name}{k}".startswith(unused_weights(args))}
                 part = rest | part
             load_module(level, part, path, bank.name)
         return system
 
     # Boxes and tasks ------------------------------------------------------------------------------------------------
 
-    def boxes(self, bank: FeatureBank, scores: FrameScores | None = None) -> Tensor:
+    def boxes(self, bank: FeatureBank, scores: Scores | None = None) -> Tensor:
         """Learnt boxes in every frame of each sample: corners, packed (R, 4) float32."""
-        scores = scores or self._frame_scores(bank)
+        scores = scores or self._scores(bank)
         if self.spatial is not None:
             task = self._temporal_task(bank, self.untracked(bank), scores)
             return track(self._spatial_task(task, scores), self.spatial.act)
         if scores is None:
             raise DataError(f"a system with boxes={self.args.boxes!r} learns no boxes")
-        boxes = scores.boxes
+        boxes = scores.peaks
         return static_boxes_of(boxes, bank.n_frames[bank.video]) if self.args.boxes == "static_attention" else boxes
 
     def untracked(self, bank: FeatureBank) -> str | Tensor:
@@ -304,45 +343,62 @@ class Strong(BaseSystem):
         """
         if not self.args.takes_turns:
             return self.args.boxes
-        if bank.frame_dim == bank.grid_shape[2]:
+        if self.cell_attention is not None or bank.frame_dim == bank.grid_shape[2]:
             return "frame"
         return torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=bank.device).expand(len(bank), 4)
 
-    def _frame_scores(self, bank: FeatureBank) -> FrameScores | None:
-        return None if self.frame_attention is None else FrameScores(self.frame_attention, bank)
+    def _scores(self, bank: FeatureBank) -> Scores | None:
+        """What learnt boxes follow: the attention inside the temporal critic, or that of frame labels."""
+        if self.frame_attention is not None:
+            return FrameScores(self.frame_attention, bank)
+        return None if self.cell_attention is None else AttendedFeatures(bank, self.cell_attention)
 
     def _temporal_task(
         self,
         bank: FeatureBank,
         boxes: str | Tensor,
-        scores: FrameScores | None = None,
+        scores: Scores | None = None,
         frame_logits: Tensor | None = None,
     ) -> TemporalTask:
         """The temporal level over boxes; ``frame_logits`` where they are known. Before the first turn they are 0."""
+        config = self.args.temporal_env
+        if self.cell_attention is not None:
+            if isinstance(boxes, str) and boxes != "frame":
+                boxes = packed_boxes(LocalFeatures(bank, boxes, margin=self.args.box_margin))
+            limits = None if isinstance(boxes, str) else boxes
+            return AttendedTask(bank, AttendedFeatures(bank, self.cell_attention, limits), config)
         margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
         local = LocalFeatures(bank, boxes, margin=margin)
         if self.args.frame_scores:
             if frame_logits is None:
-                scores = scores or self._frame_scores(bank) if self.turn else None
-                frame_logits = torch.zeros(int(local.rows[-1])) if scores is None else scores.logits
-            return FrameScoresTask(bank, local, self.args.temporal_env, frame_logits.to(bank.device))
+                known = scores if isinstance(scores, FrameScores) else None
+                if known is None and self.turn and self.frame_attention is not None:
+                    known = FrameScores(self.frame_attention, bank)
+                frame_logits = torch.zeros(int(local.rows[-1])) if known is None else known.logits
+            return FrameScoresTask(bank, local, config, frame_logits.to(bank.device))
         # Frames are a visual part, which a blind agent does not observe.
-        kind = AttentionTask if self.args.attention and not self.args.blind else TemporalTask
-        return kind(bank, local, self.args.temporal_env)
+        kind = AttentionTask if self.args.attention == "frames" and not self.args.blind else TemporalTask
+        return kind(bank, local, config)
 
-    def _spatial_task(self, task: TemporalTask, scores: FrameScores | None) -> SpatialTask:
-        if scores is None:
+    def _spatial_task(self, task: TemporalTask, scores: Scores | None) -> SpatialTask:
+        if scores is None or not self.args.needs_attention_boxes:
             return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, None)
         rows = task.local.rows
 
         def attention_boxes(samples: Tensor, frames: Tensor) -> Tensor:
-            return scores.boxes[rows[samples] + frames]
+            return scores.peaks[rows[samples] + frames]
 
         return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, attention_boxes)
 
-    def _give_boxes(self, tracks: Tensor | None, scores: FrameScores | None = None) -> None:
-        """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in."""
+    def _give_boxes(self, tracks: Tensor | None, scores: Scores | None = None) -> None:
+        """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in.
+
+        An attention over cells mixes in whole frames itself, in every update.
+        """
         bank, args = self.bank, self.args
+        if self.cell_attention is not None:
+            self.task = self._temporal_task(bank, "frame" if tracks is None else tracks)
+            return
         lengths = bank.n_frames[bank.video]
         generator = torch.Generator().manual_seed(args.seed + 1000 + len(self.history))
         if tracks is None:
@@ -357,8 +413,19 @@ class Strong(BaseSystem):
     def _train_temporal(self, stage: str, steps: int, report: ProgressCallback | None, session: Session) -> None:
         task = copy(self.task)
         task.config = replace(task.config, start="random" if self.args.exploring_starts else "initial")
+        staged = _staged(report, stage, steps)
+        # The policy of the turn before explores little.
+        epsilon = self.args.temporal.epsilon_end if self.turn else None
+        if isinstance(self.temporal, DQN) and self.temporal.attention is not None:
+            boxes = task.local.boxes
+            whole = self.args.random_boxes
+            training = CellAttentionTraining(self.temporal, task, steps, stage, boxes, whole, epsilon)
+            run(training, staged, 1, session)
+            # The attention has changed, and with it f_o.
+            self.task = self._temporal_task(self.bank, "frame" if boxes is None else boxes)
+            return
         env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
-        train(self.temporal, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
+        train(self.temporal, env, steps=steps, report=staged, stage=stage, session=session, epsilon_start=epsilon)
 
     def _train_frame_attention(self, turn: int, report: ProgressCallback | None, session: Session) -> None:
         if self.frame_attention is None:
@@ -372,15 +439,16 @@ class Strong(BaseSystem):
         if self.spatial is None:
             return
         stage, steps = f"round {turn}, spatial", self.args.spatial_steps
-        scores = self._frame_scores(self.bank)
+        scores = self._scores(self.bank)
         self._tracking = self._spatial_task(self.task, scores), scores
         env = SpatialTrackVectorEnv.of(self._tracking[0], self.args.spatial.num_envs)
-        train(self.spatial, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
+        staged, epsilon = _staged(report, stage, steps), self.args.spatial.epsilon_end if self.turn else None
+        train(self.spatial, env, steps=steps, report=staged, stage=stage, session=session, epsilon_start=epsilon)
 
     def _take_turn(self, turn: int) -> None:
         """Give the boxes of the spatial level to the temporal level."""
         self.turn = turn
-        scores = self._frame_scores(self.bank)
+        scores = self._scores(self.bank)
         if self.spatial is None:
             self._give_boxes(self.boxes(self.bank, scores), scores)
             return
@@ -405,7 +473,7 @@ class Strong(BaseSystem):
         values["seconds"] = time.perf_counter() - self._began
         tensors: dict[str, Tensor] = {}
         for prefix, part in self._parts():
-            if isinstance(part, DDPG):
+            if isinstance(part, Level):
                 held, values[prefix[:-1]] = part.training_state()
             else:
                 held = part.state_dict()
@@ -421,7 +489,7 @@ class Strong(BaseSystem):
         progress = msgspec.convert(values, Progress)
         self.history[:], self.turn, self.seconds = progress.history, progress.turn, progress.seconds
         for prefix, part in self._parts():
-            if isinstance(part, DDPG):
+            if isinstance(part, Level):
                 part.load_training_state(split(tensors, prefix), values[prefix[:-1]])
             else:
                 part.load_state_dict(split(tensors, prefix))
@@ -430,13 +498,31 @@ class Strong(BaseSystem):
             self.task = self._temporal_task(self.bank, boxes, frame_logits=tensors.get("frame_logits"))
 
 
-def make_level(task: TemporalTask | SpatialTask, args: DDPGArgs, hidden: tuple[str, ...] = ()) -> DDPG:
+def make_level(
+    task: TemporalTask | SpatialTask,
+    args: LevelArgs,
+    hidden: tuple[str, ...] = (),
+    attention: CellAttention | None = None,
+) -> Level:
     """The agent of a level; the class of its arguments selects the algorithm."""
-    if isinstance(args, FullFeedbackArgs):
-        agent: DDPG = FullFeedback(task.dims(), task.n_actions, args, hidden)
+    if isinstance(args, DQNArgs):
+        agent: Level = DQN(task.dims(), task.n_actions, args, hidden, attention)
+    elif isinstance(args, FullFeedbackArgs):
+        agent = FullFeedback(task.dims(), task.n_actions, args, hidden)
     else:
+        assert isinstance(args, DDPGArgs)
         agent = DDPG(task.dims(), task.n_actions, args, hidden)
     return agent.to(task.bank.device)
+
+
+def packed_boxes(local: LocalFeatures) -> Tensor:
+    """Corners (R, 4) in every frame of each sample of a source that has boxes; the whole frame where there is none."""
+    if local.boxes is None:
+        raise DataError(
+            f"attention='cells' looks inside boxes, and boxes={local.source!r} has none; use attention='none'"
+        )
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=local.boxes.device)
+    return torch.where(local.boxes.isnan().any(-1, keepdim=True), whole, local.boxes)
 
 
 def random_boxes(count: int, generator: torch.Generator) -> Tensor:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from typing import Any
 
 from strong_envs.agents.ranges import check_fields, check_value, hints_of
-from strong_envs.agents.strong.ddpg import DDPGArgs
+from strong_envs.agents.strong.cell_attention import CellAttentionArgs
 from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
-from strong_envs.agents.strong.full_feedback import FullFeedbackArgs
+from strong_envs.agents.strong.levels.ddpg import DDPGArgs
+from strong_envs.agents.strong.levels.dqn import DQNArgs
+from strong_envs.agents.strong.levels.full_feedback import FullFeedbackArgs
+from strong_envs.agents.strong.levels.level import LevelArgs
 from strong_envs.core import boxes as box_ops
 from strong_envs.core.rewards import critic_rewards
 from strong_envs.features.errors import DataError, nearest
@@ -23,9 +26,17 @@ BOXES = (*SOURCES, *LEARNT)
 BOUNDS = ("truth", "static")
 """Boxes that use the truth: upper bounds."""
 SELECT = ("last", "value")
-ALGORITHMS: dict[str, type[DDPGArgs]] = {"taken": DDPGArgs, "all": FullFeedbackArgs}
-"""Arguments of a level by their ``feedback``."""
+ATTENTION = ("cells", "frames", "none")
+LEARNS_FROM = ("own rewards", "frame labels", "all rewards")
+ALGORITHMS: dict[str, type[LevelArgs]] = {"dqn": DQNArgs, "ddpg": DDPGArgs, "full feedback": FullFeedbackArgs}
+"""Arguments of a level by their ``algorithm``."""
+AnyLevelArgs: type = make_dataclass(
+    "AnyLevelArgs", {name: hint for kind in ALGORITHMS.values() for name, hint in hints_of(kind).items()}.items()
+)
+"""The fields of the arguments of all algorithms."""
 PAPER: dict[str, Any] = {
+    "algorithm": "ddpg",
+    "network": "plain",
     "num_envs": 128,
     "batch": 128,
     "updates": 1,
@@ -43,133 +54,175 @@ PAPER: dict[str, Any] = {
     "weights_std": 0.1,
 }
 """What ``preset="paper"`` changes in a level."""
+FULL_FEEDBACK: dict[str, Any] = {
+    "algorithm": "full feedback",
+    "network": "plain",
+    "objective": "distil",
+    "critic": "heads",
+    "updates": 8,
+    "epsilon_end": 0.3,
+    "lr_actor": 3e-3,
+    "weight_decay": 1e-3,
+}
+"""What ``learns_from="all rewards"`` changes in both levels."""
+ALL_REWARDS: dict[str, Any] = {
+    "rounds": 2,
+    "ramp": 3.0,
+    "pretrain_steps": 60_000,
+    "spatial_steps": 40_000,
+    "temporal_steps": 350_000,
+    "exploring_starts": True,
+    "temporal_env": TemporalConfig(),
+    "spatial_env": SpatialConfig(
+        reward="attention_box", window="random", first_frame_actions=16, appearance=False, surroundings=False
+    ),
+}
+"""The other arguments of ``learns_from="all rewards"``: those of the result files of 26 November 2026 and before."""
 PRESETS = ("default", "paper")
 SCALED = ("pretrain_steps", "spatial_steps", "temporal_steps")
 """Fields that ``budget`` multiplies, beside the steps of the frame attention."""
 
 
-def level_args(preset: str = "default", **changes: Any) -> DDPGArgs:
-    """The arguments of a level in a preset with some of them changed.
-
-    ``feedback="taken"`` gives `DDPGArgs`, ``"all"`` `FullFeedbackArgs`.
+def level_args(preset: str = "default", **changes: Any) -> LevelArgs:
+    """The arguments of a level in a preset with some of them changed: `DQNArgs` unless ``algorithm`` names another.
 
     Raises:
         DataError: an unknown preset, name or choice.
     """
     if preset not in PRESETS:
         raise DataError(f"preset must be one of {PRESETS}, got {preset!r}{nearest(str(preset), PRESETS)}")
-    return changed_level(DDPGArgs(**(PAPER if preset == "paper" else {})), changes)
+    base = changed_level(DQNArgs(), PAPER) if preset == "paper" else DQNArgs()
+    return changed_level(base, changes)
 
 
-def changed_level(args: DDPGArgs, changes: Mapping[str, Any]) -> DDPGArgs:
-    """Arguments of a level with some of them changed; another ``feedback`` changes the algorithm, see `level_args`."""
-    names = [f.name for f in fields(FullFeedbackArgs)]
+def changed_level(args: LevelArgs, changes: Mapping[str, Any]) -> LevelArgs:
+    """Arguments of a level with some of them changed; another ``algorithm`` starts from the defaults of its own.
+
+    Of the arguments given so far it then keeps ``steps``, ``stop`` and ``seed``.
+    """
+    algorithm = changes.get("algorithm", args.algorithm)
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        valid = tuple(ALGORITHMS)
+        raise DataError(f"algorithm must be one of {valid}, got {algorithm!r}{nearest(str(algorithm), valid)}")
+    kind = ALGORITHMS[algorithm]
+    names = [f.name for f in fields(kind)]
     for name in changes:
         if name not in names:
-            raise DataError(f"DDPG has no argument {name!r}{nearest(name, names)}; it has {sorted(names)}")
-    values = {f.name: getattr(args, f.name) for f in fields(args)} | dict(changes)
-    feedback = values["feedback"]
-    if not isinstance(feedback, str) or feedback not in ALGORITHMS:
-        valid = tuple(ALGORITHMS)
-        raise DataError(f"feedback must be one of {valid}, got {feedback!r}{nearest(str(feedback), valid)}")
-    kind = ALGORITHMS[feedback]
-    if kind is DDPGArgs and values.get("states", "replay") != "replay":
-        valid = FullFeedbackArgs.CHOICES["states"]
-        if values["states"] not in valid:
-            raise DataError(f"states must be one of {valid}, got {values['states']!r}")
-        raise DataError(f"states='uniform' needs feedback='all', got feedback={feedback!r}")
-    return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+            owners = [other for other, its in ALGORITHMS.items() if name in (f.name for f in fields(its))]
+            if owners:
+                raise DataError(
+                    f"{name} is an argument of algorithm={' and '.join(map(repr, owners))}, not {algorithm!r}"
+                )
+            raise DataError(
+                f"algorithm={algorithm!r} has no argument {name!r}{nearest(name, names)}; it has {sorted(names)}"
+            )
+    if kind is not type(args):
+        args = kind(steps=args.steps, stop=args.stop, seed=args.seed)
+    return replace(args, **changes)
 
 
 @dataclass(frozen=True)
 class StrongArgs:
     """Arguments of `Strong`; the defaults are ``preset="default"``."""
 
+    learns_from: str = "own rewards"
+    """``"own rewards"``: both levels learn from what `step` pays in their own episodes, and the attention from the
+    error of the temporal critic. ``"frame labels"``: the same levels, but the boxes follow a frame attention that is
+    trained to classify frames as inside or outside the moment. ``"all rewards"``: with such a frame attention, and
+    levels that know the rewards of all moves in uniformly drawn states (`agents.strong.levels.full_feedback`)."""
     boxes: str = "tracked"
     """Source of f_o: see `agents.strong.agent`."""
-    attention: bool = False
-    """Both attentions over frames (Eqs. 2-3 and 13-14), see `agents.strong.attention`; without them means
-    (STRONG-A)."""
+    attention: str = "cells"
+    """``"cells"``: over the cells of each frame (`agents.strong.cell_attention`); ``"frames"``: both attentions over
+    frames (Eqs. 2-3 and 13-14, `agents.strong.attention`); ``"none"``: means (STRONG-A)."""
     blind: bool = False
     """Hide every visual part of the observation."""
-    rounds: int = 2
+    rounds: int = 3
     """Turns of spatial and temporal training, after the pre-training of the temporal level."""
-    pretrain_steps: int = 60_000
-    spatial_steps: int = 40_000
-    temporal_steps: int = 350_000
+    pretrain_steps: int = 800_000
+    spatial_steps: int = 60_000
+    temporal_steps: int = 160_000
     """Steps of the temporal level in a turn, on average over the turns."""
-    ramp: float = 3.0
-    """Factor by which each turn trains the temporal level longer than the one before; the sum over the turns stays.
-    Early boxes are poor: on the travel level this puts tracked boxes ahead of the best static ones."""
+    ramp: float = 1.0
+    """Factor by which each turn trains the temporal level longer than the one before; the sum over the turns stays."""
+    cells: CellAttentionArgs = field(default_factory=CellAttentionArgs)
+    """The attention over cells, with ``attention="cells"``."""
     frame_attention: FrameAttentionArgs = field(default_factory=FrameAttentionArgs)
-    """The frame attention, trained at the start of every turn when ``spatial_env.reward`` is "attention_box"."""
+    """The attention that is trained with frame labels, at the start of every turn."""
     frame_scores: bool = False
     """Adds the logits of the frame attention, averaged in the window and around it, to the observation of the temporal
     level; see `FrameScoresTask`."""
-    random_boxes: float = 0.0
-    """Share of the samples with a random box while the temporal level trains in a tracked system."""
+    random_boxes: float = 0.3
+    """Share of the samples with another box while the temporal level trains in a tracked system: the whole frame where
+    it has an attention over cells, else a random one."""
     box_margin: float = 0.0
     """Added around every box, in fractions of the frame."""
-    temporal: DDPGArgs = field(
-        default_factory=lambda: level_args(
-            states="uniform",
-            feedback="all",
-            objective="distil",
-            critic="heads",
-            critic_hidden=(256, 256),
-            entropy=0.3,
-            num_envs=1024,
-            batch=256,
-            updates=8,
-            capacity=200_000,
-            epsilon_end=0.3,
-            lr_actor=3e-3,
-            lr_critic=2e-3,
-        )
-    )
+    temporal: LevelArgs = field(default_factory=lambda: level_args())
     select: str = "last"
     """Result of an episode: ``"last"``, the window after the last move, or ``"value"``, the window of its path in which
     stopping has the highest predicted value relative to the other moves."""
-    exploring_starts: bool = True
+    exploring_starts: bool = False
     """Train the temporal level from random windows. Predictions begin with the initial window in any case."""
-    spatial: DDPGArgs = field(
-        default_factory=lambda: level_args(
-            feedback="all",
-            gain=1.0,
-            objective="distil",
-            critic="heads",
-            num_envs=128,
-            updates=8,
-            stop=box_ops.STOP,
-            entropy=0.1,
-            epsilon_end=0.3,
-            lr_actor=3e-3,
-            lr_critic=3e-3,
-            actor_hidden=(64, 64),
-            critic_hidden=(64, 64),
-        )
+    spatial: LevelArgs = field(
+        default_factory=lambda: level_args(network="plain", num_envs=128, stop=box_ops.STOP, hidden=(64, 64))
     )
-    temporal_env: TemporalConfig = field(default_factory=TemporalConfig)
+    temporal_env: TemporalConfig = field(
+        default_factory=lambda: TemporalConfig(multi_scale=True, reward="iou_delta", phi=0.001)
+    )
     spatial_env: SpatialConfig = field(
         default_factory=lambda: SpatialConfig(
-            reward="attention_box", window="random", first_frame_actions=16, appearance=False, surroundings=False
+            reward="attention_box",
+            payment="change",
+            window="random",
+            first_frame_actions=16,
+            actions_per_frame=2,
+            appearance=False,
+            surroundings=False,
         )
     )
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.boxes not in BOXES:
-            raise DataError(f"boxes must be one of {BOXES}, got {self.boxes!r}")
-        if self.select not in SELECT:
-            raise DataError(f"select must be one of {SELECT}, got {self.select!r}{nearest(self.select, SELECT)}")
+        choices = (("learns_from", LEARNS_FROM), ("boxes", BOXES), ("attention", ATTENTION), ("select", SELECT))
+        for name, valid in choices:
+            value = getattr(self, name)
+            if value not in valid:
+                raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(str(value), valid)}")
         check_fields(self)
         for environment in (self.temporal_env, self.spatial_env):
             check_fields(environment)
-        if self.frame_scores and (self.attention or not self.has_frame_attention):
+        full = isinstance(self.temporal, FullFeedbackArgs) or (
+            self.boxes == "tracked" and isinstance(self.spatial, FullFeedbackArgs)
+        )
+        if full != (self.learns_from == "all rewards"):
             raise DataError(
-                "frame_scores=True requires frame attention: boxes must be 'attention', 'static_attention', or "
-                "'tracked' with reward='attention_box', and attention off; "
-                f"got boxes={self.boxes!r}, reward={self.spatial_env.reward!r}, attention={self.attention}"
+                f"learns_from={self.learns_from!r} does not agree with algorithm={self.temporal.algorithm!r} of the "
+                f"temporal and {self.spatial.algorithm!r} of the spatial level: 'full feedback' learns from "
+                "'all rewards', and the others do not"
+            )
+        if self.attention == "cells" and self.temporal.algorithm != "dqn":
+            raise DataError(
+                f"attention='cells' needs algorithm='dqn' of the temporal level, got {self.temporal.algorithm!r}"
+            )
+        if self.attention == "cells" and (
+            self.temporal_env.time_in_observation or self.temporal_env.global_scope != "video"
+        ):
+            raise DataError(
+                "attention='cells' needs time_in_observation=False and global_scope='video' of temporal_env, got "
+                f"{self.temporal_env.time_in_observation} and {self.temporal_env.global_scope!r}"
+            )
+        if self.needs_attention_boxes and self.learns_from == "own rewards" and self.attention != "cells":
+            raise DataError(
+                f"boxes={self.boxes!r} follow an attention; with learns_from='own rewards' it must be "
+                f"attention='cells', got {self.attention!r}"
+            )
+        if self.frame_scores and (self.attention != "none" or not self.has_frame_attention):
+            raise DataError(
+                "frame_scores=True requires frame attention: learns_from must be 'frame labels' or 'all rewards', "
+                "boxes 'attention', 'static_attention', or 'tracked' with reward='attention_box', and attention "
+                "'none'; "
+                f"got learns_from={self.learns_from!r}, boxes={self.boxes!r}, reward={self.spatial_env.reward!r}, "
+                f"attention={self.attention!r}"
             )
 
     @property
@@ -178,10 +231,15 @@ class StrongArgs:
         return self.boxes in LEARNT
 
     @property
-    def has_frame_attention(self) -> bool:
-        """Whether the system trains a frame attention."""
+    def needs_attention_boxes(self) -> bool:
+        """Whether boxes follow the peak of an attention."""
         rests = self.boxes in ("attention", "static_attention")
         return rests or (self.boxes == "tracked" and self.spatial_env.reward == "attention_box")
+
+    @property
+    def has_frame_attention(self) -> bool:
+        """Whether the system trains a frame attention with frame labels."""
+        return self.needs_attention_boxes and self.learns_from != "own rewards"
 
     def turn_steps(self, turn: int) -> int:
         """Steps of the temporal level in a turn, counted from 1."""
@@ -189,39 +247,75 @@ class StrongArgs:
         return round(self.temporal_steps * self.rounds * weights[turn - 1] / sum(weights))
 
 
-def strong_args(preset: str = "default", reward: str | None = None, **changes: Any) -> StrongArgs:
+def strong_args(
+    preset: str = "default",
+    reward: str | None = None,
+    learns_from: str = "own rewards",
+    boxes: str = "tracked",
+    **changes: Any,
+) -> StrongArgs:
     """The arguments of a preset with some of them changed; ``seed`` reaches both levels.
 
     Args:
         preset: ``"default"`` or ``"paper"``.
-        reward: of the spatial level. One that compares values of the critic (`critic_rewards`) goes without the
-            frame attention: the spatial level observes what is in and around its box, as in Eq. 10, and learns from the
-            rewards of the moves it made.
-        changes: fields of `StrongArgs`.
+        reward: of the spatial level. With one that compares values of the critic (`critic_rewards`) the spatial level
+            observes what is in and around its box, as in Eq. 10.
+        learns_from: see `StrongArgs`.
+        boxes: see `StrongArgs`.
+        **changes: other fields of `StrongArgs`.
     """
+    if learns_from not in LEARNS_FROM:
+        valid = LEARNS_FROM
+        raise DataError(f"learns_from must be one of {valid}, got {learns_from!r}{nearest(str(learns_from), valid)}")
+    made: dict[str, Any] = {"learns_from": learns_from, "boxes": boxes}
     if preset == "paper":
-        args = StrongArgs(
-            attention=True,
-            temporal=level_args("paper"),
-            spatial=level_args("paper", stop=box_ops.STOP),
-            exploring_starts=False,
-            temporal_env=TemporalConfig(context=False),
-            spatial_env=SpatialConfig(surroundings=False),
-        )
+        made |= {
+            "attention": "frames",
+            "temporal": level_args("paper"),
+            "spatial": level_args("paper", stop=box_ops.STOP),
+            "temporal_env": TemporalConfig(context=False),
+            "spatial_env": SpatialConfig(surroundings=False),
+        }
     elif preset == "default":
         args = StrongArgs()
-        if reward in critic_rewards():
-            args = replace(
-                args,
-                random_boxes=0.3,
-                spatial=changed_level(args.spatial, {"feedback": "taken"}),
-                spatial_env=replace(args.spatial_env, appearance=True, surroundings=True),
+        made["attention"] = "cells" if boxes in LEARNT and learns_from == "own rewards" else "none"
+        if made["attention"] == "none":
+            made["random_boxes"] = 0.0
+        if learns_from == "all rewards":
+            made["temporal"] = changed_level(
+                args.temporal,
+                FULL_FEEDBACK
+                | {
+                    "states": "uniform",
+                    "critic_hidden": (256, 256),
+                    "entropy": 0.3,
+                    "num_envs": 1024,
+                    "capacity": 200_000,
+                    "lr_critic": 2e-3,
+                },
             )
+            made["spatial"] = changed_level(
+                args.spatial,
+                FULL_FEEDBACK
+                | {
+                    "gain": 1.0,
+                    "num_envs": 128,
+                    "entropy": 0.1,
+                    "lr_critic": 3e-3,
+                    "actor_hidden": (64, 64),
+                    "critic_hidden": (64, 64),
+                },
+            )
+            made |= ALL_REWARDS
+        if reward in critic_rewards():
+            made["spatial"] = changed_level(args.spatial, {"network": "matching"})
+            made["spatial_env"] = replace(made.get("spatial_env", args.spatial_env), appearance=True, surroundings=True)
+            made["random_boxes"] = 0.3
     else:
         raise DataError(f"preset must be 'default' or 'paper', got {preset!r}")
     if reward is not None:
-        args = replace(args, spatial_env=replace(args.spatial_env, reward=reward))
-    return replace(args, **changes)
+        made["spatial_env"] = replace(made.get("spatial_env", StrongArgs().spatial_env), reward=reward)
+    return StrongArgs(**(made | changes))
 
 
 def changed_args(args: StrongArgs, changes: Mapping[str, Any]) -> StrongArgs:
@@ -238,7 +332,7 @@ def changed_args(args: StrongArgs, changes: Mapping[str, Any]) -> StrongArgs:
         part: Any = getattr(args, name)
         if not isinstance(value, Mapping):
             made[name] = value
-        elif isinstance(part, DDPGArgs):
+        elif isinstance(part, LevelArgs):
             made[name] = changed_level(part, value)
         elif not is_dataclass(part) or isinstance(part, type):
             raise DataError(f"{name} must be of type {type(part).__name__}, such as {part!r}; got {value!r}")
@@ -267,7 +361,8 @@ def system_args(
         given["temporal_env"] = {**given.get("temporal_env", {}), **env}
     spatial = given.get("spatial_env")
     reward = spatial.get("reward") if isinstance(spatial, Mapping) else None
-    args = changed_args(strong_args(preset, reward), {**given, "seed": seed})
+    base = {name: given[name] for name in ("learns_from", "boxes") if name in given}
+    args = changed_args(strong_args(preset, reward, **base), {**given, "seed": seed})
     if not args.takes_turns:
         # The same number of steps as a tracked system spends on its temporal level.
         args = replace(args, pretrain_steps=args.pretrain_steps + args.rounds * args.temporal_steps)
@@ -277,7 +372,7 @@ def system_args(
 
 
 def stored_args(raw: Mapping[str, Any]) -> StrongArgs:
-    """The arguments of a saved system from the ``args`` of its header, those of earlier releases included.
+    """The arguments of a saved system from the ``args`` of its header; those that are absent take their defaults.
 
     Raises:
         DataError: arguments that this release does not know.
@@ -286,7 +381,7 @@ def stored_args(raw: Mapping[str, Any]) -> StrongArgs:
     for name, value in raw.items():
         if isinstance(value, Mapping):
             part = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-            made[name] = changed_level(DDPGArgs(), part) if name in ("temporal", "spatial") else part
+            made[name] = changed_level(DQNArgs(), part) if name in ("temporal", "spatial") else part
         else:
             made[name] = value
     return changed_args(StrongArgs(), made)

@@ -31,7 +31,7 @@ class FrameScores:
         return self.frame_attention.attend(self.bank)
 
     @property
-    def boxes(self) -> Tensor:
+    def peaks(self) -> Tensor:
         """Attention boxes: corners, packed (R, 4)."""
         return self._both[0]
 

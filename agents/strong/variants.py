@@ -60,29 +60,43 @@ def _register(name: str, description: str, boxes: str, *, needs: str = "grid", *
 _register("blind", "the same agent with every visual input hidden", "frame", needs="frames", blind=True)
 _register("trl", "temporal level alone, whole frames", "frame", needs="frames")
 _register("trl+gau", "temporal level, a fixed centred Gaussian over the frame", "gaussian")
-_register("strong", "both levels, trained in turns, windows averaged", "tracked")
-_register("strong+attention", "the same with both attentions over frames", "tracked", attention=True)
+_register("trl+attention", "temporal level alone, attention over the cells of whole frames", "frame", attention="cells")
+_register("strong", "both levels, trained in turns from their own rewards alone", "tracked")
+_register(
+    "strong (frame labels)",
+    "both levels from their own rewards, on boxes that follow an attention trained with frame labels",
+    "tracked",
+    learns_from="frame labels",
+)
+_register(
+    "strong (all rewards)",
+    "the same with levels that know the rewards of all moves in uniformly drawn states",
+    "tracked",
+    learns_from="all rewards",
+)
 _register(
     "strong+frame scores",
-    "STRONG that also observes the scores of its frame attention for the frames and for their changes",
+    "STRONG with frame labels that also observes the scores of its frame attention",
     "tracked",
+    learns_from="frame labels",
     frame_scores=True,
     frame_attention={"change": 0.05},
 )
 _register(
-    "attention boxes",
-    "STRONG without the tracker: in every frame the box around the peak of the frame attention",
-    "attention",
+    "strong (paper)", "STRONG to the letter of the paper: DDPG, Eq. 11, plain networks", "tracked", preset="paper"
+)
+_register(
+    "attention boxes", "STRONG without the tracker: in every frame the box around the attention's peak", "attention"
 )
 _register("static attention box", "the same with one box for the whole video, the median of these", "static_attention")
 _register("GT static box", "temporal level on one box around the GT boxes of the moment (upper bound)", "static")
 _register("GT boxes", "temporal level on the GT boxes (upper bound)", "truth", box_margin=0.05)
 _register(
-    "critic on GT boxes",
-    "the same, choosing by the critic's values instead of the actor (upper bound)",
+    "DDPG on GT boxes",
+    "the same with DDPG instead of double DQN (upper bound)",
     "truth",
     box_margin=0.05,
-    temporal={"greedy": "critic"},
+    temporal={"algorithm": "ddpg", "network": "matching"},
 )
 _register("trl+local", "temporal level on the mean of detected objects", "objects", needs="objects")
 _register("trl+cells", "temporal level on the five cells of each frame with the largest norm", "cells")

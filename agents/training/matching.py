@@ -7,8 +7,12 @@ regularisation that features of real footage need.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from strong_envs.features.errors import DataError
 
 
 class Scale(nn.Module):
@@ -60,3 +64,119 @@ class Matching(nn.Module):
         """Features (B, ..., C) and one query (B, Dq) for each row: (B, ..., width)."""
         said = self.query(self.drop(query))
         return self.feature(self.drop(x)) * said.view(len(said), *[1] * (x.dim() - 2), -1) * self.factor
+
+
+class GatedScore(nn.Module):
+    """One number for features x, given a query q: v . relu((W x) * (A q) + B q).
+
+    Args:
+        channels, query: lengths of the features and of the query.
+        width: of the hidden layer.
+        dropout: share of both inputs that is dropped in training.
+    """
+
+    def __init__(self, channels: int, query: int, width: int = 32, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.feature = nn.Linear(channels, width)
+        self.gate = nn.Linear(query, width)
+        self.shift = nn.Linear(query, width)
+        self.out = nn.Linear(width, 1)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, query: Tensor) -> Tensor:
+        """Features (B, ..., C) and one query (B, Dq) for each row: (B, ...)."""
+        x, query = self.drop(x), self.drop(query)
+        gate = self.gate(query)
+        # The gate goes into the weights, query by query: one product instead of a product and two passes over it.
+        weight = self.feature.weight * gate[..., None]
+        shift = self.feature.bias * gate + self.shift(query)
+        hidden = torch.baddbmm(shift[:, None], x.flatten(1, -2), weight.transpose(1, 2)).relu_()
+        return self.out(hidden).view(x.shape[:-1])
+
+
+class MatchingInputs(nn.Module):
+    """What the networks of a level see: the query matched with the window of f_o and with the windows around it.
+
+    The visual parts of the observation are vectors of windows: ``local``, ``global`` and the four of ``context``, or of
+    the spatial level ``scene``, ``inside`` and the five of ``around``. Each is matched with the query (`Matching`). The
+    first, what lies inside, stays as it is, and the others follow as differences from it, because a move is worth what
+    changes. All other parts of the observation are standardised and appended.
+
+    Args:
+        shapes: named parts of the observation, as from `TemporalTask.dims` or `SpatialTask.dims`.
+        hidden: parts that are replaced by zeros.
+        width: of a match.
+        dropout: share of the features and of the query that is dropped in training.
+        scaled: whether the visual parts are standardised here; False where they come standardised.
+    """
+
+    WINDOWS = ("local", "inside", "global", "context", "scene", "around")
+    """Visual parts by name; the first two are what lies inside."""
+
+    def __init__(
+        self,
+        shapes: dict[str, tuple[int, ...]],
+        hidden: Sequence[str] = (),
+        width: int = 64,
+        dropout: float = 0.0,
+        scaled: bool = True,
+    ) -> None:
+        super().__init__()
+        inside = "local" if "local" in shapes else "inside"
+        if "query" not in shapes or inside not in shapes:
+            raise DataError(
+                "a matching network needs the parts 'query' and 'local' or 'inside' of an observation, "
+                f"got {sorted(shapes)}; use network='plain'"
+            )
+        self.scaled, self.dim = scaled, shapes[inside][0]
+        self.windows = [name for name in self.WINDOWS if name in shapes]
+        self.other = [name for name in shapes if name not in self.windows and name != "query"]
+        self.hidden = tuple(hidden)
+        query = shapes["query"][0]
+        self.query = Scale(query)
+        self.match = Matching(self.dim, query, width, dropout)
+        self.scale = Scale(self.dim)
+        # A whole frame may be a vector of another length than a cell of its grid.
+        self.apart = [name for name in self.windows if shapes[name][0] % self.dim]
+        self.apart_scale = nn.ModuleDict({name: Scale(shapes[name][0]) for name in self.apart})
+        self.apart_match = nn.ModuleDict(
+            {name: Matching(shapes[name][0], query, width, dropout) for name in self.apart}
+        )
+        self.rest = nn.ModuleDict({name: Scale(torch.Size(shapes[name]).numel()) for name in self.other})
+        count = sum(1 if name in self.apart else shapes[name][0] // self.dim for name in self.windows)
+        self.size = count * width + sum(torch.Size(shapes[name]).numel() for name in self.other)
+
+    @torch.no_grad()
+    def fit(self, observation: dict[str, Tensor]) -> None:
+        """Take the scale of every number from a batch of observations."""
+        self.query.fit(observation["query"])
+        for name in self.other:
+            self.rest[name].fit(observation[name].flatten(1))
+        if self.scaled:
+            self.scale.fit(self._same_length(observation).flatten(0, 1))
+            for name in self.apart:
+                self.apart_scale[name].fit(observation[name])
+
+    def _same_length(self, observation: dict[str, Tensor]) -> Tensor:
+        """The windows whose vectors are as long as that of the inside, which comes first: (B, P, D)."""
+        parts = [observation[name].unflatten(-1, (-1, self.dim)) for name in self.windows if name not in self.apart]
+        return torch.cat(parts, 1)
+
+    def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        """Named (B, ...) parts to (B, size)."""
+        query = self.query(observation["query"])
+        matched = [self.match(self.scale(self._same_length(observation)), query)]
+        for name in self.apart:
+            matched.append(self.apart_match[name](self.apart_scale[name](observation[name]), query)[:, None])
+        seen = torch.cat(matched, 1)
+        seen = torch.cat((seen[:, :1], seen[:, 1:] - seen[:, :1]), 1)
+        rest = [
+            torch.zeros_like(observation[name])
+            if name in self.hidden
+            else self.rest[name](observation[name].flatten(1))
+            for name in self.other
+        ]
+        if "local" in self.hidden or "inside" in self.hidden:
+            # A blind agent still reads the sentence.
+            seen = self.match.query(query)[:, None].expand_as(seen)
+        return torch.cat((seen.flatten(1), *rest), 1)

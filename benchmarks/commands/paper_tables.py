@@ -24,16 +24,11 @@ SIDE = ("Acc@.5", "Acc@.7", "mIoU")
 REFERENCES = ("blind one-shot", "frame classifier")
 """Trained rows beside the paper's: a policy that ignores the video, and STRONG's frame attention alone."""
 TITLES = {1: "Table 1: comparison of the systems", 2: "Table 2: variants of the spatial level"}
-OURS = {1: {"STRONG": "strong+attention", "STRONG-A": "strong"}}
-"""Systems whose registered names differ from the paper's: ``strong`` leaves out attention over frames, which the
-paper's STRONG has. Table 2 compares boxes, all of them without it."""
 
 
-def registered(label: str, number: int = 0) -> str | None:
+def registered(label: str) -> str | None:
     """The registered name of a system of the paper, whatever its hyphens and capitals; None where there is none."""
     from strong_envs import agents
-
-    label = OURS.get(number, {}).get(label, label)
 
     def plain(name: str) -> str:
         return "".join(c for c in name.lower() if c.isalnum() or c == "+")
@@ -64,7 +59,7 @@ def main(args: argparse.Namespace, number: int) -> int:
     importable_here()
     labels = [name.strip() for name in args.systems.split(",") if name.strip()]
     own = [label for label in [*labels, *args.agent] if ":" in label]
-    found = {label: registered(label, number) for label in labels} | {label: agents.find(label).name for label in own}
+    found = {label: registered(label) for label in labels} | {label: agents.find(label).name for label in own}
     reasons = {label: "absent: no system of this name in this release" for label, name in found.items() if not name}
     with held_output(args) as out:
         notes = stand_ins(found, args)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from strong_envs.features.store.store import FeatureStore
 
 LEVELS = ("easy", "standard", "travel")
-BUILDS = {"small": (40, 12), "medium": (800, 200), "full": (2400, 600)}
+BUILDS = {"small": (40, 10, 12), "medium": (800, 100, 200), "full": (2400, 300, 600)}
+"""Numbers of train, validation and test videos; the three parts are drawn from disjoint seeds."""
 WORLD_VERSION = 0
 _PARALLEL_FROM = 200
 _SOURCES = ("scene", "events", "language", "drawing", "cells", "build")
@@ -52,8 +53,8 @@ def open_store(
 
     Args:
         level: one of `LEVELS`.
-        build: a key of `BUILDS`, whose values are the numbers of train and test videos. The videos of the small build
-            are the first ones of the full build.
+        build: a key of `BUILDS`, whose values are the numbers of train, validation and test videos. The videos of the
+            small build are the first ones of the full build, part by part.
         cache: folder to keep it in; `cache_dir()` by default. The name of the store's folder holds a hash of the
             world's source, so another release never meets features that it would not make itself.
         progress: show a progress bar while building.
@@ -70,22 +71,22 @@ def open_store(
         raise DataError(f"unknown build {build!r}{nearest(build, BUILDS)}; builds are {list(BUILDS)}")
     if workers is not None and workers < 1:
         raise DataError(f"workers must be at least 1, got {workers}")
-    train, test = BUILDS[build]
+    sizes = BUILDS[build]
     infix, suffix = "" if level == "standard" else f"-{level}", "" if build == "small" else f"-{build}"
     name = f"shapes{infix}-v0{suffix}"
-    path = Path(cache or cache_dir()).expanduser() / f"{name}-{_content_version(level, train, test)}"
+    path = Path(cache or cache_dir()).expanduser() / f"{name}-{_content_version(level, sizes)}"
     if not path.exists():
         # Not before: what builds a world imports OpenCV, which takes longer than to open one.
         from strong_envs.features.shapes import build as building
 
         if workers is None:
             workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            workers = workers if train + test >= _PARALLEL_FROM else 1
+            workers = workers if sum(sizes) >= _PARALLEL_FROM else 1
         try:
             with os_errors(
                 f"build the default world in {shown(path.parent)}, the folder of STRONG_ENVS_CACHE or cache="
             ):
-                return building.build(path, name, level, train, test, workers, progress)
+                return building.build(path, name, level, sizes, workers, progress)
         except DataError:
             # Another process built the same store first.
             if not path.exists():
@@ -113,11 +114,11 @@ def check_level(level: str) -> None:
         raise DataError(f"unknown level {level!r}{nearest(level, LEVELS)}; levels are {list(LEVELS)}")
 
 
-def _content_version(level: str, train: int, test: int) -> str:
+def _content_version(level: str, sizes: tuple[int, int, int]) -> str:
     from strong_envs.features.encoders import hashed_words
     from strong_envs.features.store.manifest import FORMAT_VERSION
 
-    digest = hashlib.sha256(repr((level, train, test, WORLD_VERSION, FORMAT_VERSION)).encode())
+    digest = hashlib.sha256(repr((level, sizes, WORLD_VERSION, FORMAT_VERSION)).encode())
     here = Path(__file__).parent
     for source in [*(here / f"{name}.py" for name in _SOURCES), Path(hashed_words.__file__)]:
         digest.update(source.read_text(encoding="utf-8").encode())

@@ -35,33 +35,40 @@ from strong_envs.features.shapes.language import describe
 from strong_envs.features.shapes.scene import LEVELS, sample_scene, stream
 from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, write_store
 
-# Seeds of test videos start here; train videos count from 0.
+# Seeds of test and of validation videos start here; train videos count from 0.
 TEST_SEEDS = 1_000_000_000
+VAL_SEEDS = 2_000_000_000
 TEXT_DIM = 128
 _MAX_OBJECTS = 4
 _STALE_SECONDS = 24 * 3600
 
 
-def video_seeds(train: int, test: int) -> list[tuple[str, int, int]]:
-    """(split, number in the split, seed) of every video; a larger build begins with the videos of a smaller one."""
-    return [("train", i, i) for i in range(train)] + [("test", i, TEST_SEEDS + i) for i in range(test)]
+Sizes = tuple[int, int, int]
+"""Numbers of train, validation and test videos."""
 
 
-def build(path: Path, name: str, level: str, train: int, test: int, workers: int, progress: bool) -> FeatureStore:
-    """Write the store of ``train`` + ``test`` videos to ``path`` and open it.
+def video_seeds(sizes: Sizes) -> list[tuple[str, int, int]]:
+    """(split, number in the split, seed) of every video; a split of a larger build begins with those of a smaller."""
+    train, val, test = sizes
+    parts = (("train", train, 0), ("test", test, TEST_SEEDS), ("val", val, VAL_SEEDS))
+    return [(split, i, first + i) for split, count, first in parts for i in range(count)]
+
+
+def build(path: Path, name: str, level: str, sizes: Sizes, workers: int, progress: bool) -> FeatureStore:
+    """Write the store of as many videos as ``sizes`` says to ``path`` and open it.
 
     With ``workers`` > 1 as many child processes share the work, else this process does it. Raises RuntimeError where a
     worker fails, and DataError where ``path`` exists or its folder cannot hold the store. Scratch files lie beside
     ``path`` and go away in any case.
     """
-    seeds = video_seeds(train, test)
+    seeds = video_seeds(sizes)
     _reserve(path.parent, len(seeds))
     _sweep(path.parent)
     scratch = Path(tempfile.mkdtemp(prefix=".shapes-scratch-", dir=path.parent))
     try:
         arrays = _arrays(scratch, len(seeds), "w+")
         if workers > 1 and sys.executable:
-            made: Generator[tuple[int, list[dict]], None, None] = _in_children(scratch, level, train, test, workers)
+            made: Generator[tuple[int, list[dict]], None, None] = _in_children(scratch, level, sizes, workers)
         else:
             made = ((i, _fill(arrays, i, seed, level)) for i, (_, _, seed) in enumerate(seeds))
         with closing(made), tqdm(total=len(seeds), desc=f"building {name}", unit="video", disable=not progress) as bar:
@@ -101,9 +108,7 @@ def _fill(arrays: dict[str, np.ndarray], row: int, seed: int, level: str) -> lis
     return objects
 
 
-def _in_children(
-    folder: Path, level: str, train: int, test: int, workers: int
-) -> Generator[tuple[int, list[dict]], None, None]:
+def _in_children(folder: Path, level: str, sizes: Sizes, workers: int) -> Generator[tuple[int, list[dict]], None, None]:
     """Start the workers and yield (row, objects) of every video they finish; all are gone once this is closed."""
     package = str(Path(__file__).resolve().parents[1])
     # Bare stand-ins for the packages: importing the real ones loads torch, which a worker has no use for.
@@ -116,7 +121,7 @@ def _in_children(
         "from strong_envs.features.shapes.build import work\n"
         "work()"
     )
-    args = [str(folder), level, str(train), str(test), str(workers)]
+    args = [str(folder), level, *map(str, sizes), str(workers)]
     lines: queue.SimpleQueue[str | subprocess.Popen] = queue.SimpleQueue()
 
     def drain(child: subprocess.Popen) -> None:
@@ -154,8 +159,8 @@ def work() -> None:
     # The parent ends its workers; an interrupt from the keyboard reaches both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    first, folder, level, train, test, workers = sys.argv[1:]
-    seeds = video_seeds(int(train), int(test))
+    first, folder, level, train, val, test, workers = sys.argv[1:]
+    seeds = video_seeds((int(train), int(val), int(test)))
     arrays = _arrays(Path(folder), len(seeds), "r+")
     try:
         for row in range(int(first), len(seeds), int(workers)):

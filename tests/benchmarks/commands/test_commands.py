@@ -262,7 +262,7 @@ def test_claims_are_judged_by_the_interval():
 
 def test_a_sweep_has_a_point_per_value_and_says_what_is_inert(ragged_store, tmp_path, capsys):
     arguments = ["sweep", "gamma", "--values", "0,0.4", "--features", ragged_store, "--systems", "trl", *TINY]
-    assert main([*arguments, "--set", "feedback=all", "--out", str(tmp_path)]) == 0
+    assert main([*arguments, "--set", "learns_from=all rewards", "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "gamma" / "sweep.json").read_text())
     assert [p["value"] for p in result["points"]] == [0, 0.4]
     assert any("changed nothing" in note for note in result["notes"])

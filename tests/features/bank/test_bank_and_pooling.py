@@ -85,8 +85,8 @@ def test_a_bank_holds_its_split(ragged_store):
     windows = test.queries[i].windows
     assert np.allclose(test.truth[i, : len(windows)].numpy() * video.duration, windows)
     assert features.load(ragged_store, "test") is test
-    with pytest.raises(DataError, match="has no split 'val'"):
-        features.load(ragged_store, "val")
+    with pytest.raises(DataError, match="has no split 'dev'"):
+        features.load(ragged_store, "dev")
 
 
 def test_sums_inside_boxes_equal_a_loop(ragged_store):

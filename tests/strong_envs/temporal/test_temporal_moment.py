@@ -119,7 +119,7 @@ def test_other_splits_and_other_seeds_give_other_episodes(ragged_store):
     assert len(set(draws(1))) > 3
     assert TemporalMomentEnv(ragged_store, split="test").bank.queries[0].split == "test"
     with pytest.raises(DataError, match="split"):
-        TemporalMomentEnv(ragged_store, split="val")
+        TemporalMomentEnv(ragged_store, split="dev")
 
 
 def test_exploring_starts_cover_the_video(ragged_store):

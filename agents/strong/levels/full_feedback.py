@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from strong_envs.agents.strong.ddpg import DDPG, DDPGArgs
+from strong_envs.agents.strong.levels.ddpg import DDPG, DDPGArgs
 from strong_envs.agents.training.loop import split
 
 if TYPE_CHECKING:
-    from strong_envs.agents.strong.ddpg import LevelEnv
+    from strong_envs.agents.strong.levels.level import LevelEnv
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,11 @@ class FullFeedbackArgs(DDPGArgs):
 
     CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
         **DDPGArgs.CHOICES,
-        "feedback": ("all",),
+        "algorithm": ("full feedback",),
         "states": ("replay", "uniform"),
     }
 
-    feedback: str = "all"
-    """The critic learns from the rewards of all actions in the state."""
+    algorithm: str = "full feedback"
     states: str = "replay"
     """States of an update. ``"replay"``: those of the agent's own episodes. ``"uniform"``: drawn afresh, sample and
     window (or box) at random, which a simulator that can begin anywhere allows; there are no episodes, and ``steps``
@@ -54,7 +53,8 @@ class FullFeedback(DDPG):
         state = split(batch, "state.")
         with torch.no_grad():
             observation = env.observe_state(state)
-        now = self.inputs(observation)
+        with self.dropping():
+            now = self.inputs(observation)
         values = self.critic.all_actions(now)
         gain = float(env.has_multi_scale) if self.args.gain is None else self.args.gain
         rewards = env.action_rewards(state, gain)

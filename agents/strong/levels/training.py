@@ -12,15 +12,14 @@ import msgspec
 import torch
 from torch import Tensor
 
-from strong_envs.agents.strong.ddpg import DDPG
-from strong_envs.agents.strong.full_feedback import FullFeedback
+from strong_envs.agents.strong.levels.full_feedback import FullFeedback
 from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import Training, UpdateListener, Values, run, split
 from strong_envs.agents.training.replay import IndexReplay
 
 if TYPE_CHECKING:
-    from strong_envs.agents.strong.ddpg import LevelEnv
+    from strong_envs.agents.strong.levels.level import Level, LevelEnv
 
 
 class Counters(msgspec.Struct):
@@ -33,7 +32,7 @@ class Counters(msgspec.Struct):
 
 
 def train(
-    agent: DDPG,
+    agent: Level,
     env: LevelEnv,
     *,
     steps: int | None = None,
@@ -41,7 +40,8 @@ def train(
     every: int = 20,
     stage: str = "training",
     session: UpdateListener | None = None,
-) -> DDPG:
+    epsilon_start: float | None = None,
+) -> Level:
     """Train on a vector environment with index observations and torch output.
 
     Args:
@@ -52,6 +52,8 @@ def train(
         every: steps of all environments between two reports.
         stage: name of this training, for messages.
         session: writes checkpoints and resumes from one, see `agents.training.session.Session`.
+        epsilon_start: share of random moves at the start (default: the agent's own); an agent that has been trained
+            before needs fewer.
 
     Raises:
         TrainingDiverged: losses that are not finite; seen within ``every`` steps.
@@ -61,7 +63,7 @@ def train(
     if isinstance(agent, FullFeedback) and agent.args.states == "uniform":
         training = UniformTraining(agent, env, total, stage)
     else:
-        training = ReplayTraining(agent, env, total, stage)
+        training = ReplayTraining(agent, env, total, stage, epsilon_start)
     run(training, report, every, session)
     return agent
 
@@ -69,12 +71,14 @@ def train(
 class _LevelTraining:
     """The part that both trainings of a level share: log, checks, and the monitor."""
 
-    def __init__(self, agent: DDPG, env: LevelEnv, steps: int, stage: str) -> None:
+    def __init__(self, agent: Level, env: LevelEnv, steps: int, stage: str) -> None:
         self.agent, self.env, self.total, self.stage = agent, env, steps, stage
         self.done = self.iteration = 0
         self.log: dict[str, Tensor] = {}
         self.states: dict[str, Tensor] = {}
-        self.monitor = TrainingMonitor(stage, steps, agent.n_actions, agent.args.objective == "distil")
+        # A value-based agent has no policy that could collapse.
+        objective = getattr(agent.args, "objective", None)
+        self.monitor = TrainingMonitor(stage, steps, agent.n_actions if objective else 0, objective == "distil")
 
     def check(self) -> None:
         self.monitor.finite(self.done, {name: float(value) for name, value in self.log.items()})
@@ -82,7 +86,8 @@ class _LevelTraining:
     def _greedy(self) -> Tensor:
         """Greedy actions in the states of the last update, which the monitor checks."""
         action = self.agent.act(self.env.observe_state(self.states))
-        self.monitor.alive(self.done, float(self.log["entropy"]), len(action.unique()))
+        if "entropy" in self.log:
+            self.monitor.alive(self.done, float(self.log["entropy"]), len(action.unique()))
         return action
 
 
@@ -94,10 +99,14 @@ class ReplayTraining(_LevelTraining):
         env: made with ``output="torch", observation="index"``, SAME_STEP.
         steps: environment steps.
         stage: name for messages.
+        epsilon_start: share of random moves at the start; None: the agent's own.
     """
 
-    def __init__(self, agent: DDPG, env: LevelEnv, steps: int, stage: str = "training") -> None:
+    def __init__(
+        self, agent: Level, env: LevelEnv, steps: int, stage: str = "training", epsilon_start: float | None = None
+    ) -> None:
         super().__init__(agent, env, steps, stage)
+        self.epsilon_start = agent.args.epsilon_start if epsilon_start is None else epsilon_start
         self.replay = IndexReplay(agent.args.capacity, env.device)
         # Taken anew in every training: between the turns of STRONG the boxes change, and with them the scale of
         # features.
@@ -105,7 +114,7 @@ class ReplayTraining(_LevelTraining):
         self.seen: list[dict[str, Tensor]] = []
         self.returns: Tensor | None = None
         self.started = False
-        self.epsilon = agent.args.epsilon_start
+        self.epsilon = self.epsilon_start
 
     @property
     def finished(self) -> bool:
@@ -125,7 +134,7 @@ class ReplayTraining(_LevelTraining):
         self.iteration += 1
         share = self.done / self.total
         state = env.state()
-        epsilon = args.epsilon_end + (args.epsilon_start - args.epsilon_end) * max(1 - share / args.epsilon_share, 0)
+        epsilon = args.epsilon_end + (self.epsilon_start - args.epsilon_end) * max(1 - share / args.epsilon_share, 0)
         if self.fitted:
             action = agent.act(env.observe_state(state))
         else:
@@ -147,7 +156,8 @@ class ReplayTraining(_LevelTraining):
         if not self.fitted:
             self.seen.append(env.observe_state(state))
             if self.done >= min(args.warmup, self.total // 2):
-                agent.inputs.fit({name: torch.cat([o[name] for o in self.seen]) for name in self.seen[0]})
+                agent.fit_inputs({name: torch.cat([o[name] for o in self.seen]) for name in self.seen[0]})
+                agent.fit_rewards(self.replay.columns["reward"][: self.replay.size])
                 self.fitted, self.seen = True, []
             return False
         if "episode" in info:
@@ -213,7 +223,7 @@ class ReplayTraining(_LevelTraining):
 class UniformTraining(_LevelTraining):
     """Training on states drawn afresh; "return" is then the mean reward of the greedy move, and steps are states."""
 
-    def __init__(self, agent: DDPG, env: LevelEnv, steps: int, stage: str = "training") -> None:
+    def __init__(self, agent: Level, env: LevelEnv, steps: int, stage: str = "training") -> None:
         super().__init__(agent, env, steps, stage)
         self.count = max(steps // agent.args.batch, 1)
         self.started = False
@@ -232,7 +242,7 @@ class UniformTraining(_LevelTraining):
         agent, task, batch = self.agent, self.env.task, self.agent.args.batch
         if not self.started:
             first = task.random_states(max(agent.args.warmup, batch), agent.generator)
-            agent.inputs.fit(self.env.observe_state(first))
+            agent.fit_inputs(self.env.observe_state(first))
             self.started = True
         agent.set_progress(self.iteration / self.count)
         self.states = task.random_states(batch, agent.generator)

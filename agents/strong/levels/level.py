@@ -1,0 +1,179 @@
+"""What the algorithms of a level share: arguments, what their networks see, the learning rate, and stored state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from strong_envs.agents.ranges import check_fields
+from strong_envs.agents.strong.attention import AttentiveInputs
+from strong_envs.agents.training.checkpoint import load_module
+from strong_envs.agents.training.loop import load_optimiser, optimiser_state, split
+from strong_envs.agents.training.matching import MatchingInputs
+from strong_envs.agents.training.networks import Standardise
+from strong_envs.core import spans
+from strong_envs.features.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from strong_envs.spatial.env import SpatialTrackVectorEnv
+    from strong_envs.temporal.vector_env import TemporalMomentVectorEnv
+
+    LevelEnv = TemporalMomentVectorEnv | SpatialTrackVectorEnv
+    """Made with ``output="torch", observation="index"``."""
+
+Inputs = AttentiveInputs | MatchingInputs | Standardise
+
+
+@dataclass(frozen=True)
+class LevelArgs:
+    """Arguments that all algorithms of a level have.
+
+    Raises:
+        DataError: a choice that does not exist, or a value out of its range.
+    """
+
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"network": ("matching", "plain")}
+    """Valid values of the fields that name one of several."""
+
+    algorithm: str = ""
+    """``"dqn"``, ``"ddpg"`` or ``"full feedback"``; see `agents.strong.levels`."""
+    steps: int = 200_000
+    """Environment steps to train for."""
+    num_envs: int = 256
+    """Episodes that run side by side."""
+    batch: int = 256
+    """Transitions in one update."""
+    updates: int = 4
+    """Updates per step of all environments."""
+    capacity: int = 100_000
+    """Transitions in the replay."""
+    warmup: int = 4_000
+    """Environment steps before the first update."""
+    weight_decay: float = 1e-3
+    decay: bool = True
+    """Whether the learning rates rise over the first 30 % of the training and fall to zero along a cosine."""
+    gamma: float = 0.2
+    tau: float = 0.02
+    """Share of the source that enters the targets in each update (Eq. 9)."""
+    stop: int = spans.STOP
+    """The action that ends an episode; the exploration of `agents.strong.levels.training` does not draw it."""
+    epsilon_start: float = 1.0
+    epsilon_end: float = 0.1
+    epsilon_share: float = 0.5
+    """Share of the steps over which epsilon falls."""
+    network: str = "plain"
+    """``"matching"``: the query is multiplied with every window (`agents.training.matching`); ``"plain"``: all parts of
+    the observation are joined, as in the paper."""
+    width: int = 64
+    """Width of a match, with ``network="matching"``."""
+    dropout: float = 0.0
+    """Share of the features and of the query that is dropped in training, with ``network="matching"``."""
+    attention_heads: int = 2
+    """Attentions of each kind over the frames of the window, where the observation has frames
+    (`agents.strong.attention`)."""
+    attention_timed: bool = True
+    """Whether they know where a frame lies relative to the window."""
+    weights_std: float = 0.0
+    """Standard deviation of the initial weights; 0 takes PyTorch's own."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, valid in self.CHOICES.items():
+            value = getattr(self, name)
+            if value not in valid:
+                raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(str(value), valid)}")
+        check_fields(self)
+
+
+class Level(nn.Module):
+    """Base of the agents of a level; a subclass has the networks, `act`, `q_values` and `update`.
+
+    Args:
+        shapes: named parts of the observation, as from `TemporalTask.dims` or `SpatialTask.dims`.
+        n_actions: number of actions.
+        args: see `LevelArgs`.
+    """
+
+    args: Any
+    inputs: Inputs
+    OPTIMISERS: ClassVar[dict[str, str]] = {}
+    """Attributes that hold optimisers, and the arguments with their learning rates."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], n_actions: int, args: LevelArgs) -> None:
+        super().__init__()
+        if args.stop >= n_actions:
+            raise DataError(f"stop must be one of {n_actions} actions, got {args.stop}")
+        self.args, self.n_actions = args, n_actions
+        self.generator = torch.Generator().manual_seed(args.seed)
+
+    def make_inputs(self, shapes: dict[str, tuple[int, ...]], hidden: tuple[str, ...], scaled: bool = True) -> Inputs:
+        """The module that turns a named observation into one vector; ``hidden`` parts are replaced by zeros."""
+        args = self.args
+        if "frames" in shapes:
+            return AttentiveInputs(shapes, hidden, args.attention_heads, args.attention_timed)
+        if args.network == "matching":
+            return MatchingInputs(shapes, hidden, args.width, args.dropout, scaled)
+        return Standardise(shapes, hidden)
+
+    def fit_inputs(self, observation: dict[str, Tensor]) -> None:
+        """Take the scale of the inputs from a batch of observations."""
+        self.inputs.fit(observation)
+
+    def fit_rewards(self, reward: Tensor) -> None:
+        """Take the scale of the rewards from the first ones (N,); an agent without one ignores them."""
+
+    def act(self, observation: dict[str, Tensor]) -> Tensor:
+        """Greedy actions (B,) int64."""
+        raise NotImplementedError
+
+    def q_values(self, observation: dict[str, Tensor]) -> Tensor:
+        """Values of all actions (B, A), from which Eq. 11 rewards the spatial level."""
+        raise NotImplementedError
+
+    def update(self, batch: dict[str, Tensor], env: LevelEnv) -> dict[str, Tensor]:
+        """One update from transitions of `IndexReplay`; returns detached scalars for the log."""
+        raise NotImplementedError
+
+    @contextmanager
+    def dropping(self) -> Iterator[None]:
+        """Training mode, in which dropout is drawn from the generator of the agent, so that a checkpoint has it."""
+        self.train()
+        devices = {p.device for p in self.parameters() if p.device.type == "cuda"}
+        if any(part.p > 0 for part in self.modules() if isinstance(part, nn.Dropout)):
+            with torch.random.fork_rng(devices=list(devices)):
+                torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
+                yield
+        else:
+            yield
+        self.eval()
+
+    def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that the next update depends on: weights, targets, optimisers, generator; and JSON-ready settings."""
+        tensors = {f"weights.{name}": value for name, value in self.state_dict().items()}
+        tensors["generator"] = self.generator.get_state()
+        groups = {}
+        for name in self.OPTIMISERS:
+            held, groups[name] = optimiser_state(getattr(self, name))
+            tensors |= {f"optimiser.{name}.{key}": value for key, value in held.items()}
+        return tensors, groups
+
+    def load_training_state(self, tensors: dict[str, Tensor], groups: dict[str, Any]) -> None:
+        """Resume from the `training_state` of an agent of the same arguments."""
+        load_module(self, split(tensors, "weights."), "checkpoint", "the training split")
+        self.generator.set_state(tensors["generator"].cpu())
+        for name in self.OPTIMISERS:
+            load_optimiser(getattr(self, name), split(tensors, f"optimiser.{name}."), groups[name])
+
+    def set_progress(self, share: float) -> None:
+        """Learning rates for a share in [0, 1] of the training done."""
+        if self.args.decay:
+            slope = share / 0.3 if share < 0.3 else 0.5 * (1 + math.cos(math.pi * (share - 0.3) / 0.7))
+            for name, rate in self.OPTIMISERS.items():
+                for group in getattr(self, name).param_groups:
+                    group["lr"] = getattr(self.args, rate) * max(slope, 0.02)
