@@ -48,7 +48,8 @@ def main(args: argparse.Namespace) -> int:
     check_value("seed", args.seed, int)
     check_output(args.out, "file")
     check_settings([SYSTEM], settings)
-    bank, test = features.load(args.features, "train"), features.load(args.features, "test")
+    store = features.split_validation(args.features)
+    bank, validation = (features.load(store, split) for split in ("train", "val"))
     system: Any = make(SYSTEM, bank, seed=args.seed, budget=args.budget, **with_settings(SYSTEM, settings))
     bar = tqdm(unit="step", unit_scale=True)
 
@@ -61,9 +62,11 @@ def main(args: argparse.Namespace) -> int:
 
     stored = f"{args.out}.checkpoint"
     with Session(stored, resume=True) as session, bar:
-        system.fit(report, lambda trained, _: {"mIoU": held_out(trained, test)}, checkpoint=session)
-    system.save(args.out, lean=True)
-    if session.path is not None:
-        session.path.unlink(missing_ok=True)
-    print(f"{args.out}: mIoU {held_out(system, test):.3f} on {len(test)} held-out queries of {test.store.name}")
+        system.fit(report, lambda trained, _: {"mIoU": held_out(trained, validation)}, checkpoint=session)
+        # Before the session is left: it holds the lock of the file.
+        system.save(args.out, lean=True)
+        if session.path is not None:
+            session.path.unlink(missing_ok=True)
+    test = features.load(store, "test")
+    print(f"{args.out}: mIoU {held_out(system, test):.3f} on {len(test)} test queries of {test.store.name}")
     return 0

@@ -364,9 +364,11 @@ class Strong(BaseSystem):
         config = self.args.temporal_env
         if self.cell_attention is not None:
             if isinstance(boxes, str) and boxes != "frame":
-                boxes = packed_boxes(LocalFeatures(bank, boxes, margin=self.args.box_margin))
-            limits = None if isinstance(boxes, str) else boxes
-            return AttendedTask(bank, AttendedFeatures(bank, self.cell_attention, limits), config)
+                boxes = packed_boxes(LocalFeatures(bank, boxes))
+            if isinstance(boxes, str):
+                return self._attended_task(bank, None)
+            around = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=boxes.device) * self.args.box_margin
+            return self._attended_task(bank, (boxes + around).clamp(0, 1))
         margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
         local = LocalFeatures(bank, boxes, margin=margin)
         if self.args.frame_scores:
@@ -379,6 +381,11 @@ class Strong(BaseSystem):
         # Frames are a visual part, which a blind agent does not observe.
         kind = AttentionTask if self.args.attention == "frames" and not self.args.blind else TemporalTask
         return kind(bank, local, config)
+
+    def _attended_task(self, bank: FeatureBank, limits: Tensor | None) -> TemporalTask:
+        """The temporal level under the cell attention; ``limits`` are boxes (R, 4) with their margin."""
+        assert self.cell_attention is not None
+        return AttendedTask(bank, AttendedFeatures(bank, self.cell_attention, limits), self.args.temporal_env)
 
     def _spatial_task(self, task: TemporalTask, scores: Scores | None) -> SpatialTask:
         if scores is None or not self.args.needs_attention_boxes:
@@ -422,7 +429,7 @@ class Strong(BaseSystem):
             training = CellAttentionTraining(self.temporal, task, steps, stage, boxes, whole, epsilon)
             run(training, staged, 1, session)
             # The attention has changed, and with it f_o.
-            self.task = self._temporal_task(self.bank, "frame" if boxes is None else boxes)
+            self.task = self._attended_task(self.bank, boxes)
             return
         env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
         train(self.temporal, env, steps=steps, report=staged, stage=stage, session=session, epsilon_start=epsilon)
@@ -495,7 +502,10 @@ class Strong(BaseSystem):
                 part.load_state_dict(split(tensors, prefix))
         if "boxes" in tensors:
             boxes = tensors["boxes"].to(self.bank.device)
-            self.task = self._temporal_task(self.bank, boxes, frame_logits=tensors.get("frame_logits"))
+            if self.cell_attention is not None:
+                self.task = self._attended_task(self.bank, boxes)
+            else:
+                self.task = self._temporal_task(self.bank, boxes, frame_logits=tensors.get("frame_logits"))
 
 
 def make_level(

@@ -65,6 +65,19 @@ FULL_FEEDBACK: dict[str, Any] = {
     "weight_decay": 1e-3,
 }
 """What ``learns_from="all rewards"`` changes in both levels."""
+ALL_REWARDS: dict[str, Any] = {
+    "rounds": 2,
+    "ramp": 3.0,
+    "pretrain_steps": 60_000,
+    "spatial_steps": 40_000,
+    "temporal_steps": 350_000,
+    "exploring_starts": True,
+    "temporal_env": TemporalConfig(),
+    "spatial_env": SpatialConfig(
+        reward="attention_box", window="random", first_frame_actions=16, appearance=False, surroundings=False
+    ),
+}
+"""The other arguments of ``learns_from="all rewards"``: those of the result files of 26 November 2026 and before."""
 PRESETS = ("default", "paper")
 SCALED = ("pretrain_steps", "spatial_steps", "temporal_steps")
 """Fields that ``budget`` multiplies, beside the steps of the frame attention."""
@@ -142,8 +155,8 @@ class StrongArgs:
     random_boxes: float = 0.3
     """Share of the samples with another box while the temporal level trains in a tracked system: the whole frame where
     it has an attention over cells, else a random one."""
-    box_margin: float = 0.0
-    """Added around every box, in fractions of the frame."""
+    box_margin: float = 0.2
+    """Added around every box before the temporal level looks inside, in fractions of the frame."""
     temporal: LevelArgs = field(default_factory=lambda: level_args())
     select: str = "last"
     """Result of an episode: ``"last"``, the window after the last move, or ``"value"``, the window of its path in which
@@ -258,6 +271,8 @@ def strong_args(
     if preset == "paper":
         made |= {
             "attention": "frames",
+            "random_boxes": 0.0,
+            "box_margin": 0.0,
             "temporal": level_args("paper"),
             "spatial": level_args("paper", stop=box_ops.STOP),
             "temporal_env": TemporalConfig(context=False),
@@ -268,6 +283,7 @@ def strong_args(
         made["attention"] = "cells" if boxes in LEARNT and learns_from == "own rewards" else "none"
         if made["attention"] == "none":
             made["random_boxes"] = 0.0
+            made["box_margin"] = 0.0
         if learns_from == "all rewards":
             made["temporal"] = changed_level(
                 args.temporal,
@@ -293,10 +309,10 @@ def strong_args(
                     "critic_hidden": (64, 64),
                 },
             )
-            made["exploring_starts"] = True
+            made |= ALL_REWARDS
         if reward in critic_rewards():
             made["spatial"] = changed_level(args.spatial, {"network": "matching"})
-            made["spatial_env"] = replace(args.spatial_env, appearance=True, surroundings=True)
+            made["spatial_env"] = replace(made.get("spatial_env", args.spatial_env), appearance=True, surroundings=True)
             made["random_boxes"] = 0.3
     else:
         raise DataError(f"preset must be 'default' or 'paper', got {preset!r}")

@@ -15,7 +15,7 @@ from strong_envs.benchmarks.execution.job import Job, Variant, finish, plain_var
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.protocols import Protocol
-from strong_envs.benchmarks.results.collect import row_of
+from strong_envs.benchmarks.results.collect import per_query_scores, row_of
 from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.errors import DataError
 
@@ -102,14 +102,18 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def sweep_result(job: Job, plan: Plan) -> dict[str, Any]:
-    """The result file: a point per system and value, each with its protocol, and what the sweep could not change."""
-    points = []
+    """The result file: a point per system and value, each with its protocol, and what the sweep could not change.
+
+    ``per_query`` has the IoU of every query and run, by label.
+    """
+    points, scores = [], {}
     for system in plan.systems:
         for value in plan.values:
             label = plan.label(system, value)
             found = row_of(job, label)
             if found is not None:
                 points.append({**found[0], "label": label, "system": system, "value": value})
+                scores[label] = [values["IoU"] for values in found[1]]
     return {
         "parameter": plan.parameter,
         "values": plan.values,
@@ -119,6 +123,7 @@ def sweep_result(job: Job, plan: Plan) -> dict[str, Any]:
         "notes": [*inert(job, plan), *_protocol_note(points, plan.parameter)],
         "failed": job.outcome.failed,
         "refused": job.refused,
+        "per_query": per_query_scores(job.bank, scores),
         "wall_seconds": job.seconds,
         "about": about(job.args) | {"seeds": list(range(job.args.seeds))},
     }

@@ -174,7 +174,7 @@ def test_a_system_without_moves_takes_the_protocol_of_the_job(bank):
     grid = {"env": {"z_e": 5.0, "multi_scale": True}}
     protocol = protocol_of(bank.store, Cell("", 0, "", "", options=grid), ">")
     cells = {"mine": [Cell("collections:OrderedDict", 0, "", "")], "trl": [Cell("trl", 0, "", "", options=grid)]}
-    job = Job(argparse.Namespace(), bank.store, bank, protocol, cells, {})
+    job = Job(argparse.Namespace(), bank.store, protocol, cells, {})
     assert job.protocol_for("mine") == job.protocol_for("trl") == protocol
 
 
