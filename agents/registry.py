@@ -123,6 +123,11 @@ class BaseSystem:
         """Whether a prediction reads the grid of a frame, so that whole-frame features do not suffice."""
         return False
 
+    @property
+    def values_boxes(self) -> bool:
+        """Whether ``values(bank, boxes, samples, start, end)`` gives Q-values of windows for given boxes."""
+        return False
+
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """The stages of the training in order: ``stage``, ``seconds``, and the scores of ``evaluate``."""
