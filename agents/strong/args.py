@@ -312,9 +312,7 @@ def strong_args(
             made |= ALL_REWARDS
         if reward in critic_rewards():
             made["spatial"] = changed_level(args.spatial, {"network": "matching"})
-            made["spatial_env"] = replace(
-                made.get("spatial_env", args.spatial_env), appearance=True, surroundings=True
-            )
+            made["spatial_env"] = replace(made.get("spatial_env", args.spatial_env), appearance=True, surroundings=True)
             made["random_boxes"] = 0.3
     else:
         raise DataError(f"preset must be 'default' or 'paper', got {preset!r}")
