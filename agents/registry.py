@@ -11,6 +11,7 @@ of them. A system of another package is named as ``my_module:MySystem`` wherever
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import operator
@@ -68,6 +69,25 @@ class System(Protocol):
         """One window per query of a bank."""
 
 
+def _finite(predict: Callable[..., Prediction]) -> Callable[..., Prediction]:
+    """A method ``predict`` that refuses windows that are not finite, which weights out of range lead to."""
+
+    @functools.wraps(predict)
+    def checked(self: Any, bank: FeatureBank, *args: Any, **kwargs: Any) -> Prediction:
+        prediction = predict(self, bank, *args, **kwargs)
+        wrong = ~prediction.spans.isfinite().all(-1)
+        if bool(wrong.any()):
+            i = int(wrong.nonzero()[0, 0])
+            start, end = prediction.spans[i].tolist()
+            name = getattr(self, "name", type(self).__name__)
+            raise DataError(
+                f"{name} predicts {start} to {end} s for query {bank.qids[i]!r}: its weights are out of range"
+            )
+        return prediction
+
+    return checked
+
+
 class BaseSystem:
     """The whole interface of systems, with a default for every optional member.
 
@@ -76,6 +96,11 @@ class BaseSystem:
     """
 
     __slots__ = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "predict" in vars(cls):
+            cls.predict = _finite(vars(cls)["predict"])  # type: ignore[method-assign]
 
     resumable: ClassVar[bool] = False
     """Whether `fit` takes ``checkpoint``, a `Session` that stores the training and resumes it."""
@@ -96,6 +121,11 @@ class BaseSystem:
     @property
     def needs_cells(self) -> bool:
         """Whether a prediction reads the grid of a frame, so that whole-frame features do not suffice."""
+        return False
+
+    @property
+    def values_boxes(self) -> bool:
+        """Whether ``values(bank, boxes, samples, start, end)`` gives Q-values of windows for given boxes."""
         return False
 
     @cached_property

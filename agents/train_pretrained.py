@@ -63,9 +63,10 @@ def main(args: argparse.Namespace) -> int:
     stored = f"{args.out}.checkpoint"
     with Session(stored, resume=True) as session, bar:
         system.fit(report, lambda trained, _: {"mIoU": held_out(trained, validation)}, checkpoint=session)
-    system.save(args.out, lean=True)
-    if session.path is not None:
-        session.path.unlink(missing_ok=True)
+        # Before the session is left: it holds the lock of the file.
+        system.save(args.out, lean=True)
+        if session.path is not None:
+            session.path.unlink(missing_ok=True)
     test = features.load(store, "test")
     print(f"{args.out}: mIoU {held_out(system, test):.3f} on {len(test)} test queries of {test.store.name}")
     return 0

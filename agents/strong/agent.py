@@ -263,6 +263,11 @@ class Strong(BaseSystem):
         values = self.temporal.q_values(observation)
         return (values / values.std(-1, keepdim=True).clamp(min=1e-6)).softmax(-1)[:, spans.STOP]
 
+    @property
+    def values_boxes(self) -> bool:
+        """Whether the critic looks into boxes: see `values`."""
+        return self.args.takes_turns
+
     def values(self, bank: FeatureBank, boxes: Tensor, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Q-values of windows, f_o being what lies inside given boxes: what Eq. 11 compares.
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from strong_envs.agents.registry import Prediction, ProgressCallback
 from strong_envs.benchmarks.metrics.definitions import THRESHOLDS
+from strong_envs.benchmarks.metrics.q_ranking import q_ranking
 from strong_envs.benchmarks.metrics.score import score
 from strong_envs.benchmarks.protocols import DYNAMICS, Protocol, content_hashes
 from strong_envs.benchmarks.results.files import read_cell_file, write_json
@@ -108,7 +110,8 @@ def run_cell(
 
     made_by = [commit(), device]
     scored = judged if val_bank is not None else None
-    training = TimedTraining(folder / cell.key, scored, report, cell.evaluations, checkpoint_every, made_by)
+    measure = None if val_bank is None or not val_bank.has_boxes else partial(q_ranking, bank=val_bank)
+    training = TimedTraining(folder / cell.key, scored, report, cell.evaluations, checkpoint_every, made_by, measure)
     system = agents.make(cell.system, train_bank, seed=cell.seed, budget=cell.budget, **cell.options)
     training.fit(system, signals)
     seconds = training.clock.seconds

@@ -136,13 +136,16 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def importable_here() -> None:
-    """Let ``my_module:MyAgent`` be a file of the current directory, in this process and in the workers."""
+    """Let ``my_module:MyAgent`` be a file of the current directory, in this process and in the workers.
+
+    The directory goes last: a file there that has the name of an installed module must not be imported in its place.
+    """
     try:
         here = os.getcwd()
     except OSError as error:
         raise DataError(f"the current folder cannot be used: {sentence(error)}") from None
     if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
 
 
 def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:

@@ -86,6 +86,7 @@ class TimedTraining:
         report: called with the progress.
         evaluations: such scores within each stage of the training, besides the one after it.
         every: seconds between checkpoints; None writes none.
+        measure: further numbers of a system after each stage, for the history.
         made_by: JSON-ready; a checkpoint that was made by something else is ignored.
 
     Attributes:
@@ -104,7 +105,9 @@ class TimedTraining:
         evaluations: int = 0,
         every: float | None = 60.0,
         made_by: Any = None,
+        measure: Callable[[Any], dict[str, float]] | None = None,
     ) -> None:
+        self.measure = measure
         self.checkpoint, self.reached = _checkpoint_names(path)
         self.score, self.progress, self.evaluations, self.every, self.made_by = (
             score,
@@ -167,7 +170,9 @@ class TimedTraining:
             if self._stores:
                 self.reached.parent.mkdir(parents=True, exist_ok=True)
                 write_prediction(self.reached, prediction, self.stages)
-        return {name: float(np.mean(values)) for name, values in scores.items()} | {"seconds": self.clock.seconds}
+            more = {} if self.measure is None else self.measure(trained)
+        means = {name: float(np.mean(values)) for name, values in scores.items()}
+        return means | more | {"seconds": self.clock.seconds}
 
     def _note(self, stage: str, done: int, total: int, scores: dict[str, np.ndarray]) -> None:
         point = {"stage": stage, "done": done, "total": total, "seconds": self.clock.seconds}

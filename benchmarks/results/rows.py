@@ -148,4 +148,4 @@ def own_moves(runs: Sequence[Mapping[str, Any]], protocol: Protocol) -> dict[str
     if not other:
         return {}
     listed = ", ".join(f"{name}={value}" for name, value in other.items())
-    return {"note": f"moves of its own, as published: {listed}."}
+    return {"note": f"moves of its own: {listed}."}

@@ -25,6 +25,8 @@ from strong_envs.features.errors import DataError
 
 OUTPUTS = ("numpy", "torch")
 OBSERVATIONS = ("features", "index")
+MOST_ENVS = 1_000_000
+"""More episodes at once are refused; their observations would fill any memory."""
 
 
 def check_observation(observation: str, flatten: bool) -> str:
@@ -61,7 +63,7 @@ class IndexVectorEnv(EnvBase, gym.vector.VectorEnv):
         max_episode_steps: int | None = None,
         reveal_truth: bool | None = None,
     ) -> None:
-        num_envs = check_whole(num_envs, "num_envs")
+        num_envs = check_whole(num_envs, "num_envs", most=MOST_ENVS)
         self.num_envs, self.bank, self.device = num_envs, bank, bank.device
         self.output = check_choice(output, "output", OUTPUTS)
         try:

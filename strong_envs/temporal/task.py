@@ -30,6 +30,8 @@ SCOPES = ("video", "moment")
 STARTS = ("initial", "random")
 INITIAL_SPAN = (0.25, 0.75)
 CONTEXT_STEPS = 2
+MOST_STEPS = 100_000
+"""An episode is no longer: each step is kept by those who draw or score its path."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class TemporalConfig:
                 f"reward={self.reward!r} pays by the sign of the IoU and needs iou='signed', got iou={self.iou!r}"
             )
         check_number(self.phi, "phi", 0, 1)
-        check_whole(self.max_steps, "max_steps")
+        check_whole(self.max_steps, "max_steps", most=MOST_STEPS)
         check_number(self.z_e, "z_e", 0.5, 1e6)
         check_number(self.step_scale, "step_scale", 0, 1e6, above=True)
         start, end = check_table(self.initial_span, 2, 1, "initial_span", "start and end as fractions of the video")[0]

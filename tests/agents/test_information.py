@@ -69,7 +69,11 @@ def test_rows_and_tables_have_both_columns(ragged_store: str, tmp_path: Path, ca
     assert next(line for line in cells.body if line[0] == "good")[1:3] == ["whole frames", "own rewards"]
     text = markdown_table(result["rows"]).splitlines()
     assert text[1].startswith("| --- | --- | --- | ---: |") and text[0].count("|") == text[2].count("|")
-    assert [column.header for column in console_table(result["rows"]).columns][:3] == ["system", "sees", "learns from"]
+    assert [str(column.header) for column in console_table(result["rows"]).columns][:3] == [
+        "system",
+        "sees",
+        "learns from",
+    ]
     # Files of earlier releases say nothing, and nothing is made up for them.
     old = [{k: v for k, v in row.items() if k not in ("sees", "learns_from")} for row in result["rows"]]
     assert table_cells(old).header[:2] == ["system", "seeds"]

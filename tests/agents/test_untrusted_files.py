@@ -20,6 +20,8 @@ from small_strong import tiny_strong
 from spoilt_agents import spoilt_bytes, spoilt_header, spoilt_tensors, write
 
 from strong_envs import agents, features
+from strong_envs.agents.inference import load_system
+from strong_envs.agents.registry import BaseSystem, Prediction
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.agents.training.session import Session
@@ -113,6 +115,39 @@ def test_weights_that_are_not_finite_are_refused(name, number, files, world, tmp
     spoilt[weight].view(-1)[0] = number
     save_weights(tmp_path / "spoilt.safetensors", spoilt, about)
     assert "NaN or infinite values in" in answer(tmp_path / "spoilt.safetensors", world)
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_huge_weights_predict_windows_or_are_refused(name, files, world, tmp_path):
+    _, tensors, about = files(name)
+    huge = {k: t.abs().clamp(min=0.1) * 3e38 if k.endswith("weight") and t.is_floating_point() else t
+            for k, t in tensors.items()}  # fmt: skip
+    save_weights(tmp_path / "huge.safetensors", {k: t.nan_to_num() for k, t in huge.items()}, about)
+    try:
+        spans = load_system(tmp_path / "huge.safetensors", world[1]).predict(world[1]).spans
+    except DataError as error:
+        assert "predicts" in str(error) and "out of range" in str(error)
+    else:
+        assert spans.isfinite().all()
+
+
+def test_a_prediction_that_is_not_finite_is_refused_by_every_system(world):
+    class Broken(BaseSystem):
+        name = "broken"
+
+        def predict(self, bank, boxes=None):
+            spans = torch.zeros(len(bank), 2, dtype=torch.float64)
+            spans[3, 1] = float("nan") if boxes is None else 1.0
+            return Prediction(spans)
+
+    class Wider(Broken):
+        def predict(self, bank, boxes=None):
+            return super().predict(bank, boxes)
+
+    for kind in (Broken, Wider):
+        with pytest.raises(DataError, match=f"broken predicts 0.0 to nan s for query '{world[1].qids[3]}'"):
+            kind().predict(world[1])
+        assert kind().predict(world[1], boxes="given").spans[3, 1] == 1
 
 
 @pytest.mark.parametrize(
@@ -334,3 +369,40 @@ def test_a_folder_that_another_training_holds_is_refused(ragged_store, tmp_path,
         holder.wait()
     time.sleep(0.1)
     assert main(arguments) == 0, "the lock of a killed process is free"
+
+
+HOLD_CHECKPOINT = """
+import sys, time
+from strong_envs.agents.training.session import Session
+with Session(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_checkpoint_that_another_training_holds_is_refused(ragged_store, tmp_path, capsys):
+    """The lock is the session's, so it holds for `fit` in Python and for every command that trains."""
+    file, out = tmp_path / "pre.safetensors.checkpoint", tmp_path / "pre.safetensors"
+    command = [sys.executable, "-c", HOLD_CHECKPOINT, str(file)]
+    holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    bank = features.load(ragged_store, "train")
+    arguments = ["train-pretrained", "--features", ragged_store, "--budget", "1e-6", "--out", str(out)]
+    arguments += ["--set", "rounds=0"]
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(DataError, match=f"process {holder.pid} .* for training"):
+            agents.make("trl", bank, budget=0.001).fit(checkpoint=Session(file))
+        with pytest.raises(DataError, match=f"process {holder.pid}"), Session(file):
+            pass
+        assert main(arguments) == 2 and f"process {holder.pid}" in capsys.readouterr().err
+        assert not file.exists() and not out.exists()
+        Session(tmp_path / "other").begin(agents.make("trl", bank, budget=0.001))
+    finally:
+        holder.kill()
+        holder.wait()
+    time.sleep(0.1)
+    # One process may stop and resume as it likes, and leaves no lock.
+    for resume in (False, True):
+        with Session(file, every=None, updates=1, resume=resume) as session:
+            agents.make("trl", bank, budget=0.001).fit(checkpoint=session)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [file.name]

@@ -21,8 +21,8 @@ from strong_envs.temporal.env import TemporalMomentEnv
 
 NEIGHBOURS = {
     "blind": ("trl", {"blind"}),
-    "trl+attention": ("trl", {"attention", "random_boxes"}),
-    "strong": ("trl+attention", {"boxes", "pretrain_steps"}),
+    "trl+attention": ("trl", {"attention"}),
+    "strong": ("trl+attention", {"boxes", "pretrain_steps", "random_boxes"}),
     "trl": ("trl+gau", {"boxes"}),
     "trl+local": ("trl", {"boxes"}),
     "trl+cells": ("trl", {"boxes"}),
@@ -32,7 +32,6 @@ NEIGHBOURS = {
     "strong+frame scores": ("strong (frame labels)", {"frame_scores", "frame_attention.change"}),
     "attention boxes": ("strong", {"boxes"}),
     "static attention box": ("attention boxes", {"boxes"}),
-    "GT boxes": ("trl", {"boxes", "box_margin"}),
 }
 
 
