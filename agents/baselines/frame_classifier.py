@@ -131,5 +131,7 @@ register(
         needs_grid=True,
         ranks_candidates=True,
         tracks_boxes=True,
+        sees="grid",
+        learns_from="frame labels",
     )
 )
