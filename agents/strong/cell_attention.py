@@ -167,7 +167,7 @@ class CellAttention(nn.Module):
 
 
 def peak_boxes(weights: Tensor, cells: Tensor, height: int, width: int, size: float) -> Tensor:
-    """Boxes around what an attention rests on: weights (n, h * w) and standardised cells (n, h * w, C) to corners (n, 4).
+    """Boxes around what an attention rests on: weights (n, h * w) and cells (n, h * w, C), standardised, to (n, 4).
 
     The attention rests on the part of an object that tells most, which need not be its middle. So the attended feature
     is compared with the cells around the peak, both relative to the median cell of the frame: where they agree there is

@@ -8,6 +8,7 @@ regularisation that features of real footage need.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -164,11 +165,11 @@ class MatchingInputs(nn.Module):
         """Take the scale of every number from a batch of observations."""
         self.query.fit(observation["query"])
         for name in self.other:
-            self.rest[name].fit(observation[name].flatten(1))
+            cast(Scale, self.rest[name]).fit(observation[name].flatten(1))
         if self.scaled:
             self.scale.fit(self._same_length(observation).flatten(0, 1))
             for name in self.apart:
-                self.apart_scale[name].fit(observation[name])
+                cast(Scale, self.apart_scale[name]).fit(observation[name])
 
     def _same_length(self, observation: dict[str, Tensor]) -> Tensor:
         """The windows whose vectors are as long as that of the inside, which comes first: (B, P, D)."""
