@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -14,6 +15,17 @@ from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import UpdateListener, load_optimiser, optimiser_state, run, split
 from strong_envs.features.bank.bank import FeatureBank
+
+
+@contextmanager
+def seeded(generator: torch.Generator | None) -> Iterator[None]:
+    """Dropout draws from torch's own generator: seed it by one of ours, so that a resumed training draws the same."""
+    if generator is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
 
 
 class Progress(msgspec.Struct):
@@ -71,7 +83,8 @@ class FrameAttentionTraining:
     ) -> None:
         self.frame_attention, self.bank, self.generator, self.stage = frame_attention, bank, generator, stage
         self.total, self.done, self.iteration = frame_attention.args.steps, 0, 0
-        self.optimiser = torch.optim.AdamW(frame_attention.parameters(), frame_attention.args.lr, weight_decay=1e-3)
+        args = frame_attention.args
+        self.optimiser = torch.optim.AdamW(frame_attention.parameters(), args.lr, weight_decay=args.weight_decay)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, frame_attention.args.lr, total_steps=self.total
         )
@@ -92,7 +105,10 @@ class FrameAttentionTraining:
         frame_attention, bank, args = self.frame_attention, self.bank, self.frame_attention.args
         samples = torch.randint(len(bank), (args.queries,), generator=self.generator).to(bank.device)
         inside = inside_shares(bank.truth[samples], args.frames)
-        loss = nn.functional.binary_cross_entropy_with_logits(frame_attention.logits(bank, samples), inside)
+        with seeded(self.generator if args.dropout else None):
+            frame_attention.train()
+            loss = frame_attention.loss(frame_attention.logits(bank, samples), inside)
+            frame_attention.eval()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(frame_attention.parameters(), 1.0)

@@ -42,9 +42,11 @@ def test_the_observation_has_the_means_of_the_log_odds_in_the_windows_of_f_o(con
             assert torch.isclose(seen["frame_scores"][row, part], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("objective", ["contrast", "labels"])
 @pytest.mark.parametrize("change", [0.0, 0.1])
-def test_the_log_odds_of_a_frame_are_their_formula(change, bank):
-    frame_attention = FrameAttention(bank, FrameAttentionArgs(hidden=8, inside_hidden=8, change=change), seed=3)
+def test_the_scores_of_a_frame_are_their_formula(change, objective, bank):
+    args = FrameAttentionArgs(hidden=8, inside_hidden=8, change=change, objective=objective)
+    frame_attention = FrameAttention(bank, args, seed=3)
     boxes, frame_logits = frame_attention.attend(bank)
     lengths = bank.n_frames[bank.video].tolist()
     assert len(frame_logits) == sum(lengths) and torch.equal(boxes, frame_attention.boxes(bank))
@@ -56,14 +58,16 @@ def test_the_log_odds_of_a_frame_are_their_formula(change, bank):
         return torch.stack([rows[max(i - 1, 0) : i + 2].mean(0) for i in range(n)])
 
     cells = around(frame_attention._cells(bank.grid[base : base + n]))
-    weights = around(frame_attention.attention(cells, query.expand(n, -1))).softmax(-1)
+    weights = around(frame_attention.attention(cells[None], query)[0]).softmax(-1)
     seen = (weights[..., None] * cells).sum(1)
     if change:
         reach = round(change * n)
         ends = [(max(i - reach, 0), min(i + reach, n - 1)) for i in range(n)]
         assert reach > 1
         seen = torch.cat((seen, torch.stack([(seen[b] - seen[a]) / (b - a) * 2 * reach for a, b in ends])), -1)
-    expected = frame_attention.inside(seen, query.expand(n, -1))
+    expected = frame_attention.inside(seen[None], query)[0]
+    if objective == "contrast":
+        expected = (expected.softmax(0) * n).log()
     start = sum(lengths[:sample])
     assert torch.allclose(frame_logits[start : start + n], expected, atol=1e-4)
 
