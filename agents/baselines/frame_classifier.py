@@ -183,6 +183,16 @@ class FrameClassifier(WindowSystem):
         found = super()._predict(bank)
         return found if self.args.whole_frames else replace(found, boxes=self.net.frame_attention.boxes(bank))
 
+    def save(self, path: str) -> None:
+        """Write the frame attention that predicts; before the training that is the first of the rivals."""
+        rivals, args = self.net.rivals, self.args
+        self.net.rivals = nn.ModuleList([self.net.frame_attention])
+        self.args = replace(args, dropout=self.net.frame_attention.args.dropout)
+        try:
+            super().save(path)
+        finally:
+            self.net.rivals, self.args = rivals, args
+
     def probability(self, scores: Tensor) -> Tensor:
         """Expected IoU of the window, by the posterior."""
         return scores.clamp(0, 1)
