@@ -72,7 +72,10 @@ def train_frame_attention(
 
 
 class FrameAttentionTraining:
-    """One training of a `FrameAttention` on all samples of a bank, an update each time; see `agents.training.loop`."""
+    """One training of a `FrameAttention`, an update each time; see `agents.training.loop`.
+
+    ``samples`` (n,) are those of the bank that it learns from, None: all.
+    """
 
     def __init__(
         self,
@@ -80,8 +83,10 @@ class FrameAttentionTraining:
         bank: FeatureBank,
         generator: torch.Generator,
         stage: str = "frame attention",
+        samples: Tensor | None = None,
     ) -> None:
         self.frame_attention, self.bank, self.generator, self.stage = frame_attention, bank, generator, stage
+        self.samples = samples
         self.total, self.done, self.iteration = frame_attention.args.steps, 0, 0
         args = frame_attention.args
         self.optimiser = torch.optim.AdamW(frame_attention.parameters(), args.lr, weight_decay=args.weight_decay)
@@ -103,7 +108,10 @@ class FrameAttentionTraining:
     def advance(self) -> bool:
         """One update from random samples."""
         frame_attention, bank, args = self.frame_attention, self.bank, self.frame_attention.args
-        samples = torch.randint(len(bank), (args.queries,), generator=self.generator).to(bank.device)
+        count = len(bank) if self.samples is None else len(self.samples)
+        samples = torch.randint(count, (args.queries,), generator=self.generator).to(bank.device)
+        if self.samples is not None:
+            samples = self.samples[samples]
         inside = inside_shares(bank.truth[samples], args.frames)
         with seeded(self.generator if args.dropout else None):
             frame_attention.train()

@@ -3,6 +3,7 @@ refusals."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -10,10 +11,18 @@ import torch
 from small_strong import small_strong
 
 from strong_envs import agents, features
+from strong_envs.agents.strong import frame_scores
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.strong.args import strong_args
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
-from strong_envs.agents.strong.frame_scores import SUREST, FrameScoresTask
+from strong_envs.agents.strong.frame_attention_training import FrameAttentionTraining
+from strong_envs.agents.strong.frame_scores import (
+    SUREST,
+    FrameScoresTask,
+    clip_groups,
+    cross_fitted,
+    footage_recurs,
+)
 from strong_envs.features.errors import DataError
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
@@ -102,3 +111,30 @@ def test_the_registered_system_has_it_and_blind_hides_it(bank):
 def test_frame_scores_require_frame_attention(changes, bank):
     with pytest.raises(DataError, match="frame_scores=True requires frame attention"):
         Strong.of(bank, strong_args(frame_scores=True, **changes))
+
+
+def test_no_sample_is_answered_by_what_learnt_from_its_footage(bank, monkeypatch):
+    """Clips of five groups recur in all videos, as in composed ones."""
+    composed = copy.copy(bank)
+    composed.queries = [replace(q, extra={**q.extra, "group": str(i % 5)}) for i, q in enumerate(bank.queries)]
+    assert footage_recurs(composed) and not footage_recurs(bank)
+    learnt: list[set[int]] = []
+
+    class Recorded(FrameAttentionTraining):
+        def __init__(self, *args) -> None:
+            super().__init__(*args)
+            learnt.append(set(clip_groups(composed)[args[4]].tolist()))
+
+    def which(self, given):
+        rows = int(given.n_frames[given.video].sum())
+        return torch.full((rows, 4), float(len(learnt))), torch.full((rows,), float(len(learnt)))
+
+    monkeypatch.setattr(frame_scores, "FrameAttentionTraining", Recorded)
+    monkeypatch.setattr(FrameAttention, "attend", which)
+    found = cross_fitted(composed, FrameAttentionArgs(steps=2, queries=4, frames=6, hidden=4, inside_hidden=4), seed=0)
+    lengths = composed.n_frames[composed.video].tolist()
+    by_sample = [part[0] for part in found.logits.split(lengths)]
+    assert len(learnt) == 2 and set.union(*learnt) == set(range(5))
+    for group, told in zip(clip_groups(composed).tolist(), by_sample, strict=True):
+        assert group not in learnt[int(told) - 1]
+    assert torch.equal(found.peaks[:, 0], found.logits)
