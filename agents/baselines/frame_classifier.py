@@ -59,7 +59,8 @@ class FrameClassifierArgs(RankArgs):
     """Stretches in a prediction; windows end between two of them."""
     objective: str = FrameAttentionArgs.objective
     dropout: float | None = None
-    """None chooses on validation, see `DROPOUTS`; without a validation part it is 0."""
+    """None chooses on validation, see `DROPOUTS`; without a validation part the number of features decides
+    (`dropout_for`)."""
     weight_decay: float = 0.1
     whole_frames: bool = False
     """See the vector of the whole frame in the place of its cells; there is then no attention and no box."""
@@ -111,7 +112,7 @@ class FrameClassifier(WindowSystem):
         names = ("frames", "hidden", "inside_hidden", "change", "objective", "whole_frames")
         shared = {name: getattr(args, name) for name in names}
         self._val = validation_part(self.bank) if args.dropout is None else None
-        dropouts = (args.dropout,) if args.dropout is not None else DROPOUTS if self._val is not None else DROPOUTS[:1]
+        dropouts = (args.dropout,) if self._val is None else DROPOUTS
         rivals = [FrameAttention(self.bank, FrameAttentionArgs(**shared, dropout=p), self.seed) for p in dropouts]
         return FrameClassifierNet(inputs, rivals, args.cells)
 
@@ -165,7 +166,7 @@ class FrameClassifier(WindowSystem):
                 rivals[chosen].load_state_dict(self._best[chosen][1])
             rivals = [rivals[chosen]]
         self.net.rivals = nn.ModuleList(rivals)
-        self.args = replace(self.args, dropout=rivals[0].args.dropout)
+        self.args = replace(self.args, dropout=rivals[0].dropout)
         self.net.eval()
         bank = self.bank if self._val is None else self._val
         samples = spread(len(bank), JUDGED, bank.device)
@@ -187,7 +188,7 @@ class FrameClassifier(WindowSystem):
         """Write the frame attention that predicts; before the training that is the first of the rivals."""
         rivals, args = self.net.rivals, self.args
         self.net.rivals = nn.ModuleList([self.net.frame_attention])
-        self.args = replace(args, dropout=self.net.frame_attention.args.dropout)
+        self.args = replace(args, dropout=self.net.frame_attention.dropout)
         try:
             super().save(path)
         finally:

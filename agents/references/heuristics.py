@@ -38,6 +38,8 @@ class QuerySet:
     windows: np.ndarray
     videos: tuple[str, ...]
     qids: tuple[str, ...]
+    units: tuple[str, ...] = ()
+    """(S,) `Query.unit`; empty where each video is one."""
 
     @classmethod
     def of(cls, source: Any, split: str) -> QuerySet:
@@ -67,6 +69,7 @@ class QuerySet:
             windows,
             tuple(q.video for q in rows),
             tuple(q.qid for q in rows),
+            tuple(q.unit for q in rows),
         )
 
     @property

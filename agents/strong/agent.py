@@ -58,7 +58,7 @@ from strong_envs.agents.strong.levels.dqn import DQN, DQNArgs
 from strong_envs.agents.strong.levels.full_feedback import FullFeedback, FullFeedbackArgs
 from strong_envs.agents.strong.levels.level import Level, LevelArgs
 from strong_envs.agents.strong.levels.training import train
-from strong_envs.agents.strong.stored import Header, Progress, layer_widths, lean_args, unused_weights
+from strong_envs.agents.strong.stored import Header, Progress, has_values, layer_widths, lean_args, unused_weights
 from strong_envs.agents.training.checkpoint import (
     check_widths,
     header_of,
@@ -242,7 +242,7 @@ class Strong(BaseSystem):
         boxes = self.boxes(bank, scores) if tracked else None
         task = self._temporal_task(bank, self.untracked(bank) if boxes is None else boxes, scores)
         value = self.temporal.q_values if self.args.select == "value" else None
-        if value is not None and self.lean:
+        if value is not None and not has_values(self.args, self.lean):
             raise DataError("select='value' needs the critic, which this file was saved without (lean=True)")
         episodes = localise(task, self.temporal.act, value=value)
         # The mean over the whole video (f_g) reads every frame; hidden visual parts read none.
@@ -264,13 +264,20 @@ class Strong(BaseSystem):
         values = self.temporal.q_values(observation)
         return (values / values.std(-1, keepdim=True).clamp(min=1e-6)).softmax(-1)[:, spans.STOP]
 
+    @property
+    def values_boxes(self) -> bool:
+        """Whether the critic looks into boxes: see `values`."""
+        return self.args.takes_turns
+
     def values(self, bank: FeatureBank, boxes: Tensor, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Q-values of windows, f_o being what lies inside given boxes: what Eq. 11 compares.
 
         Args:
             bank: features of one split.
             boxes: corners (R, 4), one for every frame of each sample, packed.
-            samples: (B,) int64. start, end: (B,) float64 in steps.
+            samples: (B,) int64.
+            start: (B,) float64, in steps.
+            end: (B,) float64, in steps.
 
         Returns:
             (B, A) float32.
@@ -292,8 +299,7 @@ class Strong(BaseSystem):
         lean = lean or self.lean
         tensors = {f"{name}{k}": v for name, part in self._parts() for k, v in part.state_dict().items()}
         if lean:
-            unused = unused_weights(self.args)
-            tensors = {k: v for k, v in tensors.items() if not k.partition(".")[2].startswith(unused)}
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(unused_weights(self.args))}
         about = {"system": "Strong", "args": asdict(self.args), "history": self.history, "turn": self.turn}
         save_weights(path, tensors, about | {"lean": lean, "inputs": inputs_of(self.bank)})
 
@@ -317,7 +323,7 @@ class Strong(BaseSystem):
         for name, level in system._parts():
             part = split(tensors, name)
             if system.lean:
-                rest = {k: v for k, v in level.state_dict().items() if k.startswith(unused_weights(args))}
+                rest = {k: v for k, v in level.state_dict().items() if f"{name}{k}".startswith(unused_weights(args))}
                 part = rest | part
             load_module(level, part, path, bank.name)
         return system
@@ -374,9 +380,11 @@ class Strong(BaseSystem):
         config = self.args.temporal_env
         if self.cell_attention is not None:
             if isinstance(boxes, str) and boxes != "frame":
-                boxes = packed_boxes(LocalFeatures(bank, boxes, margin=self.args.box_margin))
-            limits = None if isinstance(boxes, str) else boxes
-            return AttendedTask(bank, AttendedFeatures(bank, self.cell_attention, limits), config)
+                boxes = packed_boxes(LocalFeatures(bank, boxes))
+            if isinstance(boxes, str):
+                return self._attended_task(bank, None)
+            around = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=boxes.device) * self.args.box_margin
+            return self._attended_task(bank, (boxes + around).clamp(0, 1))
         margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
         local = LocalFeatures(bank, boxes, margin=margin)
         if self.args.frame_scores:
@@ -389,6 +397,11 @@ class Strong(BaseSystem):
         # Frames are a visual part, which a blind agent does not observe.
         kind = AttentionTask if self.args.attention == "frames" and not self.args.blind else TemporalTask
         return kind(bank, local, config)
+
+    def _attended_task(self, bank: FeatureBank, limits: Tensor | None) -> TemporalTask:
+        """The temporal level under the cell attention; ``limits`` are boxes (R, 4) with their margin."""
+        assert self.cell_attention is not None
+        return AttendedTask(bank, AttendedFeatures(bank, self.cell_attention, limits), self.args.temporal_env)
 
     def _spatial_task(self, task: TemporalTask, scores: Scores | None) -> SpatialTask:
         if scores is None or not self.args.needs_attention_boxes:
@@ -432,7 +445,7 @@ class Strong(BaseSystem):
             training = CellAttentionTraining(self.temporal, task, steps, stage, boxes, whole, epsilon)
             run(training, staged, 1, session)
             # The attention has changed, and with it f_o.
-            self.task = self._temporal_task(self.bank, "frame" if boxes is None else boxes)
+            self.task = self._attended_task(self.bank, boxes)
             return
         env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
         train(self.temporal, env, steps=steps, report=staged, stage=stage, session=session, epsilon_start=epsilon)
@@ -505,7 +518,10 @@ class Strong(BaseSystem):
                 part.load_state_dict(split(tensors, prefix))
         if "boxes" in tensors:
             boxes = tensors["boxes"].to(self.bank.device)
-            self.task = self._temporal_task(self.bank, boxes, frame_logits=tensors.get("frame_logits"))
+            if self.cell_attention is not None:
+                self.task = self._attended_task(self.bank, boxes)
+            else:
+                self.task = self._temporal_task(self.bank, boxes, frame_logits=tensors.get("frame_logits"))
 
 
 def make_level(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.ranges import check_fields
-from strong_envs.agents.training.matching import GatedScore, Scale
+from strong_envs.agents.training.matching import GatedScore, Scale, dropout_for
 from strong_envs.agents.training.sentences import Sentences
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
@@ -51,8 +51,9 @@ class FrameAttentionArgs:
     objective: str = "contrast"
     """``"contrast"``: which frames of a video are the moment's, among all of it; ``"labels"``: every frame is inside or
     outside."""
-    dropout: float = 0.0
-    """Share of cells' channels and of the query that is dropped in training; features of real footage need .5."""
+    dropout: float | None = None
+    """Share of cells' channels and of the query that is dropped in training; None: by the number of channels
+    (`dropout_for`)."""
     weight_decay: float = 1e-3
     whole_frames: bool = False
     """See the vector of the whole frame in the place of its cells."""
@@ -78,10 +79,11 @@ class FrameAttention(nn.Module):
         super().__init__()
         self.args = args
         channels, query = bank.frame_dim if args.whole_frames else bank.grid_shape[2], bank.query_dim
+        self.dropout = dropout_for(channels, args.dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.attention = GatedScore(channels, query, args.hidden, args.dropout)
-            self.inside = GatedScore(2 * channels if args.change else channels, query, args.inside_hidden, args.dropout)
+            self.attention = GatedScore(channels, query, args.hidden, self.dropout)
+            self.inside = GatedScore(2 * channels if args.change else channels, query, args.inside_hidden, self.dropout)
         self.cell_scale = Scale(channels)
         rows = len(bank.frames)
         some = torch.arange(0, rows, max(rows * self._cell_count(bank) // 100_000, 1))

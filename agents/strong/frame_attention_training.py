@@ -113,7 +113,7 @@ class FrameAttentionTraining:
         if self.samples is not None:
             samples = self.samples[samples]
         inside = inside_shares(bank.truth[samples], args.frames)
-        with seeded(self.generator if args.dropout else None):
+        with seeded(self.generator if frame_attention.dropout else None):
             frame_attention.train()
             loss = frame_attention.loss(frame_attention.logits(bank, samples), inside)
             frame_attention.eval()

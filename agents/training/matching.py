@@ -15,6 +15,19 @@ from torch import Tensor, nn
 from strong_envs.features.errors import DataError
 
 
+REDUNDANT = 64
+"""Features with as many numbers or more are those of a pretrained network: many of them say the same."""
+DROPOUT = 0.3
+"""Dropout where features are redundant. The 20 numbers of a cell of the default data set each say something else."""
+
+
+def dropout_for(channels: int, dropout: float | None) -> float:
+    """The share that is dropped from features of ``channels`` numbers; None decides by their number."""
+    if dropout is not None:
+        return dropout
+    return DROPOUT if channels >= REDUNDANT else 0.0
+
+
 class Scale(nn.Module):
     """Brings every number of a vector to mean 0 and spread 1; the statistics are taken once and saved as buffers.
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from strong_envs.benchmarks.metrics.definitions import per_query
-from strong_envs.benchmarks.metrics.statistics import paired_test
+from strong_envs.benchmarks.metrics.ground_truth import units_of
+from strong_envs.benchmarks.metrics.statistics import difference_test
 from strong_envs.benchmarks.protocols import Protocol, same_column
 from strong_envs.benchmarks.results.files import read_tree
 from strong_envs.benchmarks.results.schema import checked_cell, checked_result
@@ -22,12 +23,13 @@ from strong_envs.features.files.errors import shown
 
 @dataclass(frozen=True)
 class Scored:
-    """The runs of one system: IoU (R, S) of each query, the queries' ids and videos, and what they were scored by."""
+    """The runs of one system: IoU (R, S) of each query, the queries' ids and units, and what they were scored by."""
 
     label: str
     iou: np.ndarray
     queries: list[str]
-    videos: list[str]
+    units: list[str]
+    """What is drawn as a whole for each query: its video, or the clip or source that it shares with others."""
     protocol: Protocol
     reference: bool = False
     """Fitted without a seed: its one run is all there is."""
@@ -50,7 +52,7 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
             raise DataError(f"{shown(path)} has no scores per query of any row")
     elif "scores" in values and "protocol" in values:
         checked_cell(values, shown(path), Path(path).stem)
-        scores = {"queries": values["queries"], "videos": values["videos"]}
+        scores = {"queries": values["queries"], "videos": values["videos"], "units": values.get("units", [])}
         references = set()
         runs, protocols = {values["system"]: [values["scores"]["IoU"]]}, {values["system"]: values["protocol"]}
     else:
@@ -60,7 +62,7 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
             label,
             np.atleast_2d(iou),
             scores["queries"],
-            scores["videos"],
+            units_of(scores),
             Protocol.from_dict(protocols[label]),
             label in references,
         )
@@ -71,7 +73,7 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
 def compare(a: Scored, b: Scored) -> list[dict[str, Any]]:
     """System a minus system b, one row a metric: both means, the difference with its interval, and the p-value.
 
-    Queries are matched by id; whole videos are drawn, since queries of one video are not independent.
+    Queries are matched by id; training runs and whole videos are drawn, see `difference_test`.
 
     Raises:
         DataError: two protocols, or other queries under the same protocol.
@@ -86,7 +88,7 @@ def compare(a: Scored, b: Scored) -> list[dict[str, Any]]:
     rules = (a.protocol.thresholds, a.protocol.comparison)
     ours, theirs = per_query(a.iou, *rules), per_query(second, *rules)
     for metric in ours:
-        found = paired_test(ours[metric], theirs[metric], groups=a.videos)
+        found = difference_test(ours[metric], theirs[metric], groups=a.units)
         rows.append(
             {
                 "metric": metric,
@@ -129,7 +131,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "compare",
         help="print paired differences between systems of two result files",
         description="Compare systems of two result files (results.json, or the file of one training run) over the same "
-        "queries: the difference A - B, its 95 % interval over videos, and the p-value of a permutation test. Results "
+        "queries: the difference A - B, its 95 % interval and its p-value over training runs and videos. Results "
         "of two protocols are refused.",
     )
     parser.add_argument("first", metavar="A.json", help="a result file")

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strong_envs.agents.overrides import parse_values, setting_paths, with_setting
+from strong_envs.agents.overrides import parse_values, with_setting
 from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import Job, Variant, finish, plain_variants, run_job, systems_of
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.protocols import Protocol
-from strong_envs.benchmarks.results.collect import row_of
+from strong_envs.benchmarks.results.collect import per_query_scores, row_of
 from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.errors import DataError
 
@@ -33,10 +33,6 @@ SHOWN = ("constant", "knn", "oracle")
 """References that the table and the figure show; the result file has all of them."""
 DRAWS = 50
 """Of the random window, for each protocol of the sweep."""
-BOOTSTRAPS = {"feedback": "taken", "states": "replay"}
-NEEDS: dict[str, dict[str, Any]] = {"gamma": BOOTSTRAPS, "tau": BOOTSTRAPS, "phi": BOOTSTRAPS}
-"""What a setting needs to have any effect: a critic that learns from the rewards of all actions, relative to stopping,
-uses neither discount, targets nor penalty. The sweep sets it unless ``--set`` does, and its notes say so."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     values = parse_values(args.values) if args.values else VALUES.get(name)
     if values is None:
         raise DataError(f"there are no built-in values for {name!r}; give --values (built in are {sorted(VALUES)})")
-    base = [_prepared(variant, args) for variant in plain_variants(args, systems_of(args))]
+    base = plain_variants(args, systems_of(args))
     plan = Plan(name, values, [v.system for v in base], [])
     for variant in base:
         for value in values:
@@ -105,33 +101,29 @@ def plan_of(args: argparse.Namespace) -> Plan:
     return plan
 
 
-def _prepared(variant: Variant, args: argparse.Namespace) -> Variant:
-    """The variant with what the swept setting needs, where the system has it and ``--set`` does not name it."""
-    options, said = variant.options, {word.partition("=")[0].strip().rpartition(".")[2] for word in args.set}
-    for name, value in NEEDS.get(args.parameter.rpartition(".")[2], {}).items():
-        if name in setting_paths(variant.system) and name not in said:
-            options = with_setting(variant.system, options, name, value)
-    return Variant(variant.label, variant.system, options)
-
-
 def sweep_result(job: Job, plan: Plan) -> dict[str, Any]:
-    """The result file: a point per system and value, each with its protocol, and what the sweep could not change."""
-    points = []
+    """The result file: a point per system and value, each with its protocol, and what the sweep could not change.
+
+    ``per_query`` has the IoU of every query and run, by label.
+    """
+    points, scores = [], {}
     for system in plan.systems:
         for value in plan.values:
             label = plan.label(system, value)
             found = row_of(job, label)
             if found is not None:
                 points.append({**found[0], "label": label, "system": system, "value": value})
+                scores[label] = [values["IoU"] for values in found[1]]
     return {
         "parameter": plan.parameter,
         "values": plan.values,
         "points": points,
         "references": references(job, points),
         "options": {label: cells[0].options for label, cells in job.cells.items()},
-        "notes": [*_needs_note(job, plan), *inert(job, plan), *_protocol_note(points, plan.parameter)],
+        "notes": [*inert(job, plan), *_protocol_note(points, plan.parameter)],
         "failed": job.outcome.failed,
         "refused": job.refused,
+        "per_query": per_query_scores(job.bank, scores),
         "wall_seconds": job.seconds,
         "about": about(job.args) | {"seeds": list(range(job.args.seeds))},
     }
@@ -159,18 +151,9 @@ def inert(job: Job, plan: Plan) -> list[str]:
         if len(runs) > 1 and _same_predictions(job.folder, runs):
             notes.append(
                 f"{system}: {plan.parameter} changed nothing, every value gave the same predictions; another setting "
-                "may switch it off (under feedback='all' the critic uses neither gamma, tau nor phi)."
+                "may switch it off (with learns_from='all rewards' the critic uses neither gamma, tau nor phi)."
             )
     return notes
-
-
-def _needs_note(job: Job, plan: Plan) -> list[str]:
-    needs = NEEDS.get(plan.parameter.rpartition(".")[2], {})
-    options = [cells[0].options for cells in job.cells.values()]
-    if needs and any(o.get("temporal", {}).get(name) == value for o in options for name, value in needs.items()):
-        listed = ", ".join(f"{name}={value}" for name, value in needs.items())
-        return [f"Trained with {listed}, without which {plan.parameter} has no effect; this is not the default agent."]
-    return []
 
 
 def _same_predictions(folder: Path, runs: Sequence[Sequence[dict]]) -> bool:

@@ -130,7 +130,8 @@ def reference_rows(
     found = reference_scores(fitted, scored, protocol, draws=draws, seed=seed, names=names)
     rows = []
     for name, reference in _with_bar(found, len(names)) if progress else found:
-        metrics, intervals, caveat = measured([reference.scores], protocol, scored.videos, deterministic=True)
+        groups = scored.units or scored.videos
+        metrics, intervals, caveat = measured([reference.scores], protocol, groups, deterministic=True)
         if keep is not None:
             keep[reference.label] = reference.scores["IoU"]
         rows.append(

@@ -103,16 +103,17 @@ def console_table(
 ) -> Table:
     """The same table for `rich.print`, with its notes as the caption; arguments as in `table_cells`."""
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
+    # Names of systems and reasons of failures are the user's: as Text, nothing in them is read as markup or emoji.
     laid = table_cells(rows, metrics, **options)
-    notes = "\n".join(escape(note) for note in laid.notes)
-    table = Table(title=title and escape(title), caption=notes, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    notes = Text("\n".join(laid.notes))
+    table = Table(title=title and Text(title), caption=notes, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(laid.header):
-        table.add_column(escape(name), justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(Text(name), justify="left" if index == 0 else "right", no_wrap=True)
     for line in laid.body:
-        table.add_row(*(escape(cell) for cell in line))
+        table.add_row(*map(Text, line))
     return table
 
 
@@ -151,7 +152,9 @@ def print_table(
         table = console_table(rows, shown, title=title, **options)
     console.print(table)
     if gone:
-        console.print(f"columns left out (narrow terminal): {', '.join(gone)}", highlight=False, soft_wrap=True)
+        console.print(
+            f"columns left out (narrow terminal): {', '.join(gone)}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def format_number(name: str, value: float | None, interval: Sequence[float] | None = None) -> str:

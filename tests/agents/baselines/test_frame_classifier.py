@@ -110,7 +110,7 @@ def test_the_window_whose_frames_speak_for_the_moment_answers(train, monkeypatch
 def test_validation_chooses_the_dropout_and_the_update(train):
     """One of the rivals is spoilt: validation must not choose it, and the better weights of the other come back."""
     system = agents.make("frame classifier", train, **QUICK)
-    assert [rival.args.dropout for rival in system.net.rivals] == [0.0, 0.5]
+    assert [rival.dropout for rival in system.net.rivals] == [0.0, 0.5]
     system.examples()
     good = {k: v.clone() for k, v in system.net.rivals[1].state_dict().items()}
     with torch.no_grad():

@@ -83,7 +83,7 @@ def test_the_scores_of_a_frame_are_their_formula(change, objective, bank):
 
 def test_frame_scores_enter_after_the_first_turn_and_survive_saving(ragged_store, bank, tmp_path):
     test = features.load(ragged_store, "test")
-    system = Strong.of(bank, small_strong(frame_scores=True))
+    system = Strong.of(bank, small_strong(learns_from="frame labels", frame_scores=True))
     assert not system.task.frame_logits.any(), "scores are 0 before the frame attention is trained"
     system.fit()
     assert torch.equal(system.task.frame_logits, system.frame_attention.attend(bank)[1])
@@ -99,18 +99,25 @@ def test_frame_scores_enter_after_the_first_turn_and_survive_saving(ragged_store
 
 def test_the_registered_system_has_it_and_blind_hides_it(bank):
     assert agents.make("strong+frame scores", bank, budget=0.01).task.dims()["frame_scores"] == (5,)
-    blind = Strong.of(bank, small_strong(frame_scores=True, blind=True))
-    columns = blind.temporal.inputs.columns["frame_scores"]
-    assert not blind.temporal.inputs.mask[columns].any()
+    blind = Strong.of(bank, small_strong(learns_from="frame labels", frame_scores=True, blind=True))
+    state = blind.task.random_states(8, torch.Generator().manual_seed(0))
+    seen = blind.task.observe(*(state[name] for name in ("sample", "start", "end", "t")))
+    other = {**seen, "frame_scores": seen["frame_scores"] + 1}
+    assert torch.equal(blind.temporal.q_values(seen), blind.temporal.q_values(other))
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"attention": True}, {"boxes": "frame"}, {"spatial_env": replace(strong_args().spatial_env, reward="signed_q")}],
+    [
+        {"attention": "frames"},
+        {"boxes": "frame"},
+        {"learns_from": "own rewards"},
+        {"spatial_env": replace(strong_args().spatial_env, reward="signed_q")},
+    ],
 )
 def test_frame_scores_require_frame_attention(changes, bank):
     with pytest.raises(DataError, match="frame_scores=True requires frame attention"):
-        Strong.of(bank, strong_args(frame_scores=True, **changes))
+        Strong.of(bank, strong_args(**{"learns_from": "frame labels", "frame_scores": True, **changes}))
 
 
 def test_no_sample_is_answered_by_what_learnt_from_its_footage(bank, monkeypatch):
