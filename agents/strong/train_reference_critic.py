@@ -1,12 +1,14 @@
 """``strong-envs train-reference-critic``: trains the critic that ships with the default world, in about two minutes.
 
-It values every move in the windows of ``TemporalMoment-v0`` (default arguments) from features inside random boxes, those
-that the shipped STRONG has found among them, so that `SpatialTrack-v0` can compare boxes. No GT box takes part. It is
-trained on the reward of each move by Eq. 5 relative to stopping. Written to ``strong_envs/data/reference_critic.safetensors``.
+It values every move in the windows of ``TemporalMoment-v0`` (default arguments) from features inside random boxes,
+those that the shipped STRONG has found among them, so that `SpatialTrack-v0` can compare boxes. No GT box takes part.
+It is trained on the reward of each move by Eq. 5 relative to stopping. Written to
+``strong_envs/data/reference_critic.safetensors``.
 
-On validation videos of ``shapes-v0-medium`` (639 queries, 6 random windows each) it prefers a box on the object to one on another
-object of the video in 55 % of the pairs by max Q (Eq. 11 as printed), 82 % by ``signed_q`` and 85 % by ``q_error``; to a box
-of its size in an empty place in 84, 91 and 91 %. Trained on GT boxes instead it has 56, 83 and 85 %, and 85, 91 and 91 %.
+On validation videos of ``shapes-v0-medium`` (639 queries, 6 random windows each) it prefers a box on the object to one
+on another object of the video in 55 % of the pairs by max Q (Eq. 11 as printed), 82 % by ``signed_q`` and 85 % by
+``q_error``; to a box of its size in an empty place in 84, 91 and 91 %. Trained on GT boxes instead it has 56, 83 and
+85 %, and 85, 91 and 91 %.
 """
 
 from __future__ import annotations
