@@ -18,6 +18,7 @@ from strong_envs.features.errors import DataError, nearest
 SOURCES = ("frame", "initial", "gaussian", "truth", "static", "objects", "cells")
 BOXLESS = ("objects", "cells")
 """Sources that look at objects of each frame and know no box."""
+REDUCE = ("concat", "max")
 CELLS = 5
 """How many cells of a frame stand in for detected objects (``"cells"``); ours, the paper does not say its K."""
 GAUSSIAN_SIGMA = 0.25
@@ -39,7 +40,8 @@ class LocalFeatures:
             largest norm, where there is no detector; or a tensor of corners, one box per frame of each sample, packed
             sample after sample (R, 4), or one per sample (S, 4).
         levels: bins per side of the spatial pyramid; (1,) is the box mean, (1, 2, 4) the paper's [1, 4, 16] bins.
-        reduce: how the bins of a pyramid become one vector: ``"concat"`` or ``"max"``.
+        reduce: how the bins of a pyramid become one vector: ``"concat"``, or ``"max"``, which keeps the length of a cell
+            (the paper's 2,048 numbers). Their mean would be the box mean again.
         margin: added on each side of every box, in fractions of the frame.
 
     Attributes:
@@ -55,8 +57,8 @@ class LocalFeatures:
         reduce: str = "concat",
         margin: float = 0.0,
     ) -> None:
-        if reduce not in ("concat", "max"):
-            raise DataError(f"reduce must be 'concat' or 'max', got {reduce!r}")
+        if reduce not in REDUCE:
+            raise DataError(f"spp_reduce must be one of {REDUCE}, got {reduce!r}{nearest(str(reduce), REDUCE)}")
         if isinstance(source, str) and source not in SOURCES:
             raise DataError(f"boxes must be one of {SOURCES} or a tensor, got {source!r}{nearest(source, SOURCES)}")
         if not isinstance(source, (str, Tensor)):
@@ -82,6 +84,12 @@ class LocalFeatures:
             tracks = bank.true_boxes[self._track_rows()]
             self._set_all(tracks if source == "truth" else static_boxes(bank, tracks, self.rows))
         self.dim = self.means.dim
+
+    @property
+    def box_dim(self) -> int:
+        """Length of what `pool` makes of one box: a cell, times the bins of a pyramid that are put side by side."""
+        bins = sum(level**2 for level in self.levels) if self.reduce == "concat" else 1
+        return self.bank.grid_shape[2] * bins
 
     @property
     def range(self) -> tuple[float, float]:
@@ -139,10 +147,9 @@ class LocalFeatures:
                 f"f_o comes from {what} each frame, which no box changes; make the temporal level with boxes='initial'"
             )
         if self.boxes is None:
-            channels = self.bank.grid_shape[2]
-            if self.source == "frame" and self.dim != channels:
+            if self.source == "frame" and self.dim != self.box_dim:
                 raise DataError(
-                    f"f_o changes from whole frames ({self.dim} numbers) to boxes ({channels} numbers a cell), and "
+                    f"f_o changes from whole frames ({self.dim} numbers) to boxes ({self.box_dim} numbers), and "
                     "observations would change their size; make the temporal level with boxes='initial'"
                 )
             box = torch.tensor([0.0, 0.0, 1.0, 1.0], device=self.bank.device)

@@ -131,8 +131,6 @@ class SpatialTask:
         attention_box: AttentionBox | None = None,
     ) -> None:
         self.temporal, self.config, self.critic, self.bank = temporal, config, critic, temporal.bank
-        if temporal.local.levels != (1,):
-            raise DataError("the spatial level compares box means; build the temporal level with spp_levels=(1,)")
         self.reward = rewards.find_spatial_reward(config.reward)
         if self.reward.source == "true_box" and not self.bank.has_boxes:
             raise DataError(
@@ -159,6 +157,7 @@ class SpatialTask:
             )
         self.table = torch.as_tensor(boxes.move_table(config.z_s, config.box_moves), device=self.bank.device)
         _, _, self.channels = self.bank.grid_shape
+        self.pooled = temporal.local.box_dim
 
     @property
     def n_actions(self) -> int:
@@ -229,7 +228,7 @@ class SpatialTask:
         bank = self.bank
         first, last = spans.frame_window(start, end, self.temporal.config.total, self.temporal.n_frames[samples])
         if sums is None:
-            sums = torch.zeros((len(samples), bank.max_frames + 1, self.channels), device=bank.device)
+            sums = torch.zeros((len(samples), bank.max_frames + 1, self.pooled), device=bank.device)
         box = box.to(torch.float64)
         zeros = torch.zeros(len(samples), dtype=torch.float64, device=bank.device)
         walk = TrackState(samples, start, end, first, last, first, torch.zeros_like(first), box, box, box, sums, zeros)
@@ -255,7 +254,7 @@ class SpatialTask:
         frame = torch.where(leave, walk.frame + 1, walk.frame)
         frame_action = torch.where(leave, 0, frame_action)
         rows = self.bank.offsets[self.bank.video[walk.sample]] + walk.frame
-        feature = self.bank.frame_box_features(rows, boxes.corners(box).to(torch.float32))
+        feature = self.inside(rows, boxes.corners(box).to(torch.float32))
         placed, done = box, frame >= walk.last
         if config.inheritance == "none":
             box = torch.where(leave[:, None], walk.before, box)
@@ -342,6 +341,8 @@ class SpatialTask:
         under ``inheritance="none"``, where they will not have ``box``.
         """
         a, c = self.temporal.windows(walk.sample, walk.start, walk.end)
+        if self.has_pyramid:
+            return self._trial_by_frame(walk, box, a, c)
         first, now = walk.first[:, None], walk.frame[:, None]
         row = torch.arange(len(a), device=a.device)[:, None]
         tracked = walk.sums[row, c.clamp(max=now).clamp(min=first)] - walk.sums[row, a.clamp(min=first).clamp(max=now)]
@@ -357,6 +358,35 @@ class SpatialTask:
             total = total + same_box(torch.maximum(a, now + 1), c, walk.before)
         total = total + same_box(a, torch.minimum(c, first), walk.before)
         return total / (c - a).clamp(min=1).unsqueeze(-1)
+
+    def _trial_by_frame(self, walk: TrackState, box: Tensor, a: Tensor, c: Tensor) -> Tensor:
+        """`trial` for a pyramid, whose bins are pooled in every frame of the windows [a, c), and then summed."""
+        at = torch.arange(self.bank.max_frames, device=a.device)
+        wanted = ((at >= a[..., None]) & (at < c[..., None])).any(1)
+        first, now = walk.first[:, None], walk.frame[:, None]
+        tracked = (at >= first) & (at < now)
+        owner, frame = (wanted & ~tracked).nonzero(as_tuple=True)
+        tried = frame >= walk.frame[owner]
+        if self.config.inheritance == "none":
+            tried = frame == walk.frame[owner]
+        edges = boxes.corners(torch.where(tried[:, None], box[owner], walk.before[owner])).to(torch.float32)
+        rows = self.bank.offsets[self.bank.video[walk.sample[owner]]] + frame
+        features = torch.where(tracked[..., None], walk.sums[:, 1:] - walk.sums[:, :-1], 0.0)
+        features[owner, frame] = self.inside(rows, edges)
+        sums = torch.cat((features.new_zeros(len(a), 1, features.shape[2]), features.cumsum(1)), 1)
+        row = torch.arange(len(a), device=a.device)[:, None]
+        return (sums[row, c] - sums[row, a]) / (c - a).clamp(min=1).unsqueeze(-1)
+
+    def inside(self, rows: Tensor, corners: Tensor) -> Tensor:
+        """f_o^k, boxes of single frames pooled as the temporal level pools them: rows (B,), corners (B, 4) to (B, D)."""
+        if self.has_pyramid:
+            return self.temporal.local.pool(rows, corners)
+        return self.bank.frame_box_features(rows, corners)
+
+    @property
+    def has_pyramid(self) -> bool:
+        """Whether f_o is a spatial pyramid, whose boxes are pooled frame by frame."""
+        return self.temporal.local.levels != (1,)
 
     def observe(self, walk: TrackState) -> dict[str, Tensor]:
         """The state of Eq. 10 in the paper's order: query, scene (f_s), box features (f_o^k), with ``appearance``.
@@ -377,7 +407,7 @@ class SpatialTask:
         if self.config.appearance:
             observation["query"] = self.bank.query[sample]
             observation["scene"] = self.bank.frame_means(sample, first, last)
-            observation["inside"] = self.bank.frame_box_features(rows, boxes.corners(box))
+            observation["inside"] = self.inside(rows, boxes.corners(box))
         if self.config.surroundings:
             observation["around"] = self.around(rows, box)
             observation["box"] = box
@@ -405,7 +435,7 @@ class SpatialTask:
             shapes |= {
                 "query": (self.bank.query_dim,),
                 "scene": (self.bank.frame_dim,),
-                "inside": (self.channels,),
+                "inside": (self.pooled,),
             }
         if self.config.surroundings:
             shapes |= {"around": (5 * self.channels,), "box": (4,)}
