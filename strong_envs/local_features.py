@@ -40,8 +40,8 @@ class LocalFeatures:
             largest norm, where there is no detector; or a tensor of corners, one box per frame of each sample, packed
             sample after sample (R, 4), or one per sample (S, 4).
         levels: bins per side of the spatial pyramid; (1,) is the box mean, (1, 2, 4) the paper's [1, 4, 16] bins.
-        reduce: how the bins of a pyramid become one vector: ``"concat"``, or ``"max"``, which keeps the length of a cell
-            (the paper's 2,048 numbers). Their mean would be the box mean again.
+        reduce: how the bins of a pyramid become one vector: ``"concat"``, or ``"max"``, which keeps the length of a
+            cell (the paper's 2,048 numbers). Their mean would be the box mean again.
         margin: added on each side of every box, in fractions of the frame.
 
     Attributes:
@@ -88,8 +88,7 @@ class LocalFeatures:
     @property
     def box_dim(self) -> int:
         """Length of what `pool` makes of one box: a cell, times the bins of a pyramid that are put side by side."""
-        bins = sum(level**2 for level in self.levels) if self.reduce == "concat" else 1
-        return self.bank.grid_shape[2] * bins
+        return self.bank.grid_shape[2] * bins_of(self.levels, self.reduce)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -222,6 +221,11 @@ class LocalFeatures:
                 ]
             )
         return WindowMeans.of(features, bank.offsets, bank.video)
+
+
+def bins_of(levels: Sequence[int], reduce: str) -> int:
+    """How many vectors of a cell's length a pyramid puts side by side."""
+    return sum(level**2 for level in levels) if reduce == "concat" else 1
 
 
 def static_boxes(bank: FeatureBank, tracks: Tensor, rows: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ def track(
     The task's ``inheritance`` says whether a frame begins with the box of the one before, with b0, or keeps the first.
 
     Args:
-        task, policy: of the spatial level.
+        task: of the spatial level.
+        policy: of the spatial level.
         samples: (S,) int64; all by default.
         batch: samples at a time.
         windows: start and end (S,) float64 of the localised window of each sample, in steps (l_t of Eq. 12); None
@@ -112,9 +113,7 @@ def track(
     return torch.cat([_track(task, policy, *part, outside) for part in parts])
 
 
-def _track(
-    task: SpatialTask, policy: Policy, samples: Tensor, first: Tensor, last: Tensor, outside: str
-) -> Tensor:
+def _track(task: SpatialTask, policy: Policy, samples: Tensor, first: Tensor, last: Tensor, outside: str) -> Tensor:
     lengths = task.temporal.n_frames[samples]
     initial = torch.tensor([task.config.initial_box], dtype=torch.float64, device=samples.device)
     box, inheritance = initial.expand(len(samples), 4), task.config.inheritance

@@ -378,7 +378,7 @@ class SpatialTask:
         return (sums[row, c] - sums[row, a]) / (c - a).clamp(min=1).unsqueeze(-1)
 
     def inside(self, rows: Tensor, corners: Tensor) -> Tensor:
-        """f_o^k, boxes of single frames pooled as the temporal level pools them: rows (B,), corners (B, 4) to (B, D)."""
+        """f_o^k, boxes of single frames pooled as the temporal level does: rows (B,), corners (B, 4) to (B, D)."""
         if self.has_pyramid:
             return self.temporal.local.pool(rows, corners)
         return self.bank.frame_box_features(rows, corners)

@@ -263,7 +263,8 @@ class TemporalOneShotEnv(ScalarEnv):
 
     ## Arguments
     - `features="shapes-v0"`, `split="train"`, `device="cpu"`, `boxes="frame"`, `spp_levels=(1,)`,
-      `spp_reduce="concat"`, `box_margin=0.0`: as for `TemporalMoment-v0`. `parts=16`; `iou="clamped"`; `flatten=False`; `observation="features"` | `"index"`;
+      `spp_reduce="concat"`, `box_margin=0.0`: as for `TemporalMoment-v0`. `parts=16`; `iou="clamped"`;
+      `flatten=False`; `observation="features"` | `"index"`;
       `render_mode=None` | `"rgb_array"` | `"human"`; `info="numeric"` | `"full"` | `"light"`.
 
     ## Version history

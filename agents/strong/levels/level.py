@@ -13,7 +13,7 @@ from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.strong.attention import AttentiveInputs
 from strong_envs.agents.training.checkpoint import load_module
 from strong_envs.agents.training.loop import load_optimiser, optimiser_state, split
-from strong_envs.agents.training.matching import MatchingInputs
+from strong_envs.agents.training.matching import MatchingInputs, Scale
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import spans
 from strong_envs.features.errors import DataError, nearest
@@ -77,8 +77,10 @@ class LevelArgs:
     (`agents.strong.attention`)."""
     attention_timed: bool = True
     """Whether they know where a frame lies relative to the window."""
+    standardise: bool = True
+    """Whether every number of the observation is brought to mean 0 and spread 1; False takes them as they are."""
     weights_std: float = 0.0
-    """Standard deviation of the initial weights; 0 takes PyTorch's own."""
+    """Standard deviation of the initial weights and biases, those of attention included; 0 takes PyTorch's own."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -113,15 +115,23 @@ class Level(nn.Module):
     def make_inputs(self, shapes: dict[str, tuple[int, ...]], hidden: tuple[str, ...], scaled: bool = True) -> Inputs:
         """The module that turns a named observation into one vector; ``hidden`` parts are replaced by zeros."""
         args = self.args
+        inputs: Inputs
         if "frames" in shapes:
-            return AttentiveInputs(shapes, hidden, args.attention_heads, args.attention_timed)
-        if args.network == "matching":
-            return MatchingInputs(shapes, hidden, args.width, args.dropout, scaled)
-        return Standardise(shapes, hidden)
+            inputs = AttentiveInputs(shapes, hidden, args.attention_heads)
+        elif args.network == "matching":
+            inputs = MatchingInputs(shapes, hidden, args.width, args.dropout, scaled)
+        else:
+            inputs = Standardise(shapes, hidden)
+        if not args.standardise:
+            for part in inputs.modules():
+                if isinstance(part, (AttentiveInputs, Standardise, Scale)):
+                    part.limit = math.inf
+        return inputs
 
     def fit_inputs(self, observation: dict[str, Tensor]) -> None:
-        """Take the scale of the inputs from a batch of observations."""
-        self.inputs.fit(observation)
+        """Take the scale of the inputs from a batch of observations, where they are standardised."""
+        if self.args.standardise:
+            self.inputs.fit(observation)
 
     def act(self, observation: dict[str, Tensor]) -> Tensor:
         """Greedy actions (B,) int64."""
