@@ -263,6 +263,21 @@ class Strong(BaseSystem):
         values = self.temporal.q_values(observation)
         return (values / values.std(-1, keepdim=True).clamp(min=1e-6)).softmax(-1)[:, spans.STOP]
 
+    def values(self, bank: FeatureBank, boxes: Tensor, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Q-values of windows, f_o being what lies inside given boxes: what Eq. 11 compares.
+
+        Args:
+            bank: features of one split.
+            boxes: corners (R, 4), one for every frame of each sample, packed.
+            samples: (B,) int64. start, end: (B,) float64 in steps.
+
+        Returns:
+            (B, A) float32.
+        """
+        task = self._temporal_task(bank, boxes)
+        parts = zip(*(part.split(4096) for part in (samples, start, end)), strict=True)
+        return torch.cat([self.temporal.q_values(task.observe(a, b, c, torch.zeros_like(a))) for a, b, c in parts])
+
     def parameters(self) -> list[torch.nn.Parameter]:
         """Trained numbers of both levels and the frame attention; targets, which follow them, are not counted."""
         parts = (self.temporal, self.spatial, self.frame_attention)
@@ -419,19 +434,18 @@ class Strong(BaseSystem):
         task = copy(self.task)
         task.config = replace(task.config, start="random" if self.args.exploring_starts else "initial")
         staged = _staged(report, stage, steps)
+        # The policy of the turn before explores little.
+        epsilon = self.args.temporal.epsilon_end if self.turn else None
         if isinstance(self.temporal, DQN) and self.temporal.attention is not None:
             boxes = task.local.boxes
-            run(
-                CellAttentionTraining(self.temporal, task, steps, stage, boxes, self.args.random_boxes),
-                staged,
-                1,
-                session,
-            )
+            whole = self.args.random_boxes
+            training = CellAttentionTraining(self.temporal, task, steps, stage, boxes, whole, epsilon)
+            run(training, staged, 1, session)
             # The attention has changed, and with it f_o.
             self.task = self._temporal_task(self.bank, "frame" if boxes is None else boxes)
             return
         env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
-        train(self.temporal, env, steps=steps, report=staged, stage=stage, session=session)
+        train(self.temporal, env, steps=steps, report=staged, stage=stage, session=session, epsilon_start=epsilon)
 
     def _train_frame_attention(self, turn: int, report: ProgressCallback | None, session: Session) -> None:
         if self.frame_attention is None:
@@ -448,7 +462,8 @@ class Strong(BaseSystem):
         scores = self._scores(self.bank)
         self._tracking = self._spatial_task(self.task, scores), scores
         env = self._spatial_env(self._tracking[0])
-        train(self.spatial, env, steps=steps, report=_staged(report, stage, steps), stage=stage, session=session)
+        staged, epsilon = _staged(report, stage, steps), self.args.spatial.epsilon_end if self.turn else None
+        train(self.spatial, env, steps=steps, report=staged, stage=stage, session=session, epsilon_start=epsilon)
 
     def _spatial_env(self, task: SpatialTask) -> SpatialTrackVectorEnv:
         """The environment in which the spatial level learns, with the windows that the arguments ask for."""

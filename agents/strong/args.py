@@ -129,9 +129,9 @@ class StrongArgs:
     """Hide every visual part of the observation."""
     rounds: int = 3
     """Turns of spatial and temporal training, after the pre-training of the temporal level."""
-    pretrain_steps: int = 400_000
+    pretrain_steps: int = 800_000
     spatial_steps: int = 60_000
-    temporal_steps: int = 100_000
+    temporal_steps: int = 160_000
     """Steps of the temporal level in a turn, on average over the turns."""
     ramp: float = 1.0
     """Factor by which each turn trains the temporal level longer than the one before; the sum over the turns stays."""
@@ -164,7 +164,7 @@ class StrongArgs:
     outside_boxes: str = "whole"
     """What stands for a frame outside that window, which the paper does not say: ``"whole"``, the whole frame (section
     3.4: where nothing is tracked, f_o := f_s); ``"initial"``, b0; ``"nearest"``, the first or the last tracked box."""
-    temporal: LevelArgs = field(default_factory=lambda: level_args(gamma=0.5))
+    temporal: LevelArgs = field(default_factory=lambda: level_args())
     select: str = "last"
     """Result of an episode: ``"last"``, the window after the last move, or ``"value"``, the window of its path in which
     stopping has the highest predicted value relative to the other moves."""
@@ -178,7 +178,13 @@ class StrongArgs:
     )
     spatial_env: SpatialConfig = field(
         default_factory=lambda: SpatialConfig(
-            reward="attention_box", window="random", first_frame_actions=16, appearance=False, surroundings=False
+            reward="attention_box",
+            payment="change",
+            window="random",
+            first_frame_actions=16,
+            actions_per_frame=2,
+            appearance=False,
+            surroundings=False,
         )
     )
     seed: int = 0

@@ -17,7 +17,7 @@ from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import Values, split
 from strong_envs.features.bank.pooling import box_weights
-from strong_envs.temporal.task import TemporalTask
+from strong_envs.temporal.task import TemporalTask, random_windows
 
 WARMUP = 2
 """Rounds of episodes before the first update."""
@@ -54,6 +54,11 @@ class QueryReplay:
         at = (dice * self.count[queries].clamp(max=self.slots)[:, None]).to(torch.int64)
         return {name: column[queries[:, None], at] for name, column in self.columns.items()}
 
+    def rewards(self, queries: Tensor) -> Tensor:
+        """The rewards held of some queries: (N,)."""
+        held = torch.arange(self.slots, device=self.count.device) < self.count[queries, None]
+        return self.columns["reward"][queries][held]
+
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of all columns and counts."""
         return {"count": self.count.clone()} | {f"column.{k}": v.clone() for k, v in self.columns.items()}
@@ -89,6 +94,7 @@ class CellAttentionTraining:
         stage: name for messages.
         boxes: corners (R, 4) of every frame of each sample that limit the attention; None: whole frames.
         whole: share of the queries of an update whose attention is not limited all the same.
+        epsilon_start: share of random moves at the start; None: the agent's own.
     """
 
     def __init__(
@@ -99,12 +105,14 @@ class CellAttentionTraining:
         stage: str = "training",
         boxes: Tensor | None = None,
         whole: float = 0.0,
+        epsilon_start: float | None = None,
     ) -> None:
         assert agent.attention is not None
         self.agent, self.task, self.total, self.stage = agent, task, steps, stage
         self.attention: CellAttention = agent.attention
         self.settings = self.attention.args
         self.boxes, self.whole = boxes, whole
+        self.epsilon_start = agent.args.epsilon_start if epsilon_start is None else epsilon_start
         bank = task.bank
         videos = torch.arange(len(bank.videos), device=bank.device)
         self.maps = self.attention.maps(bank, videos, self.settings.stretches)
@@ -139,7 +147,7 @@ class CellAttentionTraining:
     def epsilon(self) -> float:
         """Share of random moves in the episodes of this iteration."""
         args, share = self.agent.args, self.done / self.total
-        return args.epsilon_end + (args.epsilon_start - args.epsilon_end) * max(1 - share / args.epsilon_share, 0)
+        return args.epsilon_end + (self.epsilon_start - args.epsilon_end) * max(1 - share / args.epsilon_share, 0)
 
     def advance(self) -> bool:
         """Play episodes, then make the updates that their steps pay for."""
@@ -147,6 +155,8 @@ class CellAttentionTraining:
         self.done += self._play(samples)
         self.iteration += 1
         if self.iteration <= WARMUP:
+            if self.iteration == 1:
+                self._fit(samples)
             return False
         self.agent.set_progress(min(self.done / self.total, 1.0))
         wanted = min(self.done, self.total) // self.settings.steps_per_update
@@ -154,6 +164,18 @@ class CellAttentionTraining:
             self._update()
             self.updates += 1
         return True
+
+    @torch.no_grad()
+    def _fit(self, samples: Tensor) -> None:
+        """Take the scales of inputs and rewards from the first episodes of the first training."""
+        if bool(self.agent.unit != 0):
+            return
+        start, end = random_windows((len(samples), 1), self.task.config.total, self.generator)
+        seen = self.maps[self.task.bank.video[samples]].to(torch.float32).mean(2)
+        self.agent.fit_inputs(
+            observe_stretches(self.task, seen, samples, start.to(samples.device), end.to(samples.device))
+        )
+        self.agent.fit_rewards(self.replay.rewards(samples))
 
     def _next_samples(self) -> Tensor:
         """The next queries in a fixed random order, so that each is played equally often: all different."""
@@ -182,7 +204,12 @@ class CellAttentionTraining:
         """Play an episode of each sample by the values, epsilon-greedily; returns the number of steps."""
         task, agent, epsilon = self.task, self.agent, self.epsilon
         seen = torch.cat([self.attention(*self._cells(part), self._inside(part))[0] for part in samples.split(128)])
-        start, end = task.initial(samples)
+        if task.config.start == "random":
+            start, end = (
+                x.to(samples.device) for x in random_windows((len(samples),), task.config.total, self.generator)
+            )
+        else:
+            start, end = task.initial(samples)
         live = torch.ones_like(samples, dtype=torch.bool)
         t, iou, gained = torch.zeros_like(samples), task.iou(samples, start, end), torch.zeros_like(start)
         steps = torch.zeros((), dtype=torch.int64, device=samples.device)

@@ -90,9 +90,12 @@ class GatedScore(nn.Module):
     def forward(self, x: Tensor, query: Tensor) -> Tensor:
         """Features (B, ..., C) and one query (B, Dq) for each row: (B, ...)."""
         x, query = self.drop(x), self.drop(query)
-        middle = [1] * (x.dim() - 2)
-        gate, shift = (part.view(len(x), *middle, -1) for part in (self.gate(query), self.shift(query)))
-        return self.out(torch.relu(self.feature(x) * gate + shift)).squeeze(-1)
+        gate = self.gate(query)
+        # The gate goes into the weights, query by query: one product instead of a product and two passes over it.
+        weight = self.feature.weight * gate[..., None]
+        shift = self.feature.bias * gate + self.shift(query)
+        hidden = torch.baddbmm(shift[:, None], x.flatten(1, -2), weight.transpose(1, 2)).relu_()
+        return self.out(hidden).view(x.shape[:-1])
 
 
 class MatchingInputs(nn.Module):

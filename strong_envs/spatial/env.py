@@ -115,7 +115,8 @@ class SpatialTrackEnv(ScalarEnv):
       critic that ships for the default world. `SpatioTemporalCoupling` supplies the live one.
     - `attention_box=None`: a callable from samples (B,) and frames (B,) to the corners (B, 4) of where the temporal
       level looks.
-    - `reward="q_value"`, `tie_tolerance=1e-5` (Q-values never tie exactly), `same_action=False` (one action for both).
+    - `payment="sign"` (Eq. 11) | `"change"` (the change itself, which tells moves apart that all help),
+      `reward="q_value"`, `tie_tolerance=1e-5` (Q-values never tie exactly), `same_action=False` (one action for both).
     - `inheritance="previous"` (Eq. 12) | `"none"` (every frame begins with b0) | `"first"` (the box of the first frame
       serves all others: the episode ends with its actions).
     - `z_s=10`, `box_moves="paper"` | `"symmetric"`, `actions_per_frame=1`, `first_frame_actions=1`,

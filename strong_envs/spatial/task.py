@@ -30,6 +30,9 @@ INHERITANCE = ("previous", "none", "first")
 """Which box a frame begins with: that of the frame before (Eq. 12); b0, frame by frame alone (the paper's TRL+dis);
 or the box of the first frame, the only one in which there are actions (TRL+fix)."""
 
+PAYMENTS = ("sign", "change")
+"""What a move earns: the sign of the change of the score (Eq. 11), or the change itself."""
+
 Critic = Callable[[dict[str, Tensor]], Tensor]
 """Temporal observations (named tensors, (B, ...)) to the Q-values of the temporal actions (B, A)."""
 
@@ -42,6 +45,7 @@ class SpatialConfig:
     """Arguments of the spatial level. See `SpatialTrackEnv`."""
 
     reward: str = "q_value"
+    payment: str = "sign"
     z_s: float = 10.0
     box_moves: str = "paper"
     actions_per_frame: int = 1
@@ -57,6 +61,7 @@ class SpatialConfig:
     def __post_init__(self) -> None:
         choices = (
             ("reward", tuple(rewards.SPATIAL_REWARDS)),
+            ("payment", PAYMENTS),
             ("box_moves", boxes.BOX_MOVES),
             ("window", WINDOWS),
             ("inheritance", INHERITANCE),
@@ -247,7 +252,7 @@ class SpatialTask:
             # A box is judged by its own frame, so the one before must be looked at again there.
             without = walk.score if self.needs_critic else self.score(walk, walk.box)
             score = with_update = self.score(walk, box)
-        reward = rewards.compare(with_update, without, config.tie_tolerance)
+        reward = self._paid(with_update, without)
         frame_action = walk.frame_action + 1
         opening = walk.frame == walk.first
         leave = frame_action >= torch.where(opening, config.first_frame_actions, config.actions_per_frame)
@@ -266,6 +271,12 @@ class SpatialTask:
         sums[index, walk.frame + 1] = sums[index, walk.frame] + feature
         walk = walk._replace(frame=frame, frame_action=frame_action, box=box, placed=placed, sums=sums, score=score)
         return walk, reward, done, valid
+
+    def _paid(self, with_update: Tensor, without: Tensor) -> Tensor:
+        """What moves earn whose scores are ``with_update``, and ``without`` them."""
+        if self.config.payment == "change":
+            return with_update - without
+        return rewards.compare(with_update, without, self.config.tie_tolerance)
 
     def score(self, walk: TrackState, box: Tensor) -> Tensor:
         """What the reward compares, if ``box`` were inherited from the current frame on: (B,) float64."""
@@ -309,7 +320,7 @@ class SpatialTask:
         moved, _ = boxes.move(box.to(torch.float64).repeat_interleave(actions, 0), moves, self.table)
         tried = torch.cat((moved.view(count, actions, 4), box.to(torch.float64)[:, None]), 1)
         scores = self.frame_score(sample, frame, tried)
-        reward = rewards.compare(scores[:, :-1], scores[:, -1:], self.config.tie_tolerance)
+        reward = self._paid(scores[:, :-1], scores[:, -1:])
         if gain:
             reward = reward + gain * rewards.relative_gains(scores[:, :-1] - scores[:, -1:])
         return reward.to(torch.float32)

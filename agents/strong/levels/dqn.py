@@ -34,8 +34,8 @@ class DQNArgs(LevelArgs):
     network: str = "matching"
     hidden: tuple[int, ...] = (128,)
     """Layers after the match."""
-    lr: float = 3e-3
-    weight_decay: float = 0.03
+    lr: float = 8e-3
+    weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of a gradient; 0 does not clip."""
 
@@ -52,6 +52,7 @@ class DQN(Level):
     """
 
     args: DQNArgs
+    unit: Tensor
     OPTIMISERS: ClassVar[dict[str, str]] = {"optimiser": "lr"}
 
     def __init__(
@@ -71,6 +72,8 @@ class DQN(Level):
             gaussian_weights(self.inputs, args.weights_std, self.generator)
             gaussian_weights(self.critic, args.weights_std, self.generator)
         self.attention = attention
+        # Values are in units of the spread of the first rewards: some rewards are signs, others hundredths.
+        self.register_buffer("unit", torch.zeros(()))
         self.target_inputs, self.target_critic = deepcopy(self.inputs), deepcopy(self.critic)
         self.target_attention = deepcopy(attention)
         for target, _ in self._pairs():
@@ -101,6 +104,11 @@ class DQN(Level):
         super().fit_inputs(observation)
         if self.args.standardise:
             self.target_inputs.fit(observation)
+
+    def fit_rewards(self, reward: Tensor) -> None:
+        """Take the unit of the values from the first rewards of the first training: (N,)."""
+        fresh = 1 / reward.to(torch.float32).std().clamp(min=1e-3)
+        self.unit.copy_(torch.where(self.unit == 0, fresh, self.unit))
 
     @torch.no_grad()
     def act(self, observation: dict[str, Tensor]) -> Tensor:
@@ -138,7 +146,7 @@ class DQN(Level):
         with torch.no_grad():
             best = self.q_values(after).argmax(-1, keepdim=True)
             following = self.target_critic.all_actions(self.target_inputs(after_by_target)).gather(1, best)[:, 0]
-            y = reward + self.args.gamma * following * (1 - terminated.to(torch.float32))
+            y = reward * self.unit + self.args.gamma * following * (1 - terminated.to(torch.float32))
         self.train()
         values = self.critic.all_actions(self.inputs(before))
         value = values.gather(1, action[:, None])[:, 0]

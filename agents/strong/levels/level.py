@@ -133,6 +133,9 @@ class Level(nn.Module):
         if self.args.standardise:
             self.inputs.fit(observation)
 
+    def fit_rewards(self, reward: Tensor) -> None:
+        """Take the scale of the rewards from the first ones (N,); an agent without one ignores them."""
+
     def act(self, observation: dict[str, Tensor]) -> Tensor:
         """Greedy actions (B,) int64."""
         raise NotImplementedError

@@ -40,6 +40,7 @@ def train(
     every: int = 20,
     stage: str = "training",
     session: UpdateListener | None = None,
+    epsilon_start: float | None = None,
 ) -> Level:
     """Train on a vector environment with index observations and torch output.
 
@@ -51,6 +52,8 @@ def train(
         every: steps of all environments between two reports.
         stage: name of this training, for messages.
         session: writes checkpoints and resumes from one, see `agents.training.session.Session`.
+        epsilon_start: share of random moves at the start (default: the agent's own); an agent that has been trained
+            before needs fewer.
 
     Raises:
         TrainingDiverged: losses that are not finite; seen within ``every`` steps.
@@ -60,7 +63,7 @@ def train(
     if isinstance(agent, FullFeedback) and agent.args.states == "uniform":
         training = UniformTraining(agent, env, total, stage)
     else:
-        training = ReplayTraining(agent, env, total, stage)
+        training = ReplayTraining(agent, env, total, stage, epsilon_start)
     run(training, report, every, session)
     return agent
 
@@ -96,10 +99,14 @@ class ReplayTraining(_LevelTraining):
         env: made with ``output="torch", observation="index"``, SAME_STEP.
         steps: environment steps.
         stage: name for messages.
+        epsilon_start: share of random moves at the start; None: the agent's own.
     """
 
-    def __init__(self, agent: Level, env: LevelEnv, steps: int, stage: str = "training") -> None:
+    def __init__(
+        self, agent: Level, env: LevelEnv, steps: int, stage: str = "training", epsilon_start: float | None = None
+    ) -> None:
         super().__init__(agent, env, steps, stage)
+        self.epsilon_start = agent.args.epsilon_start if epsilon_start is None else epsilon_start
         self.replay = IndexReplay(agent.args.capacity, env.device)
         # Taken anew in every training: between the turns of STRONG the boxes change, and with them the scale of
         # features.
@@ -107,7 +114,7 @@ class ReplayTraining(_LevelTraining):
         self.seen: list[dict[str, Tensor]] = []
         self.returns: Tensor | None = None
         self.started = False
-        self.epsilon = agent.args.epsilon_start
+        self.epsilon = self.epsilon_start
 
     @property
     def finished(self) -> bool:
@@ -127,7 +134,7 @@ class ReplayTraining(_LevelTraining):
         self.iteration += 1
         share = self.done / self.total
         state = env.state()
-        epsilon = args.epsilon_end + (args.epsilon_start - args.epsilon_end) * max(1 - share / args.epsilon_share, 0)
+        epsilon = args.epsilon_end + (self.epsilon_start - args.epsilon_end) * max(1 - share / args.epsilon_share, 0)
         if self.fitted:
             action = agent.act(env.observe_state(state))
         else:
@@ -150,6 +157,7 @@ class ReplayTraining(_LevelTraining):
             self.seen.append(env.observe_state(state))
             if self.done >= min(args.warmup, self.total // 2):
                 agent.fit_inputs({name: torch.cat([o[name] for o in self.seen]) for name in self.seen[0]})
+                agent.fit_rewards(self.replay.columns["reward"][: self.replay.size])
                 self.fitted, self.seen = True, []
             return False
         if "episode" in info:
