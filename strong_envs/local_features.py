@@ -178,12 +178,11 @@ class LocalFeatures:
         """
         out = []
         whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
-        sign = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
         step = self._rows_at_once()
         for start in range(0, len(rows), step):
             box = corners[start : start + step]
             box = torch.where(box.isnan().any(-1, keepdim=True), whole, box)
-            box = (box + sign * self.margin).clamp(0, 1)
+            box = self.widened(box)
             part = rows[start : start + step]
             if self.levels == (1,):
                 out.append(self.bank.frame_box_features(part, box))
@@ -191,6 +190,20 @@ class LocalFeatures:
                 bins = spatial_pyramid(self.bank.grid, box.to(torch.float32), self.levels, part)
                 out.append(bins.flatten(1) if self.reduce == "concat" else bins.amax(1))
         return torch.cat(out)
+
+    def widened(self, corners: Tensor) -> Tensor:
+        """Corners (..., 4) of boxes with the margin around them, inside the frame."""
+        sign = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
+        return (corners + sign * self.margin).clamp(0, 1)
+
+    def inside(self, samples: Tensor, frames: Tensor, corners: Tensor) -> Tensor:
+        """f_o^k: samples (B,), frames of their videos (B,) and corners of boxes (B, 4) to (B, dim) float32."""
+        return self.pool(self.bank.offsets[self.bank.video[samples]] + frames, corners)
+
+    @property
+    def by_frame(self) -> bool:
+        """Whether the f_o of one box in many frames is pooled frame by frame, not as the mean of a box in sums."""
+        return self.levels != (1,)
 
     def _rows_at_once(self) -> int:
         return max(1, NUMBERS_AT_ONCE // math.prod(self.bank.grid_shape))

@@ -118,6 +118,11 @@ def block(
         if "claims" not in result:
             raise DataError("claims are those of table1 and table2")
         return f"\n{claims_markdown(result['claims'])}"
+    if kind == "walk":
+        from strong_envs.benchmarks.commands.walk import walk_markdown
+
+        _known(options, ())
+        return f"\n{walk_markdown(result)}"
     if kind == "about":
         _known(options, ())
         return f"\n{provenance(result)}\n"
@@ -131,7 +136,7 @@ def block(
             drawing.append(f"{options['file']} drawn")
         link = os.path.relpath(root / options["file"], file.parent)
         return f"\n![{options.get('alt') or options['kind']}]({link})\n"
-    kinds = ("table", "number", "figure", "claims", "about")
+    kinds = ("table", "number", "figure", "claims", "walk", "about")
     raise DataError(f"a marker is one of {kinds}, got {kind!r}{nearest(kind, kinds)}")
 
 

@@ -258,8 +258,7 @@ class SpatialTask:
         leave = frame_action >= torch.where(opening, config.first_frame_actions, config.actions_per_frame)
         frame = torch.where(leave, walk.frame + 1, walk.frame)
         frame_action = torch.where(leave, 0, frame_action)
-        rows = self.bank.offsets[self.bank.video[walk.sample]] + walk.frame
-        feature = self.inside(rows, boxes.corners(box).to(torch.float32))
+        feature = self.temporal.local.inside(walk.sample, walk.frame, boxes.corners(box).to(torch.float32))
         placed, done = box, frame >= walk.last
         if config.inheritance == "none":
             box = torch.where(leave[:, None], walk.before, box)
@@ -352,7 +351,7 @@ class SpatialTask:
         under ``inheritance="none"``, where they will not have ``box``.
         """
         a, c = self.temporal.windows(walk.sample, walk.start, walk.end)
-        if self.has_pyramid:
+        if self.temporal.local.by_frame:
             return self._trial_by_frame(walk, box, a, c)
         first, now = walk.first[:, None], walk.frame[:, None]
         row = torch.arange(len(a), device=a.device)[:, None]
@@ -360,7 +359,7 @@ class SpatialTask:
         video = self.bank.video[walk.sample][:, None].expand_as(a)
 
         def same_box(low: Tensor, high: Tensor, edges: Tensor) -> Tensor:
-            edges = boxes.corners(edges).to(torch.float32)[:, None].expand(*a.shape, 4)
+            edges = self.temporal.local.widened(boxes.corners(edges).to(torch.float32))[:, None].expand(*a.shape, 4)
             return self.bank.box_sums(video, low, torch.maximum(low, high), edges)
 
         until = torch.minimum(c, now + 1) if self.config.inheritance == "none" else c
@@ -371,7 +370,7 @@ class SpatialTask:
         return total / (c - a).clamp(min=1).unsqueeze(-1)
 
     def _trial_by_frame(self, walk: TrackState, box: Tensor, a: Tensor, c: Tensor) -> Tensor:
-        """`trial` for a pyramid, whose bins are pooled in every frame of the windows [a, c), and then summed."""
+        """`trial` where f_o is more than a box mean: pooled in every frame of the windows [a, c), and then summed."""
         at = torch.arange(self.bank.max_frames, device=a.device)
         wanted = ((at >= a[..., None]) & (at < c[..., None])).any(1)
         first, now = walk.first[:, None], walk.frame[:, None]
@@ -381,23 +380,11 @@ class SpatialTask:
         if self.config.inheritance == "none":
             tried = frame == walk.frame[owner]
         edges = boxes.corners(torch.where(tried[:, None], box[owner], walk.before[owner])).to(torch.float32)
-        rows = self.bank.offsets[self.bank.video[walk.sample[owner]]] + frame
         features = torch.where(tracked[..., None], walk.sums[:, 1:] - walk.sums[:, :-1], 0.0)
-        features[owner, frame] = self.inside(rows, edges)
+        features[owner, frame] = self.temporal.local.inside(walk.sample[owner], frame, edges)
         sums = torch.cat((features.new_zeros(len(a), 1, features.shape[2]), features.cumsum(1)), 1)
         row = torch.arange(len(a), device=a.device)[:, None]
         return (sums[row, c] - sums[row, a]) / (c - a).clamp(min=1).unsqueeze(-1)
-
-    def inside(self, rows: Tensor, corners: Tensor) -> Tensor:
-        """f_o^k, boxes of single frames pooled as the temporal level does: rows (B,), corners (B, 4) to (B, D)."""
-        if self.has_pyramid:
-            return self.temporal.local.pool(rows, corners)
-        return self.bank.frame_box_features(rows, corners)
-
-    @property
-    def has_pyramid(self) -> bool:
-        """Whether f_o is a spatial pyramid, whose boxes are pooled frame by frame."""
-        return self.temporal.local.levels != (1,)
 
     def observe(self, walk: TrackState) -> dict[str, Tensor]:
         """The state of Eq. 10 in the paper's order: query, scene (f_s), box features (f_o^k), with ``appearance``.
@@ -418,7 +405,7 @@ class SpatialTask:
         if self.config.appearance:
             observation["query"] = self.bank.query[sample]
             observation["scene"] = self.bank.frame_means(sample, first, last)
-            observation["inside"] = self.inside(rows, boxes.corners(box))
+            observation["inside"] = self.temporal.local.pool(rows, boxes.corners(box))
         if self.config.surroundings:
             observation["around"] = self.around(rows, box)
             observation["box"] = box

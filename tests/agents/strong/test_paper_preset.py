@@ -9,8 +9,14 @@ import torch
 
 from strong_envs import features
 from strong_envs.agents.strong.agent import Strong, make_level
-from strong_envs.agents.strong.args import level_args, strong_args, system_args
+from strong_envs.agents.strong.args import changed_args, level_args, strong_args
 from strong_envs.agents.strong.attention import AttentionTask
+from strong_envs.agents.strong.cell_attention import (
+    AttendedFeatures,
+    AttendedTask,
+    CellAttention,
+    CellAttentionArgs,
+)
 from strong_envs.core import boxes as box_ops
 from strong_envs.core import spans
 from strong_envs.features.bank.pooling import box_weights
@@ -22,10 +28,18 @@ from strong_envs.spatial.task import SpatialConfig, SpatialTask
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
 
 PYRAMID = (1, 2, 4)
-TINY = dict(
-    rounds=1, pretrain_steps=2000, spatial_steps=2000, temporal_steps=2000, temporal={"warmup": 64},
-    spatial={"warmup": 64},
-)  # fmt: skip
+SMALL = {"num_envs": 16, "batch": 16, "warmup": 32}
+SMALL_DDPG = {**SMALL, "actor_hidden": (16, 8), "critic_hidden": (16, 8)}
+
+
+def tiny(**changes):
+    """The preset with some changes, small enough to be trained in a test."""
+    base = strong_args("paper", **{name: changes.pop(name) for name in ("boxes",) if name in changes})
+    steps = {"rounds": 1, "pretrain_steps": 160, "spatial_steps": 160, "temporal_steps": 160}
+    for level in ("temporal", "spatial"):
+        own = changes.get(level, {})
+        changes[level] = {**(SMALL if "algorithm" in own else SMALL_DDPG), **own}
+    return changed_args(base, {**steps, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -82,35 +96,46 @@ def test_a_trial_pools_the_pyramid_in_every_frame_of_the_window(bank, reduce, in
             assert torch.allclose(seen[-1][sample], torch.stack(wanted).mean(0), atol=1e-4)
 
 
-def test_boxes_of_a_pyramid_are_seen_alike_by_both_levels(bank):
-    """After a walk through whole videos, what the critic was last asked is what the temporal level then observes."""
-    local = LocalFeatures(bank, "initial", PYRAMID, "max")
-    temporal = TemporalTask(bank, local, TemporalConfig(context=False))
+@pytest.mark.parametrize("kind", ["pyramid", "margin", "attention"])
+def test_what_the_critic_is_asked_is_what_the_temporal_level_then_observes(bank, kind):
+    """The boxes of a walk, as they are tried in its last frame and as the temporal level sees them afterwards."""
+    config = TemporalConfig(context=False)
+    attention = CellAttention(bank, CellAttentionArgs())
+
+    def made(boxes):
+        if kind == "attention":
+            return AttendedTask(bank, AttendedFeatures(bank, attention, boxes), config)
+        levels, margin = (PYRAMID, 0.0) if kind == "pyramid" else ((1,), 0.1)
+        return TemporalTask(
+            bank, LocalFeatures(bank, "initial" if boxes is None else boxes, levels, "max", margin), config
+        )
+
     asked = []
+    temporal = made(None)
 
     def critic(observation):
         asked.append(observation["local"])
         return torch.zeros(len(observation["query"]), temporal.n_actions)
 
-    task = SpatialTask(temporal, SpatialConfig(surroundings=False, window="whole"), critic)
-    env = SpatialTrackVectorEnv.of(task, 1)
-    for sample in (2, 5):
-        env.reset(seed=0, options={"sample": [sample]})
-        start, end = env.track.start.clone(), env.track.end.clone()
-        boxes = []
-        for frame in range(int(temporal.n_frames[sample])):
-            action = torch.tensor([frame % 7])
-            box, _ = box_ops.move(env.track.box, action, task.table)
-            boxes.append(box_ops.corners(box)[0])
-            env.step(action)
-            if frame == int(temporal.n_frames[sample]) - 1:
-                break
-        number = len(boxes)
-        last = asked[-2] if len(asked[-2]) == 1 else asked[-1]  # the reset after the end asks, too
-        own = LocalFeatures(bank, "initial", PYRAMID, "max")
-        own.set_boxes(torch.tensor([sample]), torch.stack(boxes))
-        seen = TemporalTask(bank, own, temporal.config).observe(torch.tensor([sample]), start, end, torch.tensor([0]))
-        assert number == int(temporal.n_frames[sample]) and torch.allclose(last, seen["local"], atol=1e-4)
+    task = SpatialTask(temporal, SpatialConfig(surroundings=False), critic)
+    boxes = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(int(temporal.local.rows[-1]), 1)
+    zero = torch.zeros(1, dtype=torch.float64)
+    seen = {}
+    for sample in (2, len(bank) - 1):
+        box = torch.tensor([box_ops.INITIAL_BOX], dtype=torch.float64)
+        walk = task.begin(torch.tensor([sample]), zero, zero + 20, box)
+        for frame in range(min(int(temporal.n_frames[sample]), 60)):
+            walk, _, _, _ = task.step(walk, torch.tensor([frame % 7]))
+            row = int(temporal.local.rows[sample]) + frame
+            boxes[row:] = box_ops.corners(walk.placed).to(torch.float32)
+        boxes[int(temporal.local.rows[sample + 1]) :] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+        seen[sample] = asked[-1][0]
+    for sample, local in seen.items():
+        wanted = made(boxes).observe(torch.tensor([sample]), zero, zero + 20, torch.tensor([0]))["local"][0]
+        assert torch.allclose(local, wanted, atol=1e-2 if kind == "attention" else 1e-4)
+        assert not torch.allclose(
+            local, temporal.observe(torch.tensor([sample]), zero, zero + 20, torch.tensor([0]))["local"][0], atol=1e-2
+        )
 
 
 def test_eq_11_depends_on_the_box_under_attention(bank):
@@ -211,7 +236,7 @@ def test_the_tracker_walks_from_the_left_end_of_its_window_and_stays_within(bank
 
 
 def test_training_walks_in_the_windows_that_the_temporal_level_localises(bank):
-    args = system_args(preset="paper", **TINY)
+    args = tiny()
     system = Strong.of(bank, args)
     system.temporal.act = lambda o: torch.where(  # the left end goes left once for every two queries
         (o["location"][:, 0] > 0.22) & (o["query"][:, 0] > bank.query[:, 0].median()), 1, spans.STOP
@@ -277,7 +302,7 @@ def test_the_preset_takes_none_of_the_deviations(bank):
 
 
 def test_it_trains_predicts_and_survives_saving(bank, tmp_path):
-    system = Strong.of(bank, system_args(preset="paper", **TINY)).fit()
+    system = Strong.of(bank, tiny(rounds=2)).fit()
     prediction = system.predict(bank)
     assert prediction.boxes.isfinite().all() and prediction.boxes.shape == (int(bank.n_frames[bank.video].sum()), 4)
     system.save(str(tmp_path / "paper.safetensors"))
@@ -298,17 +323,14 @@ def test_it_trains_predicts_and_survives_saving(bank, tmp_path):
         {"outside_boxes": "nearest"},
         {"attention": "none", "blind": True},
         {"attention": "none", "temporal": {"network": "matching"}},
-        {"attention": "none", "temporal": {"algorithm": "dqn"}, "spatial": {"algorithm": "dqn", "network": "plain", "stop": 8}},
+        {"attention": "none", **{level: {"algorithm": "dqn", "network": "plain"} for level in ("temporal", "spatial")}},
         {"boxes": "frame"},
         {"boxes": "cells"},
     ],
     ids=str,
 )  # fmt: skip
 def test_each_option_goes_without_the_others(bank, changes, tmp_path):
-    merged = {**TINY, **changes}
-    for level in ("temporal", "spatial"):
-        merged[level] = {**TINY[level], **changes.get(level, {})}
-    system = Strong(bank, preset="paper", **merged, budget=0.5).fit()
+    system = Strong.of(bank, tiny(**changes)).fit()
     spans_before = system.predict(bank).spans
     system.save(str(tmp_path / "one.safetensors"))
     assert torch.equal(Strong.load(str(tmp_path / "one.safetensors"), bank).predict(bank).spans, spans_before)
