@@ -1,5 +1,6 @@
-"""``strong-envs train``: trains one system, with progress, a log, held-out evaluation and checkpoints.
+"""``strong-envs train``: trains one system, with progress, a log, scores on validation videos and checkpoints.
 
+The scores on the way are of the validation part; the test part is opened when the training has ended, for its result.
 In the folder: ``run.json`` (its options), ``log.csv`` and event files, ``checkpoint.safetensors`` while it trains,
 and at the end ``system.safetensors`` (see `agents.load`) and ``result.json``.
 """
@@ -11,6 +12,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,21 @@ import msgspec
 
 from strong_envs.agents.ranges import check_value
 from strong_envs.agents.training.checkpoint import Count
+from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.atomic import write_text
 from strong_envs.features.files.errors import check_output, os_errors, shown
 from strong_envs.features.files.locks import folder_lock
 from strong_envs.features.files.untrusted_json import as_type, read_json
+from strong_envs.features.registry import job_store, load_part
+from strong_envs.features.store.store import FeatureStore
+from strong_envs.features.validation import SHARE, VALIDATION
 
 DEFAULTS = {
     "features": "shapes-v0-medium",
     "train": "train",
     "test": "test",
+    "validation": SHARE,
     "system": "strong",
     "seed": 0,
     "budget": 1.0,
@@ -46,14 +53,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train one system, with checkpoints and a log",
-        description="Train one system on one split and evaluate it on another as it learns. Ctrl-C stores the "
-        "training; the same folder with --resume continues it, with the same result bit for bit.",
+        description="Train one system, evaluate it on validation videos as it learns and on test videos at the end. "
+        "Ctrl-C stores the training; the same folder with --resume continues it, with the same result bit for bit.",
     )
     d = DEFAULTS
     # None means "not given": with --resume, such options keep their stored values.
     parser.add_argument("--features", help=f"a key or the path of a store ({d['features']})")
     parser.add_argument("--train", help=f"training split ({d['train']})")
-    parser.add_argument("--test", help=f"held-out split ({d['test']})")
+    parser.add_argument("--test", help=f"split of the result, read once the training has ended ({d['test']})")
+    parser.add_argument(
+        "--validation",
+        type=float,
+        metavar="SHARE",
+        help="of the training videos that the scores on the way are of, where the store has no split 'val'; 0 trains "
+        f"on all of them ({d['validation']})",
+    )
     parser.add_argument("--system", help=f"a registered name, or module:Class ({d['system']})")
     parser.add_argument("--out", required=True, help="folder of the run")
     parser.add_argument("--seed", type=int, help=f"seed of everything random ({d['seed']})")
@@ -69,7 +83,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--checkpoint-every", type=float, default=60.0, metavar="SECONDS", help="between checkpoints (%(default)s)"
     )
     parser.add_argument(
-        "--evaluations", type=int, default=5, help="held-out evaluations in each temporal stage (%(default)s)"
+        "--evaluations", type=int, default=5, help="scores on validation in each temporal stage (%(default)s)"
     )
     parser.add_argument("--resume", action="store_true", help="resume the run in --out")
     parser.set_defaults(run=main)
@@ -96,9 +110,17 @@ def main(args: argparse.Namespace) -> int:
     check_settings([name], settings)
     _check_numbers(options, args)
     device = str(usable_device(options["device"]))
-    train, test = (features.load(options["features"], options[split], device) for split in ("train", "test"))
+    store = job_store(options["features"], options["train"], options["validation"])
+    _check_parts(store, options)
+    train = load_part(store, options["train"], device)
+    validation = load_part(store, VALIDATION, device) if VALIDATION in store.splits else None
+
+    def test() -> FeatureBank:
+        return load_part(store, options["test"], device)
+
     check_output(out)
     arguments = with_settings(name, settings)
+    bound = agents.registry.sees_truth(name, arguments)
     try:
         system = agents.make(name, train, seed=options["seed"], budget=options["budget"], **arguments)
     except (TypeError, ValueError) as error:
@@ -111,18 +133,27 @@ def main(args: argparse.Namespace) -> int:
             _check_free(out)
         _write_json(out / "run.json", options)
         if not system.resumable:
-            return _train(system, test, out, args, None)
+            return _train(system, validation, test, bound, out, args, None)
         with Session(out / "checkpoint.safetensors", every=args.checkpoint_every, resume=args.resume) as session:
-            return _train(system, test, out, args, session)
+            return _train(system, validation, test, bound, out, args, session)
 
 
-def _train(system: Any, test: Any, out: Path, args: argparse.Namespace, session: Any) -> int:
+def _train(
+    system: Any,
+    validation: FeatureBank | None,
+    test: Callable[[], FeatureBank],
+    bound: bool,
+    out: Path,
+    args: argparse.Namespace,
+    session: Any,
+) -> int:
+    """Train, score the test part that ``test`` opens, and write the system and its result."""
     from strong_envs.agents.training.logs import Logger
 
     restored = (session.restored if session is not None else None) or {}
     log = Logger(out, restored.get("log"))
     bar = TrainingProgress(log)
-    evaluator = Evaluator(system, test, bar, args.evaluations, restored.get("evaluator"))
+    evaluator = Evaluator(system, validation, bound, bar, args.evaluations, restored.get("evaluator"))
     try:
         if session is None:
             system.fit(bar.report, evaluator.after)
@@ -130,7 +161,8 @@ def _train(system: Any, test: Any, out: Path, args: argparse.Namespace, session:
             session.extra = lambda: {"log": log.state(), "evaluator": evaluator.state()}
             session.watchers.append(evaluator.during)
             system.fit(bar.report, evaluator.after, checkpoint=session)
-        score = held_out(system, test)
+        bank = test()
+        score = held_out(system, bank, bound)
     except KeyboardInterrupt:
         bar.close()
         if session is None:
@@ -148,15 +180,15 @@ def _train(system: Any, test: Any, out: Path, args: argparse.Namespace, session:
     # Last: after a kill before this line, the checkpoint still leads to the same end.
     with os_errors(f"remove the checkpoint of {shown(out)}"):
         (out / "checkpoint.safetensors").unlink(missing_ok=True)
-    print(f"{out}: mIoU {score:.3f} on {len(test)} held-out queries")
+    print(f"{out}: mIoU {score:.3f} on {len(bank)} queries of {bank.split}")
     return 0
 
 
-def held_out(system: Any, bank: Any) -> float:
-    """Mean IoU of a system's windows with the nearest true window of each query."""
+def held_out(system: Any, bank: FeatureBank, upper_bound: bool = False) -> float:
+    """Mean IoU of a system's windows with the nearest true window of each query; upper bounds alone see the truth."""
     from strong_envs.core.spans import span_iou
 
-    spans = system.predict(bank).spans.to(bank.truth)
+    spans = system.predict(bank if upper_bound else bank.masked()).spans.to(bank.truth)
     truth = bank.truth * bank.duration[bank.video][:, None, None]
     return float(span_iou(spans[:, 0], spans[:, 1], truth, "clamped").mean())
 
@@ -172,6 +204,8 @@ class Run(msgspec.Struct):
     budget: float
     set: list[str]
     device: str
+    validation: float = 0.0
+    """As in runs of releases without it."""
 
 
 class Place(msgspec.Struct):
@@ -216,15 +250,21 @@ class TrainingProgress:
 
 
 class Evaluator:
-    """Scores on held-out queries, ``count`` times in a temporal stage and after each stage.
+    """Scores on the validation part, if there is one, ``count`` times in a temporal stage and after each stage.
 
     The steps alone decide when, so that a resumed run evaluates where an uninterrupted one does.
     """
 
     def __init__(
-        self, system: Any, bank: Any, bar: TrainingProgress, count: int, state: dict[str, Any] | None = None
+        self,
+        system: Any,
+        bank: FeatureBank | None,
+        upper_bound: bool,
+        bar: TrainingProgress,
+        count: int,
+        state: dict[str, Any] | None = None,
     ) -> None:
-        self.system, self.bank, self.bar, self.count = system, bank, bar, count
+        self.system, self.bank, self.upper_bound, self.bar, self.count = system, bank, upper_bound, bar, count
         place = Place() if state is None else as_type(state, Place, "the evaluator of the checkpoint")
         self.stage, self.part, self.total = place.stage, place.part, place.total
 
@@ -238,14 +278,17 @@ class Evaluator:
             self.stage, self.part, self.total = training.stage, 0, training.total
         part = self.count * training.done // max(training.total, 1)
         # The boxes of the temporal level are in place while it trains; in the other stages its score is constant.
-        if part > self.part and training.done < training.total and "temporal" in training.stage:
-            scores = {"mIoU": held_out(self.system, self.bank)}
+        due = part > self.part and training.done < training.total and "temporal" in training.stage
+        if self.bank is not None and due:
+            scores = {"mIoU": held_out(self.system, self.bank, self.upper_bound)}
             self.bar.report(training.stage, training.done, training.total, scores)
         self.part = part
 
     def after(self, system: Any, stage: str) -> dict[str, float]:
         """Called after each stage, for the history."""
-        scores = {"mIoU": held_out(system, self.bank)}
+        if self.bank is None:
+            return {}
+        scores = {"mIoU": held_out(system, self.bank, self.upper_bound)}
         self.bar.report(self.stage or stage, self.total, self.total, scores)
         return scores
 
@@ -281,9 +324,18 @@ def _check_free(out: Path) -> None:
         raise DataError(f"{shown(out)} has {', '.join(taken)}, which a run would replace; choose another --out")
 
 
+def _check_parts(store: FeatureStore, options: dict[str, Any]) -> None:
+    """Refuse the name of a part that is not there before the training, without opening the test part."""
+    for split in (options["train"], options["test"]):
+        if split not in store.splits:
+            raise DataError(f"store {store.name!r} has no split {split!r}; it has {store.splits}")
+
+
 def _check_numbers(options: dict[str, Any], args: argparse.Namespace) -> None:
     check_value("budget", options["budget"], float)
     check_value("seed", options["seed"], int)
+    if not 0 <= options["validation"] < 1:
+        raise DataError(f"--validation must be a share from 0 to below 1, got {options['validation']}")
     if not 0 < args.checkpoint_every < math.inf:
         raise DataError(f"--checkpoint-every must be a positive number of seconds, got {args.checkpoint_every}")
     if not 1 <= args.evaluations <= 10_000:

@@ -147,7 +147,7 @@ def check_settings(systems: Iterable[str], settings: Mapping[str, Any]) -> None:
 
 
 def parse_settings(words: Iterable[str]) -> dict[str, Any]:
-    """``["gamma=0.4", "temporal.feedback=taken"]`` to names and values."""
+    """``["gamma=0.4", "temporal.algorithm=ddpg"]`` to names and values."""
     settings = {}
     for word in words:
         name, equals, value = word.partition("=")

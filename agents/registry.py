@@ -11,6 +11,7 @@ of them. A system of another package is named as ``my_module:MySystem`` wherever
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import operator
@@ -68,6 +69,25 @@ class System(Protocol):
         """One window per query of a bank."""
 
 
+def _finite(predict: Callable[..., Prediction]) -> Callable[..., Prediction]:
+    """A method ``predict`` that refuses windows that are not finite, which weights out of range lead to."""
+
+    @functools.wraps(predict)
+    def checked(self: Any, bank: FeatureBank, *args: Any, **kwargs: Any) -> Prediction:
+        prediction = predict(self, bank, *args, **kwargs)
+        wrong = ~prediction.spans.isfinite().all(-1)
+        if bool(wrong.any()):
+            i = int(wrong.nonzero()[0, 0])
+            start, end = prediction.spans[i].tolist()
+            name = getattr(self, "name", type(self).__name__)
+            raise DataError(
+                f"{name} predicts {start} to {end} s for query {bank.qids[i]!r}: its weights are out of range"
+            )
+        return prediction
+
+    return checked
+
+
 class BaseSystem:
     """The whole interface of systems, with a default for every optional member.
 
@@ -76,6 +96,11 @@ class BaseSystem:
     """
 
     __slots__ = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "predict" in vars(cls):
+            cls.predict = _finite(vars(cls)["predict"])  # type: ignore[method-assign]
 
     resumable: ClassVar[bool] = False
     """Whether `fit` takes ``checkpoint``, a `Session` that stores the training and resumes it."""
@@ -98,6 +123,11 @@ class BaseSystem:
         """Whether a prediction reads the grid of a frame, so that whole-frame features do not suffice."""
         return False
 
+    @property
+    def values_boxes(self) -> bool:
+        """Whether ``values(bank, boxes, samples, start, end)`` gives Q-values of windows for given boxes."""
+        return False
+
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """The stages of the training in order: ``stage``, ``seconds``, and the scores of ``evaluate``."""
@@ -108,7 +138,11 @@ class BaseSystem:
         return self
 
     def predict(self, bank: FeatureBank) -> Prediction:
-        """One window per query of a bank."""
+        """One window per query of a bank.
+
+        The bank is a masked one (`FeatureBank.masked`), which refuses its truth, unless the system declares that it is
+        an upper bound (``SystemSpec.upper_bound``; a class attribute ``upper_bound`` of a system of another package).
+        """
         raise NotImplementedError
 
     def confidence(self, bank: FeatureBank, prediction: Prediction) -> Tensor | None:
@@ -132,6 +166,27 @@ class BaseSystem:
         """Write the system to one file; by default nothing is written."""
 
 
+SEES = ("nothing", "sentences", "whole frames", "grid", "learned boxes", "GT boxes", "objects")
+"""What a system is given to predict, beside the sentence where it is more than that: one vector a frame, the cells of
+every frame, the boxes of a tracker or of attention, the true boxes (an upper bound), detected objects."""
+LEARNS_FROM = ("nothing", "sentences", "frame labels", "window labels", "all rewards", "own rewards")
+"""What a system is trained with: whether a frame lies in the moment, the true windows or the IoU of any window with
+them, the rewards of all moves in any state, the rewards of its own episodes alone."""
+SEES_BOXES = {
+    "frame": "whole frames",
+    "initial": "grid",
+    "gaussian": "grid",
+    "cells": "grid",
+    "objects": "objects",
+    "truth": "GT boxes",
+    "static": "GT boxes",
+    "tracked": "learned boxes",
+    "attention": "learned boxes",
+    "static_attention": "learned boxes",
+}
+"""What a system sees by the setting ``boxes``; a saved tracker gives learned boxes."""
+
+
 @dataclass(frozen=True)
 class SystemSpec:
     """A registered system: how to make it and what it needs."""
@@ -147,12 +202,22 @@ class SystemSpec:
     ranks_candidates: bool = False
     tracks_boxes: bool = False
     upper_bound: bool = False
-    """Uses the GT boxes: an upper bound, not a result."""
+    """Sees the truth of what it predicts: an upper bound, not a result. Others are given `FeatureBank.masked`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     needs_frames: bool = True
     """Reads the videos; a system that does not runs on annotations alone (``queries:PATH``)."""
     needs_videos: int = 1
     """Least number of videos in a training split: two where one is compared with another."""
+    sees: str = ""
+    """What it is given of a video and a query to predict: one of `SEES`; empty where it is not known."""
+    learns_from: str = ""
+    """What of the training part it is trained with: one of `LEARNS_FROM`; empty where it is not known."""
+
+    def __post_init__(self) -> None:
+        for what, value, valid in (("sees", self.sees, SEES), ("learns_from", self.learns_from, LEARNS_FROM)):
+            if value and value not in valid:
+                hint = nearest(value, valid)
+                raise DataError(f"{what} of the system {self.name!r} must be one of {valid}, got {value!r}{hint}")
 
 
 REGISTRY: dict[str, SystemSpec] = {}
@@ -197,7 +262,8 @@ def find(name: str) -> SystemSpec:
         factory = _imported(name)
         lines = (factory.__doc__ or "").strip().splitlines() or [name]
         # What such a system reads is unknown, so no bank is refused for it.
-        return SystemSpec(name, factory, lines[0], needs_frames=False)
+        bound = bool(getattr(factory, "upper_bound", False))
+        return SystemSpec(name, factory, lines[0], needs_frames=False, upper_bound=bound)
     raise DataError(f"no system is called {name!r} (registered: {sorted(REGISTRY)}){nearest(name, REGISTRY)}")
 
 
@@ -269,6 +335,36 @@ def make(name: str, bank: FeatureBank, **kwargs: Any) -> BaseSystem:
             raise
         raise DataError(f"the system {name!r} cannot be made: {_words(error)}") from error
     return with_defaults(system)
+
+
+def sees_truth(name: str, options: Mapping[str, Any] | None = None) -> bool:
+    """Whether a system is an upper bound, which may look at the truth of what it predicts: by its name or its boxes.
+
+    Args:
+        name: of a system.
+        options: it is made with.
+    """
+    boxes = (options or {}).get("boxes")
+    return find(name).upper_bound or (isinstance(boxes, str) and boxes in ("truth", "static"))
+
+
+def information(name: str, options: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """``sees`` and ``learns_from`` of a system as it is made: its own, changed by the settings of the same meaning.
+
+    Args:
+        name: of a system.
+        options: it is made with.
+    """
+    spec, options = find(name), options or {}
+    sees, boxes, learns = spec.sees, options.get("boxes"), options.get("learns_from")
+    if isinstance(boxes, str) and sees not in ("nothing", "sentences"):
+        sees = SEES_BOXES.get(boxes, "learned boxes")
+    return {"sees": sees, "learns_from": learns if learns in LEARNS_FROM else spec.learns_from}
+
+
+def shown_to(name: str, options: Mapping[str, Any] | None, bank: FeatureBank) -> FeatureBank:
+    """What a system is given to predict: the bank without its truth, or all of it for an upper bound."""
+    return bank if sees_truth(name, options) else bank.masked()
 
 
 def with_defaults(system: Any) -> BaseSystem:

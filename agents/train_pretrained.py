@@ -1,8 +1,7 @@
 """Trains the system that ships for the default world; ``strong-envs train-pretrained`` runs this.
 
-STRONG with the scores of its frame attention, in three turns (`SETTINGS`, the rest are its defaults), on the train
-split of the standard level: seed 0 of `strong+frame scores` in the table of the full build. Weights that predictions do
-not use, critics and targets, are left out of the file.
+STRONG with its defaults, from its own rewards alone, on the train split of the standard level: seed 0 of `strong` in
+the table of the full build. Weights that predictions do not use, those of the targets, are left out of the file.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from strong_envs.agents.registry import make
 from strong_envs.agents.training.session import Session
 from strong_envs.features.files.errors import check_output
 
-SYSTEM, SETTINGS = "strong+frame scores", {"rounds": 3}
+SYSTEM = "strong"
+SETTINGS: dict[str, Any] = {}
 """As in the table of the full build."""
 
 
@@ -48,7 +48,8 @@ def main(args: argparse.Namespace) -> int:
     check_value("seed", args.seed, int)
     check_output(args.out, "file")
     check_settings([SYSTEM], settings)
-    bank, test = features.load(args.features, "train"), features.load(args.features, "test")
+    store = features.split_validation(args.features)
+    bank, validation = (features.load(store, split) for split in ("train", "val"))
     system: Any = make(SYSTEM, bank, seed=args.seed, budget=args.budget, **with_settings(SYSTEM, settings))
     bar = tqdm(unit="step", unit_scale=True)
 
@@ -61,9 +62,11 @@ def main(args: argparse.Namespace) -> int:
 
     stored = f"{args.out}.checkpoint"
     with Session(stored, resume=True) as session, bar:
-        system.fit(report, lambda trained, _: {"mIoU": held_out(trained, test)}, checkpoint=session)
-    system.save(args.out, lean=True)
-    if session.path is not None:
-        session.path.unlink(missing_ok=True)
-    print(f"{args.out}: mIoU {held_out(system, test):.3f} on {len(test)} held-out queries of {test.store.name}")
+        system.fit(report, lambda trained, _: {"mIoU": held_out(trained, validation)}, checkpoint=session)
+        # Before the session is left: it holds the lock of the file.
+        system.save(args.out, lean=True)
+        if session.path is not None:
+            session.path.unlink(missing_ok=True)
+    test = features.load(store, "test")
+    print(f"{args.out}: mIoU {held_out(system, test):.3f} on {len(test)} test queries of {test.store.name}")
     return 0

@@ -144,6 +144,31 @@ def split_validation(
     return carved
 
 
+def job_store(features: Source | Sequence[Source], train: str = "train", share: float = SHARE) -> FeatureStore:
+    """The store whose parts a job trains and scores on: that of `split_validation`, or with a share of 0 the plain one.
+
+    Args:
+        features: a key, a path, an open store or several.
+        train: name of the training part.
+        share: of its videos that validate where the store has no part ``"val"``; 0 leaves all of them to training.
+
+    Raises:
+        DataError: a share outside [0, 1), or no video to validate on.
+    """
+    return split_validation(features, train, share) if share else open_store(features)
+
+
+def load_part(store: FeatureStore, split: str, device: str | torch.device = "cpu") -> FeatureBank:
+    """A part of the store of a job; one that it does not have is refused, also where `load` would carve it.
+
+    Raises:
+        DataError: no such part; the message names those that are there.
+    """
+    if split not in store.splits:
+        raise DataError(f"store {store.name!r} has no split {split!r}; it has {store.splits}")
+    return load(store, split, device)
+
+
 def load(
     features: Source | Sequence[Source] | FeatureBank,
     split: str | None = "train",

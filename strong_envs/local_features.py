@@ -19,6 +19,7 @@ SOURCES = ("frame", "initial", "gaussian", "truth", "static", "objects", "cells"
 BOXLESS = ("objects", "cells")
 """Sources that look at objects of each frame and know no box."""
 REDUCE = ("concat", "max")
+MOST_BINS = 64
 CELLS = 5
 """How many cells of a frame stand in for detected objects (``"cells"``); ours, the paper does not say its K."""
 GAUSSIAN_SIGMA = 0.25
@@ -65,7 +66,7 @@ class LocalFeatures:
             raise DataError(f"boxes must be one of {SOURCES} or a tensor, got {type(source).__name__}")
         if not isinstance(levels, Sequence) or not levels:
             raise DataError(f"spp_levels must be bins per side, level by level, such as (1, 2, 4); got {levels!r}")
-        self.levels = tuple(check_whole(level, "each of spp_levels") for level in levels)
+        self.levels = tuple(check_whole(level, "each of spp_levels", most=MOST_BINS) for level in levels)
         self.margin = check_number(margin, "box_margin", 0, 1)
         if isinstance(source, str) and source in BOXLESS and self.levels != (1,):
             raise DataError(f"boxes={source!r} has no box to divide into spp_levels={self.levels}; leave them at (1,)")

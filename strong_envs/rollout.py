@@ -46,7 +46,6 @@ def _localise(task: TemporalTask, policy: Policy, samples: Tensor, value: Policy
     start, end = task.initial(samples)
     t = torch.zeros_like(samples)
     running = torch.ones_like(samples, dtype=torch.bool)
-    iou = torch.zeros_like(start)
     path = [task.to_seconds(samples, start, end)]
     best_start, best_end = start, end
     best = torch.full_like(start, float("-inf"))
@@ -62,10 +61,10 @@ def _localise(task: TemporalTask, policy: Policy, samples: Tensor, value: Policy
         if step == task.config.max_steps:
             break
         action = policy(observation)
-        result = task.move(samples, start, end, t, iou, action)
-        start, end = torch.where(running, result.start, start), torch.where(running, result.end, end)
+        new_start, new_end, ended = task.shift(start, end, action)
+        start, end = torch.where(running, new_start, start), torch.where(running, new_end, end)
         t = t + running
-        running = running & ~result.terminated
+        running = running & ~ended
         path.append(task.to_seconds(samples, start, end))
     if value is not None:
         start, end = best_start, best_end

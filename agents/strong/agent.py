@@ -52,13 +52,13 @@ from strong_envs.agents.strong.cell_attention import (
 from strong_envs.agents.strong.cell_attention_training import CellAttentionTraining
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs, static_boxes_of
 from strong_envs.agents.strong.frame_attention_training import train_frame_attention
-from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask
+from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask, cross_fitted, footage_recurs
 from strong_envs.agents.strong.levels.ddpg import DDPG, DDPGArgs
 from strong_envs.agents.strong.levels.dqn import DQN, DQNArgs
 from strong_envs.agents.strong.levels.full_feedback import FullFeedback, FullFeedbackArgs
 from strong_envs.agents.strong.levels.level import Level, LevelArgs
 from strong_envs.agents.strong.levels.training import train
-from strong_envs.agents.strong.stored import Header, Progress, layer_widths, lean_args, unused_weights
+from strong_envs.agents.strong.stored import Header, Progress, has_values, layer_widths, lean_args, unused_weights
 from strong_envs.agents.training.checkpoint import (
     check_widths,
     header_of,
@@ -142,6 +142,7 @@ class Strong(BaseSystem):
         self.args, self.bank = args, bank
         self.history = []
         self.lean = False
+        self._crossed: tuple[int, FrameScores] | None = None
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
         self._tracking: tuple[SpatialTask, Scores | None] | None = None
         self.cell_attention: CellAttention | None = None
@@ -241,7 +242,7 @@ class Strong(BaseSystem):
         boxes = self.boxes(bank, scores) if tracked else None
         task = self._temporal_task(bank, self.untracked(bank) if boxes is None else boxes, scores)
         value = self.temporal.q_values if self.args.select == "value" else None
-        if value is not None and self.lean:
+        if value is not None and not has_values(self.args, self.lean):
             raise DataError("select='value' needs the critic, which this file was saved without (lean=True)")
         episodes = localise(task, self.temporal.act, value=value)
         # The mean over the whole video (f_g) reads every frame; hidden visual parts read none.
@@ -263,13 +264,20 @@ class Strong(BaseSystem):
         values = self.temporal.q_values(observation)
         return (values / values.std(-1, keepdim=True).clamp(min=1e-6)).softmax(-1)[:, spans.STOP]
 
+    @property
+    def values_boxes(self) -> bool:
+        """Whether the critic looks into boxes: see `values`."""
+        return self.args.takes_turns
+
     def values(self, bank: FeatureBank, boxes: Tensor, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Q-values of windows, f_o being what lies inside given boxes: what Eq. 11 compares.
 
         Args:
             bank: features of one split.
             boxes: corners (R, 4), one for every frame of each sample, packed.
-            samples: (B,) int64. start, end: (B,) float64 in steps.
+            samples: (B,) int64.
+            start: (B,) float64, in steps.
+            end: (B,) float64, in steps.
 
         Returns:
             (B, A) float32.
@@ -291,8 +299,7 @@ class Strong(BaseSystem):
         lean = lean or self.lean
         tensors = {f"{name}{k}": v for name, part in self._parts() for k, v in part.state_dict().items()}
         if lean:
-            unused = unused_weights(self.args)
-            tensors = {k: v for k, v in tensors.items() if not k.partition(".")[2].startswith(unused)}
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(unused_weights(self.args))}
         about = {"system": "Strong", "args": asdict(self.args), "history": self.history, "turn": self.turn}
         save_weights(path, tensors, about | {"lean": lean, "inputs": inputs_of(self.bank)})
 
@@ -316,7 +323,7 @@ class Strong(BaseSystem):
         for name, level in system._parts():
             part = split(tensors, name)
             if system.lean:
-                rest = {k: v for k, v in level.state_dict().items() if k.startswith(unused_weights(args))}
+                rest = {k: v for k, v in level.state_dict().items() if f"{name}{k}".startswith(unused_weights(args))}
                 part = rest | part
             load_module(level, part, path, bank.name)
         return system
@@ -356,6 +363,16 @@ class Strong(BaseSystem):
             return FrameScores(self.frame_attention, bank)
         return None if self.cell_attention is None else AttendedFeatures(bank, self.cell_attention)
 
+    def _training_scores(self, turn: int) -> Scores | None:
+        """What learnt boxes follow in training: where clips recur in several videos, a cross-fitted frame attention."""
+        if self.frame_attention is None or not footage_recurs(self.bank):
+            return self._scores(self.bank)
+        if self._crossed is None or self._crossed[0] != turn:
+            # A resumed process computes the same again.
+            seed = self.args.seed + 100 * turn
+            self._crossed = turn, cross_fitted(self.bank, self.args.frame_attention, seed)
+        return self._crossed[1]
+
     def _temporal_task(
         self,
         bank: FeatureBank,
@@ -367,9 +384,11 @@ class Strong(BaseSystem):
         config = self.args.temporal_env
         if self.cell_attention is not None:
             if isinstance(boxes, str) and boxes != "frame":
-                boxes = packed_boxes(LocalFeatures(bank, boxes, margin=self.args.box_margin))
-            limits = None if isinstance(boxes, str) else boxes
-            return AttendedTask(bank, AttendedFeatures(bank, self.cell_attention, limits), config)
+                boxes = packed_boxes(LocalFeatures(bank, boxes))
+            if isinstance(boxes, str):
+                return self._attended_task(bank, None)
+            around = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=boxes.device) * self.args.box_margin
+            return self._attended_task(bank, (boxes + around).clamp(0, 1))
         margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
         local = LocalFeatures(bank, boxes, self.args.spp_levels, self.args.spp_reduce, margin)
         if self.args.frame_scores:
@@ -383,6 +402,12 @@ class Strong(BaseSystem):
         if self.args.attention == "frames" and not self.args.blind:
             return AttentionTask(bank, local, config, self.args.attention_stretches, self.args.temporal.attention_timed)
         return TemporalTask(bank, local, config)
+
+    def _attended_task(self, bank: FeatureBank, limits: Tensor | None) -> TemporalTask:
+        """The temporal level under the cell attention; ``limits`` are boxes (R, 4) with their margin."""
+        assert self.cell_attention is not None
+        seen = AttendedFeatures(bank, self.cell_attention, limits, self.args.box_margin)
+        return AttendedTask(bank, seen, self.args.temporal_env)
 
     def _spatial_task(self, task: TemporalTask, scores: Scores | None) -> SpatialTask:
         if scores is None or not self.args.needs_attention_boxes:
@@ -442,7 +467,7 @@ class Strong(BaseSystem):
             training = CellAttentionTraining(self.temporal, task, steps, stage, boxes, whole, epsilon)
             run(training, staged, 1, session)
             # The attention has changed, and with it f_o.
-            self.task = self._temporal_task(self.bank, "frame" if boxes is None else boxes)
+            self.task = self._attended_task(self.bank, boxes)
             return
         env = TemporalMomentVectorEnv.of(task, self.args.temporal.num_envs)
         train(self.temporal, env, steps=steps, report=staged, stage=stage, session=session, epsilon_start=epsilon)
@@ -459,7 +484,7 @@ class Strong(BaseSystem):
         if self.spatial is None:
             return
         stage, steps = f"round {turn}, spatial", self.args.spatial_steps
-        scores = self._scores(self.bank)
+        scores = self._training_scores(turn)
         self._tracking = self._spatial_task(self.task, scores), scores
         env = self._spatial_env(self._tracking[0])
         staged, epsilon = _staged(report, stage, steps), self.args.spatial.epsilon_end if self.turn else None
@@ -476,7 +501,7 @@ class Strong(BaseSystem):
     def _take_turn(self, turn: int) -> None:
         """Give the boxes of the spatial level to the temporal level."""
         self.turn = turn
-        scores = self._scores(self.bank)
+        scores = self._training_scores(turn)
         if self.spatial is None:
             self._give_boxes(self.boxes(self.bank, scores), scores)
             return
@@ -523,7 +548,10 @@ class Strong(BaseSystem):
                 part.load_state_dict(split(tensors, prefix))
         if "boxes" in tensors:
             boxes = tensors["boxes"].to(self.bank.device)
-            self.task = self._temporal_task(self.bank, boxes, frame_logits=tensors.get("frame_logits"))
+            if self.cell_attention is not None:
+                self.task = self._attended_task(self.bank, boxes)
+            else:
+                self.task = self._temporal_task(self.bank, boxes, frame_logits=tensors.get("frame_logits"))
 
 
 def make_level(

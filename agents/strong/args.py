@@ -68,6 +68,19 @@ FULL_FEEDBACK: dict[str, Any] = {
     "weight_decay": 1e-3,
 }
 """What ``learns_from="all rewards"`` changes in both levels."""
+ALL_REWARDS: dict[str, Any] = {
+    "rounds": 2,
+    "ramp": 3.0,
+    "pretrain_steps": 60_000,
+    "spatial_steps": 40_000,
+    "temporal_steps": 350_000,
+    "exploring_starts": True,
+    "temporal_env": TemporalConfig(),
+    "spatial_env": SpatialConfig(
+        reward="attention_box", window="random", first_frame_actions=16, appearance=False, surroundings=False
+    ),
+}
+"""The other arguments of ``learns_from="all rewards"``: those of the result files of 26 November 2026 and before."""
 PRESETS = ("default", "paper")
 SCALED = ("pretrain_steps", "spatial_steps", "temporal_steps")
 """Fields that ``budget`` multiplies, beside the steps of the frame attention."""
@@ -116,10 +129,10 @@ class StrongArgs:
     """Arguments of `Strong`; the defaults are ``preset="default"``."""
 
     learns_from: str = "own rewards"
-    """``"own rewards"``: both levels learn from what `step` pays in their own episodes, and the attention from the error
-    of the temporal critic. ``"frame labels"``: the same levels, but the boxes follow a frame attention that is trained
-    to classify frames as inside or outside the moment. ``"all rewards"``: with such a frame attention, and levels that
-    know the rewards of all moves in uniformly drawn states (`agents.strong.levels.full_feedback`)."""
+    """``"own rewards"``: both levels learn from what `step` pays in their own episodes, and the attention from the
+    error of the temporal critic. ``"frame labels"``: the same levels, but the boxes follow a frame attention that is
+    trained to classify frames as inside or outside the moment. ``"all rewards"``: with such a frame attention, and
+    levels that know the rewards of all moves in uniformly drawn states (`agents.strong.levels.full_feedback`)."""
     boxes: str = "tracked"
     """Source of f_o: see `agents.strong.agent`."""
     attention: str = "cells"
@@ -145,8 +158,8 @@ class StrongArgs:
     random_boxes: float = 0.3
     """Share of the samples with another box while the temporal level trains in a tracked system: the whole frame where
     it has an attention over cells, else a random one."""
-    box_margin: float = 0.0
-    """Added around every box, in fractions of the frame."""
+    box_margin: float = 0.2
+    """Added around every box before the temporal level looks inside, in fractions of the frame."""
     spp_levels: tuple[int, ...] = (1,)
     """Bins per side of the spatial pyramid that f_o pools a box with: (1,) its mean, (1, 2, 4) the paper's [1, 4, 16]
     bins (section 3.3)."""
@@ -224,6 +237,13 @@ class StrongArgs:
             raise DataError(
                 f"attention='cells' needs algorithm='dqn' of the temporal level, got {self.temporal.algorithm!r}"
             )
+        if self.attention == "cells" and (
+            self.temporal_env.time_in_observation or self.temporal_env.global_scope != "video"
+        ):
+            raise DataError(
+                "attention='cells' needs time_in_observation=False and global_scope='video' of temporal_env, got "
+                f"{self.temporal_env.time_in_observation} and {self.temporal_env.global_scope!r}"
+            )
         if self.needs_attention_boxes and self.learns_from == "own rewards" and self.attention != "cells":
             raise DataError(
                 f"boxes={self.boxes!r} follow an attention; with learns_from='own rewards' it must be "
@@ -231,8 +251,9 @@ class StrongArgs:
             )
         if self.frame_scores and (self.attention != "none" or not self.has_frame_attention):
             raise DataError(
-                "frame_scores=True requires frame attention: learns_from must be 'frame labels' or 'all rewards', boxes "
-                "'attention', 'static_attention', or 'tracked' with reward='attention_box', and attention 'none'; "
+                "frame_scores=True requires frame attention: learns_from must be 'frame labels' or 'all rewards', "
+                "boxes 'attention', 'static_attention', or 'tracked' with reward='attention_box', and attention "
+                "'none'; "
                 f"got learns_from={self.learns_from!r}, boxes={self.boxes!r}, reward={self.spatial_env.reward!r}, "
                 f"attention={self.attention!r}"
             )
@@ -271,8 +292,8 @@ def strong_args(
     ``preset="paper"`` is the letter of sections 3.2 to 3.4 and 4.1.4. What stays different: boxes are tracked once a
     turn in the window that greedy episodes localise, not anew in every window on the way (``tracked_window``); frames
     outside it are whole (``outside_boxes``); the bins of the pyramid become one vector by their maximum
-    (``spp_reduce``); the attentions are trained by the critic's error alone and have no target copy; the target uses mu (``target``);
-    exploration is epsilon-greedy; an episode ends after T moves, and a move beyond the video is refused; b_0 is read as
+    (``spp_reduce``); the attentions are trained by the critic's error alone and have no target copy; the target uses
+    mu (``target``); exploration is epsilon-greedy; an episode ends after T moves, and a move beyond the video is refused; b_0 is read as
     corners; Eq. 11 compares max Q with a tolerance; numbers of steps, turns, episodes side by side and the size of the
     replay are ours.
 
@@ -280,7 +301,9 @@ def strong_args(
         preset: ``"default"`` or ``"paper"``.
         reward: of the spatial level. With one that compares values of the critic (`critic_rewards`) the spatial level
             observes what is in and around its box, as in Eq. 10.
-        learns_from, boxes, changes: fields of `StrongArgs`.
+        learns_from: see `StrongArgs`.
+        boxes: see `StrongArgs`.
+        **changes: other fields of `StrongArgs`.
     """
     if learns_from not in LEARNS_FROM:
         valid = LEARNS_FROM
@@ -293,6 +316,7 @@ def strong_args(
             "spp_levels": (1,) if boxes in BOXLESS else (1, 2, 4),
             "tracked_window": "localised",
             "random_boxes": 0.0,
+            "box_margin": 0.0,
             "temporal": level_args("paper"),
             "spatial": level_args("paper", stop=box_ops.STOP),
             "temporal_env": TemporalConfig(context=False, global_scope="moment"),
@@ -303,6 +327,7 @@ def strong_args(
         made["attention"] = "cells" if boxes in LEARNT and learns_from == "own rewards" else "none"
         if made["attention"] == "none":
             made["random_boxes"] = 0.0
+            made["box_margin"] = 0.0
         if learns_from == "all rewards":
             made["temporal"] = changed_level(
                 args.temporal,
@@ -328,10 +353,10 @@ def strong_args(
                     "critic_hidden": (64, 64),
                 },
             )
-            made["exploring_starts"] = True
+            made |= ALL_REWARDS
         if reward in critic_rewards():
             made["spatial"] = changed_level(args.spatial, {"network": "matching"})
-            made["spatial_env"] = replace(args.spatial_env, appearance=True, surroundings=True)
+            made["spatial_env"] = replace(made.get("spatial_env", args.spatial_env), appearance=True, surroundings=True)
             made["random_boxes"] = 0.3
     else:
         raise DataError(f"preset must be 'default' or 'paper', got {preset!r}")
@@ -394,7 +419,7 @@ def system_args(
 
 
 def stored_args(raw: Mapping[str, Any]) -> StrongArgs:
-    """The arguments of a saved system from the ``args`` of its header, those of earlier releases included.
+    """The arguments of a saved system from the ``args`` of its header; those that are absent take their defaults.
 
     Raises:
         DataError: arguments that this release does not know.

@@ -1,12 +1,13 @@
 """Attention over the cells of every frame, inside the temporal critic (Eqs. 13 and 14 over cells).
 
-f_o of a frame is the weighted mean of its cells, given the query: softmax over the cells inside the box of that frame of
-a gated score. The whole frame is a box too, f_o := f_s (section 4.1.4). The attention has no objective of its own: it is
-trained by the temporal-difference error of the critic that observes f_o (`agents.strong.cell_attention_training`), and
-so from nothing but the rewards of the agent's own episodes. Its peak comes to lie on what the sentence names.
+f_o of a frame is the weighted mean of its cells, given the query: softmax over the cells inside the box of that frame
+of a gated score. The whole frame is a box too, f_o := f_s (section 4.1.4). The attention has no objective of its own:
+it is trained by the temporal-difference error of the critic that observes f_o
+(`agents.strong.cell_attention_training`), and so from nothing but the rewards of the agent's own episodes. Its peak
+comes to lie on what the sentence names.
 
-In training a video is `stretches` equal stretches, each the mean of its frames; in use each frame is the mean of as many
-frames around it as a stretch has.
+In training a video is `stretches` equal stretches, each the mean of its frames; in use each frame is the mean of as
+many frames around it as a stretch has.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.ranges import check_fields
-from strong_envs.agents.training.matching import GatedScore, Scale
+from strong_envs.agents.training.matching import GatedScore, Scale, dropout_for
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.bank.pooling import WindowMeans, box_weights
 from strong_envs.local_features import LocalFeatures
@@ -39,8 +40,8 @@ class CellAttentionArgs:
     """Equal stretches of each video in training."""
     hidden: int = 64
     """Width of the score."""
-    dropout: float = 0.0
-    """Share of cells' features and of the query that is dropped in training."""
+    dropout: float | None = None
+    """Share of cells' features and of the query that is dropped in training; None: by their number (`dropout_for`)."""
     queries: int = 24
     """Queries in an update."""
     moves: int = 8
@@ -51,8 +52,8 @@ class CellAttentionArgs:
     """Environment steps for each update."""
     slots: int = 64
     """Moves of a query in the replay."""
-    size: float = 0.2
-    """Sides of the box around the peak of the attention, in fractions of the frame."""
+    size: float = 0.1
+    """Added to the spread of what the attention rests on, in fractions of the frame: the sides of its box."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -73,7 +74,7 @@ class CellAttention(nn.Module):
         channels = bank.grid_shape[2]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.score = GatedScore(channels, bank.query_dim, args.hidden, args.dropout)
+            self.score = GatedScore(channels, bank.query_dim, args.hidden, dropout_for(channels, args.dropout))
         self.cell, self.query = Scale(channels), Scale(bank.query_dim)
         step = max(sum(v.n_frames for v in bank.videos) // 2000, 1)
         rows = torch.arange(0, int(bank.offsets[-1]), step, device=bank.device)
@@ -150,38 +151,48 @@ class CellAttention(nn.Module):
             if not len(samples):
                 continue
             grid = bank.grid[offsets[video] : offsets[video + 1]]
+            sharp = self.cell(grid.flatten(1, 2).to(torch.float32))
             cells = smoothed(self.frames(grid), len(grid) / self.args.stretches)
             said = query[samples]
             # The samples of a video share its cells; one after the other they stay in the processor's cache.
             for sample, one in zip(samples.tolist(), said, strict=True):
                 rows = slice(first[sample], first[sample + 1])
                 scores = self.score(cells[None], one[None])[0]
+                weights = (smoothed(scores, 3) / SOFTER).softmax(-1)
+                peaks[rows] = peak_boxes(weights, sharp, height, width, self.args.size)
                 weights = scores.softmax(-1)
-                peaks[rows] = peak_boxes(smoothed(scores, 3), height, width, self.args.size)
                 if boxes is not None:
                     weights = (scores + (box_weights(boxes[rows], height, width) + FLOOR).log()).softmax(-1)
                 seen[rows] = torch.einsum("nk,nkc->nc", weights, cells)
         return seen, peaks
 
 
-def peak_boxes(scores: Tensor, height: int, width: int, size: float) -> Tensor:
-    """Boxes around the peaks of an attention: scores (n, h * w) of cells to corners (n, 4).
+def peak_boxes(weights: Tensor, cells: Tensor, height: int, width: int, size: float) -> Tensor:
+    """Boxes around what an attention rests on: weights (n, h * w) and cells (n, h * w, C), standardised, to (n, 4).
 
-    The centre is the centre of mass of the 5 x 5 cells around the 3 x 3 cells with the largest mass, under a softmax of
-    temperature `SOFTER`: weights that rest on one corner of an object tell less of where its middle is. On validation
-    videos of the drawn world this takes the IoU of boxes of .2 with the true ones from .35 to .43.
+    The attention rests on the part of an object that tells most, which need not be its middle. So the attended feature
+    is compared with the cells around the peak, both relative to the median cell of the frame: where they agree there is
+    the object. The box has its centre there, and its sides are ``size`` and the spread of the agreement on either axis.
+    On validation videos of the drawn world the IoU with the true boxes is .65 (.62 on the travel level), against .43
+    with the centre of the attention itself.
     """
-    weights = (scores / SOFTER).softmax(-1)
     maps = weights.view(-1, 1, height, width)
     peak = nn.functional.avg_pool2d(maps, 3, 1, 1, divisor_override=1).flatten(1).argmax(-1)
-    cell = torch.arange(height * width, device=scores.device)
+    cell = torch.arange(height * width, device=weights.device)
     row, column = cell // width, cell % width
-    near = ((row - (peak // width)[:, None]).abs() <= 2) & ((column - (peak % width)[:, None]).abs() <= 2)
-    local = weights * near
-    local = local / local.sum(-1, keepdim=True).clamp(min=1e-12)
-    x, y = (local * (column + 0.5)).sum(-1) / width, (local * (row + 0.5)).sum(-1) / height
-    centre = torch.stack((x, y), -1).clamp(size / 2, 1 - size / 2)
-    return torch.cat((centre - size / 2, centre + size / 2), -1)
+    near = ((row - (peak // width)[:, None]).abs() <= 1) & ((column - (peak % width)[:, None]).abs() <= 1)
+    relative = cells - cells.median(1, keepdim=True).values
+    attended = torch.einsum("nk,nkc->nc", weights, relative)
+    agreement = torch.einsum("nkc,nc->nk", relative, attended).clamp(min=0) * near
+    # Where nothing agrees the attention itself says where.
+    agreement = torch.where(agreement.sum(-1, keepdim=True) > 0, agreement, weights * near)
+    share = agreement / agreement.sum(-1, keepdim=True).clamp(min=1e-12)
+    place = torch.stack(((column + 0.5) / width, (row + 0.5) / height), -1)
+    centre = share @ place
+    spread = (torch.einsum("nk,nka->na", share, (place - centre[:, None]).square())).sqrt()
+    half = ((size + spread) / 2).clamp(max=0.5)
+    centre = torch.maximum(torch.minimum(centre, 1 - half), half)
+    return torch.cat((centre - half, centre + half), -1)
 
 
 def smoothed(x: Tensor, width: float) -> Tensor:
@@ -224,13 +235,18 @@ class AttendedFeatures(LocalFeatures):
         bank: features of one split.
         attention: see `CellAttention`.
         boxes: corners (R, 4) that limit the attention, or None for whole frames.
+        margin: around the boxes that `inside` is asked for, in fractions of the frame; ``boxes`` come with theirs.
 
-    Both are computed at first use. An attention that is trained further needs a new object.
+    Features and peaks are computed at first use. An attention that is trained further needs a new object.
     """
 
-    def __init__(self, bank: FeatureBank, attention: CellAttention, boxes: Tensor | None = None) -> None:
+    by_frame = True
+
+    def __init__(
+        self, bank: FeatureBank, attention: CellAttention, boxes: Tensor | None = None, margin: float = 0.0
+    ) -> None:
         self.bank, self.attention, self.boxes = bank, attention, boxes
-        self.levels, self.margin, self.reduce = (1,), 0.0, "concat"
+        self.levels, self.margin, self.reduce = (1,), margin, "concat"
         self.source = "frame" if boxes is None else "given"
         lengths = bank.n_frames[bank.video]
         self.rows = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
@@ -245,8 +261,6 @@ class AttendedFeatures(LocalFeatures):
         """Attention boxes: corners, packed (R, 4)."""
         return self._attended[1]
 
-    by_frame = True
-
     @cached_property
     def _scored(self) -> tuple[Tensor, Tensor]:
         return scored_cells(self.attention, self.bank)
@@ -255,7 +269,9 @@ class AttendedFeatures(LocalFeatures):
         """What the attention sees inside boxes of single frames; see `LocalFeatures.inside`."""
         cells, scores = self._scored
         height, width, _ = self.bank.grid_shape
-        limited = scores[self.rows[samples] + frames] + (box_weights(corners, height, width) + FLOOR).log()
+        limited = (
+            scores[self.rows[samples] + frames] + (box_weights(self.widened(corners), height, width) + FLOOR).log()
+        )
         seen = cells[self.bank.offsets[self.bank.video[samples]] + frames].to(torch.float32)
         return torch.einsum("bk,bkc->bc", limited.softmax(-1), seen)
 
@@ -290,7 +306,9 @@ def observe_stretches(
     Args:
         task: dynamics and queries.
         seen: (G, M, C) attended features of the stretches of G queries.
-        samples: (G,) those queries. start, end: (G, L) windows in steps.
+        samples: (G,) those queries.
+        start: (G, L) in steps.
+        end: (G, L) in steps.
 
     Returns:
         Parts of G * L rows: ``query``, ``location``, ``local``, ``global``, and ``context`` where the task has it.

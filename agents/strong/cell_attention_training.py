@@ -1,8 +1,8 @@
 """Training of a value-based temporal level and of the attention inside it, from the rewards of its own episodes.
 
 Episodes are played with fixed weights, the attention of each query being computed once; then the networks are updated.
-An update takes several moves of each of a few queries: one pass of the attention, by far the most expensive part, serves
-all moves of its query. 192 moves of 24 queries take a quarter of the time of 96 moves of as many queries.
+An update takes several moves of each of a few queries: one pass of the attention, by far the most expensive part,
+serves all moves of its query. 192 moves of 24 queries take a quarter of the time of 96 moves of as many queries.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ class QueryReplay:
             if held[name].shape != column.shape or not bool(held[name].isfinite().all()):
                 raise ValueError(f"the replay of the checkpoint has an unusable column {name!r}")
             column.copy_(held[name])
+        if not bool((state["count"] >= 0).all()):
+            raise ValueError("the replay of the checkpoint has negative counts")
         self.count.copy_(state["count"])
 
 
@@ -249,9 +251,8 @@ class CellAttentionTraining:
         if inside is not None and self.whole:
             free = torch.rand(len(samples), generator=self.generator).to(samples.device) < self.whole
             inside = torch.where(free[:, None, None], 1.0, inside)
-        agent.train()
-        seen, _ = self.attention(cells, query, inside)
-        agent.eval()
+        with agent.dropping():
+            seen, _ = self.attention(cells, query, inside)
         before = observe_stretches(task, seen, samples, batch["start"], batch["end"])
         with torch.no_grad():
             assert agent.target_attention is not None
@@ -276,6 +277,8 @@ class CellAttentionTraining:
         self.done, self.iteration = counters.done, counters.iteration
         self.played, self.updates = counters.played, counters.updates
         self.replay.load_state_dict(split(tensors, "replay."))
+        if not bool((self.replay.columns["action"] < self.agent.n_actions).all()):
+            raise ValueError("the replay of the checkpoint has actions out of range")
         self.generator.set_state(tensors["generator"].cpu())
         order = tensors["order"].cpu()
         if not torch.equal(order.sort().values, torch.arange(len(self.order))):

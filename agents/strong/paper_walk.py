@@ -90,8 +90,9 @@ CHANGES: tuple[Change, ...] = (
     ),
     Change(
         "+ attention over cells",
-        "f_o weighs the cells inside a box by an attention that the critic's error trains; some boxes are whole frames",
-        ("attention", "random_boxes", "cells"),
+        "f_o weighs the cells in and around a box by an attention that the critic's error trains; some boxes are whole "
+        "frames",
+        ("attention", "random_boxes", "box_margin", "cells"),
     ),
     Change(
         "+ attention_box",

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 import msgspec
 
 from strong_envs.agents.strong.args import StrongArgs, changed_args
+from strong_envs.agents.strong.levels.ddpg import DDPGArgs
+from strong_envs.agents.strong.levels.dqn import DQNArgs
+from strong_envs.agents.strong.levels.level import LevelArgs
 
 
 class Progress(msgspec.Struct):
@@ -26,13 +29,26 @@ class Header(msgspec.Struct):
     lean: bool = False
 
 
+def levels_of(args: StrongArgs) -> dict[str, LevelArgs]:
+    """The levels that a system has, by name."""
+    levels = {"temporal": args.temporal}
+    return levels | {"spatial": args.spatial} if args.boxes == "tracked" else levels
+
+
 def layer_widths(args: StrongArgs, lean: bool) -> dict[str, int]:
     """Sizes of the layers that a saved system has, by name."""
     widths: dict[str, tuple[int, ...]] = {}
-    for name, level in (("temporal", args.temporal), ("spatial", args.spatial)):
-        if name == "temporal" or args.boxes == "tracked":
+    for name, level in levels_of(args).items():
+        if isinstance(level, DQNArgs):
+            widths[f"{name}.hidden"] = level.hidden
+        if isinstance(level, DDPGArgs):
             widths[f"{name}.actor_hidden"] = level.actor_hidden
-            widths[f"{name}.critic_hidden"] = () if lean else level.critic_hidden
+            widths[f"{name}.critic_hidden"] = () if lean and not _acts_by_values(level) else level.critic_hidden
+        # Frames of the temporal level take the place of a match.
+        if level.network == "matching" and not (name == "temporal" and args.attention == "frames"):
+            widths[f"{name}.width"] = (level.width,)
+    if args.attention == "cells":
+        widths["cells.hidden"] = (args.cells.hidden,)
     if args.has_frame_attention:
         widths["frame_attention.hidden"] = (args.frame_attention.hidden,)
         if not lean or args.frame_scores:
@@ -42,12 +58,29 @@ def layer_widths(args: StrongArgs, lean: bool) -> dict[str, int]:
 
 def lean_args(args: StrongArgs) -> StrongArgs:
     """Arguments with the smallest networks in the place of those that a lean file omits."""
-    small: dict[str, Any] = {"temporal": {"critic_hidden": (1, 1)}, "spatial": {"critic_hidden": (1, 1)}}
+    small: dict[str, Any] = {
+        name: {"critic_hidden": (1, 1)} for name, level in levels_of(args).items() if not _acts_by_values(level)
+    }
     if not args.frame_scores:
         small["frame_attention"] = {"inside_hidden": 1}
     return changed_args(args, small)
 
 
 def unused_weights(args: StrongArgs) -> tuple[str, ...]:
-    """Prefixes of the weights that predictions do not use."""
-    return ("target_actor.", "target_critic.", "critic.", *(() if args.frame_scores else ("inside.",)))
+    """Prefixes of the weights that predictions do not use, by their names in the file."""
+    unused = [] if args.frame_scores else ["frame_attention.inside."]
+    for name, level in levels_of(args).items():
+        unused.append(f"{name}.target_")
+        if not _acts_by_values(level):
+            unused.append(f"{name}.critic.")
+    return tuple(unused)
+
+
+def has_values(args: StrongArgs, lean: bool) -> bool:
+    """Whether a file holds the critic of the temporal level."""
+    return not lean or _acts_by_values(args.temporal)
+
+
+def _acts_by_values(level: LevelArgs) -> bool:
+    """Whether greedy actions need the critic."""
+    return not isinstance(level, DDPGArgs) or level.greedy == "critic"

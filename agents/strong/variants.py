@@ -32,11 +32,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from strong_envs.agents.registry import SystemSpec, register
+from strong_envs.agents.registry import SEES_BOXES, SystemSpec, register
 from strong_envs.agents.strong.agent import Strong
 
 STAND_INS = {"trl+local": "trl+cells"}
 """Systems whose result replaces that of another which a store cannot serve; a note names the replacement."""
+
+
+def _sees(boxes: str, attention: str) -> str:
+    """What f_o is made of: attention over the cells of whole frames reads the grid."""
+    return "grid" if boxes == "frame" and attention == "cells" else SEES_BOXES[boxes]
 
 
 def _register(name: str, description: str, boxes: str, *, needs: str = "grid", **defaults: Any) -> None:
@@ -53,6 +58,8 @@ def _register(name: str, description: str, boxes: str, *, needs: str = "grid", *
             upper_bound=boxes in ("truth", "static"),
             tracks_boxes=boxes in ("tracked", "attention", "static_attention"),
             defaults={"boxes": boxes, **defaults},
+            sees="sentences" if defaults.get("blind") else _sees(boxes, defaults.get("attention", "none")),
+            learns_from=defaults.get("learns_from", "own rewards"),
         )
     )
 

@@ -29,7 +29,7 @@ class TrainingDiverged(DataError):
         self.stage, self.step, self.values = stage, step, values
         lost = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
         super().__init__(
-            f"the training diverged in {stage!r} at step {step:,}: {lost}; lower the learning rates (lr_actor and "
+            f"the training diverged in {stage!r} at step {step:,}: {lost}; lower the learning rates (lr, lr_actor and "
             "lr_critic, or frame_attention.lr) or tau, or check the features for extreme values (strong-envs check)"
         )
 

@@ -30,6 +30,7 @@ from strong_envs.agents.training.checkpoint import Count, check_finite, header_o
 from strong_envs.agents.training.loop import Training, split
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import shown
+from strong_envs.features.files.locks import FileLock, file_lock
 
 KIND = "checkpoint"
 DAMAGE = (KeyError, ValueError, RuntimeError, TypeError, IndexError, AttributeError, OverflowError)
@@ -66,6 +67,9 @@ class Resumable(Protocol):
 
 class Session:
     """Checkpoints, resumption, and interruption of a training between two updates.
+
+    The checkpoint is locked from the start of the training until the session is left or freed, so that no other process
+    trains into the same file.
 
     Args:
         path: the checkpoint's file; None writes nothing.
@@ -109,6 +113,7 @@ class Session:
         self._handlers: dict[int, Any] = {}
         self._found: tuple[dict[str, Tensor], Header] | None = None
         self._last = time.monotonic()
+        self._lock: FileLock | None = None
         if resume and self.path is not None and self.path.is_file():
             tensors, about = load_weights(self.path)
             if about.get("kind") != KIND:
@@ -120,6 +125,7 @@ class Session:
     # Ctrl-C ---------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Session:
+        self._hold()
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._asked) for number in self.signals}
         return self
@@ -128,6 +134,11 @@ class Session:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+        self._lock = None
+
+    def _hold(self) -> None:
+        if self._lock is None and self.path is not None:
+            self._lock = file_lock(self.path, "training")
 
     def stop(self) -> None:
         """Ask the training to stop at the end of its update, with a checkpoint."""
@@ -142,6 +153,7 @@ class Session:
 
     def begin(self, system: Resumable) -> None:
         """The start of `fit`; the system is brought to where the checkpoint was written."""
+        self._hold()
         self._system, self._seen = system, 0
         if self._found is None:
             return

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from strong_envs.benchmarks.metrics.definitions import per_query
-from strong_envs.benchmarks.metrics.statistics import paired_test
+from strong_envs.benchmarks.metrics.ground_truth import units_of
+from strong_envs.benchmarks.metrics.statistics import difference_test
 from strong_envs.benchmarks.protocols import Protocol, same_column
 from strong_envs.benchmarks.results.files import read_tree
 from strong_envs.benchmarks.results.schema import checked_cell, checked_result
@@ -22,15 +23,24 @@ from strong_envs.features.files.errors import shown
 
 @dataclass(frozen=True)
 class Scored:
-    """The runs of one system: IoU (R, S) of each query, the queries' ids and videos, and what they were scored by."""
+    """The runs of one system: IoU (R, S) of each query, the queries' ids and units, and what they were scored by."""
 
     label: str
     iou: np.ndarray
     queries: list[str]
-    videos: list[str]
+    units: list[str]
+    """What is drawn as a whole for each query: its video, or the clip or source that it shares with others."""
     protocol: Protocol
+    sees: str | None = None
+    learns_from: str | None = None
+    """As of the row; None where the file does not say."""
     reference: bool = False
     """Fitted without a seed: its one run is all there is."""
+
+    @property
+    def knows(self) -> str | None:
+        """What the system sees and learns from, in words."""
+        return None if self.sees is None else f"sees {self.sees}, learns from {self.learns_from}"
 
 
 def read_scored(path: str | Path) -> dict[str, Scored]:
@@ -45,13 +55,14 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
         scores = values["per_query"]
         protocols = {row["system"]: row["protocol"] for row in values["rows"]}
         references = {row["system"] for row in values["rows"] if row.get("reference")}
+        known = {row["system"]: (row.get("sees"), row.get("learns_from")) for row in values["rows"]}
         runs = {label: iou for label, iou in scores["IoU"].items() if label in protocols}
         if not runs:
             raise DataError(f"{shown(path)} has no scores per query of any row")
     elif "scores" in values and "protocol" in values:
         checked_cell(values, shown(path), Path(path).stem)
-        scores = {"queries": values["queries"], "videos": values["videos"]}
-        references = set()
+        scores = {"queries": values["queries"], "videos": values["videos"], "units": values.get("units", [])}
+        references, known = set(), {}
         runs, protocols = {values["system"]: [values["scores"]["IoU"]]}, {values["system"]: values["protocol"]}
     else:
         raise DataError(f"{shown(path)} holds no scores per query and protocol; give a results.json or a cell's file")
@@ -60,9 +71,10 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
             label,
             np.atleast_2d(iou),
             scores["queries"],
-            scores["videos"],
+            units_of(scores),
             Protocol.from_dict(protocols[label]),
-            label in references,
+            *known.get(label, (None, None)),
+            reference=label in references,
         )
         for label, iou in runs.items()
     }
@@ -71,7 +83,7 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
 def compare(a: Scored, b: Scored) -> list[dict[str, Any]]:
     """System a minus system b, one row a metric: both means, the difference with its interval, and the p-value.
 
-    Queries are matched by id; whole videos are drawn, since queries of one video are not independent.
+    Queries are matched by id; training runs and whole videos are drawn, see `difference_test`.
 
     Raises:
         DataError: two protocols, or other queries under the same protocol.
@@ -86,12 +98,14 @@ def compare(a: Scored, b: Scored) -> list[dict[str, Any]]:
     rules = (a.protocol.thresholds, a.protocol.comparison)
     ours, theirs = per_query(a.iou, *rules), per_query(second, *rules)
     for metric in ours:
-        found = paired_test(ours[metric], theirs[metric], groups=a.videos)
+        found = difference_test(ours[metric], theirs[metric], groups=a.units)
         rows.append(
             {
                 "metric": metric,
                 "a": a.label,
                 "b": b.label,
+                "a_knows": a.knows,
+                "b_knows": b.knows,
                 "mean_a": float(ours[metric].mean()),
                 "mean_b": float(theirs[metric].mean()),
                 **found.as_dict(),
@@ -129,7 +143,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "compare",
         help="print paired differences between systems of two result files",
         description="Compare systems of two result files (results.json, or the file of one training run) over the same "
-        "queries: the difference A - B, its 95 % interval over videos, and the p-value of a permutation test. Results "
+        "queries: the difference A - B, its 95 % interval and its p-value over training runs and videos. Results "
         "of two protocols are refused.",
     )
     parser.add_argument("first", metavar="A.json", help="a result file")
@@ -150,6 +164,9 @@ def main(args: argparse.Namespace) -> int:
         return 0
     for rows in found:
         print(f"{rows[0]['a']} ({args.first}) minus {rows[0]['b']} ({args.second}), {rows[0]['queries']:,} queries")
+        for side in "ab":
+            if rows[0][f"{side}_knows"]:
+                print(f"  {rows[0][side]}: {rows[0][f'{side}_knows']}")
         print(f"  {'metric':<8}{'A':>8}{'B':>8}{'A - B':>9}   95 % interval      p")
         for row in rows:
             numbers = "".join(f"{100 * row[key]:>8.2f}" for key in ("mean_a", "mean_b"))

@@ -1,4 +1,4 @@
-"""``strong-envs converge``: held-out mIoU over iterations, after the paper's Figure 4a, and over seconds.
+"""``strong-envs converge``: mIoU on validation over iterations, after the paper's Figure 4a, and over seconds.
 
 The clock stands still while a system is scored (`benchmarks.execution.timed_training`), so that systems of any kind
 can be drawn in one figure. Use ``--jobs 1`` to measure seconds: training runs at the same time slow each other down.
@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "converge",
         help="Figure 4a: learning curves over iterations and seconds",
-        description="Train systems for several iterations of the alternating training and draw the held-out mIoU "
+        description="Train systems for several iterations of the alternating training and draw the mIoU on validation "
         "after each: over iterations (converge.png) and over seconds of training (seconds.png). --evaluations "
         "adds scores within each stage of the training, for systems of any kind.",
     )
@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="held-out evaluations within each stage of the training (%(default)s)",
+        help="scores on validation within each stage of the training (%(default)s)",
     )
     parser.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="iterations of the alternating training (%(default)s)"

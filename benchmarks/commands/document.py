@@ -112,12 +112,14 @@ def block(
         _known(options, ("metrics", "systems", "notes", "sort", "beside", "beside_metrics"))
         return f"\n{_table(result, options, root)}"
     if kind == "claims":
-        from strong_envs.benchmarks.commands.paper_tables import claims_markdown
+        from strong_envs.benchmarks.commands.paper_tables import claims_markdown, judge
 
         _known(options, ())
         if "claims" not in result:
             raise DataError("claims are those of table1 and table2")
-        return f"\n{claims_markdown(result['claims'])}"
+        # Judged anew where the file has the scores of queries: the rule may have become stricter since.
+        anew = result.get("table") and result.get("per_query", {}).get("queries")
+        return f"\n{claims_markdown(judge(result, result['table']) if anew else result['claims'])}"
     if kind == "walk":
         from strong_envs.benchmarks.commands.walk import walk_markdown
 

@@ -11,8 +11,11 @@ from typing import Any
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.metrics.score import score
 from strong_envs.benchmarks.results.files import read_cell_file, read_result
+from strong_envs.features import registry
+from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.files.errors import check_output, shown
+from strong_envs.features.store.store import FeatureStore
 
 NEEDED = ("rows", "cells", "per_query", "protocol", "curves", "failed", "refused", "about")
 """Parts of the result file of a run."""
@@ -59,8 +62,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "episode",
         help="draw one query, step by step",
         description="Draw what a trained system did on one held-out query, from the predictions that a run stored: "
-        "episode.png (four steps), episode.mp4 (all steps) and stages.png (its window after each stage of the "
-        "training, as in the paper's Figure 5).",
+        "episode.png (four steps), episode.mp4 (all steps) and stages.png (the window of a validation query after each "
+        "stage of the training, as in the paper's Figure 5: the test part is predicted once, at the end).",
     )
     parser.add_argument("folder", help="folder of a finished run (its --out)")
     parser.add_argument("--query", metavar="ID", help="id of the query (default: one of median IoU)")
@@ -80,8 +83,8 @@ def main(args: argparse.Namespace) -> int:
 
     result, cells = read_folder(args.folder)
     label, stored = cell_file(result, cells, args.system, args.seed)
-    bank = bank_of(stored, args.features)
-    prediction, stages = read_prediction(cells / f"{stored['key']}{PREDICTION}", bank)
+    bank, watched = bank_of(stored, args.features), stages_bank_of(stored, args.features)
+    prediction, stages = read_prediction(cells / f"{stored['key']}{PREDICTION}", bank, watched)
     sample = filmstrip.sample_of(bank, prediction, args.query)
     query = bank.qids[sample]
     slug = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (label, str(args.seed), query))
@@ -89,8 +92,10 @@ def main(args: argparse.Namespace) -> int:
     check_output(out)
     filmstrip.episode(prediction, bank, out / "episode.png", out / "episode.mp4", sample)
     files = ["episode.png", "episode.mp4"]
-    if stages:
-        filmstrip.stages_picture(stages, bank, sample, out / "stages.png")
+    followed = None
+    if stages and watched is not None:
+        followed = sample if watched is bank else filmstrip.sample_of(watched, stages[-1][1])
+        filmstrip.stages_picture(stages, watched, followed, out / "stages.png")
         files.append("stages.png")
     about = {
         "query": query,
@@ -99,7 +104,8 @@ def main(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "true": [list(w) for w in bank.queries[sample].windows],
         "path": filmstrip.path_of(prediction, sample),
-        "stages": {name: stage.spans[sample].tolist() for name, stage in stages},
+        "stages": {} if followed is None else {name: stage.spans[followed].tolist() for name, stage in stages},
+        "stages_query": None if followed is None or watched is None else watched.qids[followed],
         "tiou": round(float(score(prediction, bank)["IoU"][sample]), 6),
         "files": [str(out / name) for name in files],
     }
@@ -112,12 +118,20 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def bank_of(stored: dict[str, Any], override: str | None = None) -> Any:
+def bank_of(stored: dict[str, Any], override: str | None = None) -> FeatureBank:
     """The test split that a cell was scored on; a store that has changed since is refused."""
-    from strong_envs import features
+    return registry.load_part(_store_of(stored, override), stored["test"])
 
-    key = override or features.registry.named_by_file(stored["features"], "the file of the cell", "--features")
-    store = features.open_store(key)
+
+def stages_bank_of(stored: dict[str, Any], override: str | None = None) -> FeatureBank | None:
+    """The split of a cell's stages: its validation part, the test part in files of earlier releases, or none."""
+    split = stored.get("stages_split", stored["test"])
+    return None if split is None else registry.load_part(_store_of(stored, override), split)
+
+
+def _store_of(stored: dict[str, Any], override: str | None) -> FeatureStore:
+    key = override or registry.named_by_file(stored["features"], "the file of the cell", "--features")
+    store = registry.job_store(key, stored.get("train", "train"), stored.get("validation", 0.0))
     if store.content_hash != stored["data"]:
         raise DataError(f"{key!r} is not the data of this run any more: {store.content_hash} against {stored['data']}")
-    return features.load(key, stored["test"])
+    return store

@@ -13,6 +13,7 @@ from strong_envs.benchmarks.metrics.definitions import COMPARISONS, THRESHOLDS
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import check_output, os_errors, shown
 from strong_envs.features.files.locks import folder_lock
+from strong_envs.features.validation import SHARE
 
 RESULTS = (
     "results.json",
@@ -38,7 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--features", default="shapes-v0-medium", metavar="STORE", help="key or path of a feature store (%(default)s)"
     )
     data.add_argument("--train", default="train", metavar="SPLIT", help="split to train on (%(default)s)")
-    data.add_argument("--test", default="test", metavar="SPLIT", help="split to score on (%(default)s)")
+    data.add_argument(
+        "--test",
+        default="test",
+        metavar="SPLIT",
+        help="split that the rows are of, read once training has ended (%(default)s)",
+    )
+    data.add_argument(
+        "--validation",
+        type=float,
+        default=SHARE,
+        metavar="SHARE",
+        help="of the training videos that learning curves and choices are made on, where the store has no split 'val'; "
+        "0 trains on all of them and draws no curves (%(default)s)",
+    )
 
     systems = parser.add_argument_group("systems")
     systems.add_argument(

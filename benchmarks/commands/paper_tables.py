@@ -12,28 +12,26 @@ from typing import Any
 from strong_envs.agents.overrides import check_settings, with_settings
 from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import Job, Variant, finish, importable_here, run_job, settings_of
-from strong_envs.benchmarks.metrics.statistics import paired_test
+from strong_envs.benchmarks.metrics.ground_truth import units_of
+from strong_envs.benchmarks.metrics.statistics import difference_test, holm
 from strong_envs.benchmarks.results.collect import chosen_metrics, collect
 from strong_envs.benchmarks.results.files import write_json
 from strong_envs.benchmarks.results.paper_numbers import CLAIMS, DATA, METRICS, TABLES, rows
 from strong_envs.benchmarks.results.tables import ABSENT, columns_of
 from strong_envs.features.files.atomic import write_text
 
+ALPHA = 0.05
+"""Of all claims of a table together."""
 SIDE = ("Acc@.5", "Acc@.7", "mIoU")
 """Columns of the paper's numbers in the printed table; the result file has all of them."""
 REFERENCES = ("blind one-shot", "frame classifier")
 """Trained rows beside the paper's: a policy that ignores the video, and STRONG's frame attention alone."""
 TITLES = {1: "Table 1: comparison of the systems", 2: "Table 2: variants of the spatial level"}
-OURS = {1: {"STRONG": "strong+attention", "STRONG-A": "strong"}}
-"""Systems whose registered names differ from the paper's: ``strong`` leaves out attention over frames, which the
-paper's STRONG has. Table 2 compares boxes, all of them without it."""
 
 
-def registered(label: str, number: int = 0) -> str | None:
+def registered(label: str) -> str | None:
     """The registered name of a system of the paper, whatever its hyphens and capitals; None where there is none."""
     from strong_envs import agents
-
-    label = OURS.get(number, {}).get(label, label)
 
     def plain(name: str) -> str:
         return "".join(c for c in name.lower() if c.isalnum() or c == "+")
@@ -64,7 +62,7 @@ def main(args: argparse.Namespace, number: int) -> int:
     importable_here()
     labels = [name.strip() for name in args.systems.split(",") if name.strip()]
     own = [label for label in [*labels, *args.agent] if ":" in label]
-    found = {label: registered(label, number) for label in labels} | {label: agents.find(label).name for label in own}
+    found = {label: registered(label) for label in labels} | {label: agents.find(label).name for label in own}
     reasons = {label: "absent: no system of this name in this release" for label, name in found.items() if not name}
     with held_output(args) as out:
         notes = stand_ins(found, args)
@@ -119,18 +117,23 @@ def fill(result: dict[str, Any], job: Job, labels: list[str], reasons: dict[str,
 def judge(result: dict[str, Any], number: int) -> list[dict[str, Any]]:
     """Each claim of the paper against our numbers: ``holds``, ``contradicted``, ``undecided`` or ``not tested``.
 
-    By mIoU, paired over queries: it holds where the 95 % interval of the difference lies above zero.
+    By mIoU, over training runs and videos (`difference_test`), with p-values adjusted for the number of claims of the
+    table (`holm`): a claim is decided where its adjusted value is below 5 %. ``low`` and ``high`` are the 95 % interval
+    of the difference, not adjusted.
     """
     scores, found = result["per_query"], []
     for claim in CLAIMS[number]:
         entry: dict[str, Any] = {"better": claim.better, "worse": claim.worse, "section": claim.section}
         if claim.better in scores["IoU"] and claim.worse in scores["IoU"]:
-            test = paired_test(scores["IoU"][claim.better], scores["IoU"][claim.worse], groups=scores["videos"])
-            verdict = "holds" if test.low > 0 else "contradicted" if test.high < 0 else "undecided"
-            entry |= {"verdict": verdict, **test.as_dict()}
+            test = difference_test(scores["IoU"][claim.better], scores["IoU"][claim.worse], groups=units_of(scores))
+            entry |= test.as_dict()
         else:
             entry["verdict"] = "not tested"
         found.append(entry)
+    tested = [entry for entry in found if "p_value" in entry]
+    for entry, p in zip(tested, holm([entry["p_value"] for entry in tested]), strict=True):
+        decided = "holds" if entry["difference"] > 0 else "contradicted"
+        entry |= {"p_adjusted": p, "verdict": decided if p < ALPHA else "undecided"}
     return found
 
 
@@ -154,12 +157,14 @@ def markdown(result: dict[str, Any], metrics: list[str] | None = None) -> str:
 
 def claims_markdown(claims: list[dict[str, Any]]) -> str:
     """The claims as a Markdown table."""
-    lines = ["| the paper claims | section | here | difference in mIoU |", "| --- | --- | --- | ---: |"]
+    heads = ("the paper claims", "section", "here", "difference in mIoU", "adjusted p")
+    lines = [f"| {' | '.join(heads)} |", "| --- | --- | --- | ---: | ---: |"]
     for c in claims:
         number = ABSENT
         if "difference" in c:
             number = f"{100 * c['difference']:+.2f} [{100 * c['low']:+.2f}, {100 * c['high']:+.2f}]"
-        lines.append(f"| {c['better']} above {c['worse']} | {c['section']} | {c['verdict']} | {number} |")
+        p = f"{c['p_adjusted']:.4f}" if "p_adjusted" in c else ABSENT
+        lines.append(f"| {c['better']} above {c['worse']} | {c['section']} | {c['verdict']} | {number} | {p} |")
     return "\n".join(lines) + "\n"
 
 

@@ -23,7 +23,8 @@ from strong_envs.benchmarks.commands.episode import bank_of, foremost, read_fold
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.metrics import breakdown
 from strong_envs.benchmarks.metrics.columns import legend_of
-from strong_envs.benchmarks.metrics.statistics import paired_test
+from strong_envs.benchmarks.metrics.ground_truth import units_of
+from strong_envs.benchmarks.metrics.statistics import difference_test
 from strong_envs.benchmarks.results import figures
 from strong_envs.benchmarks.results.files import read_cell_file
 from strong_envs.benchmarks.results.html_episodes import episodes
@@ -122,14 +123,14 @@ def table_of(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def comparisons(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every trained system minus the constant window and minus the system before it, paired over queries."""
+    """Every trained system minus the constant window and minus the system before it, over training runs and videos."""
     scores = result["per_query"]
     systems = [label for label in result["cells"] if label in scores["IoU"]]
     pairs = [(label, "constant") for label in systems if "constant" in scores["IoU"]]
     pairs += [(b, a) for a, b in pairwise(systems)]
     found = []
     for a, b in pairs:
-        test = paired_test(scores["IoU"][a], scores["IoU"][b], groups=scores["videos"], draws=4000)
+        test = difference_test(scores["IoU"][a], scores["IoU"][b], groups=units_of(scores), draws=4000)
         found.append({"a": a, "b": b, **test.as_dict()})
     return found
 

@@ -1,4 +1,4 @@
-"""``strong-envs sweep gamma``: one setting over several values, after the paper's Figure 4."""
+"""``strong-envs sweep gamma``: one setting over several values, after the paper's Figure 4, on validation videos."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from strong_envs.agents.overrides import parse_values, setting_paths, with_setting
+from strong_envs.agents.overrides import parse_values, with_setting
 from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import Job, Variant, finish, plain_variants, run_job, systems_of
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.protocols import Protocol
-from strong_envs.benchmarks.results.collect import row_of
+from strong_envs.benchmarks.results.collect import per_query_scores, row_of
 from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.errors import DataError
+from strong_envs.features.validation import VALIDATION
 
 VALUES: dict[str, list[Any]] = {
     "gamma": [0.0, 0.1, 0.2, 0.4, 0.6, 0.8],
@@ -33,10 +34,6 @@ SHOWN = ("constant", "knn", "oracle")
 """References that the table and the figure show; the result file has all of them."""
 DRAWS = 50
 """Of the random window, for each protocol of the sweep."""
-BOOTSTRAPS = {"feedback": "taken", "states": "replay"}
-NEEDS: dict[str, dict[str, Any]] = {"gamma": BOOTSTRAPS, "tau": BOOTSTRAPS, "phi": BOOTSTRAPS}
-"""What a setting needs to have any effect: a critic that learns from the rewards of all actions, relative to stopping,
-uses neither discount, targets nor penalty. The sweep sets it unless ``--set`` does, and its notes say so."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "sweep",
         help="Figure 4: one setting over several values",
         description="Train systems with every value of one setting and every seed, and draw mIoU over the values. "
+        "Values are compared on validation videos; choose one and run it once on the test part. "
         f"The setting is any field of the systems or of their environments; {', '.join(VALUES)} have built-in values.",
     )
     parser.add_argument(
@@ -66,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--values", help="comma-separated values, such as 0,0.1,0.2 (default: the built-in ones)")
     add_arguments(parser)
-    parser.set_defaults(run=main, systems="strong", out="results/sweep")
+    parser.set_defaults(run=main, systems="strong", out="results/sweep", test=VALIDATION)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -96,7 +94,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     values = parse_values(args.values) if args.values else VALUES.get(name)
     if values is None:
         raise DataError(f"there are no built-in values for {name!r}; give --values (built in are {sorted(VALUES)})")
-    base = [_prepared(variant, args) for variant in plain_variants(args, systems_of(args))]
+    base = plain_variants(args, systems_of(args))
     plan = Plan(name, values, [v.system for v in base], [])
     for variant in base:
         for value in values:
@@ -105,33 +103,29 @@ def plan_of(args: argparse.Namespace) -> Plan:
     return plan
 
 
-def _prepared(variant: Variant, args: argparse.Namespace) -> Variant:
-    """The variant with what the swept setting needs, where the system has it and ``--set`` does not name it."""
-    options, said = variant.options, {word.partition("=")[0].strip().rpartition(".")[2] for word in args.set}
-    for name, value in NEEDS.get(args.parameter.rpartition(".")[2], {}).items():
-        if name in setting_paths(variant.system) and name not in said:
-            options = with_setting(variant.system, options, name, value)
-    return Variant(variant.label, variant.system, options)
-
-
 def sweep_result(job: Job, plan: Plan) -> dict[str, Any]:
-    """The result file: a point per system and value, each with its protocol, and what the sweep could not change."""
-    points = []
+    """The result file: a point per system and value, each with its protocol, and what the sweep could not change.
+
+    ``per_query`` has the IoU of every query and run, by label.
+    """
+    points, scores = [], {}
     for system in plan.systems:
         for value in plan.values:
             label = plan.label(system, value)
             found = row_of(job, label)
             if found is not None:
                 points.append({**found[0], "label": label, "system": system, "value": value})
+                scores[label] = [values["IoU"] for values in found[1]]
     return {
         "parameter": plan.parameter,
         "values": plan.values,
         "points": points,
         "references": references(job, points),
         "options": {label: cells[0].options for label, cells in job.cells.items()},
-        "notes": [*_needs_note(job, plan), *inert(job, plan), *_protocol_note(points, plan.parameter)],
+        "notes": [*inert(job, plan), *_protocol_note(points, plan.parameter)],
         "failed": job.outcome.failed,
         "refused": job.refused,
+        "per_query": per_query_scores(job.bank, scores),
         "wall_seconds": job.seconds,
         "about": about(job.args) | {"seeds": list(range(job.args.seeds))},
     }
@@ -159,18 +153,9 @@ def inert(job: Job, plan: Plan) -> list[str]:
         if len(runs) > 1 and _same_predictions(job.folder, runs):
             notes.append(
                 f"{system}: {plan.parameter} changed nothing, every value gave the same predictions; another setting "
-                "may switch it off (under feedback='all' the critic uses neither gamma, tau nor phi)."
+                "may switch it off (with learns_from='all rewards' the critic uses neither gamma, tau nor phi)."
             )
     return notes
-
-
-def _needs_note(job: Job, plan: Plan) -> list[str]:
-    needs = NEEDS.get(plan.parameter.rpartition(".")[2], {})
-    options = [cells[0].options for cells in job.cells.values()]
-    if needs and any(o.get("temporal", {}).get(name) == value for o in options for name, value in needs.items()):
-        listed = ", ".join(f"{name}={value}" for name, value in needs.items())
-        return [f"Trained with {listed}, without which {plan.parameter} has no effect; this is not the default agent."]
-    return []
 
 
 def _same_predictions(folder: Path, runs: Sequence[Sequence[dict]]) -> bool:

@@ -129,7 +129,7 @@ def source_of(args: argparse.Namespace) -> tuple[str, FeatureBank, Prediction, d
         saved = agents.load(path)
         key = args.features or named_by_file(str(saved.inputs["store"]), shown(path), "--features")
         bank = features.load(key, args.test)
-        prediction = load_system(path, bank).predict(bank)
+        prediction = load_system(path, bank).predict(bank.masked())
         return args.source, bank, prediction, score(prediction, bank)
     result, cells = read_folder(path)
     label, stored = cell_file(result, cells, args.system, args.seed)

@@ -1,4 +1,4 @@
-"""One cell of a benchmark: one system, trained with one seed, and what it predicted of held-out videos."""
+"""One cell of a benchmark: one system, trained with one seed, and what it predicted of test videos."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +14,22 @@ import numpy as np
 
 from strong_envs.agents.registry import Prediction, ProgressCallback
 from strong_envs.benchmarks.metrics.definitions import THRESHOLDS
+from strong_envs.benchmarks.metrics.q_ranking import q_ranking
 from strong_envs.benchmarks.metrics.score import score
 from strong_envs.benchmarks.protocols import DYNAMICS, Protocol, content_hashes
 from strong_envs.benchmarks.results.files import read_cell_file, write_json
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import shown
+from strong_envs.features.registry import job_store, load_part
 from strong_envs.features.search_windows import searched
+from strong_envs.features.validation import VALIDATION
 from strong_envs.temporal.task import TemporalConfig
 
 if TYPE_CHECKING:
     from signal import Signals
+
+    from strong_envs.features.bank.bank import FeatureBank
+    from strong_envs.features.store.store import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,13 @@ class Cell:
     code: str = ""
     """Hash of the file that defines a system of ``module:attribute`` (`code_hash`): changed code is another cell."""
     evaluations: int = 0
-    """Held-out scores on the way, in each stage of the training."""
+    """Scores on the validation part on the way, in each stage of the training."""
+    validation: float = 0.0
+    """Share of the training videos that validate where the store has no validation part; 0 trains on all of them."""
+
+    def store(self) -> FeatureStore:
+        """The store whose parts are trained and scored on."""
+        return job_store(self.features, self.train, self.validation)
 
     @property
     def key(self) -> str:
@@ -50,7 +63,7 @@ class Cell:
 
         about = {k: v for k, v in asdict(self).items() if k not in ("features", "device")} | {"version": __version__}
         # Left out where they are empty, so that the names of cells do not depend on fields that are not used.
-        about = {k: v for k, v in about.items() if v or k not in ("code", "evaluations")}
+        about = {k: v for k, v in about.items() if v or k not in ("code", "evaluations", "validation")}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
         slug = "".join(c if c.isalnum() else "-" for c in self.system.lower())
         return f"{slug}-s{self.seed}-{digest}"
@@ -63,10 +76,11 @@ def run_cell(
     checkpoint_every: float | None = 60.0,
     signals: tuple[Signals, ...] = (),
 ) -> dict[str, Any]:
-    """Train one cell and predict held-out videos; its agent, predictions and result are written to ``folder``.
+    """Train one cell and predict the test videos; its agent, predictions and result are written to ``folder``.
 
     A cell that was killed goes on from its last checkpoint where its system stores its training, and ends with the
     numbers of a cell that was not. Tables are computed from the predictions; ``scores`` of the result are for reading.
+    Until the training has ended, the validation part alone is scored; the test part is opened afterwards.
 
     Args:
         cell: what is trained and predicted.
@@ -77,26 +91,33 @@ def run_cell(
     """
     import torch
 
-    from strong_envs import agents, features
+    from strong_envs import agents
     from strong_envs.benchmarks.execution.predictions import PREDICTION, checked, write_prediction
     from strong_envs.benchmarks.execution.provenance import commit, machine
     from strong_envs.benchmarks.execution.timed_training import TimedTraining
 
-    device = cell.device
-    train_bank = features.load(cell.features, cell.train, device)
-    test_bank = features.load(cell.features, cell.test, device)
+    device, store = cell.device, cell.store()
+    train_bank = load_part(store, cell.train, device)
+    val_bank = load_part(store, VALIDATION, device) if VALIDATION in store.splits else None
+
+    def visible(bank: FeatureBank) -> FeatureBank:
+        return agents.registry.shown_to(cell.system, cell.options, bank)
 
     def judged(system: Any) -> tuple[Prediction, dict[str, np.ndarray]]:
-        prediction = checked(system.predict(test_bank), test_bank, cell.system)
-        return prediction, score(prediction, test_bank)
+        assert val_bank is not None
+        prediction = checked(system.predict(visible(val_bank)), val_bank, cell.system)
+        return prediction, score(prediction, val_bank)
 
     made_by = [commit(), device]
-    training = TimedTraining(folder / cell.key, judged, report, cell.evaluations, checkpoint_every, made_by)
+    scored = judged if val_bank is not None else None
+    measure = None if val_bank is None or not val_bank.has_boxes else partial(q_ranking, bank=val_bank)
+    training = TimedTraining(folder / cell.key, scored, report, cell.evaluations, checkpoint_every, made_by, measure)
     system = agents.make(cell.system, train_bank, seed=cell.seed, budget=cell.budget, **cell.options)
     training.fit(system, signals)
     seconds = training.clock.seconds
+    test_bank = load_part(store, cell.test, device)
     start = time.perf_counter()
-    prediction = checked(system.predict(test_bank), test_bank, cell.system)
+    prediction = checked(system.predict(visible(test_bank)), test_bank, cell.system)
     predict_seconds = time.perf_counter() - start
     scores = score(prediction, test_bank)
     result = {
@@ -106,6 +127,7 @@ def run_cell(
         "seconds_per_query": predict_seconds / len(test_bank),
         "parameters": count_parameters(system),
         "dynamics": dynamics_of(system),
+        "stages_split": None if val_bank is None else VALIDATION,
         "history": getattr(system, "history", []),
         **({"trace": training.trace} if cell.evaluations else {}),
         "threads": torch.get_num_threads(),
@@ -114,6 +136,7 @@ def run_cell(
         "machine": machine(cell.device),
         "queries": test_bank.qids,
         "videos": [query.video for query in test_bank.queries],
+        **shared_units(test_bank),
         "spans": np.round(prediction.spans.cpu().numpy(), 4).tolist(),
         "scores": {name: np.round(values, 6).tolist() for name, values in scores.items()},
     }
@@ -152,6 +175,12 @@ def dynamics_of(system: Any) -> dict[str, Any] | None:
         return None
     values = {ours: getattr(config, theirs) for theirs, ours in DYNAMICS.items()}
     return values | {"initial_span": list(config.initial_span)}
+
+
+def shared_units(bank: FeatureBank) -> dict[str, list[str]]:
+    """``units`` (S,) where queries share more than their video, see `Query.unit`; nothing elsewhere."""
+    units = [query.unit for query in bank.queries]
+    return {"units": units} if units != [query.video for query in bank.queries] else {}
 
 
 def count_parameters(system: Any) -> int | None:

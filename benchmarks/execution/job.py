@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ from strong_envs.benchmarks.execution.local_engine import Outcome, run_matrix
 from strong_envs.benchmarks.metrics.columns import all_columns, known_columns
 from strong_envs.benchmarks.metrics.definitions import THRESHOLDS
 from strong_envs.benchmarks.protocols import DYNAMICS, Protocol
+from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.devices import usable_device
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import sentence
+from strong_envs.features.registry import job_store, load_part
+from strong_envs.features.store.store import FeatureStore
+from strong_envs.features.validation import VALIDATION
 
 MOST_SEEDS, MOST_BUDGET = 10_000, 10_000
 
@@ -39,14 +44,18 @@ class Job:
 
     args: argparse.Namespace
     store: Any
-    bank: Any
-    """The test split, on the CPU."""
+    """With the parts that are trained and scored on."""
     protocol: Protocol
     cells: dict[str, list[Cell]]
     refused: dict[str, str]
     """Why the store cannot serve a label."""
     outcome: Outcome = field(default_factory=Outcome)
     seconds: float = 0.0
+
+    @cached_property
+    def bank(self) -> FeatureBank:
+        """The test split, on the CPU: opened when the trainings have ended, by what makes tables and pictures."""
+        return load_part(self.store, self.args.test)
 
     @property
     def folder(self) -> Path:
@@ -114,6 +123,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError(f"--seeds must be positive, 1 to {MOST_SEEDS:,}; got {args.seeds}")
     if args.jobs < 1:
         raise DataError(f"--jobs must be positive, got {args.jobs}")
+    if not 0 <= getattr(args, "validation", 0.0) < 1:
+        raise DataError(f"--validation is a share of the training videos from 0 to below 1; got {args.validation}")
     if not 0 < args.budget <= MOST_BUDGET:
         raise DataError(f"--budget must be positive, a factor of up to {MOST_BUDGET:,}; got {args.budget}")
     if getattr(args, "engine", "local") == "local":
@@ -125,13 +136,16 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def importable_here() -> None:
-    """Let ``my_module:MyAgent`` be a file of the current directory, in this process and in the workers."""
+    """Let ``my_module:MyAgent`` be a file of the current directory, in this process and in the workers.
+
+    The directory goes last: a file there that has the name of an installed module must not be imported in its place.
+    """
     try:
         here = os.getcwd()
     except OSError as error:
         raise DataError(f"the current folder cannot be used: {sentence(error)}") from None
     if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
 
 
 def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
@@ -140,20 +154,23 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
     Raises:
         DataError: a store that cannot be opened, an unknown system.
     """
-    from strong_envs import agents, features
+    from strong_envs import agents
 
     began, thresholds = time.perf_counter(), thresholds_of(args)
     importable_here()
     for variant in variants:
         agents.find(variant.system)
-    store = features.open_store(args.features)
-    train, test = (features.load(args.features, split) for split in (args.train, args.test))
+    share = getattr(args, "validation", 0.0)
+    store = job_store(args.features, args.train, share)
+    if getattr(args, "evaluations", 0) and VALIDATION not in store.splits:
+        raise DataError(f"--evaluations are made on a validation part, and {store.name!r} has none: raise --validation")
+    train = load_part(store, args.train)
+    if args.test not in store.splits:
+        raise DataError(f"store {store.name!r} has no split {args.test!r}; it has {store.splits}")
     cells: dict[str, list[Cell]] = {}
     refused: dict[str, str] = {}
     for variant in variants:
-        reason = agents.incompatibility(variant.system, train) or agents.incompatibility(
-            variant.system, test, training=False
-        )
+        reason = agents.incompatibility(variant.system, train) or _no_boxes(variant.system, store, args.test)
         if reason:
             refused[variant.label] = reason
             print(f"left out: {reason}", file=sys.stderr)
@@ -163,12 +180,12 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
         where = (args.features, store.content_hash, args.train, args.test)
         code = code_hash(variant.system)
         cells[variant.label] = [
-            Cell(variant.system, seed, *where, budget, args.device, variant.options, code, evaluations)
+            Cell(variant.system, seed, *where, budget, args.device, variant.options, code, evaluations, share)
             for seed in range(args.seeds)
         ]
     main = Cell("", 0, args.features, store.content_hash, args.train, args.test, options={"env": _grid(args)})
     protocol = protocol_of(store, main, getattr(args, "comparison", ">="), thresholds)
-    job = Job(args, store, test, protocol, cells, refused)
+    job = Job(args, store, protocol, cells, refused)
     # Two labels may stand for one cell: the same system under the paper's name and its own.
     todo = list({cell.key: cell for found in cells.values() for cell in found}.values())
     if getattr(args, "engine", "local") == "ray":
@@ -179,6 +196,16 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
         job.outcome = run_matrix(todo, job.folder, args.jobs)
     job.seconds = time.perf_counter() - began
     return job
+
+
+def _no_boxes(system: str, store: FeatureStore, test: str) -> str | None:
+    """Why a system cannot be scored on a part that is not opened yet: what else it needs is in all parts or in none."""
+    from strong_envs import agents
+
+    boxed = store.has("boxes") and all(q.extra.get("track") is not None for q in store.queries if q.split == test)
+    if agents.find(system).needs_boxes and not boxed:
+        return f"{system} needs a true box track for every query, which '{store.name}:{test}' does not have"
+    return None
 
 
 def finish(job: Job) -> int:

@@ -85,7 +85,7 @@ def _check_ranked(ranked: Tensor, scores: Tensor | None, spans: Tensor, system: 
 
 
 def write_prediction(path: Path, prediction: Prediction, stages: Sequence[tuple[str, Prediction]] = ()) -> None:
-    """Write a prediction whole or not at all, with windows and boxes after each stage of the training."""
+    """Write a prediction whole or not at all, with those of the validation part after each stage of the training."""
     from safetensors.torch import save_file
 
     tensors = _tensors("", prediction, KINDS)
@@ -95,12 +95,15 @@ def write_prediction(path: Path, prediction: Prediction, stages: Sequence[tuple[
         save_file(tensors, str(staging), {"stages": json.dumps([name for name, _ in stages])})
 
 
-def read_prediction(path: Path, bank: FeatureBank | None = None) -> tuple[Prediction, list[tuple[str, Prediction]]]:
-    """What `write_prediction` wrote: the prediction, and one after each stage with its name. On the CPU.
+def read_prediction(
+    path: Path, bank: FeatureBank | None = None, validation: FeatureBank | None = None
+) -> tuple[Prediction, list[tuple[str, Prediction]]]:
+    """What `write_prediction` wrote: the prediction, and one of the validation part after each stage. On the CPU.
 
     Args:
         path: the file.
-        bank: the split that was predicted; with it, every shape is checked.
+        bank: the split that was predicted; with it, the shapes of the prediction are checked.
+        validation: the validation part; with it, the shapes of the stages are checked.
 
     Raises:
         DataError: no predictions, not such a file, or predictions of other queries than the bank's.
@@ -118,8 +121,10 @@ def read_prediction(path: Path, bank: FeatureBank | None = None) -> tuple[Predic
     found = _prediction("", tensors, path)
     stages = [(name, _prediction(f"stage{i}.", tensors, path)) for i, name in enumerate(names)]
     if bank is not None:
-        for prediction in (found, *(stage for _, stage in stages)):
-            _check_fit(prediction, bank, path)
+        _check_fit(found, bank, path)
+    if validation is not None:
+        for _, stage in stages:
+            _check_fit(stage, validation, path)
     return found, stages
 
 

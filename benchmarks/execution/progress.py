@@ -41,11 +41,11 @@ class ProgressBars:
         self.live = show and self.console.is_terminal
         self.plain = show and not self.live and not os.environ.get("STRONG_ENVS_QUIET")
         self.progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             disable=not self.live,
         )

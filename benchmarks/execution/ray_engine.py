@@ -161,11 +161,9 @@ def _compute(cell: Cell, reached: Files, keeper: Any, checkpoint_every: float) -
     import ray
     import torch
 
-    from strong_envs import features
-
     torch.set_num_threads(1)  # as in a local run: other thread counts add in other orders
     try:
-        store = features.open_store(cell.features)
+        store = cell.store()
         if store.content_hash != cell.data:
             raise DataError(f"{cell.features!r} holds other data on the worker: {store.content_hash}, not {cell.data}")
         with tempfile.TemporaryDirectory() as name:

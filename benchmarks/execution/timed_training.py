@@ -1,4 +1,4 @@
-"""The training of one cell: its clock, held-out scores within stages, and the checkpoint it can continue from.
+"""The training of one cell: its clock, scores on validation within stages, and the checkpoint it can continue from.
 
 The clock runs while a system is trained and stands still while it is scored, so that systems that are scored at
 different moments, or more often, can be compared by seconds. Imports and preparations are not counted.
@@ -82,14 +82,15 @@ class TimedTraining:
 
     Args:
         path: the files of the cell without their endings; a checkpoint lies beside them during the training.
-        score: predictions and scores of a system.
+        score: predictions and scores of a system on the validation part; None without such a part.
         report: called with the progress.
-        evaluations: held-out scores within each stage of the training, besides the one after it.
+        evaluations: such scores within each stage of the training, besides the one after it.
         every: seconds between checkpoints; None writes none.
+        measure: further numbers of a system after each stage, for the history.
         made_by: JSON-ready; a checkpoint that was made by something else is ignored.
 
     Attributes:
-        stages: name and prediction after each stage of the training.
+        stages: name and prediction of the validation part after each stage of the training.
         trace: a dict for each score within a stage: ``stage``, ``done`` and ``total`` steps of it, ``seconds`` so far,
             ``IoU``.
         clock: seconds of training, those before a kill included.
@@ -99,17 +100,19 @@ class TimedTraining:
     def __init__(
         self,
         path: Path,
-        score: Score,
+        score: Score | None,
         report: ProgressCallback | None = None,
         evaluations: int = 0,
         every: float | None = 60.0,
         made_by: Any = None,
+        measure: Callable[[Any], dict[str, float]] | None = None,
     ) -> None:
+        self.measure = measure
         self.checkpoint, self.reached = _checkpoint_names(path)
         self.score, self.progress, self.evaluations, self.every, self.made_by = (
             score,
             report,
-            evaluations,
+            evaluations if score is not None else 0,
             every,
             made_by,
         )
@@ -149,7 +152,7 @@ class TimedTraining:
             # The very first report is scored as well: the beginning of the curve.
             self._stage, self._part = stage, 0 if self.trace else -1
         part = self.evaluations * done // max(total, 1)
-        if self.evaluations and part > self._part and done < total:
+        if self.score is not None and self.evaluations and part > self._part and done < total:
             with self.clock.paused(), undisturbed(self._system):
                 self._note(stage, done, total, self.score(self._system)[1])
         self._part = max(part, self._part)
@@ -158,14 +161,18 @@ class TimedTraining:
 
     def after(self, trained: Any, stage: str) -> dict[str, float]:
         """Scores after a stage, for the history: means, and the seconds of training until now."""
-        with self.clock.paused():
+        if self.score is None:
+            return {"seconds": self.clock.seconds}
+        with self.clock.paused(), undisturbed(trained):
             prediction, scores = self.score(trained)
             self.stages.append((stage, prediction))
             self._note(stage, 1, 1, scores)
             if self._stores:
                 self.reached.parent.mkdir(parents=True, exist_ok=True)
                 write_prediction(self.reached, prediction, self.stages)
-        return {name: float(np.mean(values)) for name, values in scores.items()} | {"seconds": self.clock.seconds}
+            more = {} if self.measure is None else self.measure(trained)
+        means = {name: float(np.mean(values)) for name, values in scores.items()}
+        return means | more | {"seconds": self.clock.seconds}
 
     def _note(self, stage: str, done: int, total: int, scores: dict[str, np.ndarray]) -> None:
         point = {"stage": stage, "done": done, "total": total, "seconds": self.clock.seconds}

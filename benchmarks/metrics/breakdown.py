@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from strong_envs.benchmarks.metrics.ground_truth import units_of
 from strong_envs.benchmarks.metrics.statistics import estimate
 from strong_envs.features.errors import DataError, nearest
 
@@ -64,12 +65,12 @@ def true_windows(truth: Any) -> np.ndarray:
 
 def table(per_query: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """MIoU of every system in every bin: rows with ``bin``, ``queries`` and ``systems`` label to (mean, low, high)."""
-    videos = np.array(per_query["videos"])
+    units = np.array(units_of(per_query))
     rows = []
     for b in bins(per_query["truth"], kind):
         systems = {}
         for label, runs in per_query["IoU"].items():
-            found = estimate(np.array(runs)[:, b.index], groups=videos[b.index].tolist(), draws=400)
+            found = estimate(np.array(runs)[:, b.index], groups=units[b.index].tolist(), draws=400)
             systems[label] = (found.mean, found.low, found.high)
         middle = (b.low + b.high) / 2
         rows.append({"bin": b.label, "middle": middle, "queries": len(b.index), "systems": systems})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,6 +54,11 @@ def annotators_of(bank: FeatureBank) -> np.ndarray | None:
     for row, windows in zip(found, each, strict=True):
         row[: len(windows)] = windows
     return found
+
+
+def units_of(scores: Mapping[str, Any]) -> list[str]:
+    """What statistics draw as a whole, one a query: ``units`` of ``per_query`` or of a cell, else ``videos``."""
+    return list(scores.get("units") or scores["videos"])
 
 
 def spans_of(prediction: Prediction) -> np.ndarray:

@@ -28,14 +28,17 @@ def q_ranking(system: Any, bank: FeatureBank, windows: int = 6, seed: int = 0) -
     """Shares of comparisons in which max Q of a box on the object is the higher one; chance is .5.
 
     Args:
-        system: a `Strong`; its critic is asked with f_o inside the boxes, in every frame of the video.
+        system: its critic is asked with f_o inside the boxes, in every frame of the video.
         bank: features of one split with GT boxes.
         windows: random windows over which the comparison of a query is averaged.
         seed: of windows and places.
 
     Returns:
-        ``against another object`` and ``against an empty place``, means over the queries that have one.
+        ``Q: against another object`` and ``Q: against an empty place``, means over the queries that have one; nothing
+        for a system without a critic that looks into boxes.
     """
+    if not system.values_boxes:
+        return {}
     generator = torch.Generator().manual_seed(seed)
     lengths = bank.n_frames[bank.video]
     rows = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
@@ -46,8 +49,8 @@ def q_ranking(system: Any, bank: FeatureBank, windows: int = 6, seed: int = 0) -
     true = torch.where(true.isnan().any(-1, keepdim=True), whole, true)
     shares = {}
     for name, (boxes, usable) in (
-        ("against another object", _other_objects(bank, true, rows)),
-        ("against an empty place", _empty_places(bank, true, rows, generator)),
+        ("Q: against another object", _other_objects(bank, true, rows)),
+        ("Q: against an empty place", _empty_places(bank, true, rows, generator)),
     ):
         samples = usable.nonzero().flatten().repeat_interleave(windows)
         if not len(samples):

@@ -5,7 +5,8 @@ over the queries of a run first; runs are then summarised by their mean or their
 2021). Everything is NumPy, and the same arguments give the same numbers.
 
 Queries of one video are not independent: TACoS has 4,001 test queries in 25 videos. ``groups`` (the video of each
-query) makes every function draw whole videos instead of single queries, which gives wider intervals.
+query, or the clip that composed videos share) makes every function draw whole videos instead of single queries, which
+gives wider intervals.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Comparison:
-    """System a minus system b over the same queries: difference, its interval, and the permutation test's p-value."""
+    """System a minus system b over the same queries: difference, its interval, and the p-value of "no difference"."""
 
     difference: float
     low: float
@@ -224,6 +225,67 @@ def paired_test(
         units=len(total),
         caveat=caveat(runs, None if groups is None else len(set(groups))),
     )
+
+
+def difference_test(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    groups: Sequence[str] | None = None,
+    draws: int = 10_000,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two systems as they would come out with other training runs and other videos.
+
+    A bootstrap draws training runs of each system and, the same ones for both, videos. The interval is of the
+    difference of the means; the p-value is twice the share of draws on the other side of zero. `paired_test` asks less:
+    whether these very runs differ on other queries.
+
+    Args:
+        a: (R, S) or (S,) scores of the first system.
+        b: those of the second; the numbers of runs may differ.
+        groups: (S,) what is drawn as a whole: the video of each query, or the clip that several videos share.
+        draws: bootstrap samples.
+        confidence: of the interval.
+        seed: of the resampling.
+    """
+    first, second = _scores(a), _scores(b)
+    if first.shape[1] != second.shape[1]:
+        raise DataError(
+            f"a paired test needs the same queries: the first system has {first.shape[1]}, the second {second.shape[1]}"
+        )
+    rng = np.random.default_rng(seed)
+    means = _resampled_means(np.concatenate((first, second)), groups, draws, rng)
+    sides = means[:, None, : len(first)], means[:, None, len(first) :]
+    ours, theirs = (_resampled_runs(side, rng).mean(axis=(1, 2)) for side in sides)
+    low, high = _interval(ours - theirs, confidence)
+    # Equal means, such as of a system with itself, come out apart by rounding.
+    below, above = (ours - theirs <= 1e-12).sum(), (ours - theirs >= -1e-12).sum()
+    return Comparison(
+        difference=float(first.mean() - second.mean()),
+        low=float(low),
+        high=float(high),
+        p_value=min(1.0, 2.0 * (1 + int(min(below, above))) / (1 + draws)),
+        queries=first.shape[1],
+        units=_by_group(first, groups)[0].shape[1],
+        caveat=caveat(min(len(first), len(second)), None if groups is None else len(set(groups))),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p-values of several claims (Holm 1979), in their order.
+
+    All claims whose adjusted value is at most alpha can be made together: the chance that any of them is wrong is then
+    at most alpha. The smallest of n values is multiplied by n, the next by n - 1 and so on, never falling.
+    """
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise DataError(f"p-values lie in [0, 1], got {[p for p in p_values if not 0 <= p <= 1]}")
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def performance_profile(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from strong_envs.benchmarks.execution.cell import shared_units
 from strong_envs.benchmarks.execution.job import Job
 from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.metrics.columns import known_columns
 from strong_envs.benchmarks.metrics.ground_truth import GroundTruth
 from strong_envs.benchmarks.results.rows import scores_of, system_row
+from strong_envs.features.validation import VALIDATION
 
 
 def row_of(job: Job, label: str) -> tuple[dict[str, Any], list[dict[str, np.ndarray]]] | None:
@@ -26,7 +29,11 @@ def row_of(job: Job, label: str) -> tuple[dict[str, Any], list[dict[str, np.ndar
 
 
 def collect(job: Job, references: bool = True) -> dict[str, Any]:
-    """The result file: protocol, rows, scores per query, curves, failures, and what made them."""
+    """The result file: protocol, rows, scores per query, curves, failures, and what made them.
+
+    Curves and traces are of the validation part, with reference rows of that part under ``validation``; everything else
+    is of the test part.
+    """
     from strong_envs.benchmarks.results.reference_rows import reference_rows
 
     args = job.args
@@ -41,6 +48,11 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
             protocol=job.protocol,
             keep=scores,
         )
+    validation = {}
+    if VALIDATION in job.store.splits:
+        rules = replace(job.protocol, test=VALIDATION)
+        beside = reference_rows(job.store, args.train, VALIDATION, 50, protocol=rules) if references else []
+        validation = {"validation": {"split": VALIDATION, "references": beside}}
     last = [row for row in rows if row["reference"] == "oracle"]
     rows = [row for row in rows if row["reference"] != "oracle"]
     curves, traces = {}, {}
@@ -66,6 +78,7 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         "rows": rows + last,
         "curves": curves,
         **({"traces": traces} if traces else {}),
+        **validation,
         "cells": {label: [cell.key for cell in cells] for label, cells in job.cells.items()},
         "failed": job.outcome.failed,
         "refused": job.refused,
@@ -108,6 +121,7 @@ def per_query_scores(bank: Any, scores: dict[str, Any]) -> dict[str, Any]:
     return {
         "queries": bank.qids,
         "videos": [query.video for query in bank.queries],
+        **shared_units(bank),
         "truth": true_fractions(bank),
         "IoU": {label: np.round(np.atleast_2d(values), 5).tolist() for label, values in scores.items()},
     }

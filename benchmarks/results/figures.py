@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from strong_envs.benchmarks.metrics.breakdown import true_windows
+from strong_envs.benchmarks.metrics.ground_truth import units_of
 from strong_envs.core.spans import nearest_window
 from strong_envs.features.files.atomic import replaced_file
 
@@ -93,7 +94,9 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
 def learning_curves(
     result: Mapping[str, Any], path: Path, x: str = "seconds", size: tuple[float, float] = SIZE
 ) -> None:
-    """Held-out mIoU after every stage: a line a system, references dashed.
+    """MIoU on the validation part after every stage: a line a system, references dashed.
+
+    Files of releases without a validation part have curves on the test part, and say so on the axis.
 
     A dot is a training run; shaded is the 95 % bootstrap interval of their mean.
 
@@ -117,7 +120,8 @@ def learning_curves(
         for score in scores:
             axes.plot(at, score, ".", color=colour, alpha=0.4)
         ends.append((float(scores.mean(0)[-1]), system, colour))
-    for row in result["rows"]:
+    validation = result.get("validation")
+    for row in result["rows"] if validation is None else validation["references"]:
         if row.get("reference") and row["reference"] not in OMITTED:
             axes.axhline(row["metrics"]["mIoU"], color=GREY, linestyle="--", linewidth=0.8)
             ends.append((row["metrics"]["mIoU"], row["system"], GREY))
@@ -126,7 +130,7 @@ def learning_curves(
 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("iteration (0: pre-training)" if x == "stage" else "seconds of training")
-    axes.set_ylabel("mIoU on held-out videos")
+    axes.set_ylabel("mIoU on held-out videos" if validation is None else "mIoU on validation videos")
     axes.set_ylim(0, max([*(e[0] for e in ends), 0.1]) * 1.1)
     axes.set_xlim(left=0)
     _label_ends(axes, ends)
@@ -160,7 +164,7 @@ def performance_profiles(
     figure, axes = _axes(size)
     for colour, style, label in _styled(per_query, systems):
         runs = np.array(per_query["IoU"][label])
-        share, low, high = performance_profile(runs, LEVELS, groups=per_query["videos"], draws=300)
+        share, low, high = performance_profile(runs, LEVELS, groups=units_of(per_query), draws=300)
         axes.plot(LEVELS, share, color=colour, linestyle=style, label=label)
         axes.fill_between(LEVELS, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.set_xlabel("IoU threshold m")

@@ -12,7 +12,7 @@ from typing import Any
 from strong_envs.benchmarks.results.schema import checked_cell, checked_result
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.atomic import write_text
-from strong_envs.features.files.errors import ascii_safe, shown
+from strong_envs.features.files.errors import ascii_safe, given_path, os_errors, shown
 from strong_envs.features.files.untrusted_json import read_json
 
 MOST_BYTES = 256 * 2**20
@@ -39,7 +39,13 @@ def _plain(value: Any) -> Any:
 
 
 def read_tree(path: str | Path) -> dict[str, Any]:
-    """The object of a JSON file; `DataError` where there is none."""
+    """The object of a JSON file; `DataError` where there is none, which names the result file of a folder."""
+    file = given_path(path, "the path of the result file")
+    with os_errors(f"read {shown(path)}"):
+        if file.is_dir():
+            found = [p for p in (file / "results.json", *sorted(file.glob("*/results.json"))) if p.is_file()]
+            instead = f"give {shown(found[0])}" if found else "no results.json lies in it; give the file of a result"
+            raise DataError(f"{shown(path)} is a folder; {instead}")
     values = read_json(path, MOST_BYTES, finite=True)
     if not isinstance(values, dict):
         raise DataError(f"{shown(path)} is not a result file: it holds a {type(values).__name__}")

@@ -11,7 +11,7 @@ import numpy as np
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.metrics.catalogue import METRICS
 from strong_envs.benchmarks.metrics.columns import in_order
-from strong_envs.benchmarks.metrics.ground_truth import GroundTruth
+from strong_envs.benchmarks.metrics.ground_truth import GroundTruth, units_of
 from strong_envs.benchmarks.metrics.score import score
 from strong_envs.benchmarks.metrics.statistics import estimates
 from strong_envs.benchmarks.protocols import Protocol
@@ -41,13 +41,14 @@ def system_row(
     """
     from strong_envs import agents
 
-    groups = list(runs[0]["videos"])
+    groups = units_of(runs[0])
     metrics, intervals, caveat = measured(scores, protocol, groups)
     metrics |= _of_runs(runs)
     iou = np.array([each["IoU"] for each in scores])
     return {
         "system": label,
         "description": agents.find(runs[0]["system"]).description,
+        **agents.registry.information(runs[0]["system"], runs[0].get("options")),
         "protocol": protocol.as_dict(),
         "seeds": len(runs),
         "queries": iou.shape[1],
@@ -147,4 +148,4 @@ def own_moves(runs: Sequence[Mapping[str, Any]], protocol: Protocol) -> dict[str
     if not other:
         return {}
     listed = ", ".join(f"{name}={value}" for name, value in other.items())
-    return {"note": f"moves of its own, as published: {listed}."}
+    return {"note": f"moves of its own: {listed}."}

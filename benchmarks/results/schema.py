@@ -37,6 +37,8 @@ class Row(Struct):
     caveat: Name | None = None
     note: Name | None = None
     description: Name | None = None
+    sees: Name | None = None
+    learns_from: Name | None = None
     reference: Name | None = None
 
 
@@ -67,6 +69,7 @@ class PerQuery(Struct):
     videos: list[Name]
     truth: list[Any]
     IoU: dict[str, list[list[Score]]]
+    units: list[Name] = []
 
 
 class Claim(Struct):
@@ -79,6 +82,8 @@ class Claim(Struct):
     difference: Number | UnsetType = UNSET
     low: Number | UnsetType = UNSET
     high: Number | UnsetType = UNSET
+    p_value: Number | UnsetType = UNSET
+    p_adjusted: Number | UnsetType = UNSET
 
 
 class Machine(Struct):
@@ -100,6 +105,13 @@ class About(Struct):
     seeds: list[Count] | UnsetType = UNSET
 
 
+class Validation(Struct):
+    """The part that curves and traces are of, and the references of that part."""
+
+    split: Name
+    references: list[Row]
+
+
 class ResultFile(Struct):
     """``results.json`` or ``sweep.json``."""
 
@@ -111,6 +123,7 @@ class ResultFile(Struct):
     values: list[bool | int | float | str | list[Any] | None] = []
     curves: dict[str, list[list[Stage]]] | UnsetType = UNSET
     traces: dict[str, list[list[Stage]]] = {}
+    validation: Validation | UnsetType = UNSET
     cells: dict[str, list[Key]] | UnsetType = UNSET
     failed: dict[str, Name] | UnsetType = UNSET
     refused: dict[str, Name] | UnsetType = UNSET
@@ -138,11 +151,15 @@ class CellFile(Struct):
     data: Name
     test: Name
     seed: int
+    train: Name = "train"
+    validation: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    stages_split: Name | UnsetType | None = UNSET
     seconds_per_query: Seconds = 0.0
     parameters: Count | None = None
     dynamics: dict[str, Any] | None = None
     options: dict[str, Any] = {}
     trace: list[Stage] = []
+    units: list[Name] = []
     commit: Name | None = None
     candidate_oracle: list[Score] | UnsetType = UNSET
 
@@ -184,6 +201,8 @@ def checked_cell(values: Mapping[str, Any], where: str, key: str) -> dict[str, A
     lengths |= {f"scores of {name}": len(each) for name, each in found.scores.items()}
     if not isinstance(found.candidate_oracle, UnsetType):
         lengths["candidate_oracle"] = len(found.candidate_oracle)
+    if found.units:
+        lengths["units"] = len(found.units)
     for name, length in lengths.items():
         if length != count:
             raise DataError(f"{where} has {count} queries and {length} {name[:80]}")
@@ -194,6 +213,7 @@ def checked_cell(values: Mapping[str, Any], where: str, key: str) -> dict[str, A
 
 def _protocols(found: ResultFile) -> list[dict[str, Any]]:
     groups: list[Sequence[Row]] = [found.references]
+    groups += [] if isinstance(found.validation, UnsetType) else [found.validation.references]
     groups += [rows for rows in (found.rows, found.points) if not isinstance(rows, UnsetType)]
     if not isinstance(found.paper, UnsetType):
         groups += found.paper.values()
@@ -214,7 +234,7 @@ def _check_per_query(found: PerQuery, where: str) -> None:
     count = len(found.queries)
     if not (count or found.videos or found.truth or found.IoU):
         return  # the scores of queries were taken out, to have a small file
-    if len(found.videos) != count or len(found.truth) != count:
+    if len(found.videos) != count or len(found.truth) != count or len(found.units) not in (0, count):
         raise DataError(f"{where}: per_query must have one query, video and true moment for each query")
     if len(set(found.queries)) != count:
         raise DataError(f"{where}: per_query names a query twice")

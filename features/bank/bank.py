@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from functools import cached_property
 
 import numpy as np
@@ -45,6 +46,9 @@ class FeatureBank:
         frames: (N, D) float32 unless ``dtype`` says otherwise: a tensor, or `MappedRows`.
         frame_means: `WindowMeans` of the frames, by sample, or `MappedMeans`.
     """
+
+    hides_truth = False
+    """Whether true windows and boxes are refused, see `masked`."""
 
     def __init__(
         self,
@@ -90,6 +94,7 @@ class FeatureBank:
         truth = [[*q.windows, *[q.windows[-1]] * (most - len(q.windows))] for q in self.queries]
         self.truth = put(truth, torch.float64) / self.duration[self.video][:, None, None]
         self.frames = self._tensor("frames")
+        self._masked: weakref.ref[FeatureBank] | None = None
         if not torch.isfinite(self.query).all():
             raise DataError(f"store {store.name!r} holds NaN or infinite values in its query vectors")
         self.max_frames = max(v.n_frames for v in self.videos)
@@ -104,6 +109,19 @@ class FeatureBank:
     def __repr__(self) -> str:
         size = f"{len(self)} queries, {len(self.videos)} videos"
         return f"FeatureBank({self.name!r}, {size}, device={str(self.device)!r})"
+
+    def masked(self) -> FeatureBank:
+        """The bank without the truth, sharing its memory: what an agent is given to predict a test part.
+
+        Asking it for true windows or boxes raises one sentence, see `strong_envs.features.bank.masked`.
+        """
+        from strong_envs.features.bank.masked import MaskedBank
+
+        known = None if self._masked is None else self._masked()
+        if known is None:
+            known = MaskedBank(self)
+            self._masked = weakref.ref(known)
+        return known
 
     @property
     def mapped(self) -> bool:

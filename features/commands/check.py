@@ -28,7 +28,7 @@ from strong_envs.features.datasets.parsing import VIDEO_SUFFIXES, read_json
 from strong_envs.features.datasets.sniff import sniff_file
 from strong_envs.features.datasets.types import Annotations, Report
 from strong_envs.features.errors import DataError
-from strong_envs.features.files.errors import os_errors, shown
+from strong_envs.features.files.errors import given_path, os_errors, shown
 from strong_envs.features.importing.feature_files import FeatureFiles, iter_features
 from strong_envs.features.importing.file_names import ARRAY_SUFFIXES, list_arrays
 from strong_envs.features.importing.h5_stream import H5_SUFFIXES
@@ -89,7 +89,7 @@ def check(
     Returns:
         One item for every part; unreadable parts carry an ``error``. A path that does not exist raises `DataError`.
     """
-    target = Path(path)
+    target = given_path(path, "the path to check")
     with os_errors(f"read {shown(path)}"):
         if not target.exists():
             raise DataError(f"no such file or folder: {str(target)!r}")

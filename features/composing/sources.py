@@ -22,6 +22,7 @@ from strong_envs.features.datasets.parsing import VIDEO_SUFFIXES
 from strong_envs.features.datasets.sniff import HEAD_BYTES, sniff_file
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import given_path
 from strong_envs.features.store.store import FeatureStore
 
 _KEY = re.compile(r'"([^"\\]{1,64})"\s*:')
@@ -82,7 +83,7 @@ def open_clips(
 
     if isinstance(source, FeatureStore):
         return clips_of_store(source, whole=options.whole_videos), source, None
-    name = os.fspath(source)
+    name = str(given_path(source, "the path of the clips"))
     if not Path(name).exists() and (name == "shapes" or name in keys()):
         store = open_store("shapes-v0" if name == "shapes" else name)
         return clips_of_store(store, whole=options.whole_videos), store, None
@@ -157,7 +158,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any] | None:
     Raises:
         DataError: a list of clips that cannot be read.
     """
-    target = Path(path)
+    target = given_path(path)
     if (target / "manifest.json").is_file() or not target.exists():
         return None
     if not (list_files(target) or (target.is_dir() and _has_class_folders(target))):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import pkgutil
 from importlib import import_module
-from pathlib import Path
 
 from strong_envs.features.datasets import formats
 from strong_envs.features.datasets.boxes import boxes_at_rows, read_boxes
@@ -18,6 +17,7 @@ from strong_envs.features.datasets.format import FORMATS, READERS, Format, annot
 from strong_envs.features.datasets.sniff import BOXES, sniff_file
 from strong_envs.features.datasets.types import Annotations
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.errors import given_path
 
 __all__ = [
     "FORMATS",
@@ -44,7 +44,7 @@ def find_format(path: str | os.PathLike) -> str:
     Raises:
         DataError: nothing there is recognised, or a folder holds several formats; the message lists the formats.
     """
-    target = Path(path)
+    target = given_path(path, "the path of the annotations")
     known = ", ".join(sorted(READERS))
     try:
         files = sorted(p for p in target.iterdir() if p.is_file()) if target.is_dir() else [target]

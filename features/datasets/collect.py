@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from strong_envs.features.datasets.leaks import find_leaks
-from strong_envs.features.datasets.parsing import id_problem, is_unicode, number, show, split_of, whole
+from strong_envs.features.datasets.parsing import id_problem, is_unicode, number, show, split_of, whole, written_time
 from strong_envs.features.datasets.types import Annotations, Query, Report, Video, clean_window
 from strong_envs.features.datasets.units import suspect_units
 from strong_envs.features.errors import DataError
@@ -63,7 +63,8 @@ class Collector:
             return None
         seconds = number(duration)
         if seconds is None or not 0 < seconds <= MAX_DURATION:
-            self.drop("a video's duration is not a positive number", f"{where}: {show(duration)}", rows)
+            form = written_time(duration) or "is not a positive number"
+            self.drop(f"a video's duration {form}", f"{where}: {show(duration)}", rows)
             return None
         known = self.videos.get(video_id)
         if known is None:
@@ -133,7 +134,8 @@ class Collector:
             return None
         start, end = number(window[0]), number(window[1])
         if start is None or end is None:
-            self.report.add("a boundary is not a finite number", "dropped", f"{where}: {show(window)}")
+            form = next((f for f in map(written_time, window) if f is not None), "is not a finite number")
+            self.report.add(f"a boundary {form}", "dropped", f"{where}: {show(window)}")
             return None
         self._times.setdefault(split, []).append((end, video.duration))
         if start >= end > video.duration:

@@ -12,7 +12,7 @@ from typing import Any
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
 from strong_envs.features.files import untrusted_json
-from strong_envs.features.files.errors import os_errors, shown
+from strong_envs.features.files.errors import given_path, os_errors, shown
 
 MAX_JSON_BYTES = 128 * 2**20  # a JSON tree takes up to 24 times its text in memory, so this bounds it near 3 GiB
 MAX_LINES_BYTES = 512 * 2**20
@@ -28,6 +28,8 @@ VIDEO_SUFFIXES = (
 PathOrPaths = str | os.PathLike | Sequence[str | os.PathLike]
 
 _SPLIT = re.compile(r"(?<![a-z])(train|training|val|valid|validation|dev|test|testing)(?![a-z])")
+_CLOCK = re.compile(r"-?\d{1,4}(:\d{1,2}){1,2}([.,]\d{1,9})?")
+_UNIT = re.compile(r"-?\d{1,9}([.,]\d{1,9})? ?(ms|s|sec|secs|seconds?|m|min|mins|minutes?|h|%|frames?)", re.IGNORECASE)
 _SPLIT_NAMES = {"t": "train", "v": "val", "d": "val"}
 
 
@@ -46,6 +48,22 @@ def number(value: object) -> float | None:
     except OverflowError:
         return None
     return result if math.isfinite(result) else None
+
+
+def written_time(value: object) -> str | None:
+    """What is wrong with a time that is text: its form, such as "is written as minutes:seconds"; None for others."""
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    clock = _CLOCK.fullmatch(text)
+    if clock is not None:
+        return f"is written as {'hours:' if text.count(':') == 2 else ''}minutes:seconds"
+    if _UNIT.fullmatch(text):
+        return "is written with a unit"
+    try:
+        return "is a number in quotation marks" if math.isfinite(float(text)) else None
+    except ValueError:
+        return None
 
 
 def whole(value: object) -> int | None:
@@ -162,7 +180,7 @@ def list_files(path: PathOrPaths, accept: Callable[[Path], bool], wanted: str) -
         if not files:
             raise DataError(f"no paths were given; pass {wanted}")
         return files
-    target = Path(path)
+    target = given_path(path, "the path of the annotations")
     with os_errors(f"read {shown(path)}"):
         if target.is_dir():
             entries = sorted(p for p in target.iterdir() if p.is_file())

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from strong_envs.features.errors import DataError
 
 MAX_EXAMPLES = 5
+UNITS = ("group", "clip", "source_video")
+"""Entries of a query's ``extra`` that name the source which it shares with others."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,14 @@ class Query:
     windows: tuple[tuple[float, float], ...]
     split: str = "train"
     extra: dict = field(default_factory=dict, compare=False)
+
+    @property
+    def unit(self) -> str:
+        """What statistics draw as a whole, since its queries are not independent: the first of `UNITS`, or the video.
+
+        Composed videos share clips, and clips of one group were cut from one source; windows share their video.
+        """
+        return next((str(self.extra[name]) for name in UNITS if self.extra.get(name) is not None), self.video)
 
 
 @dataclass

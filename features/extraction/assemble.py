@@ -18,7 +18,7 @@ from strong_envs.features.extraction.pca import PCA
 from strong_envs.features.extraction.work_folder import MARKER, Job, read_shard, shard_facts
 from strong_envs.features.files.atomic import replaced_folder, write_text
 from strong_envs.features.files.untrusted_json import read_json
-from strong_envs.features.store.manifest import is_store
+from strong_envs.features.store.manifest import is_store, may_replace
 from strong_envs.features.store.store import FeatureStore, StoreContents, StoredVideo, fill_folder
 from strong_envs.features.store.tensor_file import RowBlocks
 
@@ -90,7 +90,7 @@ def merge(found: Extraction) -> FeatureStore:
         text=found.text,
         extra=extra,
     )
-    with replaced_folder(target, is_store if found.overwrite else None, "a feature store") as staging:
+    with replaced_folder(target, may_replace if found.overwrite else None, "a feature store") as staging:
         content_hash = fill_folder(staging, contents)
         write_text(folder / MARKER, json.dumps({"content_hash": content_hash}))
     return FeatureStore.open(target)

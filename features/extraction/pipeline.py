@@ -42,7 +42,7 @@ from strong_envs.features.extraction.work_folder import (
 )
 from strong_envs.features.extraction.worker import Setup, run
 from strong_envs.features.files.atomic import write_text
-from strong_envs.features.files.errors import os_errors, shown
+from strong_envs.features.files.errors import given_path, os_errors, shown
 from strong_envs.features.files.untrusted_json import read_json
 from strong_envs.features.importing.detections import Detector
 from strong_envs.features.store.store import FeatureStore, check_target
@@ -90,7 +90,7 @@ def extract(
 
 def check_place(out: str | os.PathLike, overwrite: bool) -> Path:
     """Check, before any work, that a store and the work folder beside it can be written."""
-    target = Path(out)
+    target = given_path(out, "the folder of the store (--out)")
     if target.name in ("", ".."):
         target = Path(os.path.abspath(out))
     if moved_before(target, work_of(target)) is None:
@@ -188,7 +188,7 @@ def match_files(
     if isinstance(videos, Mapping):
         return {video: str(file) for video, file in videos.items() if video in annotations.videos}
     files: dict[Path, str] = {}
-    for given in map(Path, videos):
+    for given in (given_path(one, "the path of the videos") for one in videos):
         if given.is_dir():
             found = sorted(p for p in given.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file())
             files |= {p: p.relative_to(given).as_posix() for p in found}

@@ -25,6 +25,19 @@ def ascii_safe(text: str | bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
+def given_path(path: PathLike, what: str = "a path") -> Path:
+    """A path; an empty one, which would stand for the current folder, is refused.
+
+    Args:
+        path: as the user wrote it.
+        what: the argument, for the message.
+    """
+    text = os.fspath(path)
+    if not text.strip():
+        raise DataError(f"{what} is empty, got {text!r}; name a file or a folder (. is the current folder)")
+    return Path(path)
+
+
 def sentence(error: BaseException) -> str:
     """What an error says, without the number of the operating system."""
     if isinstance(error, OSError) and error.strerror:

@@ -1,4 +1,7 @@
-"""One process at a time in a folder. The lock is the operating system's, so a killed process leaves none behind."""
+"""One process at a time in a folder or at a file.
+
+The lock is the operating system's, so a killed process leaves none behind.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+from weakref import WeakValueDictionary
 
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import ascii_safe, os_errors, shown
@@ -81,6 +85,82 @@ def folder_lock(folder: str | os.PathLike, work: str = "work") -> Iterator[Path]
             with os_errors(f"release the lock of {shown(path)}"):
                 handle.seek(0)
                 handle.truncate()
+
+
+class FileLock:
+    """Hold a file for this process, by a hidden lock file beside it, until `release` or until it is freed.
+
+    The lock file is removed with the lock. Of several in one process for the same file, all hold it: see `file_lock`.
+
+    Args:
+        path: the file, which need not exist.
+        work: what is done to it, for the message to others.
+
+    Raises:
+        DataError: another process holds it; see `folder_lock`.
+    """
+
+    def __init__(self, path: str | os.PathLike, work: str = "work") -> None:
+        self._handle: IO[str] | None = None
+        target = Path(path)
+        self.file = target.with_name(f".{target.name[:200]}{LOCK_NAME}")
+        with os_errors(f"lock {shown(target)}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            while self._handle is None:
+                handle = open(self.file, "a+", encoding="utf-8", opener=_own_file)  # noqa: SIM115 (closed below)
+                if not try_lock(handle):
+                    with handle:
+                        raise DataError(
+                            f"{shown(target)} is in use: {_holder(handle)}; wait until it ends, or choose another file"
+                        )
+                if _is_there(handle, self.file):
+                    self._handle = handle
+                else:
+                    handle.close()  # its holder removed it between our opening and locking it
+            self._handle.seek(0)
+            self._handle.truncate()
+            self._handle.write(json.dumps(_this_process(work)))
+            self._handle.flush()
+        self._pid = os.getpid()
+
+    def release(self) -> None:
+        """Give the file free."""
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            with suppress(OSError), handle:
+                if os.getpid() == self._pid:  # not in a copy of this process, which holds nothing
+                    os.unlink(self.file)
+
+    def __del__(self) -> None:
+        self.release()
+
+
+_HELD: WeakValueDictionary[str, FileLock] = WeakValueDictionary()
+
+
+def file_lock(path: str | os.PathLike, work: str = "work") -> FileLock:
+    """The lock of a file, the same one for all who ask in this process; free when none of them keeps it.
+
+    Args:
+        path: the file.
+        work: what is done to it, for the message to others.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    key = os.path.realpath(path)
+    held = _HELD.get(key)
+    if held is None:
+        held = _HELD[key] = FileLock(key, work)
+    return held
+
+
+def _is_there(handle: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that has the path."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), os.stat(path))
+    except OSError:
+        return False
 
 
 def _own_file(path: str, flags: int) -> int:

@@ -41,7 +41,7 @@ class ObjectFiles:
         Raises:
             DataError: no such video, another C, or values that are not finite numbers.
         """
-        array = self.files.read(video)
+        array = self.files.read(video, report)
         where = f"{self.files.path.name}[{video}]"
         if array.ndim != 3 or array.dtype.kind != "f":
             raise DataError(f"{where} holds {array.dtype} {list(array.shape)}; objects are floats (rows, K, C)")

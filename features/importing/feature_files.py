@@ -15,10 +15,15 @@ import numpy as np
 from strong_envs.features.datasets.parsing import id_problem, show
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
-from strong_envs.features.files.errors import os_errors, shown
-from strong_envs.features.importing.file_names import FileNames, list_arrays
+from strong_envs.features.files.errors import given_path, os_errors, shown
+from strong_envs.features.importing.file_names import FileNames, leaves, list_arrays
 from strong_envs.features.importing.h5_stream import H5_SUFFIXES, H5Stream
-from strong_envs.features.importing.lengths import check_lengths, looks_transposed, transposed_for_sure
+from strong_envs.features.importing.lengths import (
+    all_look_transposed,
+    check_lengths,
+    looks_transposed,
+    transposed_for_sure,
+)
 from strong_envs.features.importing.options import FileOptions
 from strong_envs.features.importing.untrusted_arrays import as_rows, read_npy, read_npz
 
@@ -60,7 +65,7 @@ class FeatureFiles:
     """
 
     def __init__(self, path: str | os.PathLike, options: FileOptions | None = None, preferred: bool = True) -> None:
-        self.path, self.options = Path(path), options or FileOptions()
+        self.path, self.options = given_path(path, "the path of the features"), options or FileOptions()
         self._h5: H5Stream | None = None
         with os_errors(f"read {shown(path)}"):
             suffix = self.path.suffix.lower()
@@ -104,8 +109,12 @@ class FeatureFiles:
     def __contains__(self, item: str) -> bool:
         return bool(self._names.find(item))
 
-    def read(self, item: str) -> np.ndarray:
-        """The array stored for one id, as stored. Raises `DataError` when it is missing or cannot be used."""
+    def read(self, item: str, report: Report | None = None) -> np.ndarray:
+        """The array stored for one id, as stored. Raises `DataError` when it is missing or cannot be used.
+
+        Links to files are followed, since features often lie on another disk; ``report`` takes those that leave the
+        folder.
+        """
         found = self._names.find(item)
         if not found:
             raise DataError(f"{self.path.name} has no features for {show(item)}")
@@ -115,6 +124,10 @@ class FeatureFiles:
         name, file = found[0]
         if self._h5 is not None:
             return self._h5.read(name)
+        target = leaves(file, self.path) if report is not None and file != self.path else None
+        if report is not None and target is not None:
+            what = f"{_relative(file, self.path)} is {shown(target)}"
+            report.add("a feature file is a link to a file outside of its folder", "doubtful", what)
         return read_npz(file, self.options.key) if file.suffix.lower() == ".npz" else read_npy(file)
 
     def hint(self, items: Iterable[str]) -> str:
@@ -164,6 +177,7 @@ def iter_features(
     streams: list[FeatureFiles] = []
     widths: list[int] = []
     first: tuple[str, list[tuple[int, ...]]] | None = None
+    seen: list[dict[str, tuple[int, ...]]] = [{} for _ in listed]
     try:
         streams.extend(FeatureFiles(path, options) for path in listed)
         for stream in streams:
@@ -175,6 +189,8 @@ def iter_features(
                 continue
             shapes = [part.shape for part in parts]
             first = first or (video, shapes)
+            for known, shape in zip(seen, shapes, strict=True):
+                known[video] = shape
             for path, a, b in zip(listed, first[1], shapes, strict=True):
                 if durations and transposed_for_sure((first[0], a), (video, b), durations):
                     raise DataError(
@@ -193,6 +209,11 @@ def iter_features(
                 parts = [part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts]
             report.kept += 1
             yield video, _cut_and_join(parts, video, report)
+        for path, known in zip(listed, seen, strict=True):
+            if all_look_transposed(known, durations):
+                rows, width = next(iter(known.values()))
+                what = f"{shown(path)}: {rows} rows of {width} channels in every video"
+                report.add("an array looks transposed", "doubtful", what)
     finally:
         for stream in streams:
             stream.close()
@@ -211,7 +232,7 @@ def _read_parts(
         return None
     try:
         return [
-            as_rows(stream.read(video), f"{stream.path.name}[{video}]", report, options.transposed)
+            as_rows(stream.read(video, report), f"{stream.path.name}[{video}]", report, options.transposed)
             for stream in streams
         ]
     except DataError as error:
@@ -273,7 +294,7 @@ def load_query_features(
                 report.add("a query has no text features", "dropped", show(qid))
                 continue
             try:
-                array = files.read(qid)
+                array = files.read(qid, report)
                 rows = as_rows(array[None] if array.ndim == 1 else array, f"{files.path.name}[{qid}]", report)
             except DataError as error:
                 report.add("a text feature file cannot be used", "dropped", str(error))

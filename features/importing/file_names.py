@@ -19,6 +19,14 @@ Found = tuple[str, Path]
 """The name of an array without its file's suffix, ``/`` between folders, and the file that holds it."""
 
 
+def leaves(file: Path, folder: Path) -> Path | None:
+    """Where a link leads that leaves its folder; None for files that are no links, and for links inside the folder."""
+    if not file.is_symlink():
+        return None
+    target = Path(os.path.realpath(file))
+    return None if target.is_relative_to(os.path.realpath(folder)) else target
+
+
 def list_arrays(folder: Path) -> list[Found]:
     """All npy and npz files of a folder and its sub-folders, sorted; hidden ones and linked folders are left out."""
     found: list[Found] = []

@@ -44,7 +44,7 @@ class GridFiles:
             DataError: no such video, another shape, or values that are not finite numbers.
         """
         where = f"{self.files.path.name}[{video}]"
-        array = self._last_channels(self.files.read(video), where, report)
+        array = self._last_channels(self.files.read(video, report), where, report)
         if self.shape is None:
             self.shape = array.shape[1:]
         if array.shape[1:] != self.shape:

@@ -79,6 +79,24 @@ def transposed_for_sure(one: Named, other: Named, durations: Mapping[str, float]
     return abs(width_b - expected) <= max(ROW_TOLERANCE, LENGTH_TOLERANCE * expected)
 
 
+def all_look_transposed(shapes: Mapping[str, tuple[int, ...]], durations: Mapping[str, float] | None) -> bool:
+    """Whether all arrays have one shape, of two usual lengths of feature vectors, that is more likely (channels, rows).
+
+    An example is (512, 128), videos resampled to 128 rows; a single array of that shape says nothing.
+
+    Args:
+        shapes: (n, D) by video id.
+        durations: seconds by video id; arrays of videos of equal length are not suspected.
+    """
+    if len(shapes) < 2 or len(set(shapes.values())) > 1:
+        return False
+    known = [durations[video] for video in shapes if video in durations] if durations else []
+    if known and max(known) <= min(known) * (1 + LENGTH_TOLERANCE):
+        return False
+    rows, width = next(iter(shapes.values()))
+    return rows in CHANNELS and width in CHANNELS and width < rows
+
+
 def looks_transposed(shape: tuple[int, ...]) -> bool:
     """Whether an array has a usual number of channels as rows, and fewer columns than any usual number of channels."""
     rows, width = shape

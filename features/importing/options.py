@@ -60,7 +60,7 @@ class ImportOptions(FileOptions):
         say: takes one line with the store's size before it is written.
 
     Raises:
-        DataError: ``seconds_per_row`` is not positive.
+        DataError: ``seconds_per_row`` is not positive, or an empty name or path.
     """
 
     text: Encode | TextEncoder | str | os.PathLike | None = None
@@ -78,3 +78,7 @@ class ImportOptions(FileOptions):
     def __post_init__(self) -> None:
         if self.seconds_per_row is not None and not 0 < self.seconds_per_row < float("inf"):
             raise DataError(f"seconds_per_row must be positive, got {self.seconds_per_row!r}")
+        for option in ("text", "boxes", "objects", "grid", "pca", "name"):
+            value = getattr(self, option)
+            if isinstance(value, str) and not value.strip():
+                raise DataError(f"{option} (--{option}) is empty, got {value!r}; leave it out to take its default")

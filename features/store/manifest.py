@@ -116,15 +116,40 @@ def manifest_text(manifest: dict[str, Any]) -> str:
 
 def is_store(folder: Path) -> bool:
     """Whether a folder is a store and nothing else: a manifest of this format, and no file that stores do not have."""
-    # What file managers leave behind is no loss.
-    known = {FILE, ".DS_Store", "Thumbs.db", "desktop.ini", *(f"{tensor}.safetensors" for tensor in TENSORS)}
+    return _has_manifest(folder) and not _foreign(folder)
+
+
+def may_replace(folder: Path) -> bool:
+    """`is_store`, for a folder that is to be replaced.
+
+    Raises:
+        DataError: a store that holds something else as well, which it names.
+    """
+    if not _has_manifest(folder):
+        return False
+    found = _foreign(folder)
+    if found:
+        names = ", ".join(map(shown, found[:3])) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        raise DataError(
+            f"the store {shown(folder)} also holds {names}, which its replacement would delete; move that away, or "
+            "choose another path"
+        )
+    return True
+
+
+def _has_manifest(folder: Path) -> bool:
+    """Whether a folder, and no link to one, has a manifest of this format."""
     try:
-        if folder.is_symlink() or any(p.name not in known or not p.is_file() for p in folder.iterdir()):
-            return False
-        manifest = read_json(folder / FILE)
+        manifest = None if folder.is_symlink() else read_json(folder / FILE)
     except (OSError, DataError):
         return False
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names in a store's folder that stores do not have; what file managers leave behind is no loss."""
+    known = {FILE, ".DS_Store", "Thumbs.db", "desktop.ini", *(f"{tensor}.safetensors" for tensor in TENSORS)}
+    return sorted(p.name for p in folder.iterdir() if p.name not in known or not p.is_file())
 
 
 def check_manifest(folder: Path, manifest: Any) -> None:

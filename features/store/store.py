@@ -31,15 +31,15 @@ import numpy as np
 from strong_envs.features.datasets.types import Query
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.atomic import recover, refuse_replacing, replaced_folder
-from strong_envs.features.files.errors import check_output, os_errors, shown
+from strong_envs.features.files.errors import check_output, given_path, os_errors, shown
 from strong_envs.features.store.manifest import (
     FILE,
     FORMAT,
     FORMAT_VERSION,
     PER_ROW,
     check_manifest,
-    is_store,
     manifest_text,
+    may_replace,
     read_manifest,
 )
 from strong_envs.features.store.tensor_file import Rows, gather_rows, map_tensor, sha256, write_tensor
@@ -255,10 +255,10 @@ def check_target(path: str | os.PathLike, overwrite: bool) -> Path:
     Raises:
         DataError: something else is there, or the place cannot be written to.
     """
-    target = Path(path)
+    target = given_path(path, "the folder of the store (--out)")
     with os_errors(f"write the store {shown(target)}"):
         recover(target)
-        refuse_replacing(target, is_store if overwrite else None, "a feature store")
+        refuse_replacing(target, may_replace if overwrite else None, "a feature store")
         with suppress(FileNotFoundError):
             os.lstat(target)  # a name that the file system refuses
         check_output(target.absolute().parent, "folder", "the folder of the store,")
@@ -280,7 +280,7 @@ def write_store(path: str | os.PathLike, contents: StoreContents, *, overwrite: 
             or the folder cannot be written.
     """
     target = check_target(path, overwrite)
-    with replaced_folder(target, is_store if overwrite else None, "a feature store") as staging:
+    with replaced_folder(target, may_replace if overwrite else None, "a feature store") as staging:
         fill_folder(staging, contents)
     return FeatureStore.open(target)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -20,20 +21,37 @@ INFOS = ("numeric", "full", "light")
 """What ``info`` holds: arrays of fixed shape and dtype; also texts and lists; nothing but the ends of episodes."""
 
 
+TRUTH = ("tiou", "true_span", "true_spans", "box_iou", "coverage")
+"""Entries of ``info`` from which the truth can be read; withheld where ``reveal_truth`` is False."""
+
+
 class EnvBase:
-    """Arguments ``render_mode`` and ``info``, the viewer, and a specification that knows the longest episode."""
+    """Arguments ``render_mode``, ``info``, ``reveal_truth``, the viewer, a specification with the longest episode."""
 
     metadata: dict[str, Any]
     bank: FeatureBank
     _spec: EnvSpec | None = None
     _viewer: Viewer | None = None
 
-    def _set_common(self, render_mode: str | None, info: str) -> None:
+    def _set_common(self, render_mode: str | None, info: str, reveal_truth: bool | None = None) -> None:
         modes = self.metadata["render_modes"]
         if render_mode is not None and render_mode not in modes:
             raise DataError(f"render_mode must be one of {modes} or None, got {render_mode!r}")
         self.render_mode = render_mode
         self.info_mode = check_choice(info, "info", INFOS)
+        if reveal_truth is not None and not isinstance(reveal_truth, bool):
+            raise DataError(f"reveal_truth must be True, False or None, got {reveal_truth!r}")
+        self._reveal = reveal_truth
+
+    @cached_property
+    def reveal_truth(self) -> bool:
+        """Whether ``info`` has the entries `TRUTH`. Unless said, they are withheld on a test part alone.
+
+        A test part is a split whose name begins with ``test``. Rewards are paid in any case.
+        """
+        if self._reveal is not None:
+            return self._reveal
+        return not (self.bank.hides_truth or (self.bank.split or "").startswith("test"))
 
     @property
     def max_steps(self) -> int:

@@ -48,7 +48,7 @@ def check_whole(value: Any, name: str, least: int = 1, most: int = MOST) -> int:
     if not _is_float(value) or int(value) != value or value < least:
         raise DataError(f"{name} must {valid}, got {shown(value)}")
     if value > most:
-        raise DataError(f"{name} must be a whole number of at most {most}, got {shown(value)}")
+        raise DataError(f"{name} must be a whole number in [{least:,}, {most:,}], got {shown(value)}")
     return int(value)
 
 

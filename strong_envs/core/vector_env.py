@@ -25,6 +25,8 @@ from strong_envs.features.errors import DataError
 
 OUTPUTS = ("numpy", "torch")
 OBSERVATIONS = ("features", "index")
+MOST_ENVS = 1_000_000
+"""More episodes at once are refused; their observations would fill any memory."""
 
 
 def check_observation(observation: str, flatten: bool) -> str:
@@ -59,8 +61,9 @@ class IndexVectorEnv(EnvBase, gym.vector.VectorEnv):
         info: str = "numeric",
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
+        reveal_truth: bool | None = None,
     ) -> None:
-        num_envs = check_whole(num_envs, "num_envs")
+        num_envs = check_whole(num_envs, "num_envs", most=MOST_ENVS)
         self.num_envs, self.bank, self.device = num_envs, bank, bank.device
         self.output = check_choice(output, "output", OUTPUTS)
         try:
@@ -70,7 +73,7 @@ class IndexVectorEnv(EnvBase, gym.vector.VectorEnv):
             raise DataError(f"autoreset_mode must be one of {modes}, got {autoreset_mode!r}") from None
         # A copy for this instance: writing into the class would change every other environment.
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
-        self._set_common(render_mode, info)
+        self._set_common(render_mode, info, reveal_truth)
         self.limit = None if max_episode_steps is None else check_whole(max_episode_steps, "max_episode_steps")
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, num_envs)
@@ -122,9 +125,11 @@ class IndexVectorEnv(EnvBase, gym.vector.VectorEnv):
 
     def _more_info(self, sample: np.ndarray) -> dict[str, Any]:
         """What ``info="full"`` adds for samples (B,), of any type."""
-        truth = self.bank.truth.cpu().numpy() * self.bank.duration[self.bank.video].cpu().numpy()[:, None, None]
         texts = {"qid": self.bank.qids, "text": self.bank.texts}
         more = {name: np.array([known[i] for i in sample], object) for name, known in texts.items()}
+        if not self.reveal_truth:
+            return more
+        truth = self.bank.truth.cpu().numpy() * self.bank.duration[self.bank.video].cpu().numpy()[:, None, None]
         spans = truth[sample]
         return {"true_spans": torch.as_tensor(spans) if self.output == "torch" else spans, **more}
 

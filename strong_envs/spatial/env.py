@@ -123,7 +123,8 @@ class SpatialTrackEnv(ScalarEnv):
       `initial_box=(0.5, 0.5, 0.5, 0.5)`, `window="initial"` | `"truth"` | `"random"` | `"whole"`.
     - `appearance=True`, `surroundings=True`, `flatten=False`, `render_mode=None` | `"rgb_array"` | `"human"`.
     - `observation="features"` | `"index"` (`sample`, `first`, `last`, `frame` and `box`, what a replay stores);
-      `info="numeric"` | `"full"` | `"light"`.
+      `info="numeric"` | `"full"` | `"light"`;
+      `reveal_truth=None`: as in `TemporalMomentEnv`, without `box_iou`, `coverage` and the true windows on a test part.
 
     ## Version history
     - v0: first release. Unreleased: `info` holds arrays of fixed shape, texts on request; `window="truth"` draws one of
@@ -140,10 +141,12 @@ class SpatialTrackEnv(ScalarEnv):
         render_mode: str | None = None,
         flatten: bool = False,
         info: str = "numeric",
+        reveal_truth: bool | None = None,
         **arguments: Any,
     ) -> None:
         refuse_vector_arguments(arguments)
-        self._set_common(render_mode, info)
+        self._set_common(render_mode, info, reveal_truth)
+        arguments = {**arguments, "reveal_truth": reveal_truth}
         # One episode of the vector environment: the box, its sums and the critic are tensors in any case.
         self._one = SpatialTrackVectorEnv(
             1, features, flatten=flatten, info=info, autoreset_mode=AutoresetMode.DISABLED, **arguments

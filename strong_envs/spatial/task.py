@@ -30,6 +30,9 @@ INHERITANCE = ("previous", "none", "first")
 """Which box a frame begins with: that of the frame before (Eq. 12); b0, frame by frame alone (the paper's TRL+dis);
 or the box of the first frame, the only one in which there are actions (TRL+fix)."""
 
+MOST_ACTIONS = 10_000
+"""More actions in a frame are refused."""
+
 PAYMENTS = ("sign", "change")
 """What a move earns: the sign of the change of the score (Eq. 11), or the change itself."""
 
@@ -72,8 +75,8 @@ class SpatialConfig:
                 raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(value, valid)}")
         check_number(self.z_s, "z_s", 0, 1e6, above=True)
         for name in ("actions_per_frame", "first_frame_actions"):
-            check_whole(getattr(self, name), name)
-        check_number(self.tie_tolerance, "tie_tolerance")
+            check_whole(getattr(self, name), name, most=MOST_ACTIONS)
+        check_number(self.tie_tolerance, "tie_tolerance", 0, 1e6)
         if self.same_action and self.reward != "q_value":
             raise DataError(f"same_action compares one action's value under reward='q_value', not {self.reward!r}")
         check_box(self.initial_box, "initial_box")
@@ -312,7 +315,8 @@ class SpatialTask:
         """
         if self.needs_critic:
             raise DataError(
-                f"reward={self.config.reward!r} is known for the move that was made only; train with feedback='taken'"
+                f"reward={self.config.reward!r} is known for the move that was made only; train with algorithm='dqn' "
+                "or 'ddpg'"
             )
         count, actions = len(sample), self.n_actions
         moves = torch.arange(actions, device=box.device).repeat(count)
@@ -405,7 +409,10 @@ class SpatialTask:
         if self.config.appearance:
             observation["query"] = self.bank.query[sample]
             observation["scene"] = self.bank.frame_means(sample, first, last)
-            observation["inside"] = self.temporal.local.pool(rows, boxes.corners(box))
+            local, edges = self.temporal.local, boxes.corners(box)
+            # What lies in the box itself, without the margin that the temporal level may have around it.
+            pyramid = local.levels != (1,)
+            observation["inside"] = local.pool(rows, edges) if pyramid else self.bank.frame_box_features(rows, edges)
         if self.config.surroundings:
             observation["around"] = self.around(rows, box)
             observation["box"] = box

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from strong_envs.rendering.viewer import Shot
 
 INDEX = ("sample", "first", "last", "frame", "box")
-ENV_ARGUMENTS = ("critic", "attention_box", "flatten", "observation", "render_mode", "info")
+ENV_ARGUMENTS = ("critic", "attention_box", "flatten", "observation", "render_mode", "info", "reveal_truth")
 TASK_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "spp_reduce", "box_margin", *TEMPORAL_NAMES)
 
 
@@ -80,11 +80,13 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         observation: str = "features",
         max_episode_steps: int | None = None,
         info: str = "numeric",
+        reveal_truth: bool | None = None,
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
         task = make_spatial_task(features, **arguments)
-        self._setup(task, num_envs, flatten, autoreset_mode, output, observation, info, render_mode, max_episode_steps)
+        more = (info, render_mode, max_episode_steps, reveal_truth)
+        self._setup(task, num_envs, flatten, autoreset_mode, output, observation, *more)
 
     @classmethod
     def of(cls, task: SpatialTask, num_envs: int) -> SpatialTrackVectorEnv:
@@ -104,6 +106,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
         info: str = "numeric",
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
+        reveal_truth: bool | None = None,
     ) -> None:
         self.task = task
         super().__init__(
@@ -118,6 +121,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
             info,
             render_mode,
             max_episode_steps,
+            reveal_truth,
         )
         self.walk: TrackState | None = None
         self.choose_window: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
@@ -243,7 +247,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
             "sample": self.sample.clone(),
             "action_mask": self._action_mask().to(torch.int8),
         }
-        if bank.has_boxes:
+        if bank.has_boxes and self.reveal_truth:
             seen = (walk.frame - (walk.frame_action == 0).to(torch.int64)).clamp(min=walk.first)
             truth = bank.true_box(walk.sample, torch.minimum(seen, walk.last - 1)).to(torch.float64)
             info["box_iou"] = boxes.box_iou(corners, truth)

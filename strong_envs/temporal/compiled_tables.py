@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,7 @@ class HostArrays:
 
         self.task, self.total = task, float(config.total)
         self.kind = IOU_KINDS.index(config.iou)
-        self.table, self.truth, self.seconds = host(task.table), host(task.truth), host(task.seconds)
-        self.true_seconds = host(task.true_seconds)
+        self.table, self.seconds = host(task.table), host(task.seconds)
         self.n_actions = len(self.table)
         self.first = np.array(config.initial_span, np.float64) * self.total
         self.on_host = bank.device.type == "cpu" and not bank.mapped
@@ -43,6 +43,16 @@ class HostArrays:
         for name, shape in task.dims().items():
             self.parts[name] = slice(self.size, self.size + shape[0])
             self.size += shape[0]
+
+    @cached_property
+    def truth(self) -> np.ndarray:
+        """(S, K, 2) true windows in steps."""
+        return np.ascontiguousarray(self.task.truth.cpu().numpy())
+
+    @cached_property
+    def true_seconds(self) -> np.ndarray:
+        """(S, K, 2) true windows in seconds."""
+        return np.ascontiguousarray(self.task.true_seconds.cpu().numpy())
 
     def rules(self, mode: int, full: bool, index: bool) -> c.Rules:
         """What `step_all` reads, for one way to reset and one kind of ``info`` and observation."""

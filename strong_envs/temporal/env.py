@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from strong_envs.core.env_base import ScalarEnv, refuse_vector_arguments
+from strong_envs.core.env_base import TRUTH, ScalarEnv, refuse_vector_arguments
 from strong_envs.core.observations import flat, split_options
 from strong_envs.core.sampling import draw_one, key_from
 from strong_envs.core.spans import CLAMPED, LEGACY, SIGNED
@@ -133,6 +133,8 @@ class TemporalMomentEnv(ScalarEnv):
     - `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
     - `global_scope="video"` | `"moment"`; `context=True`; `time_in_observation=False`; `flatten=False`.
     - `observation="features"` | `"index"`; `info="numeric"` | `"full"` | `"light"`.
+    - `reveal_truth=None`: whether `info` has `tiou`, `true_span` and `true_spans`. None withholds them on a test part
+      alone, which is a split whose name begins with `test`; pass True to have them there. Rewards are paid in any case.
     - `render_mode=None` | `"rgb_array"` | `"human"`.
 
     ## Version history
@@ -151,10 +153,11 @@ class TemporalMomentEnv(ScalarEnv):
         flatten: bool = False,
         observation: str = "features",
         info: str = "numeric",
+        reveal_truth: bool | None = None,
         **arguments: Any,
     ) -> None:
         refuse_vector_arguments(arguments)
-        self._set_common(render_mode, info)
+        self._set_common(render_mode, info, reveal_truth)
         self.flatten, self.observation = flatten, check_observation(observation, flatten)
         self.task = make_task(features, **arguments)
         self.bank = self.task.bank
@@ -313,5 +316,8 @@ class TemporalMomentEnv(ScalarEnv):
         if self.info_mode == "full":
             index = self._index
             info["true_spans"] = self._true_seconds.copy()
+        if not self.reveal_truth:
+            info = {name: value for name, value in info.items() if name not in TRUTH}
+        if self.info_mode == "full":
             info |= {"qid": self.bank.qids[index], "text": self.bank.texts[index], "path": list(self.path)}
         return info

@@ -23,6 +23,7 @@ from strong_envs.temporal.task import TemporalTask, make_task
 if TYPE_CHECKING:
     from strong_envs.rendering.viewer import Shot
 
+MOST_PARTS = 10_000
 EMPTY = 0.0
 """Both ends of the span before the action: an empty window at the start of the video."""
 
@@ -73,10 +74,11 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         observation: str = "features",
         max_episode_steps: int | None = None,
         info: str = "numeric",
+        reveal_truth: bool | None = None,
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
-        self.parts = check_whole(parts, "parts")
+        self.parts = check_whole(parts, "parts", most=MOST_PARTS)
         self.task: TemporalTask = make_task(features, **{"iou": "clamped", **arguments})
         bank, task = self.task.bank, self.task
         if observation == "index":
@@ -96,6 +98,7 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
             info,
             render_mode,
             max_episode_steps,
+            reveal_truth,
         )
         self.unreadable = 0
         self.window = torch.full((num_envs, 2), EMPTY, dtype=torch.float64, device=self.device)
@@ -108,9 +111,9 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
     def score(self, samples: Any, windows: Any) -> Tensor:
         """Rewards of any number of answers: (...,) float64.
 
-        An answer that cannot be read, with an end that is NaN or infinite, or that is no pair of numbers, scores 0 (-1
-        with ``iou="signed"``, whose wrong answers are negative) and is counted in ``unreadable``. Ends outside [0, 1]
-        are clipped.
+        An answer that cannot be read, with an end that is NaN, or that is no pair of numbers, scores 0 (-1 with
+        ``iou="signed"``, whose wrong answers are negative) and is counted in ``unreadable``. Ends outside [0, 1],
+        infinite ones among them, are clipped as in a step.
 
         Args:
             samples: (...,) whole numbers, indices into the split.
@@ -129,7 +132,7 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
             check_samples(rows.reshape(-1), rows.numel(), len(self.bank)) if rows.numel() else np.zeros(0, np.int64)
         )
         rows, given = torch.as_tensor(checked, device=self.device), given.to(self.device, torch.float64).reshape(-1, 2)
-        readable = torch.isfinite(given).all(-1)
+        readable = ~given.isnan().any(-1)
         self.unreadable += int((~readable).sum())
         ends = torch.sort(given.nan_to_num(0.0).clamp(0, 1) * self.task.config.total, -1).values
         worst = -1.0 if self.task.config.iou == "signed" else 0.0
@@ -172,7 +175,10 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         return self.task.iou(self.sample, ends[:, 0], ends[:, 1]), self._all, self._none
 
     def _actions(self, actions: Any) -> Tensor:
-        """(B, 2) float64 in [0, 1]; out of that range they are clipped, as Gymnasium's ClipAction does."""
+        """(B, 2) float64 in [0, 1]; out of that range they are clipped, as Gymnasium's ClipAction does.
+
+        Infinite numbers too: float32 has no others for numbers beyond its range.
+        """
         wanted = f"actions must be ({self.num_envs}, 2) fractions, start and end of a window"
         try:
             given = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions, np.float64))
@@ -202,12 +208,11 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
             return {}
         steps = self.window * self.task.config.total
         start, end = steps[:, 0], steps[:, 1]
-        return {
-            "tiou": self.task.iou(self.sample, start, end, "clamped"),
-            "span": self.seconds(),
-            "true_span": self.task.nearest_truth(self.sample, start, end),
-            "sample": self.sample.clone(),
-        }
+        truth = {}
+        if self.reveal_truth:
+            truth["tiou"] = self.task.iou(self.sample, start, end, "clamped")
+            truth["true_span"] = self.task.nearest_truth(self.sample, start, end)
+        return {**truth, "span": self.seconds(), "sample": self.sample.clone()}
 
 
 class TemporalOneShotEnv(ScalarEnv):
@@ -227,7 +232,7 @@ class TemporalOneShotEnv(ScalarEnv):
     | 1 | end |
 
     The smaller number is the start: an inverted pair names the same window as the sorted one, so every action is valid.
-    Numbers outside [0, 1] are clipped; NaN is refused.
+    Numbers outside [0, 1], infinite ones among them, are clipped; NaN is refused.
 
     ## Observation space
     `Dict` of float32 `Box`es, or with `flatten=True` their concatenation in this order.
@@ -246,7 +251,7 @@ class TemporalOneShotEnv(ScalarEnv):
     ## Rewards
     The clamped temporal IoU, in [0, 1]; an empty window pays 0. `iou="signed"` is Eq. 4 to the letter, negative for
     disjoint windows. `score(samples, windows)` pays any number of answers without a step; an answer that cannot be read
-    (NaN or infinite) scores 0 there and is counted in `unreadable`.
+    (NaN, or no pair of numbers) scores 0 there and is counted in `unreadable`.
 
     ## Start
     A sample drawn from the split. `reset(options=...)` takes `sample` (index into the split).
@@ -265,7 +270,8 @@ class TemporalOneShotEnv(ScalarEnv):
     - `features="shapes-v0"`, `split="train"`, `device="cpu"`, `boxes="frame"`, `spp_levels=(1,)`,
       `spp_reduce="concat"`, `box_margin=0.0`: as for `TemporalMoment-v0`. `parts=16`; `iou="clamped"`;
       `flatten=False`; `observation="features"` | `"index"`;
-      `render_mode=None` | `"rgb_array"` | `"human"`; `info="numeric"` | `"full"` | `"light"`.
+      `render_mode=None` | `"rgb_array"` | `"human"`; `info="numeric"` | `"full"` | `"light"`;
+      `reveal_truth=None`: as in `TemporalMomentEnv`, without `tiou` and the true windows on a test part.
 
     ## Version history
     - v0: first release. Unreleased: `info` holds arrays of fixed shape, texts on request; out-of-range actions are
@@ -282,10 +288,12 @@ class TemporalOneShotEnv(ScalarEnv):
         render_mode: str | None = None,
         flatten: bool = False,
         info: str = "numeric",
+        reveal_truth: bool | None = None,
         **arguments: Any,
     ) -> None:
         refuse_vector_arguments(arguments)
-        self._set_common(render_mode, info)
+        self._set_common(render_mode, info, reveal_truth)
+        arguments = {**arguments, "reveal_truth": reveal_truth}
         check_observation(arguments.get("observation", "features"), flatten)
         self._one = TemporalOneShotVectorEnv(
             1, features, flatten=flatten, info=info, autoreset_mode=AutoresetMode.DISABLED, **arguments

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ SCOPES = ("video", "moment")
 STARTS = ("initial", "random")
 INITIAL_SPAN = (0.25, 0.75)
 CONTEXT_STEPS = 2
+MOST_STEPS = 100_000
+"""An episode is no longer: each step is kept by those who draw or score its path."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class TemporalConfig:
                 f"reward={self.reward!r} pays by the sign of the IoU and needs iou='signed', got iou={self.iou!r}"
             )
         check_number(self.phi, "phi", 0, 1)
-        check_whole(self.max_steps, "max_steps")
+        check_whole(self.max_steps, "max_steps", most=MOST_STEPS)
         check_number(self.z_e, "z_e", 0.5, 1e6)
         check_number(self.step_scale, "step_scale", 0, 1e6, above=True)
         start, end = check_table(self.initial_span, 2, 1, "initial_span", "start and end as fractions of the video")[0]
@@ -100,8 +103,8 @@ class TemporalTask:
         bank: features of one split. local: where f_o comes from. config: see `TemporalConfig`.
 
     Attributes:
-        table: (A, 2) what each move adds to start and end, in steps. truth: (S, K, 2) true windows, in steps.
-        true_seconds: (S, K, 2), in seconds. n_frames: (S,) int64. seconds: (S,) seconds of a step.
+        table: (A, 2) what each move adds to start and end, in steps. n_frames: (S,) int64. seconds: (S,) seconds of a
+            step.
         reward: what pays a move. penalty: taken for an invalid one. ends: whether an invalid one ends the episode.
     """
 
@@ -109,13 +112,21 @@ class TemporalTask:
         self.bank, self.local, self.config = bank, local, config
         table = spans.move_table(config.step_scale, config.multi_scale)
         self.table = torch.as_tensor(table, device=bank.device)
-        self.truth = (bank.truth * config.total).clamp(0, config.total)
         self.n_frames = bank.n_frames[bank.video]
         self.seconds = bank.duration[bank.video] / config.total
-        self.true_seconds = bank.truth * bank.duration[bank.video][:, None, None]
         self.reward = rewards.find_temporal_reward(config.reward)
         self.penalty = 1.0 if config.invalid == "penalty" else 0.0
         self.ends = config.invalid == "terminate"
+
+    @cached_property
+    def truth(self) -> Tensor:
+        """(S, K, 2) true windows, in steps; not before a reward asks, so that a masked bank can be observed."""
+        return (self.bank.truth * self.config.total).clamp(0, self.config.total)
+
+    @cached_property
+    def true_seconds(self) -> Tensor:
+        """(S, K, 2) true windows, in seconds."""
+        return self.bank.truth * self.bank.duration[self.bank.video][:, None, None]
 
     @property
     def n_actions(self) -> int:
@@ -164,6 +175,15 @@ class TemporalTask:
         """Which actions change spans (B,), or stop: (B, A) bool."""
         shift = self.table[:, 0], self.table[:, 1]
         return spans.shifted(start[:, None], end[:, None], *shift, self.config.total)[2]
+
+    def shift(self, start: Tensor, end: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a move does to windows (B,), without its reward: start, end, and whether it ends the episode.
+
+        Unlike `move` it needs no truth; an agent predicts by it.
+        """
+        new_start, new_end, valid = spans.move(start, end, action, self.table, self.config.total)
+        ended = action == spans.STOP
+        return new_start, new_end, ended | ~valid if self.ends else ended
 
     def move(self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, iou: Tensor, action: Tensor) -> Transition:
         """One step of every episode (Eq. 5). ``t`` (B,) counts from 0, ``iou`` (B,) belongs to the span given."""
@@ -299,7 +319,7 @@ def random_windows(shape: tuple[int, ...], total: float, generator: torch.Genera
 
 
 TASK_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "spp_reduce", "box_margin")
-ENV_ARGUMENTS = (*TASK_ARGUMENTS, "flatten", "observation", "render_mode", "info")
+ENV_ARGUMENTS = (*TASK_ARGUMENTS, "flatten", "observation", "render_mode", "info", "reveal_truth")
 
 
 def make_task(

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from strong_envs.core.env_base import TRUTH
 from strong_envs.core.validation import check_whole
 from strong_envs.core.vector_env import IndexVectorEnv
 from strong_envs.features.bank.bank import FeatureBank
@@ -68,13 +69,14 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         max_episode_steps: int | None = None,
         copy: bool = True,
         info: str = "numeric",
+        reveal_truth: bool | None = None,
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
         if max_episode_steps is not None:
             arguments["max_steps"] = check_whole(max_episode_steps, "max_episode_steps")
         task = make_task(features, **arguments)
-        self._setup(task, num_envs, flatten, autoreset_mode, output, observation, copy, info, render_mode)
+        self._setup(task, num_envs, flatten, autoreset_mode, output, observation, copy, info, render_mode, reveal_truth)
 
     @classmethod
     def of(
@@ -102,6 +104,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
         copy: bool = True,
         info: str = "numeric",
         render_mode: str | None = None,
+        reveal_truth: bool | None = None,
     ) -> None:
         self.task = task
         self.has_multi_scale = task.has_multi_scale
@@ -117,6 +120,7 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
             observation,
             info,
             render_mode,
+            reveal_truth=reveal_truth,
         )
         zeros = torch.zeros(num_envs, dtype=torch.float64, device=self.device)
         self.start, self.end, self.iou = zeros, zeros, zeros
@@ -156,13 +160,18 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     def _finished(self, result: tuple[Any, Any, Any, Any, dict[str, Any]]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """What the compiled step leaves to Python: texts and pictures."""
         info = result[4]
+        if not self.reveal_truth:
+            for held in (info, info.get("final_info", {})):
+                for name in TRUTH:
+                    held.pop(name, None)
+                    held.pop(f"_{name}", None)
         if self.info_mode == "full":
             if "final_info" in info:
                 final = {name: part for name, part in info["final_info"].items() if not name.startswith("_")}
                 info["final_info"] = self._described(final, info["_final_info"])
             ends = ("episode", "_episode", "final_obs", "_final_obs", "final_info", "_final_info")
             kept = {name: info[name] for name in ends if name in info}
-            now = {name: info[name] for name in INFO}
+            now = {name: info[name] for name in INFO if name in info}
             result = (*result[:4], {**kept, **self._described(now, self._out(self._all))})
         if self.render_mode is not None:
             self._paid = result[1]
@@ -245,10 +254,12 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     def _info(self) -> dict[str, Tensor]:
         if self.light:
             return {}
+        where, truth = (self.sample, self.start, self.end), {}
+        if self.reveal_truth:
+            truth = {"tiou": self.task.iou(*where, "clamped"), "true_span": self.task.nearest_truth(*where)}
         return {
-            "tiou": self.task.iou(self.sample, self.start, self.end, "clamped"),
-            "span": self.task.to_seconds(self.sample, self.start, self.end),
-            "true_span": self.task.nearest_truth(self.sample, self.start, self.end),
+            **truth,
+            "span": self.task.to_seconds(*where),
             "invalid_move": self._invalid.clone(),
             "sample": self.sample.clone(),
             "action_mask": self._action_mask().to(torch.int8),

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from strong_envs import agents, features
+from strong_envs.agents.cli import held_out
 from strong_envs.agents.training.checkpoint import load_weights
 from strong_envs.agents.training.logs import COLUMNS, Logger
 from strong_envs.benchmarks.cli import main
@@ -90,9 +91,13 @@ def test_a_run_leaves_a_system_a_log_and_a_result(whole_run, ragged_store, capsy
     evaluated = [row for row in rows if row["mIoU"]]
     assert len(evaluated) == 4 + 1 + 4 + 1
     result = json.loads((whole_run / "result.json").read_text())
-    assert float(evaluated[-1]["mIoU"]) == pytest.approx(result["mIoU"], abs=1e-6)
     bank = features.load(ragged_store, "test")
     system = agents.find("strong").factory.load(str(whole_run / "system.safetensors"), bank)
+    assert result["mIoU"] == pytest.approx(held_out(system, bank), abs=1e-6)
+    assert float(evaluated[-1]["mIoU"]) == pytest.approx(result["history"][-1]["mIoU"], abs=1e-6)
+    assert result["history"][-1]["mIoU"] == pytest.approx(
+        held_out(system, features.load(ragged_store, "val")), abs=1e-6
+    )
     assert system.predict(bank).boxes is not None and sum(p.numel() for p in system.parameters()) > 1000
     assert main(command(ragged_store, whole_run, "--resume")) == 0
     assert "has ended" in capsys.readouterr().out

@@ -5,43 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small_strong import small_strong
 
 from strong_envs import agents, features
 from strong_envs.agents.cli import held_out
 from strong_envs.agents.inference import WEIGHTS
 from strong_envs.agents.strong.agent import Strong
-from strong_envs.agents.strong.args import level_args, strong_args
-from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.features import shapes
 from strong_envs.features.errors import DataError
-
-LEVEL = dict(
-    num_envs=16,
-    batch=64,
-    updates=1,
-    warmup=64,
-    actor_hidden=(16,),
-    critic_hidden=(16,),
-    states="uniform",
-    feedback="all",
-    objective="distil",
-    critic="heads",
-)
-
-
-def small(boxes="tracked", **changes):
-    return strong_args(
-        boxes=boxes,
-        rounds=1,
-        pretrain_steps=1280,
-        spatial_steps=1280,
-        temporal_steps=1280,
-        temporal=level_args(**LEVEL),
-        spatial=level_args(**LEVEL, stop=8),
-        frame_attention=FrameAttentionArgs(steps=10, queries=4, frames=6, hidden=8, inside_hidden=8),
-        **changes,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +21,11 @@ def world():
     return features.load("shapes-v0", "train"), features.load("shapes-v0", "test")
 
 
-@pytest.fixture(scope="module")
-def saved(world, tmp_path_factory):
+@pytest.fixture(scope="module", params=["own rewards", "frame labels", "all rewards"])
+def saved(request, world, tmp_path_factory):
     """A tracked system and its file."""
-    system = Strong.of(world[0], small()).fit()
+    steps = dict(pretrain_steps=1280, spatial_steps=1280, temporal_steps=1280)
+    system = Strong.of(world[0], small_strong(learns_from=request.param, **steps)).fit()
     path = tmp_path_factory.mktemp("systems") / "strong.safetensors"
     system.save(str(path))
     return system, path
@@ -142,7 +115,7 @@ def test_what_cannot_be_answered_is_refused(saved, predictor, world, ragged_stor
     with pytest.raises(DataError, match="no agent at"):
         agents.load(tmp_path / "absent.safetensors")
     bank = features.load(ragged_store, "train")
-    Strong.of(bank, small()).save(str(tmp_path / "odd.safetensors"))
+    Strong.of(bank, small_strong()).save(str(tmp_path / "odd.safetensors"))
     odd = agents.load(tmp_path / "odd.safetensors")
     cells = np.zeros((5, 4, 5, 6), np.float32)
     with pytest.raises(DataError, match="no rate of feature rows; pass duration"):
@@ -151,7 +124,7 @@ def test_what_cannot_be_answered_is_refused(saved, predictor, world, ragged_stor
         odd.predict(cells, text, duration=3.0)
     with pytest.raises(DataError, match="is no file; .* pass features="):
         odd.predict("v0", text)
-    Strong.of(bank, small("truth")).save(str(tmp_path / "bound.safetensors"))
+    Strong.of(bank, small_strong("truth")).save(str(tmp_path / "bound.safetensors"))
     with pytest.raises(DataError, match="upper bound"):
         agents.load(tmp_path / "bound.safetensors")
     given = torch.tensor([0.2, 0.2, 0.6, 0.7]).expand(len(bank), 4)

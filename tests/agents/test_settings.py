@@ -44,7 +44,7 @@ def test_values_of_another_type_are_refused(name, value):
             check_settings([name], {place: value})
 
 
-@pytest.mark.parametrize("word", ["batch=0", "lr_actor=-1", "rounds=-1", "rounds=1000000000000", "phi=1e999", "tau=2"])
+@pytest.mark.parametrize("word", ["batch=0", "lr=-1", "rounds=-1", "rounds=1000000000000", "phi=1e999", "tau=2"])
 def test_the_commands_refuse_wrong_settings_before_any_work(word, ragged_store, tmp_path, capsys):
     for command in ("train", "run"):
         out = tmp_path / command
@@ -72,10 +72,14 @@ def test_budgets_that_are_no_factor_are_refused(budget, ragged_store, tmp_path, 
 
 def test_contradictions_are_refused_without_a_bank():
     for name, settings, says in (
-        ("strong", {"feedback": "taken"}, "states='uniform' needs feedback='all'"),
-        ("strong", {"critic": "joined", "critic_hidden": (8,)}, "2 or more entries of critic_hidden"),
-        ("strong", {"entropy": 0.0}, "divides by entropy"),
-        ("strong", {"frame_scores": True, "attention": True}, "requires frame attention"),
+        ("strong", {"algorithm": "full feedback"}, "'full feedback' learns from 'all rewards'"),
+        ("strong", {"algorithm": "ddpg"}, "attention='cells' needs algorithm='dqn'"),
+        ("strong", {"lr_actor": 0.1}, "lr_actor is an argument of algorithm='ddpg' and 'full feedback'"),
+        ("strong (all rewards)", {"algorithm": "dqn"}, "does not agree with algorithm='dqn'"),
+        ("strong (all rewards)", {"critic": "joined", "critic_hidden": (8,)}, "2 or more entries of critic_hidden"),
+        ("strong (all rewards)", {"entropy": 0.0}, "divides by entropy"),
+        ("strong", {"frame_scores": True}, "requires frame attention"),
+        ("strong+frame scores", {"attention": "frames"}, "requires frame attention"),
         ("acrn", {"pool": 3}, "pool must divide the embedding"),
         ("read", {"sizes": (8, 8)}, "tuple of 4 int"),
         ("trl", {"boxes": "fram"}, "boxes must be one of"),

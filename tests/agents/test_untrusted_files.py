@@ -16,21 +16,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_strong import tiny_strong
 from spoilt_agents import spoilt_bytes, spoilt_header, spoilt_tensors, write
 
 from strong_envs import agents, features
+from strong_envs.agents.inference import load_system
+from strong_envs.agents.registry import BaseSystem, Prediction
 from strong_envs.agents.strong.agent import Strong
-from strong_envs.agents.strong.args import level_args, strong_args
-from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.agents.training.session import Session
 from strong_envs.benchmarks.cli import main
 from strong_envs.features.errors import DataError
 
 ROOT = Path(__file__).parents[2]
-LEVEL = dict(actor_hidden=(8, 8), critic_hidden=(8, 8), batch=16, warmup=16, num_envs=8)
+PACE = dict(batch=16, warmup=16, num_envs=8)
+LEVEL = dict(hidden=(8,), width=8, **PACE)
+ACTOR = dict(actor_hidden=(8, 8), critic_hidden=(8, 8), **PACE)
+LABELS = dict(frame_attention=dict(hidden=4, inside_hidden=4, steps=10), rounds=1)
 SYSTEMS = {
-    "strong": dict(temporal=LEVEL, spatial=LEVEL, frame_attention=dict(hidden=4, inside_hidden=4, steps=10), rounds=1),
+    "strong": dict(temporal=LEVEL, spatial=LEVEL, cells=dict(hidden=4, stretches=4, episodes=8), rounds=1),
+    "strong (all rewards)": dict(temporal=ACTOR, spatial=ACTOR, **LABELS),
+    "strong (paper)": dict(temporal=ACTOR, spatial=ACTOR, rounds=1),
     "trl": dict(temporal=LEVEL, spatial=LEVEL),
     "ctrl": dict(embedding=8, hidden=8),
     "mcn": dict(visual=8, language=8, embedding=8),
@@ -111,6 +117,39 @@ def test_weights_that_are_not_finite_are_refused(name, number, files, world, tmp
     assert "NaN or infinite values in" in answer(tmp_path / "spoilt.safetensors", world)
 
 
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_huge_weights_predict_windows_or_are_refused(name, files, world, tmp_path):
+    _, tensors, about = files(name)
+    huge = {k: t.abs().clamp(min=0.1) * 3e38 if k.endswith("weight") and t.is_floating_point() else t
+            for k, t in tensors.items()}  # fmt: skip
+    save_weights(tmp_path / "huge.safetensors", {k: t.nan_to_num() for k, t in huge.items()}, about)
+    try:
+        spans = load_system(tmp_path / "huge.safetensors", world[1]).predict(world[1]).spans
+    except DataError as error:
+        assert "predicts" in str(error) and "out of range" in str(error)
+    else:
+        assert spans.isfinite().all()
+
+
+def test_a_prediction_that_is_not_finite_is_refused_by_every_system(world):
+    class Broken(BaseSystem):
+        name = "broken"
+
+        def predict(self, bank, boxes=None):
+            spans = torch.zeros(len(bank), 2, dtype=torch.float64)
+            spans[3, 1] = float("nan") if boxes is None else 1.0
+            return Prediction(spans)
+
+    class Wider(Broken):
+        def predict(self, bank, boxes=None):
+            return super().predict(bank, boxes)
+
+    for kind in (Broken, Wider):
+        with pytest.raises(DataError, match=f"broken predicts 0.0 to nan s for query '{world[1].qids[3]}'"):
+            kind().predict(world[1])
+        assert kind().predict(world[1], boxes="given").spans[3, 1] == 1
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -135,12 +174,17 @@ def test_tensors_that_do_not_fit_are_named(name, change, says, files, world, tmp
 
 
 def test_a_header_cannot_take_memory(files, world, tmp_path):
-    _, tensors, about = files("trl")
-    for part, name, value in (
-        ("temporal", "actor_hidden", [16384, 16384, 16384]),
-        ("temporal", "critic_hidden", [16384] * 16),
-        ("temporal", "actor_hidden", [10**12]),
+    for system, part, name, value in (
+        ("trl", "temporal", "hidden", [16384] * 16),
+        ("trl", "temporal", "hidden", [10**12]),
+        ("trl", "temporal", "width", 16384),
+        ("strong", "spatial", "hidden", [16384, 16384, 16384]),
+        ("strong", "cells", "hidden", 16384),
+        ("strong (all rewards)", "temporal", "actor_hidden", [16384, 16384, 16384]),
+        ("strong (all rewards)", "spatial", "critic_hidden", [16384] * 16),
+        ("strong (all rewards)", "frame_attention", "inside_hidden", 16384),
     ):
+        _, tensors, about = files(system)
         spoilt = json.loads(json.dumps(about))
         spoilt["args"][part][name] = value
         write(tmp_path / "spoilt.safetensors", tensors, spoilt)
@@ -215,25 +259,12 @@ class Killed(Exception):
 
 
 def tiny(form):
-    level = dict(num_envs=8, batch=16, updates=1, warmup=24, capacity=100, actor_hidden=(8, 8), critic_hidden=(8, 8))
-    if form == "uniform":
-        level |= {"states": "uniform", "feedback": "all", "objective": "distil", "critic": "heads"}
-    return strong_args(
-        rounds=1,
-        pretrain_steps=80,
-        spatial_steps=80,
-        temporal_steps=80,
-        temporal=level_args(**level),
-        spatial=level_args(**{**level, "feedback": "all"}, stop=8),
-        frame_attention=FrameAttentionArgs(steps=6, queries=4, frames=6, hidden=8, inside_hidden=8),
-        random_boxes=0.5,
-        frame_scores=form == "uniform",
-    )
+    return tiny_strong(form, rounds=1, frame_scores=form == "uniform")
 
 
 @pytest.mark.parametrize("count", [6, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kill", [1, 7, 12, 17, 26])
-@pytest.mark.parametrize("form", ["replay", "uniform"])
+@pytest.mark.parametrize("form", ["own", "replay", "uniform"])
 def test_spoilt_checkpoints_are_resumed_or_refused(form, kill, count, ragged_store, tmp_path):
     bank, path, updates = features.load(ragged_store, "train"), tmp_path / "checkpoint.safetensors", 0
 
@@ -276,7 +307,8 @@ def stopped(ragged_store, tmp_path_factory):
     def stop(self, *_):
         nonlocal calls
         calls += 1
-        if calls == 8:
+        # Not before rows of the log belong to the checkpoint.
+        if calls >= 8 and len((folder / "log.csv").read_text().splitlines()) > 2:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
@@ -338,3 +370,40 @@ def test_a_folder_that_another_training_holds_is_refused(ragged_store, tmp_path,
         holder.wait()
     time.sleep(0.1)
     assert main(arguments) == 0, "the lock of a killed process is free"
+
+
+HOLD_CHECKPOINT = """
+import sys, time
+from strong_envs.agents.training.session import Session
+with Session(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_checkpoint_that_another_training_holds_is_refused(ragged_store, tmp_path, capsys):
+    """The lock is the session's, so it holds for `fit` in Python and for every command that trains."""
+    file, out = tmp_path / "pre.safetensors.checkpoint", tmp_path / "pre.safetensors"
+    command = [sys.executable, "-c", HOLD_CHECKPOINT, str(file)]
+    holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    bank = features.load(ragged_store, "train")
+    arguments = ["train-pretrained", "--features", ragged_store, "--budget", "1e-6", "--out", str(out)]
+    arguments += ["--set", "rounds=0"]
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(DataError, match=f"process {holder.pid} .* for training"):
+            agents.make("trl", bank, budget=0.001).fit(checkpoint=Session(file))
+        with pytest.raises(DataError, match=f"process {holder.pid}"), Session(file):
+            pass
+        assert main(arguments) == 2 and f"process {holder.pid}" in capsys.readouterr().err
+        assert not file.exists() and not out.exists()
+        Session(tmp_path / "other").begin(agents.make("trl", bank, budget=0.001))
+    finally:
+        holder.kill()
+        holder.wait()
+    time.sleep(0.1)
+    # One process may stop and resume as it likes, and leaves no lock.
+    for resume in (False, True):
+        with Session(file, every=None, updates=1, resume=resume) as session:
+            agents.make("trl", bank, budget=0.001).fit(checkpoint=session)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [file.name]

@@ -72,7 +72,7 @@ def finished_run(store_path: str, out: Path, labels: tuple[str, ...] = ("random"
             cells[label].append(cell)
             results[cell.key] = stored
     protocol = protocol_of(store, cells[labels[0]][0])
-    job = Job(args, store, bank, protocol, cells, {})
+    job = Job(args, store, protocol, cells, {})
     job.outcome.results.update(results)
     result = collect(job)
     write_json(out / "results.json", result)

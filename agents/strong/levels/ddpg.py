@@ -2,7 +2,7 @@
 
 Source: STRONG (ACM MM 2020), Eqs. 6 to 9; Lillicrap et al. 2016 for the algorithm. In the order of the paper: the
 arguments, the networks, acting, the critic's update (Eqs. 6 and 7), the actor's (Eq. 8), the targets' (Eq. 9).
-`agents.strong.full_feedback` replaces Eqs. 6 and 7 where training knows the reward of every action.
+`agents.strong.levels.full_feedback` replaces Eqs. 6 and 7 where training knows the reward of every action.
 
 ``preset="paper"`` has the numbers of the paper: learning rate .01, weights from N(0, .1), no entropy, mu in the target.
 ``preset="default"`` deviates:
@@ -143,7 +143,8 @@ class DDPG(Level):
         """
         with torch.no_grad():
             before, after = env.observe_moves(split(batch, "state."), split(batch, "next."))
-        now = self.inputs(before)
+        with self.dropping():
+            now = self.inputs(before)
         value, critic_loss = self._bellman(batch, now, after)
         self._step_critic(critic_loss)
         entropy = self._improve(now.detach(), None)

@@ -141,14 +141,16 @@ class DQN(Level):
             before: observations before the moves; gradients flow through them into an attention.
             after: those after the moves, in which the online network chooses.
             after_by_target: the same as the target's attention sees them.
-            action, reward, terminated: (B,) of the moves.
+            action: (B,) int64, the moves.
+            reward: (B,) what they paid.
+            terminated: (B,) whether they ended the episode.
         """
         with torch.no_grad():
             best = self.q_values(after).argmax(-1, keepdim=True)
             following = self.target_critic.all_actions(self.target_inputs(after_by_target)).gather(1, best)[:, 0]
             y = reward * self.unit + self.args.gamma * following * (1 - terminated.to(torch.float32))
-        self.train()
-        values = self.critic.all_actions(self.inputs(before))
+        with self.dropping():
+            values = self.critic.all_actions(self.inputs(before))
         value = values.gather(1, action[:, None])[:, 0]
         loss = nn.functional.smooth_l1_loss(value, y)
         self.optimiser.zero_grad(set_to_none=True)
@@ -156,7 +158,6 @@ class DQN(Level):
         if self.args.clip:
             nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], self.args.clip)
         self.optimiser.step()
-        self.eval()
         with torch.no_grad():
             torch._foreach_lerp_(self._followers, self._trained, self.args.tau)
         return {"critic_loss": loss.detach(), "q": value.detach().mean()}

@@ -53,7 +53,8 @@ class FullFeedback(DDPG):
         state = split(batch, "state.")
         with torch.no_grad():
             observation = env.observe_state(state)
-        now = self.inputs(observation)
+        with self.dropping():
+            now = self.inputs(observation)
         values = self.critic.all_actions(now)
         gain = float(env.has_multi_scale) if self.args.gain is None else self.args.gain
         rewards = env.action_rewards(state, gain)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +15,7 @@ from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.strong.attention import AttentiveInputs
 from strong_envs.agents.training.checkpoint import load_module
 from strong_envs.agents.training.loop import load_optimiser, optimiser_state, split
-from strong_envs.agents.training.matching import MatchingInputs, Scale
+from strong_envs.agents.training.matching import MatchingInputs, Scale, dropout_for
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import spans
 from strong_envs.features.errors import DataError, nearest
@@ -60,7 +62,7 @@ class LevelArgs:
     tau: float = 0.02
     """Share of the source that enters the targets in each update (Eq. 9)."""
     stop: int = spans.STOP
-    """The action that ends an episode; exploration does not draw it."""
+    """The action that ends an episode; the exploration of `agents.strong.levels.training` does not draw it."""
     epsilon_start: float = 1.0
     epsilon_end: float = 0.1
     epsilon_share: float = 0.5
@@ -70,8 +72,9 @@ class LevelArgs:
     the observation are joined, as in the paper."""
     width: int = 64
     """Width of a match, with ``network="matching"``."""
-    dropout: float = 0.0
-    """Share of the features and of the query that is dropped in training, with ``network="matching"``."""
+    dropout: float | None = None
+    """Share of the features and of the query that is dropped in training, with ``network="matching"``; None: by the
+    number of features (`dropout_for`)."""
     attention_heads: int = 2
     """Attentions of each kind over the frames of the window, where the observation has frames
     (`agents.strong.attention`)."""
@@ -119,7 +122,8 @@ class Level(nn.Module):
         if "frames" in shapes:
             inputs = AttentiveInputs(shapes, hidden, args.attention_heads)
         elif args.network == "matching":
-            inputs = MatchingInputs(shapes, hidden, args.width, args.dropout, scaled)
+            channels = shapes.get("local", shapes.get("inside", (0,)))[0]
+            inputs = MatchingInputs(shapes, hidden, args.width, dropout_for(channels, args.dropout), scaled)
         else:
             inputs = Standardise(shapes, hidden)
         if not args.standardise:
@@ -147,6 +151,19 @@ class Level(nn.Module):
     def update(self, batch: dict[str, Tensor], env: LevelEnv) -> dict[str, Tensor]:
         """One update from transitions of `IndexReplay`; returns detached scalars for the log."""
         raise NotImplementedError
+
+    @contextmanager
+    def dropping(self) -> Iterator[None]:
+        """Training mode, in which dropout is drawn from the generator of the agent, so that a checkpoint has it."""
+        self.train()
+        devices = {p.device for p in self.parameters() if p.device.type == "cuda"}
+        if any(part.p > 0 for part in self.modules() if isinstance(part, nn.Dropout)):
+            with torch.random.fork_rng(devices=list(devices)):
+                torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
+                yield
+        else:
+            yield
+        self.eval()
 
     def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the next update depends on: weights, targets, optimisers, generator; and JSON-ready settings."""

@@ -1,4 +1,4 @@
-"""DDPG, its replay and networks, and STRONG in turns."""
+"""Levels that learn, their replay and networks, and STRONG in turns."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from random_stores import random_store
-from small_strong import small_strong
+from small_strong import small_level, small_strong
 
 from strong_envs import agents, features
 from strong_envs.agents.strong.agent import Strong, make_level
 from strong_envs.agents.strong.args import level_args, strong_args
-from strong_envs.agents.strong.ddpg_training import train
+from strong_envs.agents.strong.cell_attention import AttendedFeatures
+from strong_envs.agents.strong.levels.training import train
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.agents.training.networks import Actor, Critic, Standardise
 from strong_envs.agents.training.replay import IndexReplay
@@ -20,6 +21,7 @@ from strong_envs.core.rewards import critic_rewards
 from strong_envs.features.errors import DataError
 from strong_envs.rollout import localise
 from strong_envs.temporal.env import TemporalMomentVectorEnv, make_task
+from strong_envs.temporal.task import TemporalConfig
 
 
 def test_critic_values_all_actions_like_one_by_one():
@@ -77,17 +79,19 @@ def test_a_transition_is_some_tens_of_bytes(ragged_store):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("multi_scale", "options", "least"),
+    ("environment", "options", "least"),
     [
-        (False, {"feedback": "taken"}, 0.6),
-        (False, {"feedback": "all"}, 0.6),
+        ({}, {"algorithm": "dqn"}, 0.7),
+        ({}, {"algorithm": "ddpg"}, 0.6),
+        ({}, {"algorithm": "full feedback"}, 0.6),
         # More moves than there are steps to make them in: what matters is to take the long ones first.
-        (True, {"feedback": "all", "objective": "distil"}, 0.8),
+        ({"multi_scale": True, "reward": "iou_delta", "phi": 0.001}, {"algorithm": "dqn", "gamma": 0.5}, 0.8),
+        ({"multi_scale": True}, {"algorithm": "full feedback", "objective": "distil"}, 0.8),
     ],
 )
-def test_ddpg_overfits_ten_samples(multi_scale, options, least):
+def test_every_algorithm_overfits_ten_samples(environment, options, least):
     bank = features.load("shapes-v0", "train")
-    task = make_task(bank, boxes="truth", multi_scale=multi_scale)
+    task = make_task(bank, boxes="truth", **environment)
     ten = torch.arange(10)
 
     class TenSamples(TemporalMomentVectorEnv):
@@ -140,9 +144,16 @@ def test_select_is_an_argument_of_strong(ragged_store):
 
 def test_values_of_a_critic_that_was_not_saved_are_refused(ragged_store, tmp_path):
     bank = features.load(ragged_store, "train")
-    Strong.of(bank, strong_args(boxes="frame", select="value")).save(str(tmp_path / "lean.safetensors"), lean=True)
-    with pytest.raises(DataError, match="saved without"):
-        Strong.load(str(tmp_path / "lean.safetensors"), bank).predict(bank)
+    for algorithm in ("ddpg", "dqn"):
+        args = strong_args(boxes="frame", select="value", temporal=level_args(algorithm=algorithm))
+        system, path = Strong.of(bank, args), str(tmp_path / f"{algorithm}.safetensors")
+        system.save(path, lean=True)
+        if algorithm == "ddpg":
+            with pytest.raises(DataError, match="saved without"):
+                Strong.load(path, bank).predict(bank)
+        else:
+            # A value-based agent acts by its critic, which is therefore in every file.
+            assert torch.equal(Strong.load(path, bank).predict(bank).spans, system.predict(bank).spans)
 
 
 @pytest.mark.parametrize(
@@ -188,20 +199,47 @@ def test_training_repeats_bit_for_bit_and_depends_on_the_seed(ragged_store):
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_strong_moves_boxes_and_survives_saving(ragged_store, tmp_path):
+DDPG = {"temporal": small_level("ddpg"), "spatial": small_level("ddpg", stop=8)}
+FORMS = {
+    "own rewards": {},
+    "plain network": {"temporal": small_level(network="plain", hidden=(8, 12))},
+    "frame labels": {"learns_from": "frame labels"},
+    "all rewards": {"learns_from": "all rewards"},
+    "ddpg": {"learns_from": "frame labels", **DDPG},
+    "ddpg by its critic": {
+        "learns_from": "frame labels",
+        "temporal": small_level("ddpg", greedy="critic", network="matching", width=8),
+        "spatial": small_level("ddpg", greedy="critic", stop=8),
+    },
+    "attention over frames": {"learns_from": "frame labels", "attention": "frames"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_strong_moves_boxes_and_survives_saving(form, ragged_store, tmp_path):
     bank, test = features.load(ragged_store, "train"), features.load(ragged_store, "test")
     stages = []
-    system = Strong.of(bank, small_strong()).fit(lambda stage, done, total, scalars: stages.append(stage))
+    system = Strong.of(bank, small_strong(**FORMS[form])).fit(lambda stage, *_: stages.append(stage))
     assert [s["stage"] for s in system.history] == ["pre-training", "round 1"]
     assert {"temporal alone", "round 1, spatial", "round 1, temporal"} <= set(stages)
     before = system.predict(test)
     assert before.boxes.shape == (int(test.n_frames[test.video].sum()), 4)
     assert (before.boxes[..., 2:] > before.boxes[..., :2]).all()
     assert before.boxes.min() >= 0 and before.boxes.max() <= 1
-    system.save(str(tmp_path / "agent.safetensors"))
-    after = Strong.load(str(tmp_path / "agent.safetensors"), bank).predict(test)
-    for name in ("spans", "length", "path", "boxes", "frames_seen"):
-        assert torch.equal(getattr(before, name), getattr(after, name)), name
+    sizes = []
+    for lean in (False, True):
+        path = tmp_path / f"{lean}.safetensors"
+        system.save(str(path), lean=lean)
+        loaded = Strong.load(str(path), bank)
+        after = loaded.predict(test)
+        for name in ("spans", "length", "path", "boxes", "frames_seen"):
+            assert torch.equal(getattr(before, name), getattr(after, name)), name
+        assert torch.equal(system.confidence(test, before), loaded.confidence(test, after))
+        sizes.append(path.stat().st_size)
+        # A system that was loaded from a lean file stays lean.
+        loaded.save(str(tmp_path / "again.safetensors"))
+        assert (tmp_path / "again.safetensors").stat().st_size == pytest.approx(sizes[-1], rel=0.02)
+    assert sizes[1] < 0.8 * sizes[0]
 
 
 def test_a_ramp_moves_steps_to_later_turns_and_keeps_their_sum(ragged_store):
@@ -223,7 +261,7 @@ def test_frames_may_be_longer_than_cells(tmp_path):
     assert torch.equal(loaded.predict(bank).path, strong.predict(bank).path)
     assert before.boxes is None and torch.isfinite(before.spans).all()
     with pytest.raises(DataError, match="6 numbers and a frame .* has 11"):
-        Strong.of(bank, small_strong(attention=True))
+        Strong.of(bank, small_strong(learns_from="frame labels", attention="frames"))
 
 
 def test_spans_stay_inside_their_videos(ragged_store):
@@ -236,6 +274,7 @@ def test_spans_stay_inside_their_videos(ragged_store):
 def test_paper_preset_has_the_papers_state_and_numbers(ragged_store):
     args = strong_args("paper")
     level = args.temporal
+    assert level.algorithm == args.spatial.algorithm == "ddpg" and args.learns_from == "own rewards"
     assert (level.lr_actor, level.gamma, level.tau, level.batch, level.weights_std) == (0.01, 0.2, 0.02, 128, 0.1)
     assert (level.actor_hidden, level.critic_hidden) == ((500, 128), (1024, 512, 300))
     assert args.temporal_env.phi == 0.1 and args.temporal_env.z_e == 10 and args.spatial_env.z_s == 10
@@ -251,12 +290,18 @@ def test_rewards_that_compare_values_train_with_what_goes_with_them(reward, ragg
     bank = features.load(ragged_store, "train")
     system = agents.make("strong", bank, budget=0.001, rounds=1, spatial_env={"reward": reward})
     args = system.args
-    assert system.frame_attention is None and args.spatial.feedback == "taken" and args.random_boxes > 0
-    assert "inside" in system.fit().spatial.inputs.names
+    assert system.frame_attention is None and args.spatial.network == "matching" and args.random_boxes > 0
+    assert system.fit().spatial.inputs.windows == ["inside", "scene", "around"]
     asked = agents.make("strong", bank, budget=0.001, spatial_env={"reward": reward, "surroundings": False})
     assert not asked.args.spatial_env.surroundings, "what is asked for stays"
-    wrong = agents.make("strong", bank, budget=0.001, spatial_env={"reward": reward}, spatial={"feedback": "all"})
-    with pytest.raises(DataError, match="train with feedback='taken'"):
+    wrong = agents.make(
+        "strong (all rewards)",
+        bank,
+        budget=0.001,
+        spatial_env={"reward": reward},
+        spatial={"algorithm": "full feedback"},
+    )
+    with pytest.raises(DataError, match="train with algorithm='dqn' or 'ddpg'"):
         wrong.fit()
 
 
@@ -269,12 +314,14 @@ def test_wrong_requests_are_explained(ragged_store, tmp_path):
     for wrong, says in (
         ({"preset": "papre"}, "did you mean 'paper'"),
         ({"gama": 0.1}, "no argument 'gama'; did you mean 'gamma'"),
+        ({"algorithm": "dnq"}, "algorithm must be one of .*did you mean 'dqn'"),
+        ({"lr_actor": 0.1}, "lr_actor is an argument of algorithm='ddpg' and 'full feedback', not 'dqn'"),
+        ({"algorithm": "ddpg", "critic": "head"}, "did you mean 'heads'"),
+        ({"algorithm": "ddpg", "states": "uniform"}, "states is an argument of algorithm='full feedback', not 'ddpg'"),
+        ({"network": "matchin"}, "did you mean 'matching'"),
     ):
         with pytest.raises(DataError, match=says):
             level_args(**wrong)
-    for wrong, says in (({"critic": "head"}, "did you mean 'heads'"), ({"states": "uniform"}, "needs feedback='all'")):
-        with pytest.raises(DataError, match=says):
-            level_args(**{"feedback": "taken", **wrong})
     with pytest.raises(DataError, match="no agent at"):
         load_weights(tmp_path / "absent.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"not a safetensors file")
@@ -295,15 +342,56 @@ def test_a_store_without_grid_is_refused_before_training(tmp_path):
             agents.make(name, bank)
 
 
-def test_a_static_attention_box_is_the_median_of_the_attention_boxes_of_its_video(ragged_store):
+def peaks_of(system, bank):
+    """Boxes around the peak of the attention that the boxes of a system follow."""
+    if system.frame_attention is not None:
+        return system.frame_attention.boxes(bank)
+    return AttendedFeatures(bank, system.cell_attention).peaks
+
+
+@pytest.mark.parametrize("learns_from", ["own rewards", "frame labels"])
+def test_a_static_attention_box_is_the_median_of_the_attention_boxes_of_its_video(learns_from, ragged_store):
     bank, test = (features.load(ragged_store, split) for split in ("train", "test"))
-    still, moving = (Strong.of(bank, small_strong(boxes)).fit() for boxes in ("static_attention", "attention"))
-    found, frame_attention = still.predict(test).boxes, still.frame_attention.boxes(test)
-    assert found.shape == frame_attention.shape and still.spatial is None
-    assert torch.equal(moving.predict(test).boxes, moving.frame_attention.boxes(test))
+    kinds = ("static_attention", "attention")
+    still, moving = (Strong.of(bank, small_strong(boxes, learns_from)).fit() for boxes in kinds)
+    found, peaks = still.predict(test).boxes, peaks_of(still, test)
+    assert found.shape == peaks.shape and still.spatial is None
+    assert torch.equal(moving.predict(test).boxes, peaks_of(moving, test))
     lengths = test.n_frames[test.video].tolist()
-    for boxes, frames_seen in zip(found.split(lengths), frame_attention.split(lengths), strict=True):
+    for boxes, frames_seen in zip(found.split(lengths), peaks.split(lengths), strict=True):
         assert (boxes == boxes[0]).all()
         ordered = frames_seen.sort(0).values[(len(frames_seen) - 1) // 2]
         assert torch.equal(boxes[0], ordered)
-    assert torch.equal(still.task.local.boxes, still.boxes(bank)), "trained on the boxes that it gives"
+    if learns_from == "frame labels":
+        assert torch.equal(still.task.local.boxes, still.boxes(bank)), "trained on the boxes that it gives"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"learns_from": "own reward"}, "learns_from must be one of .*did you mean 'own rewards'"),
+        ({"attention": True}, "attention must be one of"),
+        ({"attention": "none"}, "follow an attention; with learns_from='own rewards' it must be attention='cells'"),
+        ({"temporal": level_args(algorithm="ddpg")}, "attention='cells' needs algorithm='dqn'"),
+        ({"temporal": level_args(algorithm="full feedback"), "attention": "none"}, "'full feedback' learns from"),
+        ({"learns_from": "all rewards", "spatial": level_args(stop=8)}, None),
+        ({"learns_from": "all rewards", "temporal": level_args(), "spatial": level_args(stop=8)}, "does not agree"),
+        ({"temporal_env": TemporalConfig(time_in_observation=True)}, "needs time_in_observation=False"),
+        ({"temporal_env": TemporalConfig(global_scope="moment")}, "attention='cells' needs .*global_scope='video'"),
+    ],
+)  # fmt: skip
+def test_what_a_system_learns_from_must_agree_with_its_parts(options, says):
+    if says is None:
+        strong_args(**options)
+        return
+    with pytest.raises(DataError, match=says):
+        strong_args(**options)
+
+
+def test_attention_over_cells_needs_cells_and_boxes(ragged_store, tmp_path):
+    flat = features.load(str(random_store(tmp_path / "flat", [5, 6, 7, 8], grid=False).path), "train")
+    with pytest.raises(DataError, match="attention='cells' needs a spatial grid.*use attention='none'"):
+        Strong.of(flat, small_strong("frame", attention="cells"))
+    bank = features.load(ragged_store, "train")
+    with pytest.raises(DataError, match="boxes='cells' has none; use attention='none'"):
+        Strong.of(bank, small_strong("cells", attention="cells"))

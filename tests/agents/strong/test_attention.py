@@ -11,7 +11,7 @@ from strong_envs import features
 from strong_envs.agents.strong.agent import Strong, make_level
 from strong_envs.agents.strong.args import level_args, strong_args
 from strong_envs.agents.strong.attention import AttentionTask, AttentiveInputs
-from strong_envs.agents.strong.ddpg_training import train
+from strong_envs.agents.strong.levels.training import train
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal.env import TemporalMomentVectorEnv
 from strong_envs.temporal.task import TemporalConfig
@@ -64,8 +64,8 @@ def test_frames_are_means_over_stretches(task):
 @pytest.mark.parametrize("timed", [True, False])
 def test_training_reaches_every_weight_of_the_attention(task, timed):
     args = level_args(
-        states="uniform", feedback="all", objective="distil", critic="heads", critic_hidden=(16, 16), batch=32,
-        warmup=64, attention_timed=timed,
+        algorithm="full feedback", states="uniform", objective="distil", critic="heads", critic_hidden=(16, 16),
+        batch=32, warmup=64, attention_timed=timed,
     )  # fmt: skip
     agent = make_level(task, args)
     before = {name: value.clone() for name, value in agent.inputs.named_parameters()}
@@ -80,5 +80,5 @@ def test_training_reaches_every_weight_of_the_attention(task, timed):
 
 def test_a_blind_agent_has_no_frames(ragged_store):
     bank = features.load(ragged_store, "train")
-    args = replace(strong_args(), boxes="frame", blind=True, attention=True)
+    args = replace(strong_args(), boxes="frame", blind=True, attention="frames")
     assert "frames" not in Strong.of(bank, args).task.dims()

@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from strong_envs.agents.strong.ddpg import DDPG, DDPGArgs
+from strong_envs.agents.strong.levels.ddpg import DDPG, DDPGArgs
 
 ACTIONS, COUNT = 7, 40
 

@@ -21,14 +21,17 @@ from strong_envs.temporal.env import TemporalMomentEnv
 
 NEIGHBOURS = {
     "blind": ("trl", {"blind"}),
-    "strong": ("trl", {"boxes", "pretrain_steps"}),
+    "trl+attention": ("trl", {"attention"}),
+    "strong": ("trl+attention", {"boxes", "pretrain_steps", "random_boxes"}),
     "trl": ("trl+gau", {"boxes"}),
     "trl+local": ("trl", {"boxes"}),
     "trl+cells": ("trl", {"boxes"}),
     "trl+dis": ("strong", {"spatial_env.inheritance"}),
     "trl+fix": ("strong", {"spatial_env.inheritance"}),
-    "strong+attention": ("strong", {"attention"}),
-    "strong+frame scores": ("strong", {"frame_scores", "frame_attention.change"}),
+    "strong (frame labels)": ("strong", {"learns_from", "attention", "random_boxes"}),
+    "strong+frame scores": ("strong (frame labels)", {"frame_scores", "frame_attention.change"}),
+    "attention boxes": ("strong", {"boxes"}),
+    "static attention box": ("attention boxes", {"boxes"}),
 }
 
 
@@ -76,8 +79,7 @@ def test_a_variant_differs_in_the_part_that_its_name_says(name, object_store):
 
 
 def test_the_papers_names_and_ours():
-    assert registered("STRONG", 1) == "strong+attention" and registered("STRONG-A", 1) == "strong"
-    assert registered("STRONG", 2) == "strong" and registered("TRL+gau", 2) == "trl+gau"
+    assert registered("STRONG") == "strong" and registered("TRL+gau") == "trl+gau"
     for name, other in STAND_INS.items():
         assert agents.find(name).needs_objects and not agents.find(other).needs_objects
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
+from small_strong import FORMS, TINY_DDPG, TINY_PACE
+from small_strong import tiny_strong as tiny
 
 from strong_envs import features
-from strong_envs.agents.strong.agent import Strong
+from strong_envs.agents.strong.agent import Strong, make_level
 from strong_envs.agents.strong.args import level_args, strong_args
-from strong_envs.agents.strong.ddpg import DDPG
-from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
+from strong_envs.agents.strong.cell_attention import CellAttention
 from strong_envs.agents.training.checkpoint import load_weights
 from strong_envs.agents.training.health import CollapseWarning, TrainingDiverged, TrainingMonitor
 from strong_envs.agents.training.session import Session
@@ -19,31 +21,9 @@ from strong_envs.features.errors import DataError
 from strong_envs.spatial.env import SpatialTrackVectorEnv
 from strong_envs.temporal.env import TemporalMomentVectorEnv
 
-TINY = dict(num_envs=8, batch=16, updates=1, warmup=24, capacity=100, actor_hidden=(8, 8), critic_hidden=(8, 8))
-"""Ten iterations a stage: three before the first update, and a replay that is full before the end."""
-FORMS = {
-    "replay": {},
-    "uniform": {"states": "uniform", "feedback": "all", "objective": "distil", "critic": "heads"},
-    "all": {"feedback": "all", "objective": "distil"},
-}
-
 
 class Killed(Exception):
     """Stands for a kill: nothing is written on the way out."""
-
-
-def tiny(form: str = "replay", **changes):
-    level = {**TINY, **FORMS[form]}
-    return strong_args(
-        rounds=2,
-        pretrain_steps=80 if form != "uniform" else 160,
-        spatial_steps=80 if form != "uniform" else 160,
-        temporal_steps=80 if form != "uniform" else 160,
-        temporal=level_args(**level),
-        spatial=level_args(**{**level, "feedback": "all"}, stop=8),
-        frame_attention=FrameAttentionArgs(steps=6, queries=4, frames=6, hidden=8, inside_hidden=8),
-        **{"random_boxes": 0.5, **changes},
-    )
 
 
 def numbers(system: Strong) -> dict[str, torch.Tensor]:
@@ -91,7 +71,8 @@ def test_a_training_killed_again_and_again_ends_as_one_that_never_stopped(form, 
     assert wanted.keys() == got.keys()
     for name in wanted:
         assert torch.equal(wanted[name], got[name]), name
-    parts = [f"round {turn}, {part}" for turn in (1, 2) for part in ("frame attention", "spatial", "temporal")]
+    trained = ("spatial", "temporal") if form == "own" else ("frame attention", "spatial", "temporal")
+    parts = [f"round {turn}, {part}" for turn in (1, 2) for part in trained]
     assert {"temporal alone", *parts} <= stages
     assert [s["stage"] for s in resumed.history] == [s["stage"] for s in straight.history]
 
@@ -147,9 +128,8 @@ def test_a_checkpoint_of_another_training_is_refused(bank, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     killed_after(4, path, bank, tiny(), updates=1)
     with pytest.raises(DataError, match="args.temporal.tau was 0.02, now it is 0.5"):
-        Strong.of(bank, strong_args(**{**vars(tiny()), "temporal": level_args(**TINY, tau=0.5)})).fit(
-            checkpoint=Session(path, resume=True)
-        )
+        other = replace(tiny(), temporal=replace(tiny().temporal, tau=0.5))
+        Strong.of(bank, other).fit(checkpoint=Session(path, resume=True))
     Strong.of(bank, tiny()).save(str(tmp_path / "agent.safetensors"))
     with pytest.raises(DataError, match="not a checkpoint"):
         Session(tmp_path / "agent.safetensors", resume=True)
@@ -174,7 +154,7 @@ def test_a_failed_write_leaves_the_checkpoint_before(bank, tmp_path, monkeypatch
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("form", ["replay", "uniform"])
+@pytest.mark.parametrize("form", ["own", "replay", "uniform"])
 def test_numbers_that_are_lost_are_named(form, bank, tmp_path):
     system = Strong.of(bank, tiny(form))
     with torch.no_grad():
@@ -211,9 +191,8 @@ def test_a_healthy_actor_is_left_alone(recwarn):
 
 
 def test_training_with_a_collapsed_actor_warns(bank):
-    system = Strong.of(
-        bank, strong_args(boxes="frame", pretrain_steps=4000, temporal=level_args(**TINY, lr_actor=1e-9))
-    )
+    level = level_args(algorithm="ddpg", **TINY_PACE, **TINY_DDPG, lr_actor=1e-9)
+    system = Strong.of(bank, strong_args(boxes="frame", pretrain_steps=4000, temporal=level))
     with torch.no_grad():
         layer = [p for p in system.temporal.actor.parameters()][-1]
         layer[2] += 100
@@ -221,15 +200,17 @@ def test_training_with_a_collapsed_actor_warns(bank):
         system.fit()
 
 
-def test_state_of_an_agent_is_all_of_it(bank):
+@pytest.mark.parametrize("form", ["own", "replay"])
+def test_state_of_an_agent_is_all_of_it(form, bank):
     """Nothing that training changes is missing from its state."""
-    system = Strong.of(bank, tiny())
+    system = Strong.of(bank, tiny(form))
     held, groups = system.temporal.training_state()
     assert {name.split(".")[0] for name in held} == {"weights", "generator"}
     system.fit()
     held, groups = system.temporal.training_state()
     assert {name.split(".")[0] for name in held} == {"weights", "generator", "optimiser"}
-    twin = DDPG(system.task.dims(), system.task.n_actions, system.temporal.args)
+    attention = CellAttention(bank, system.args.cells, seed=9) if form == "own" else None
+    twin = make_level(system.task, system.temporal.args, attention=attention)
     twin.load_training_state(held, groups)
     again, _ = twin.training_state()
     assert held.keys() == again.keys() and all(torch.equal(held[name], again[name]) for name in held)

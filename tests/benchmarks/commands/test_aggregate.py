@@ -51,6 +51,17 @@ def test_what_cannot_be_summed_up_is_refused(two, tmp_path, capsys):
     ):
         assert main(["aggregate", *files]) == 2
         assert words in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    for files, words in (
+        ([str(two[0].parent), b], f"'{two[0].parent}' is a folder; give '{a}'"),
+        ([str(two[0].parent.parent), b], f"is a folder; give '{a}'"),
+        ([str(tmp_path / "empty"), b], "empty' is a folder; no results.json lies in it"),
+        (["", b], "the path of the result file is empty"),
+    ):
+        for command in ("aggregate", "compare"):
+            assert main([command, *files]) == 2
+            error = capsys.readouterr().err
+            assert words in error and error.count("\n") == 1
     with pytest.raises(DataError, match="share no system"):
         aggregate([{"x": read_scored(a)["good"]}, {"y": read_scored(b)["good"]}])
     assert main(["aggregate", a, b, "--metric", "Acc@.5"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from finished_run import finished_run
 
 from strong_envs.benchmarks.cli import main
+from strong_envs.benchmarks.execution.job import importable_here
 
 ROOT = Path(__file__).parents[3]
 SMALL = ["--features", "shapes-v0"]
@@ -62,6 +64,21 @@ MODULES = {
     "lacks_of_a_test": "x = 1\n",
     "stops_of_a_test": "raise KeyError\n",
 }
+
+
+def test_a_file_of_the_current_folder_replaces_no_installed_module(tmp_path, monkeypatch):
+    """A run in a folder with a file numpy.py, or safetensors.py, must not import that in its place."""
+    for name in ("numpy", "safetensors", "own_agent_of_a_test"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    importable_here()
+    importable_here()
+    found = {name: importlib.util.find_spec(name) for name in ("safetensors", "own_agent_of_a_test")}
+    assert all(spec is not None and spec.origin is not None for spec in found.values())
+    own = {name: Path(spec.origin).is_relative_to(tmp_path) for name, spec in found.items()}
+    assert own == {"safetensors": False, "own_agent_of_a_test": True}
+    assert sys.path.count(str(tmp_path)) == 1 and sys.path[-1] == str(tmp_path)
 
 
 @pytest.mark.parametrize("command", ["run", "converge", "table1", "sweep z_e"])

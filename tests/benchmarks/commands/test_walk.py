@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_the_walk_leads_from_the_letter_to_the_default_and_every_row_is_a_step()
     left = differences(rows[-1][1], strong_args())
     assert not left, f"the default has fields that no row of the walk changes: {left}"
     assert len({change.label for change in CHANGES}) == len(CHANGES)
-    for (_, before), (change, after) in zip(rows, rows[1:], strict=False):
+    for (_, before), (change, after) in pairwise(rows):
         named = {name.partition("=")[0].replace("levels.", "") for name in change.fields}
         changed = {name.removeprefix("temporal.").removeprefix("spatial.") for name in differences(before, after)}
         assert changed, f"{change.label} changes nothing"

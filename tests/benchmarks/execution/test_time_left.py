@@ -99,7 +99,7 @@ def test_the_main_job_is_estimated_whatever_the_machine(machine, jobs):
     [
         (("random policy", "blind one-shot", "strong"), 3, 1.0),
         (("strong",), 5, 1.0),
-        (("strong", "strong+attention", "trl+dis", "tsp-prl"), 5, 1.0),
+        (("strong", "strong+frame scores", "trl+dis", "tsp-prl"), 5, 1.0),
         (("ctrl", "mcn", "sb3-ddpg", "read"), 3, 0.5),
         (("random policy", "strong"), 1, 1.0),
     ],

@@ -29,7 +29,8 @@ def stop(stage, done, *_):
 
 def cell_of(store: str, system: str = "strong", **changes) -> Cell:
     options = changes.pop("options", SMALL if system == "strong" else {})
-    return Cell(system, 0, store, features.open_store(store).content_hash, budget=0.001, options=options, **changes)
+    data = features.split_validation(store).content_hash
+    return Cell(system, 0, store, data, budget=0.001, options=options, validation=0.1, **changes)
 
 
 def timeless(trace: list[dict]) -> list[dict]:
@@ -90,8 +91,7 @@ def test_scores_on_the_way_change_no_training(system, ragged_store, tmp_path):
         "sb3-dqn": {"steps": 1600, "num_envs": 8, "settings": {"learning_starts": 64, "gradient_steps": 1}},
     }.get(system, {})
     budget = {"sb3-dqn": 1.0, "mcn": 0.1}.get(system, 0.001)
-    store = features.open_store(ragged_store)
-    base = Cell(system, 0, ragged_store, store.content_hash, budget=budget, options=options)
+    base = dataclasses.replace(cell_of(ragged_store, system), budget=budget, options=options)
     made = [base, dataclasses.replace(base, evaluations=3)]
     plain, watched = (run_cell(cell, tmp_path) for cell in made)
     assert made[0].key != made[1].key and "trace" not in plain

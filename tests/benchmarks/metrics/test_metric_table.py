@@ -77,7 +77,7 @@ def job_of(job, cell, read_cell, path, folder, about):
         for label, keys in about["cells"].items()
     }
     args = argparse.Namespace(**{**about["about"]["settings"], "out": str(folder)})
-    made = job(args, store, features.load(path, "test"), Protocol.from_dict(about["protocol"]), cells, {})
+    made = job(args, store, Protocol.from_dict(about["protocol"]), cells, {})
     made.outcome.results = {c.key: read_cell(folder / "cells", c) for found in cells.values() for c in found}
     assert [[c.key for c in found] for found in cells.values()] == list(about["cells"].values())
     return made

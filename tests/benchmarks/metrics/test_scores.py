@@ -174,7 +174,7 @@ def test_a_system_without_moves_takes_the_protocol_of_the_job(bank):
     grid = {"env": {"z_e": 5.0, "multi_scale": True}}
     protocol = protocol_of(bank.store, Cell("", 0, "", "", options=grid), ">")
     cells = {"mine": [Cell("collections:OrderedDict", 0, "", "")], "trl": [Cell("trl", 0, "", "", options=grid)]}
-    job = Job(argparse.Namespace(), bank.store, bank, protocol, cells, {})
+    job = Job(argparse.Namespace(), bank.store, protocol, cells, {})
     assert job.protocol_for("mine") == job.protocol_for("trl") == protocol
 
 
@@ -183,7 +183,7 @@ def test_published_moves_of_a_system_are_said_in_its_row(bank):
     dynamics["initial_span"] = list(dynamics["initial_span"])
     same = row_of(bank, [run_of(bank, candidates(bank), dynamics=dynamics)])
     own = row_of(bank, [run_of(bank, candidates(bank), dynamics=dynamics | {"steps": 10})])
-    assert "note" not in same and own["note"] == "moves of its own, as published: steps=10."
+    assert "note" not in same and own["note"] == "moves of its own: steps=10."
 
 
 def test_a_bound_that_does_not_fit_the_moves_is_left_out(bank):

@@ -150,3 +150,51 @@ def test_a_performance_profile_is_the_accuracy_at_every_threshold():
 def test_bad_input_is_refused_with_a_sentence(call, says):
     with pytest.raises(DataError, match=says):
         call()
+
+
+def test_a_difference_is_uncertain_where_its_training_runs_differ():
+    rng = np.random.default_rng(0)
+    hard = rng.random(400)
+    videos = np.repeat(np.arange(100), 4)
+    same = hard + np.zeros((5, 1))
+    runs = hard + 0.03 * np.array([-2, -1, 0, 1, 2.0])[:, None]
+    steady = statistics.difference_test(same + 0.01, same, groups=videos)
+    uncertain = statistics.difference_test(runs + 0.01, runs, groups=videos)
+    assert steady.difference == pytest.approx(0.01) and uncertain.difference == pytest.approx(0.01)
+    # The same queries differ by the same amount; only the training runs lie apart, which a test over queries misses.
+    assert steady.low == pytest.approx(0.01) and steady.high == pytest.approx(0.01) and steady.p_value < 0.001
+    assert uncertain.low < 0 < uncertain.high and uncertain.p_value > 0.3
+    assert statistics.paired_test(runs + 0.01, runs, groups=videos).p_value < 0.001
+    reverse = statistics.difference_test(runs, runs + 0.01, groups=videos)
+    assert reverse.difference == pytest.approx(-uncertain.difference) and reverse.units == 100
+
+
+def test_a_difference_covers_the_videos_and_is_exact_by_hand():
+    videos = np.repeat(np.arange(20), 50)
+    difference = np.random.default_rng(3).normal(0.02, 0.05, 20)[videos]
+    alone = statistics.difference_test(difference, np.zeros(1000))
+    grouped = statistics.difference_test(difference, np.zeros(1000), groups=videos)
+    assert grouped.high - grouped.low > 4 * (alone.high - alone.low)
+    assert statistics.difference_test(difference, difference).p_value == 1.0
+    # Two queries, one better and one worse by twice as much: of four draws one has a mean above zero.
+    found = statistics.difference_test([1.0, -2.0], [0.0, 0.0], draws=40_000)
+    assert found.p_value == pytest.approx(2 * 1 / 4, abs=0.02) and (found.low, found.high) == (-2.0, 1.0)
+    with pytest.raises(DataError, match="same queries"):
+        statistics.difference_test([0.5, 0.6], [0.5])
+
+
+def test_equal_systems_are_called_different_as_often_as_stated_over_runs_and_videos():
+    rng = np.random.default_rng(1)
+    called = 0
+    for _ in range(200):
+        sides = 0.05 * rng.normal(size=(2, 10, 1)) + 0.1 * rng.normal(size=(2, 10, 100)) + rng.random(100)
+        called += statistics.difference_test(*sides, draws=400).p_value <= 0.05
+    assert called / 200 <= 0.12
+
+
+def test_p_values_of_several_claims_are_adjusted_as_holm_says():
+    # Example of Holm's procedure by hand: 4 x .01, 3 x .02, 2 x .03, 1 x .04, none below the one before it.
+    assert statistics.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert statistics.holm([0.9, 0.6]) == [1.0, 1.0] and statistics.holm([0.2]) == [0.2] and statistics.holm([]) == []
+    with pytest.raises(DataError, match=r"\[1.5\]"):
+        statistics.holm([0.1, 1.5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 
 import numpy as np
@@ -17,7 +18,7 @@ from strong_envs.benchmarks.metrics.score import score
 from strong_envs.benchmarks.metrics.statistics import interquartile_mean
 from strong_envs.benchmarks.results.collect import chosen_metrics
 from strong_envs.benchmarks.results.rows import system_row
-from strong_envs.benchmarks.results.tables import columns_of
+from strong_envs.benchmarks.results.tables import columns_of, print_table
 from strong_envs.features.errors import DataError
 
 AGENT = """
@@ -84,6 +85,17 @@ def test_interquartile_means_stand_beside_means_from_four_runs_on(bank):
     assert row["metrics"]["mIoU (IQM)"] != pytest.approx(np.mean(each))
     low, high = row["intervals"]["mIoU (IQM)"]
     assert low < row["metrics"]["mIoU (IQM)"] < high
+
+
+def test_names_and_reasons_are_printed_as_they_are(bank):
+    """A terminal's markup and emoji are made of what systems are called: ``my:Boom: failed``, ``[red]``."""
+    from rich.console import Console
+
+    row = {**row_of(bank, [shifted(bank, 0.0)]), "system": "my:Boom:", "caveat": "[red]x[/]: :smile:"}
+    console = Console(width=300, record=True, file=io.StringIO(), force_terminal=True)
+    print_table([row], title="[bold]data :tada:", console=console)
+    text = console.export_text()
+    assert "my:Boom:" in text and "[bold]data :tada:" in text and "[red]x[/]: :smile:" in text
 
 
 @pytest.mark.slow

@@ -159,7 +159,7 @@ def test_800_spoilt_predictions(run, tmp_path, seed, ragged_store):
             file.write_bytes(spoilt[: chance.randrange(len(spoilt))] if chance.random() < 0.2 else spoilt)
         else:
             spoil_tensors(tensors, chance, file)
-        found = only_data_errors(read_prediction, file, bank)
+        found = only_data_errors(read_prediction, file, bank, bank)
         if found is not None:
             only_data_errors(score, found[0], truth, (0.5,))
             for prediction in (found[0], *(stage for _, stage in found[1])):

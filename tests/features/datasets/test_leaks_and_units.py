@@ -10,8 +10,10 @@ import pytest
 
 from strong_envs.features.commands.check import check, format_items
 from strong_envs.features.datasets import read
+from strong_envs.features.datasets.advice import advice
 from strong_envs.features.datasets.leaks import find_leaks, plain_text
 from strong_envs.features.datasets.types import Query, Report
+from strong_envs.features.datasets.units import suspect_units
 from strong_envs.features.errors import DataError
 from strong_envs.features.importing.importer import import_store
 
@@ -133,6 +135,47 @@ def unit_of(folder: Path, scale: float, seconds: float = 1.0, offset: float = 0.
 )
 def test_times_of_another_unit_are_suspected(scale, seconds, unit, tmp_path):
     assert unit_of(tmp_path / "d", scale, seconds) == unit
+
+
+def test_units_that_fit_alike_are_all_named(tmp_path):
+    def kind(times: list[tuple[float, float]]) -> list[str]:
+        report = Report("x")
+        suspect_units(times, report, "train")
+        return [f.kind.removeprefix("times look like ") for f in report.findings.values()]
+
+    minutes = ", or durations like minutes"
+    # (end, duration): percent of videos of ten seconds, or frames of one that is slow
+    assert kind([(80, 10), (95, 9), (40, 8), (60, 11)]) == ["percent or frames"]
+    # seconds beside durations in minutes: more than thirty a minute, which few videos have as frames
+    assert kind([(100, 2.5), (30, 1.5), (170, 3), (85, 2)]) == [f"frames{minutes}"]
+    assert kind([(55, 1), (70, 1.5), (20, 1), (45, 2)]) == [f"percent or frames{minutes}"]
+    # minutes beside durations in seconds
+    assert kind([(2.5, 180), (1.2, 150), (3, 200), (0.4, 60)]) == ["minutes, or durations like frames"]
+    assert kind([(0.3, 30), (0.4, 31), (0.2, 29), (0.5, 32)]) == ["fractions of the duration or minutes"]
+
+
+@pytest.mark.parametrize(
+    ("window", "form"),
+    [
+        (["0:05", "1:23"], "a boundary is written as minutes:seconds"),
+        (["00:00:05.2", "00:01:23,5"], "a boundary is written as hours:minutes:seconds"),
+        ([2, "1:23"], "a boundary is written as minutes:seconds"),
+        (["5 s", "9s"], "a boundary is written with a unit"),
+        (["2", "9"], "a boundary is a number in quotation marks"),
+        ([2, "later"], "a boundary is not a finite number"),
+        ([2, None], "a boundary is not a finite number"),
+        ([2, "nan"], "a boundary is not a finite number"),
+    ],
+)
+def test_the_form_of_a_time_is_named_with_what_to_do(window, form, tmp_path):
+    good = row(1, "a", "a dog", "train")
+    found = read(write(tmp_path / "d", good, row(2, "b", "a cat", "train", window)))
+    assert counts(found.report) == {form: 1} and [q.qid for q in found.queries] == ["1"]
+    assert advice(form) != "Look at the examples."
+    (tmp_path / "d" / "all.jsonl").unlink()
+    rows = [good, row(2, "b", "a cat", "train", seconds=window[1])]
+    report = counts(read(write(tmp_path / "d", *rows)).report)
+    assert report == {form.replace("boundary", "video's duration").replace("finite", "positive"): 1}
 
 
 def test_one_split_of_another_unit_is_suspected(tmp_path):

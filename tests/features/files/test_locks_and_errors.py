@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import check_output, os_errors, sentence, shown
-from strong_envs.features.files.locks import LOCK_NAME, folder_lock
+from strong_envs.features.files.locks import LOCK_NAME, file_lock, folder_lock
 
 ROOT = Path(__file__).parents[3]
 HOLD = (
@@ -39,6 +40,46 @@ def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
             pass
     with folder_lock(tmp_path):
         pass
+
+
+HOLD_FILE = HOLD.replace("folder_lock", "file_lock").replace(
+    "with file_lock(sys.argv[1], 'training'):", "held = file_lock(sys.argv[1], 'training')\nif held:"
+)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_the_lock_of_a_file_is_shared_in_a_process_and_refused_to_others(tmp_path):
+    file = tmp_path / "new" / "checkpoint.safetensors"
+    with subprocess.Popen([sys.executable, "-c", HOLD_FILE, str(file)], cwd=ROOT, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"held\n"
+        pattern = rf"checkpoint.safetensors' is in use: process {child.pid} on .* for training; wait"
+        with pytest.raises(DataError, match=pattern):
+            file_lock(file)
+        file_lock(file.with_name("another.safetensors")).release()
+        child.send_signal(signal.SIGKILL)
+    first, second = file_lock(file), file_lock(file.parent / ".." / "new" / file.name)
+    assert first is second and first.file.exists()
+    del first
+    gc.collect()
+    assert second.file.exists()
+    text = f"from strong_envs.features.files.locks import file_lock; file_lock({str(file)!r})"
+    other = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True)
+    assert f"process {os.getpid()} on" in other.stderr
+    del second
+    gc.collect()
+    assert not any(file.parent.iterdir())  # neither a killed process nor this one leaves a file
+    assert not subprocess.run([sys.executable, "-c", text], cwd=ROOT).returncode
+
+
+def test_the_lock_of_a_file_follows_no_link(tmp_path):
+    (tmp_path / "precious").write_text("thesis")
+    (tmp_path / ".c.safetensors.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(DataError, match="no regular file"):
+        file_lock(tmp_path / "c.safetensors")
+    assert (tmp_path / "precious").read_text() == "thesis"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot lock"):
+        file_lock(tmp_path / "file" / "c.safetensors")
 
 
 def test_a_spoilt_lock_file_is_no_obstacle(tmp_path):

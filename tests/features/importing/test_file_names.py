@@ -259,3 +259,31 @@ def test_a_prefix_or_suffix_that_no_file_has_is_refused(annotations, tmp_path):
         with pytest.raises(DataError, match="no feature file has .* files there are named 'alpha', 'beta', 'gamma'"):
             import_store(tmp_path / "s", annotations, tmp_path / "f", ImportOptions(**options))
     assert not (tmp_path / "s").exists()
+
+
+def test_links_that_leave_the_folder_are_followed_and_named(annotations, tmp_path):
+    for video in IDS:
+        write(tmp_path / "f" / f"{video}.npy", 1.0)
+    write(tmp_path / "elsewhere" / "secret.npy", 7.0)
+    (tmp_path / "f" / "beta.npy").unlink()
+    (tmp_path / "f" / "beta.npy").symlink_to(tmp_path / "elsewhere" / "secret.npy")
+    (tmp_path / "f" / "gamma.npy").rename(tmp_path / "f" / "other.npy")
+    (tmp_path / "f" / "gamma.npy").symlink_to("other.npy")
+    store, report = import_store(tmp_path / "s", annotations, tmp_path / "f")
+    assert values(store) == {"alpha": 1.0, "beta": 7.0, "gamma": 1.0}
+    found = {f.kind: f.examples for f in report.findings.values()}
+    (example,) = found["a feature file is a link to a file outside of its folder"]
+    assert example.startswith("beta.npy is ") and example.endswith("secret.npy'")
+    # A folder that is itself a link is not left by the files in it.
+    (tmp_path / "link").symlink_to(tmp_path / "f")
+    (tmp_path / "f" / "beta.npy").unlink()
+    write(tmp_path / "f" / "beta.npy", 2.0)
+    _, report = import_store(tmp_path / "t", annotations, tmp_path / "link")
+    assert not report.findings
+    # Grids and objects are read by the same rule.
+    np.save(tmp_path / "elsewhere" / "g.npy", np.ones((20, 2, 2, 3), np.float32))
+    (tmp_path / "g").mkdir()
+    for video in IDS:
+        (tmp_path / "g" / f"{video}.npy").symlink_to(tmp_path / "elsewhere" / "g.npy")
+    _, report = import_store(tmp_path / "u", annotations, tmp_path / "f", ImportOptions(grid=tmp_path / "g"))
+    assert report.findings["a feature file is a link to a file outside of its folder", "doubtful"].count == 3

@@ -229,7 +229,7 @@ def test_wrong_magic_and_empty_files_are_one_clear_error(raw, suffix, tmp_path):
         (b'{"v_1": {"duration": 9, "timestamps": [[NaN, 2]], "sentences": ["x"]}}', "not a finite number"),
         (b'{"../x": {"duration": 9, "timestamps": [[1, 2]], "sentences": ["x"]}}', "leaves its folder"),
         (b'{"v": {"duration": 9, "timestamps": {"a": 1}, "sentences": "x"}}', "lacks its timestamps"),
-        (b'{"v": {"duration": "9", "timestamps": [[1, 2]], "sentences": ["x"]}}', "duration is not a positive"),
+        (b'{"v": {"duration": "9", "timestamps": [[1, 2]], "sentences": ["x"]}}', "is a number in quotation marks"),
         (b'{"v": {"duration": 9, "timestamps": [[1, 2]], "sentences": ["\\ud800"]}}', "not valid Unicode"),
     ],
 )

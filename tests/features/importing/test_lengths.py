@@ -62,6 +62,21 @@ def test_one_transposed_array_is_doubtful_and_right_ones_are_not(tmp_path):
         assert "an array looks transposed" not in kinds(report), name
 
 
+@pytest.mark.parametrize("shape", [(512, 128), (1024, 256), (2048, 128)])
+def test_channels_by_a_fixed_number_of_rows_are_doubtful(shape, tmp_path):
+    folder = npy_folder(tmp_path / "f", {v: RNG.normal(size=shape).astype(np.float32) for v in "abc"})
+    durations = {"a": 10.0, "b": 25.0, "c": 70.0}
+    _, report = import_store(tmp_path / "s", videos_of(durations), folder)
+    assert "an array looks transposed" in kinds(report)
+    store, report = import_store(tmp_path / "t", videos_of(durations), folder, ImportOptions(transposed=True))
+    assert "an array looks transposed" not in kinds(report) and [v.n_frames for v in store.videos] == [shape[1]] * 3
+    # Videos of one length, and one video, say nothing about it.
+    _, report = import_store(tmp_path / "u", videos_of(dict.fromkeys("abc", 256.0)), folder)
+    assert "an array looks transposed" not in kinds(report)
+    _, report = import_store(tmp_path / "v", videos_of({"a": 256.0}), folder)
+    assert "an array looks transposed" not in kinds(report)
+
+
 def test_features_of_a_fixed_number_of_rows_are_not_taken_for_transposed(tmp_path):
     folder = npy_folder(tmp_path / "f", {v: RNG.normal(size=(64, 500)).astype(np.float32) for v in "abc"})
     store, report = import_store(tmp_path / "s", videos_of({"a": 10.0, "b": 25.0, "c": 70.0}), folder)

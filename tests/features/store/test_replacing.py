@@ -94,6 +94,42 @@ def test_overwrite_replaces_nothing_but_a_store(kind, tmp_path, clips, monkeypat
     assert files_of(tmp_path) == before and out.is_symlink() == (kind == "link to a store")
 
 
+@pytest.mark.parametrize(
+    ("kind", "named"), [("store with more in it", "notes.txt"), ("store with a folder in it", "figures")]
+)
+def test_what_else_a_store_holds_is_named(kind, named, tmp_path, clips):
+    out = occupy(kind, tmp_path)
+    with pytest.raises(DataError, match=f"precious' also holds '{named}'.*move that away"):
+        import_store(out, annotations(), npy_folder(tmp_path / "f", features()), ImportOptions(overwrite=True))
+    with pytest.raises(DataError, match=f"also holds '{named}'"):
+        extract([clips], annotate(DURATIONS), out, ExtractOptions(overwrite=True, **SMALL))
+
+
+def test_empty_paths_are_not_the_current_folder(tmp_path, monkeypatch, clips, capsys):
+    monkeypatch.chdir(random_store(tmp_path / "s", [3]).path)
+    folder = npy_folder(tmp_path / "f", features())
+    for command in (["check", ""], ["import", "", "--features", "x", "--out", "y"], ["compose", "", "--out", "y"]):
+        assert main(command) == 2
+        out, err = capsys.readouterr()
+        assert "is empty" in out + err, command
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match="--out.* is empty"):
+            import_store("", annotations(), folder, ImportOptions(overwrite=overwrite))
+        with pytest.raises(DataError, match="--out.* is empty"):
+            extract([clips], annotate(DURATIONS), "", ExtractOptions(overwrite=overwrite, **SMALL))
+    with pytest.raises(DataError, match="the path of the videos is empty"):
+        extract([""], annotate(DURATIONS), tmp_path / "t", ExtractOptions(**SMALL))
+    with pytest.raises(DataError, match="the path of the features is empty"):
+        import_store(tmp_path / "t", annotations(), "")
+
+
+@pytest.mark.parametrize("option", ["name", "pca", "text", "boxes", "objects", "grid"])
+@pytest.mark.parametrize("value", ["", "  "])
+def test_empty_options_of_an_import_are_refused(option, value):
+    with pytest.raises(DataError, match=f"{option} .--{option}. is empty"):
+        ImportOptions(**{option: value})
+
+
 def test_the_features_themselves_and_the_home_folder_are_not_replaced(tmp_path, monkeypatch, clips):
     folder = npy_folder(tmp_path / "f", features())
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
+from strong_envs.agents.ranges import RANGES
 from strong_envs.features import DataError
 
 OPTIONS = {
@@ -198,6 +199,14 @@ def test_rows_outside_the_mask_may_hold_anything(name, rest, ragged_store):
         ("TemporalMoment-v0", "box_margin", HUGE),
         ("TemporalOneShot-v0", "parts", HUGE),
         ("TemporalOneShot-v0", "parts", 0),
+        ("TemporalMoment-v0", "max_steps", 2**31 - 1),
+        ("TemporalMoment-v0", "max_steps", 100_001),
+        ("TemporalMoment-v0", "z_e", 1e6 + 1),
+        ("TemporalMoment-v0", "spp_levels", (1, 2**30)),
+        ("TemporalOneShot-v0", "parts", 10_001),
+        ("SpatialTrack-v0", "actions_per_frame", 10_001),
+        ("SpatialTrack-v0", "first_frame_actions", 2**31 - 1),
+        ("SpatialTrack-v0", "tie_tolerance", 1e7),
         ("SpatialTrack-v0", "z_s", HUGE),
         ("SpatialTrack-v0", "actions_per_frame", HUGE),
         ("SpatialTrack-v0", "tie_tolerance", float("nan")),
@@ -211,7 +220,23 @@ def test_numbers_beyond_float_are_explained(name, argument, value, ragged_store)
         assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("count", [0, -1, 1.5, "3", HUGE, None])
+def test_environments_and_systems_have_the_same_ranges(ragged_store):
+    """What a setting of a system accepts, `gym.make` accepts too, and nothing more."""
+    names = {
+        "TemporalMoment-v0": ("max_steps", "z_e", "step_scale", "phi"),
+        "SpatialTrack-v0": ("z_s", "actions_per_frame", "first_frame_actions", "tie_tolerance"),
+        "TemporalOneShot-v0": ("parts",),
+    }
+    for env, arguments in names.items():
+        for name in arguments:
+            high = RANGES[name].high
+            whole = name in ("max_steps", "actions_per_frame", "first_frame_actions", "parts")
+            make(env, ragged_store, **{name: int(high) if whole else high})
+            with pytest.raises(DataError, match=name):
+                make(env, ragged_store, **{name: int(high) + 1 if whole else high * 1.01})
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "3", HUGE, None, 1_000_001, 2**31 - 1])
 def test_numbers_of_environments_that_are_none_are_explained(count, ragged_store):
     with pytest.raises((DataError, gym.error.Error), match="num_envs"):
         gym.make_vec("TemporalMoment-v0", num_envs=count, features=ragged_store)
@@ -248,12 +273,15 @@ def test_an_answer_that_cannot_be_read_scores_nothing_and_is_counted(iou, worst,
     clean = env.score(samples, windows)
     assert env.unreadable == 0
     spoilt = windows.clone()
-    spoilt[0, 0, 0], spoilt[1, 2], spoilt[3, 7, 1] = float("nan"), float("nan"), float("inf")
+    spoilt[0, 0, 0], spoilt[1, 2], spoilt[3, 7, 1] = float("nan"), float("nan"), float("nan")
     pay = env.score(samples, spoilt)
     bad = torch.zeros(4, 8, dtype=torch.bool)
     bad[0, 0] = bad[1, 2] = bad[3, 7] = True
     assert torch.isfinite(pay).all() and env.unreadable == 3
     assert pay[bad].tolist() == [worst] * 3 and torch.equal(pay[~bad], clean[~bad])
+    # What a step clips is clipped here, and what it refuses is what cannot be read.
+    wild, tame = torch.tensor([[0.2, float("inf")], [-float("inf"), 1e300]]), torch.tensor([[0.2, 1.0], [0.0, 1.0]])
+    assert torch.equal(env.score([0, 3], wild), env.score([0, 3], tame)) and env.unreadable == 3
     # A group whose mean is taken has a mean.
     assert torch.isfinite(pay.mean(1)).all()
     env.score([0, 1], [[None, 0.5], [0.2, 0.4]])
