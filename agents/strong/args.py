@@ -293,9 +293,9 @@ def strong_args(
     turn in the window that greedy episodes localise, not anew in every window on the way (``tracked_window``); frames
     outside it are whole (``outside_boxes``); the bins of the pyramid become one vector by their maximum
     (``spp_reduce``); the attentions are trained by the critic's error alone and have no target copy; the target uses
-    mu (``target``); exploration is epsilon-greedy; an episode ends after T moves, and a move beyond the video is refused; b_0 is read as
-    corners; Eq. 11 compares max Q with a tolerance; numbers of steps, turns, episodes side by side and the size of the
-    replay are ours.
+    mu (``target``); exploration is epsilon-greedy; an episode ends after T moves, and a move beyond the video is
+    refused; b_0 is read as corners; Eq. 11 compares max Q with a tolerance; numbers of steps, turns, episodes side by
+    side and the size of the replay are ours.
 
     Args:
         preset: ``"default"`` or ``"paper"``.

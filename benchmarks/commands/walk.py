@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import Job, Variant, finish, run_job
@@ -23,6 +23,9 @@ from strong_envs.benchmarks.results.files import write_json
 from strong_envs.benchmarks.results.tables import ABSENT, format_number, print_table
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.atomic import write_text
+
+if TYPE_CHECKING:
+    from strong_envs.agents.strong.args import StrongArgs
 
 SYSTEM = "strong"
 SHOWN = ("mIoU", "Acc@.5", "m_vIoU", "coverage", "train s")
@@ -80,20 +83,24 @@ def variants() -> list[Variant]:
 
 
 def walk_result(job: Job) -> dict[str, Any]:
-    """The result file of `collect`; each row also says what it changes, and by how much the mIoU moves."""
+    """The result file of `collect`; each row also says what it changes, and by how much the mIoU moves.
+
+    The interval of a step covers training runs and videos (`difference_test`).
+    """
     from strong_envs.agents.strong.paper_walk import differences, walk
 
     result = collect(job, references=False)
     by_label = {row["system"]: row for row in result["rows"]}
-    scores, before = result["per_query"]["IoU"], None
+    scores = result["per_query"]["IoU"]
+    before: tuple[str, StrongArgs] | None = None
     for change, args in walk():
         row = by_label[change.label]
-        row |= KNOWS | {"description": change.says}
+        row |= {name: row.get(name) or value for name, value in KNOWS.items()} | {"description": change.says}
         if before is not None:
             row["changed"] = differences(before[1], args)
             if change.label in scores and before[0] in scores:
-                test = paired_test(scores[change.label], scores[before[0]], groups=result["per_query"]["videos"])
-                row["change"] = test.as_dict()
+                groups = units_of(result["per_query"])
+                row["change"] = difference_test(scores[change.label], scores[before[0]], groups=groups).as_dict()
         before = change.label, args
     return result
 

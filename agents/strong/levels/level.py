@@ -79,7 +79,7 @@ class LevelArgs:
     """Attentions of each kind over the frames of the window, where the observation has frames
     (`agents.strong.attention`)."""
     attention_timed: bool = True
-    """Whether they know where a frame lies relative to the window."""
+    """Whether they know where a frame lies relative to the window; read from the temporal level."""
     standardise: bool = True
     """Whether every number of the observation is brought to mean 0 and spread 1; False takes them as they are."""
     weights_std: float = 0.0
