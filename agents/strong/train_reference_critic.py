@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from strong_envs import features
-from strong_envs.agents.ranges import check_value
 from strong_envs.agents.inference import WEIGHTS
+from strong_envs.agents.ranges import check_value
 from strong_envs.agents.strong.agent import Strong, random_boxes
 from strong_envs.agents.strong.cell_attention import AttendedFeatures
 from strong_envs.agents.training.networks import Standardise
