@@ -118,6 +118,7 @@ RANGES: dict[str, Range] = {
     "language": WIDTH,
     "pool": Range(1, 16_384),
     "dropout": DROPPED,
+    "input_dropout": DROPPED,
     "concepts": Range(0, 100_000),
     "concept_least": COUNT,
     # of what is read of a video, and of the windows

@@ -1,30 +1,44 @@
 """Frame classifier: the frame attention of STRONG alone, the reference that shows what agents and boxes add.
 
-`agents.strong.frame_attention` learns the log-odds h_m that stretch m of a video lies inside the moment. Were stretches
-independent given the video, the likelihood ratio of a window against no window would be exp of the sum of its h_m. The
-window with the largest sum is predicted, with the attention box in every frame. No window is compared in training, no
-box is given, and nothing moves. Sums over contiguous frames are old (the largest-sum subarray); here all windows of a
-grid are summed, so that they can be ranked. Unlike STRONG's own, this frame attention compares the frames before and
-after each frame (``change``), without which it cannot tell growing from shrinking where objects move; ``change=0`` is
-STRONG's.
+`agents.strong.frame_attention` scores every stretch of a video: which ones are the moment's, given the sentence. A
+posterior over all windows of a grid is made of these scores, and the window of highest expected IoU is predicted
+(`agents.baselines.window_posterior`), with the attention box in every frame. No box is given, and nothing moves. Sums
+of scores over contiguous frames are old (the largest-sum subarray). Unlike STRONG's own, this frame attention compares
+the frames before and after each frame (``change``), without which it cannot tell growing from shrinking where objects
+move; ``change=0`` is STRONG's.
+
+What the validation part of the store decides, where it has one: the dropout (one network without and one with much of
+it are trained on the same batches), the update after which training ends, and three factors of the posterior.
 
 A system that moves or tracks with this frame attention adds something where it scores above this row.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from strong_envs import features
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
+from strong_envs.agents.baselines.window_posterior import WindowPosterior
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import inside_shares
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
+from strong_envs.features.validation import VALIDATION
+
+DROPOUTS = (0.0, 0.5)
+"""What ``dropout=None`` chooses from on validation: features of drawn objects need none, those of real footage much."""
+LOOKS = 20
+"""How often the validation part is looked at in a training."""
+JUDGED = 400
+"""Most validation samples of such a look, and most samples that the posterior is fitted to."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +55,39 @@ class FrameClassifierArgs(RankArgs):
     inside_hidden: int = FrameAttentionArgs.inside_hidden
     change: float = 0.05
     """STRONG's frame attention has 0 by default: a frame alone does not show whether a moving object also grows."""
-    cells: int = 40
+    cells: int = 60
     """Stretches in a prediction; windows end between two of them."""
+    objective: str = FrameAttentionArgs.objective
+    dropout: float | None = None
+    """None chooses on validation, see `DROPOUTS`; without a validation part the number of features decides
+    (`dropout_for`)."""
+    weight_decay: float = 0.1
+    whole_frames: bool = False
+    """See the vector of the whole frame in the place of its cells; there is then no attention and no box."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        FrameAttentionArgs(objective=self.objective)
 
 
 class FrameClassifierNet(WindowNet):
-    """The frame attention, beside the inputs of the training split."""
+    """Frame attentions that differ in dropout, one after the training, and the posterior over windows."""
 
-    def __init__(self, inputs: Inputs, frame_attention: FrameAttention) -> None:
+    def __init__(self, inputs: Inputs, rivals: list[FrameAttention], cells: int) -> None:
         super().__init__(inputs)
-        self.frame_attention = frame_attention
+        self.rivals = nn.ModuleList(rivals)
+        self.posterior = WindowPosterior(cells)
 
-
-def window_sums(logits: Tensor) -> Tensor:
-    """Sums over every window of `windows_on_grid`, in its order: (B, cells) to (B, cells * (cells + 1) / 2)."""
-    count = logits.shape[1]
-    before = nn.functional.pad(logits.cumsum(1), (1, 0))
-    start, end = torch.triu_indices(count + 1, count + 1, 1, device=logits.device)
-    return before[:, end] - before[:, start]
+    @property
+    def frame_attention(self) -> FrameAttention:
+        """The frame attention that predicts."""
+        chosen = self.rivals[0]
+        assert isinstance(chosen, FrameAttention)
+        return chosen
 
 
 class FrameClassifier(WindowSystem):
-    """The window with the largest sum of log-odds; options are `FrameClassifierArgs`."""
+    """The window of highest expected IoU; options are `FrameClassifierArgs`."""
 
     name = "frame classifier"
     Args = FrameClassifierArgs
@@ -72,66 +97,148 @@ class FrameClassifier(WindowSystem):
 
     @property
     def needs_cells(self) -> bool:
-        """The frame attention reads cells."""
-        return True
+        """Whether the frame attention reads cells."""
+        return not self.args.whole_frames
 
     def candidates(self) -> Tensor:
         """All windows with both ends on the grid."""
         return torch.as_tensor(windows_on_grid(self.args.cells), device=self.bank.device)
 
     def build(self, inputs: Inputs) -> FrameClassifierNet:
-        """The frame attention of the training split."""
+        """The frame attentions of the training split."""
         args = self.args
         if not (isinstance(self.boxes, str) and self.boxes == "frame"):
             raise DataError("frame classifier reads all cells of a frame; boxes must stay 'frame'")
-        shared = {name: getattr(args, name) for name in ("frames", "hidden", "inside_hidden", "change")}
-        return FrameClassifierNet(inputs, FrameAttention(self.bank, FrameAttentionArgs(**shared), self.seed))
+        names = ("frames", "hidden", "inside_hidden", "change", "objective", "whole_frames")
+        shared = {name: getattr(args, name) for name in names}
+        self._val = validation_part(self.bank) if args.dropout is None else None
+        dropouts = (args.dropout,) if self._val is None else DROPOUTS
+        rivals = [FrameAttention(self.bank, FrameAttentionArgs(**shared, dropout=p), self.seed) for p in dropouts]
+        return FrameClassifierNet(inputs, rivals, args.cells)
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """AdamW with one cycle of the learning rate, as in STRONG."""
-        optimiser = torch.optim.AdamW(self.net.parameters(), self.args.lr, weight_decay=1e-3)
+        optimiser = torch.optim.AdamW(self.net.parameters(), self.args.lr, weight_decay=self.args.weight_decay)
         return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, self.args.lr, total_steps=steps)
 
     def examples(self) -> Tensor:
-        """All samples."""
+        """All samples. Prepares the looks at the validation part as well."""
+        self._val = validation_part(self.bank)
+        self._best: list[tuple[float, dict[str, Any]]] = [(float("inf"), {})] * len(self.net.rivals)
         return torch.ones(len(self.bank), dtype=torch.bool, device=self.bank.device)
 
     def loss(self, samples: Tensor, generator: torch.Generator) -> Tensor:
-        """Binary cross-entropy of the stretches' log-odds."""
-        logits = self.net.frame_attention.logits(self.bank, samples)
-        inside = inside_shares(self.bank.truth[samples], logits.shape[1])
-        return nn.functional.binary_cross_entropy_with_logits(logits, inside)
+        """The objective of the frame attention, of every rival on the same batch."""
+        return torch.stack(self._losses(self.bank, samples)).sum()
+
+    def _losses(self, bank: FeatureBank, samples: Tensor) -> list[Tensor]:
+        count = self.args.frames
+        cells, query = self.net.frame_attention.inputs(bank, samples, count)
+        inside = inside_shares(bank.truth[samples], count)
+        return [rival.loss(rival.scores(cells, query), inside) for rival in self._rivals()]
+
+    def _rivals(self) -> list[FrameAttention]:
+        return [rival for rival in self.net.rivals if isinstance(rival, FrameAttention)]
+
+    def updated(self, step: int, steps: int) -> None:
+        """Keeps the weights that are best on validation; after the last update, chooses and fits the posterior."""
+        if self._val is not None and (step % max(steps // LOOKS, 1) == 0 or step == steps):
+            self.net.eval()
+            for i, (value, rival) in enumerate(zip(self._judge(self._val), self._rivals(), strict=True)):
+                if value < self._best[i][0]:
+                    self._best[i] = value, copy.deepcopy(rival.state_dict())
+            self.net.train()
+        if step == steps:
+            self._finish()
+
+    @torch.no_grad()
+    def _judge(self, bank: FeatureBank) -> list[float]:
+        """The loss of every rival on samples spread over a bank."""
+        samples = spread(len(bank), JUDGED, bank.device)
+        parts = [torch.stack(self._losses(bank, part)) * len(part) for part in samples.split(100)]
+        return (torch.stack(parts).sum(0) / len(samples)).tolist()
+
+    def _finish(self) -> None:
+        rivals = self._rivals()
+        if self._val is not None:
+            chosen = min(range(len(rivals)), key=lambda i: self._best[i][0])
+            if self._best[chosen][1]:
+                rivals[chosen].load_state_dict(self._best[chosen][1])
+            rivals = [rivals[chosen]]
+        self.net.rivals = nn.ModuleList(rivals)
+        self.args = replace(self.args, dropout=rivals[0].dropout)
+        self.net.eval()
+        bank = self.bank if self._val is None else self._val
+        samples = spread(len(bank), JUDGED, bank.device)
+        with torch.no_grad():
+            scores = torch.cat([rivals[0].logits(bank, part, self.args.cells) for part in samples.split(50)])
+        self.net.posterior.fit_lengths(self.bank.truth)
+        self.net.posterior.fit(scores, bank.truth[samples])
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Logarithms of the windows' probabilities, every window being as likely as another beforehand."""
+        """Expected IoU of every window."""
         logits = self.net.frame_attention.logits(bank, samples, self.args.cells)
-        return window_sums(logits).log_softmax(-1), self.windows.expand(len(samples), -1, -1)
+        return self.net.posterior.expected_iou(logits), self.windows.expand(len(samples), -1, -1)
 
     def _predict(self, bank: FeatureBank) -> Prediction:
-        return replace(super()._predict(bank), boxes=self.net.frame_attention.boxes(bank))
+        found = super()._predict(bank)
+        return found if self.args.whole_frames else replace(found, boxes=self.net.frame_attention.boxes(bank))
+
+    def save(self, path: str) -> None:
+        """Write the frame attention that predicts; before the training that is the first of the rivals."""
+        rivals, args = self.net.rivals, self.args
+        self.net.rivals = nn.ModuleList([self.net.frame_attention])
+        self.args = replace(args, dropout=self.net.frame_attention.dropout)
+        try:
+            super().save(path)
+        finally:
+            self.net.rivals, self.args = rivals, args
 
     def probability(self, scores: Tensor) -> Tensor:
-        """Probability of the window if stretches were independent; too high, because neighbours are alike."""
-        return scores.exp()
+        """Expected IoU of the window, by the posterior."""
+        return scores.clamp(0, 1)
 
     def check_sizes(self, bank: FeatureBank) -> None:
         """Refuse a bank whose cells are not as large as those of the training."""
         super().check_sizes(bank)
-        made = len(self.net.frame_attention.cell_mean)
+        if self.args.whole_frames:
+            return
+        made = len(self.net.frame_attention.cell_scale.shift)
         if not bank.has_grid or bank.grid_shape[2] != made:
             given = f"cells of {bank.grid_shape[2]}" if bank.has_grid else "no grid"
             raise DataError(f"frame classifier was made for cells of {made} numbers; {bank.name!r} has {given}")
+
+
+def validation_part(bank: FeatureBank) -> FeatureBank | None:
+    """The validation part of a training bank's store; None where the store names none."""
+    if bank.split in (None, VALIDATION) or VALIDATION not in bank.store.splits:
+        return None
+    return features.load(bank.store, VALIDATION, bank.device, memory=bank.memory, dtype=bank.dtype)
+
+
+def spread(count: int, most: int, device: torch.device) -> Tensor:
+    """Up to ``most`` of ``count`` samples, evenly spread: (n,) int64."""
+    return torch.linspace(0, count - 1, min(count, most), device=device).round().to(torch.int64)
 
 
 register(
     SystemSpec(
         "frame classifier",
         FrameClassifier,
-        "STRONG's frame attention alone: the window with the largest sum of frame log-odds",
+        "STRONG's frame attention alone: the window of highest expected IoU given the scores of all frames",
         needs_grid=True,
         ranks_candidates=True,
         tracks_boxes=True,
         sees="grid",
         learns_from="frame labels",
+    )
+)
+register(
+    SystemSpec(
+        "frame classifier (whole frames)",
+        FrameClassifier,
+        "the same on the vectors of whole frames, without attention and boxes",
+        ranks_candidates=True,
+        defaults={"whole_frames": True},
     )
 )

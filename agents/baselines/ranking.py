@@ -29,7 +29,9 @@ from strong_envs.agents.training.checkpoint import (
     load_weights,
     save_weights,
 )
+from strong_envs.agents.training.matching import dropout_for
 from strong_envs.agents.training.networks import Standardise
+from strong_envs.agents.training.sentences import Sentences
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.files.errors import shown
@@ -57,6 +59,9 @@ class RankArgs:
     """Windows in a prediction, best first."""
     nms: float | None = 0.45
     """IoU above which the lower of two windows is dropped (public code of TALL: the m of R@n, IoU=m, minus 0.05)."""
+    input_dropout: float | None = None
+    """Share of the standardised features and sentences that is dropped in training; None: by the number of features
+    (`dropout_for`)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -79,24 +84,25 @@ class Inputs(nn.Module):
     Args:
         bank: the training split.
         local: what lies inside boxes, where that is seen instead of whole frames.
+        dropout: share of both that is dropped in training; None: by the number of features.
     """
 
-    def __init__(self, bank: FeatureBank, local: LocalFeatures | None = None) -> None:
+    def __init__(self, bank: FeatureBank, local: LocalFeatures | None = None, dropout: float | None = None) -> None:
         super().__init__()
         frames = bank.frames[:: max(len(bank.frames) // FITTED, 1)] if local is None else spread_frames(local, FITTED)
         self.frame_dim, self.query_dim = frames.shape[1], bank.query_dim
         self.frame = Standardise({"x": (self.frame_dim,)})
-        self.query = Standardise({"x": (self.query_dim,)})
+        self.query = Sentences(bank.query)
+        self.drop = nn.Dropout(dropout_for(self.frame_dim, dropout))
         self.frame.fit({"x": frames})
-        self.query.fit({"x": bank.query})
 
     def visual(self, means: Tensor) -> Tensor:
         """(..., D) means of frames, standardised."""
-        return self.frame({"x": means.flatten(0, -2)}).view(means.shape)
+        return self.drop(self.frame({"x": means.flatten(0, -2)}).view(means.shape))
 
     def sentence(self, vectors: Tensor) -> Tensor:
-        """(B, Dq) sentence vectors, standardised."""
-        return self.query({"x": vectors})
+        """(B, Dq) sentence vectors, in the words of the training split and standardised."""
+        return self.drop(self.query(vectors))
 
 
 def spread_frames(local: LocalFeatures, count: int) -> Tensor:
@@ -163,7 +169,7 @@ class WindowSystem(BaseSystem):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             whole = isinstance(boxes, str) and boxes == "frame"
-            self.net = self.build(Inputs(bank, None if whole else self.seen(bank)))
+            self.net = self.build(Inputs(bank, None if whole else self.seen(bank), args.input_dropout))
         self.net.to(bank.device).eval()
 
     # Members of a subclass ------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ from strong_envs.agents.strong.cell_attention import (
 from strong_envs.agents.strong.cell_attention_training import CellAttentionTraining
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs, static_boxes_of
 from strong_envs.agents.strong.frame_attention_training import train_frame_attention
-from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask
+from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask, cross_fitted, footage_recurs
 from strong_envs.agents.strong.levels.ddpg import DDPG, DDPGArgs
 from strong_envs.agents.strong.levels.dqn import DQN, DQNArgs
 from strong_envs.agents.strong.levels.full_feedback import FullFeedback, FullFeedbackArgs
@@ -142,6 +142,7 @@ class Strong(BaseSystem):
         self.args, self.bank = args, bank
         self.history = []
         self.lean = False
+        self._crossed: tuple[int, FrameScores] | None = None
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
         self._tracking: tuple[SpatialTask, Scores | None] | None = None
         self.cell_attention: CellAttention | None = None
@@ -358,6 +359,16 @@ class Strong(BaseSystem):
             return FrameScores(self.frame_attention, bank)
         return None if self.cell_attention is None else AttendedFeatures(bank, self.cell_attention)
 
+    def _training_scores(self, turn: int) -> Scores | None:
+        """What learnt boxes follow in training: where clips recur in several videos, a cross-fitted frame attention."""
+        if self.frame_attention is None or not footage_recurs(self.bank):
+            return self._scores(self.bank)
+        if self._crossed is None or self._crossed[0] != turn:
+            # A resumed process computes the same again.
+            seed = self.args.seed + 100 * turn
+            self._crossed = turn, cross_fitted(self.bank, self.args.frame_attention, seed)
+        return self._crossed[1]
+
     def _temporal_task(
         self,
         bank: FeatureBank,
@@ -451,7 +462,7 @@ class Strong(BaseSystem):
         if self.spatial is None:
             return
         stage, steps = f"round {turn}, spatial", self.args.spatial_steps
-        scores = self._scores(self.bank)
+        scores = self._training_scores(turn)
         self._tracking = self._spatial_task(self.task, scores), scores
         env = SpatialTrackVectorEnv.of(self._tracking[0], self.args.spatial.num_envs)
         staged, epsilon = _staged(report, stage, steps), self.args.spatial.epsilon_end if self.turn else None
@@ -460,7 +471,7 @@ class Strong(BaseSystem):
     def _take_turn(self, turn: int) -> None:
         """Give the boxes of the spatial level to the temporal level."""
         self.turn = turn
-        scores = self._scores(self.bank)
+        scores = self._training_scores(turn)
         if self.spatial is None:
             self._give_boxes(self.boxes(self.bank, scores), scores)
             return

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.ranges import check_fields
-from strong_envs.agents.training.matching import GatedScore, Scale
+from strong_envs.agents.training.matching import GatedScore, Scale, dropout_for
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.bank.pooling import WindowMeans, box_weights
 from strong_envs.local_features import LocalFeatures
@@ -39,8 +39,8 @@ class CellAttentionArgs:
     """Equal stretches of each video in training."""
     hidden: int = 64
     """Width of the score."""
-    dropout: float = 0.0
-    """Share of cells' features and of the query that is dropped in training."""
+    dropout: float | None = None
+    """Share of cells' features and of the query that is dropped in training; None: by their number (`dropout_for`)."""
     queries: int = 24
     """Queries in an update."""
     moves: int = 8
@@ -73,7 +73,7 @@ class CellAttention(nn.Module):
         channels = bank.grid_shape[2]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.score = GatedScore(channels, bank.query_dim, args.hidden, args.dropout)
+            self.score = GatedScore(channels, bank.query_dim, args.hidden, dropout_for(channels, args.dropout))
         self.cell, self.query = Scale(channels), Scale(bank.query_dim)
         step = max(sum(v.n_frames for v in bank.videos) // 2000, 1)
         rows = torch.arange(0, int(bank.offsets[-1]), step, device=bank.device)
@@ -167,7 +167,7 @@ class CellAttention(nn.Module):
 
 
 def peak_boxes(weights: Tensor, cells: Tensor, height: int, width: int, size: float) -> Tensor:
-    """Boxes around what an attention rests on: weights (n, h * w) and standardised cells (n, h * w, C) to corners (n, 4).
+    """Boxes around what an attention rests on: weights (n, h * w) and cells (n, h * w, C), standardised, to (n, 4).
 
     The attention rests on the part of an object that tells most, which need not be its middle. So the attended feature
     is compared with the cells around the peak, both relative to the median cell of the frame: where they agree there is

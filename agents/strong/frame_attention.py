@@ -2,24 +2,30 @@
 
 The paper's attentions (Eqs. 2-3 and 13-14) weigh whole frames. The frame attention weighs the cells inside a frame,
 given the query: w = softmax(g(c, q)), c a cell with its neighbours, and the frame is represented by the weighted mean f
-of its cells. It classifies frames as inside or outside the moment by their log-odds h(f, q); g and h are
-`Gated`, and with ``change`` h also receives how f changes. Boxes play no part. To answer, it must attend to the object
-that the sentence names and to no other, so its peak comes to lie there.
+of its cells. A frame is scored by h(f, q); g and h are `GatedScore`, and with ``change`` h also receives how f changes.
+Boxes play no part. Training compares the frames of a video: cross-entropy of the softmax of h over them with the frames
+inside the moment (``objective="contrast"``), or of the sigmoid of each (``"labels"``). To answer, it must attend to the
+object that the sentence names and to no other, so its peak comes to lie there.
 
-It is the signal between the levels that Eq. 11 intends: max Q is optimistic, while the frame attention states in every
-frame where the evidence lies. `agents.strong.agent` rewards the spatial level for following it.
-`agents.baselines.frame_classifier` makes windows of its log-odds alone, the reference that shows what the agents add.
+It is a signal between the levels of the kind that Eq. 11 intends: the frame attention states in every frame where the
+evidence lies. `agents.strong.agent` can reward the spatial level for following it.
+`agents.baselines.frame_classifier` makes windows of its scores alone, the reference that shows what the agents add.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.ranges import check_fields
+from strong_envs.agents.training.matching import GatedScore, Scale, dropout_for
+from strong_envs.agents.training.sentences import Sentences
 from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -42,30 +48,26 @@ class FrameAttentionArgs:
     change: float = 0.0
     """Reach of the comparison with the frames before and after, as a share of the video; 0: h receives the frame
     alone."""
+    objective: str = "contrast"
+    """``"contrast"``: which frames of a video are the moment's, among all of it; ``"labels"``: every frame is inside or
+    outside."""
+    dropout: float | None = None
+    """Share of cells' channels and of the query that is dropped in training; None: by the number of channels
+    (`dropout_for`)."""
+    weight_decay: float = 1e-3
+    whole_frames: bool = False
+    """See the vector of the whole frame in the place of its cells."""
+
+    CHOICES: ClassVar[tuple[str, ...]] = ("contrast", "labels")
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-
-class Gated(nn.Module):
-    """One number for a vector x, given a query q: v . relu((W x) * (A q) + B q)."""
-
-    def __init__(self, channels: int, query: int, hidden: int) -> None:
-        super().__init__()
-        self.x = nn.Linear(channels, hidden)
-        self.gate = nn.Linear(query, hidden)
-        self.shift = nn.Linear(query, hidden)
-        self.out = nn.Linear(hidden, 1)
-
-    def forward(self, x: Tensor, query: Tensor) -> Tensor:
-        """Vectors (B, ..., C) and one query for each row (B, Dq) to (B, ...)."""
-        middle = [1] * (x.dim() - 2)
-        gate, shift = (part.view(len(x), *middle, -1) for part in (self.gate(query), self.shift(query)))
-        return self.out(torch.relu(self.x(x) * gate + shift)).squeeze(-1)
+        if self.objective not in self.CHOICES:
+            raise DataError(f"objective must be one of {self.CHOICES}, got {self.objective!r}")
 
 
 class FrameAttention(nn.Module):
-    """Attention over cells, and the classifier of frames that trains it.
+    """Attention over cells, and the scores of frames that train it.
 
     Args:
         bank: the training split; its features set the scale of the inputs.
@@ -73,37 +75,32 @@ class FrameAttention(nn.Module):
         seed: of the weights.
     """
 
-    cell_mean: Tensor
-    cell_scale: Tensor
-    query_mean: Tensor
-    query_scale: Tensor
-
     def __init__(self, bank: FeatureBank, args: FrameAttentionArgs, seed: int = 0) -> None:
         super().__init__()
         self.args = args
-        channels, query = bank.grid_shape[2], bank.query_dim
+        channels, query = bank.frame_dim if args.whole_frames else bank.grid_shape[2], bank.query_dim
+        self.dropout = dropout_for(channels, args.dropout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.attention = Gated(channels, query, args.hidden)
-            self.inside = Gated(2 * channels if args.change else channels, query, args.inside_hidden)
-        sample = bank.grid.flatten(0, 2)
-        sample = sample[:: max(len(sample) // 100_000, 1)].to(torch.float32)
-        self.register_buffer("cell_mean", sample.mean(0))
-        self.register_buffer("cell_scale", 1 / sample.std(0).clamp(min=1e-4))
-        self.register_buffer("query_mean", bank.query.mean(0))
-        self.register_buffer("query_scale", 1 / bank.query.std(0).clamp(min=1e-3))
+            self.attention = GatedScore(channels, query, args.hidden, self.dropout)
+            self.inside = GatedScore(2 * channels if args.change else channels, query, args.inside_hidden, self.dropout)
+        self.cell_scale = Scale(channels)
+        rows = len(bank.frames)
+        some = torch.arange(0, rows, max(rows * self._cell_count(bank) // 100_000, 1))
+        self.cell_scale.fit(self._maps(bank, some))
+        self.sentences = Sentences(bank.query)
 
     @torch.no_grad()
     def attend(self, bank: FeatureBank) -> tuple[Tensor, Tensor]:
-        """Attention boxes and log-odds in all frames of all samples.
+        """Attention boxes and scores in all frames of all samples.
 
-        Returns corners (R, 4) of the boxes around the peaks, and the log-odds (R,) that a frame lies inside the moment,
-        packed sample after sample, float32.
+        Returns corners (R, 4) of the boxes around the peaks, and the scores (R,) of the frames: log-odds that a frame
+        lies inside the moment (``"labels"``), or the logarithm of its share in the video, 0 where all frames are alike
+        (``"contrast"``). Packed sample after sample, float32.
         """
         lengths = bank.n_frames[bank.video]
         first = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).tolist()
         boxes, frame_logits = (torch.empty((first[-1], *shape), device=bank.device) for shape in ((4,), ()))
-        height, width, _ = bank.grid_shape
         order = torch.argsort(bank.video, stable=True)
         counts = torch.bincount(bank.video, minlength=len(bank.videos)).tolist()
         offsets = bank.offsets.tolist()
@@ -111,8 +108,11 @@ class FrameAttention(nn.Module):
             if not len(samples):
                 continue
             # The samples of a video share its cells; one after the other they stay in the processor's cache.
-            maps = _smoothed(self._cells(bank.grid[offsets[video] : offsets[video + 1]]))
-            cells, query = self.attention.x(maps), self._query(bank, samples)
+            rows = torch.arange(offsets[video], offsets[video + 1], device=bank.device)
+            raw = self._maps(bank, rows)
+            height, width = raw.shape[1:3]
+            maps = _smoothed(self._cells(raw))
+            cells, query = self.attention.feature(maps), self._query(bank, samples)
             scores = [
                 _smoothed(self.attention.out(torch.addcmul(shift, cells, gate).relu_()))
                 for gate, shift in zip(self.attention.gate(query), self.attention.shift(query), strict=True)
@@ -120,6 +120,8 @@ class FrameAttention(nn.Module):
             weights = torch.stack(scores).squeeze(-1).softmax(-1)
             found = attention_box(weights.flatten(0, 1), height, width, self.args.size).unflatten(0, weights.shape[:2])
             inside = self._inside(torch.einsum("snk,nkc->snc", weights, maps), query)
+            if self.args.objective == "contrast":
+                inside = inside.log_softmax(1) + math.log(inside.shape[1])
             for sample, *parts in zip(samples.tolist(), found, inside, strict=True):
                 boxes[first[sample] : first[sample + 1]], frame_logits[first[sample] : first[sample + 1]] = parts
         return boxes, frame_logits
@@ -128,36 +130,56 @@ class FrameAttention(nn.Module):
         """The boxes of `attend`."""
         return self.attend(bank)[0]
 
+    def loss(self, scores: Tensor, inside: Tensor) -> Tensor:
+        """The objective: scores (B, n) of stretches and the share (B, n) of each that lies inside the moment."""
+        if self.args.objective == "labels":
+            return nn.functional.binary_cross_entropy_with_logits(scores, inside)
+        return -((scores.log_softmax(1) * inside).sum(1) / inside.sum(1).clamp(min=1e-6)).mean()
+
+    def _maps(self, bank: FeatureBank, rows: Tensor) -> Tensor:
+        """Maps of feature rows (...,): (..., h, w, C) in their own dtype; of one cell for whole frames."""
+        return bank.frames[rows][..., None, None, :] if self.args.whole_frames else bank.grid[rows]
+
+    def _cell_count(self, bank: FeatureBank) -> int:
+        return 1 if self.args.whole_frames else bank.grid_shape[0] * bank.grid_shape[1]
+
     def _query(self, bank: FeatureBank, samples: Tensor) -> Tensor:
-        return (bank.query[samples] - self.query_mean) * self.query_scale
+        return self.sentences(bank.query[samples])
 
     def _cells(self, maps: Tensor) -> Tensor:
         """Standardised cells averaged with their neighbours: (..., h, w, C) to (..., h * w, C)."""
-        x = ((maps.to(torch.float32) - self.cell_mean) * self.cell_scale).flatten(0, -4)
-        x = nn.functional.avg_pool2d(x.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)
+        x = self.cell_scale(maps.to(torch.float32))
+        if maps.shape[-3] == maps.shape[-2] == 1:
+            return x.flatten(-3, -2)
+        x = nn.functional.avg_pool2d(x.flatten(0, -4).permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=False)
         return x.flatten(2).transpose(1, 2).reshape(*maps.shape[:-3], -1, maps.shape[-1])
 
     def logits(self, bank: FeatureBank, samples: Tensor, count: int | None = None) -> Tensor:
-        """Log-odds that each of ``count`` equal stretches lies inside the moment: (B, count), None takes ``frames``."""
-        cells = self._cells(self._stretches(bank, bank.video[samples], count or self.args.frames))
-        query = self._query(bank, samples)
+        """Scores of ``count`` equal stretches of the videos: (B, count), None takes ``frames``."""
+        return self.scores(*self.inputs(bank, samples, count or self.args.frames))
+
+    def inputs(self, bank: FeatureBank, samples: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Cells of stretches (B, count, h * w, C) and sentences (B, Dq), standardised."""
+        return self._cells(self._stretches(bank, bank.video[samples], count)), self._query(bank, samples)
+
+    def scores(self, cells: Tensor, query: Tensor) -> Tensor:
+        """`inputs` to scores of the stretches: (B, count)."""
         weights = self.attention(cells, query).softmax(-1)
         return self._inside(torch.einsum("bmk,bmkc->bmc", weights, cells), query)
 
     def _inside(self, seen: Tensor, query: Tensor) -> Tensor:
-        """The log-odds h of the frames or stretches that divide a video: (B, n, C) to (B, n)."""
+        """The scores h of the frames or stretches that divide a video: (B, n, C) to (B, n)."""
         if self.args.change:
             seen = torch.cat((seen, changes(seen, max(1, round(self.args.change * seen.shape[1])))), -1)
         return self.inside(seen, query)
 
-    @staticmethod
-    def _stretches(bank: FeatureBank, videos: Tensor, count: int) -> Tensor:
+    def _stretches(self, bank: FeatureBank, videos: Tensor, count: int) -> Tensor:
         """``count`` maps per video, (B, count, h, w, C): means of equal stretches, or frames repeated in short ones."""
         n = bank.n_frames[videos].to(torch.float64)[:, None]
         pair = torch.arange(2 * count, device=bank.device)
         # Two frames of each stretch: averaging halves the noise at little cost.
         frame = ((pair + 0.5) * n / (2 * count)).floor().to(torch.int64)
-        maps = bank.grid[bank.offsets[videos][:, None] + frame].to(torch.float32)
+        maps = self._maps(bank, bank.offsets[videos][:, None] + frame).to(torch.float32)
         return maps.view(len(videos), count, 2, *maps.shape[2:]).mean(2)
 
 

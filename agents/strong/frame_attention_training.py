@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -14,6 +15,17 @@ from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import UpdateListener, load_optimiser, optimiser_state, run, split
 from strong_envs.features.bank.bank import FeatureBank
+
+
+@contextmanager
+def seeded(generator: torch.Generator | None) -> Iterator[None]:
+    """Dropout draws from torch's own generator: seed it by one of ours, so that a resumed training draws the same."""
+    if generator is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
 
 
 class Progress(msgspec.Struct):
@@ -60,7 +72,10 @@ def train_frame_attention(
 
 
 class FrameAttentionTraining:
-    """One training of a `FrameAttention` on all samples of a bank, an update each time; see `agents.training.loop`."""
+    """One training of a `FrameAttention`, an update each time; see `agents.training.loop`.
+
+    ``samples`` (n,) are those of the bank that it learns from, None: all.
+    """
 
     def __init__(
         self,
@@ -68,10 +83,13 @@ class FrameAttentionTraining:
         bank: FeatureBank,
         generator: torch.Generator,
         stage: str = "frame attention",
+        samples: Tensor | None = None,
     ) -> None:
         self.frame_attention, self.bank, self.generator, self.stage = frame_attention, bank, generator, stage
+        self.samples = samples
         self.total, self.done, self.iteration = frame_attention.args.steps, 0, 0
-        self.optimiser = torch.optim.AdamW(frame_attention.parameters(), frame_attention.args.lr, weight_decay=1e-3)
+        args = frame_attention.args
+        self.optimiser = torch.optim.AdamW(frame_attention.parameters(), args.lr, weight_decay=args.weight_decay)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, frame_attention.args.lr, total_steps=self.total
         )
@@ -90,9 +108,15 @@ class FrameAttentionTraining:
     def advance(self) -> bool:
         """One update from random samples."""
         frame_attention, bank, args = self.frame_attention, self.bank, self.frame_attention.args
-        samples = torch.randint(len(bank), (args.queries,), generator=self.generator).to(bank.device)
+        count = len(bank) if self.samples is None else len(self.samples)
+        samples = torch.randint(count, (args.queries,), generator=self.generator).to(bank.device)
+        if self.samples is not None:
+            samples = self.samples[samples]
         inside = inside_shares(bank.truth[samples], args.frames)
-        loss = nn.functional.binary_cross_entropy_with_logits(frame_attention.logits(bank, samples), inside)
+        with seeded(self.generator if frame_attention.dropout else None):
+            frame_attention.train()
+            loss = frame_attention.loss(frame_attention.logits(bank, samples), inside)
+            frame_attention.eval()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(frame_attention.parameters(), 1.0)

@@ -7,7 +7,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from strong_envs.agents.strong.frame_attention import FrameAttention
+from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
+from strong_envs.agents.strong.frame_attention_training import FrameAttentionTraining
+from strong_envs.agents.training.loop import run
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.bank.pooling import WindowMeans
 from strong_envs.local_features import LocalFeatures
@@ -39,6 +41,59 @@ class FrameScores:
     def logits(self) -> Tensor:
         """Log-odds (R,) that a frame lies inside the moment."""
         return self._both[1]
+
+
+class GivenScores(FrameScores):
+    """Boxes (R, 4) and scores (R,) that are known already."""
+
+    def __init__(self, bank: FeatureBank, peaks: Tensor, logits: Tensor) -> None:
+        self.bank, self._both = bank, (peaks, logits)  # type: ignore[misc]
+
+
+def clip_groups(bank: FeatureBank) -> Tensor:
+    """A number for the footage that each sample is about: (S,) int64.
+
+    In composed videos that is the group of its clip (clips cut from one source), elsewhere its video.
+    """
+    names = [str(q.extra.get("group", f"video {q.video}")) for q in bank.queries]
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return torch.tensor([number[name] for name in names], device=bank.device)
+
+
+def footage_recurs(bank: FeatureBank) -> bool:
+    """Whether footage that one sample is about is seen in several videos, as in composed ones."""
+    pairs = torch.unique(torch.stack((clip_groups(bank), bank.video)), dim=1)
+    return bool((torch.bincount(pairs[0]) > 1).any())
+
+
+def cross_fitted(bank: FeatureBank, args: FrameAttentionArgs, seed: int, folds: int = 2) -> FrameScores:
+    """What frame attentions say about samples whose footage they did not learn to find.
+
+    A level that learns from another one's boxes on the very samples that those were trained on meets better boxes than
+    it will ever meet again. Where footage recurs in several videos, holding out videos does not help: whole groups of
+    clips are held out.
+
+    Args:
+        bank: the training split.
+        args: of the frame attentions, one for each fold.
+        seed: of the folds, the weights and the samples.
+        folds: parts that the groups are dealt to; each is answered by what was trained on the others.
+    """
+    group = clip_groups(bank)
+    deal = torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed)) % folds
+    fold = deal.to(bank.device)[group]
+    lengths = bank.n_frames[bank.video]
+    peaks = torch.empty(int(lengths.sum()), 4, device=bank.device)
+    logits = torch.empty(len(peaks), device=bank.device)
+    for part in range(folds):
+        frame_attention = FrameAttention(bank, args, seed + part).to(bank.device)
+        generator = torch.Generator().manual_seed(seed + part)
+        others = (fold != part).nonzero()[:, 0]
+        run(FrameAttentionTraining(frame_attention, bank, generator, f"fold {part + 1}", others))
+        mine = (fold == part).repeat_interleave(lengths)
+        found, said = frame_attention.attend(bank)
+        peaks[mine], logits[mine] = found[mine], said[mine]
+    return GivenScores(bank, peaks, logits)
 
 
 class FrameScoresTask(TemporalTask):

@@ -8,11 +8,24 @@ regularisation that features of real footage need.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from strong_envs.features.errors import DataError
+
+REDUNDANT = 64
+"""Features with as many numbers or more are those of a pretrained network: many of them say the same."""
+DROPOUT = 0.3
+"""Dropout where features are redundant. The 20 numbers of a cell of the default data set each say something else."""
+
+
+def dropout_for(channels: int, dropout: float | None) -> float:
+    """The share that is dropped from features of ``channels`` numbers; None decides by their number."""
+    if dropout is not None:
+        return dropout
+    return DROPOUT if channels >= REDUNDANT else 0.0
 
 
 class Scale(nn.Module):
@@ -151,11 +164,11 @@ class MatchingInputs(nn.Module):
         """Take the scale of every number from a batch of observations."""
         self.query.fit(observation["query"])
         for name in self.other:
-            self.rest[name].fit(observation[name].flatten(1))
+            cast(Scale, self.rest[name]).fit(observation[name].flatten(1))
         if self.scaled:
             self.scale.fit(self._same_length(observation).flatten(0, 1))
             for name in self.apart:
-                self.apart_scale[name].fit(observation[name])
+                cast(Scale, self.apart_scale[name]).fit(observation[name])
 
     def _same_length(self, observation: dict[str, Tensor]) -> Tensor:
         """The windows whose vectors are as long as that of the inside, which comes first: (B, P, D)."""

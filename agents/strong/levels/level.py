@@ -15,7 +15,7 @@ from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.strong.attention import AttentiveInputs
 from strong_envs.agents.training.checkpoint import load_module
 from strong_envs.agents.training.loop import load_optimiser, optimiser_state, split
-from strong_envs.agents.training.matching import MatchingInputs
+from strong_envs.agents.training.matching import MatchingInputs, dropout_for
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import spans
 from strong_envs.features.errors import DataError, nearest
@@ -72,8 +72,9 @@ class LevelArgs:
     the observation are joined, as in the paper."""
     width: int = 64
     """Width of a match, with ``network="matching"``."""
-    dropout: float = 0.0
-    """Share of the features and of the query that is dropped in training, with ``network="matching"``."""
+    dropout: float | None = None
+    """Share of the features and of the query that is dropped in training, with ``network="matching"``; None: by the
+    number of features (`dropout_for`)."""
     attention_heads: int = 2
     """Attentions of each kind over the frames of the window, where the observation has frames
     (`agents.strong.attention`)."""
@@ -118,7 +119,8 @@ class Level(nn.Module):
         if "frames" in shapes:
             return AttentiveInputs(shapes, hidden, args.attention_heads, args.attention_timed)
         if args.network == "matching":
-            return MatchingInputs(shapes, hidden, args.width, args.dropout, scaled)
+            channels = shapes.get("local", shapes.get("inside", (0,)))[0]
+            return MatchingInputs(shapes, hidden, args.width, dropout_for(channels, args.dropout), scaled)
         return Standardise(shapes, hidden)
 
     def fit_inputs(self, observation: dict[str, Tensor]) -> None:

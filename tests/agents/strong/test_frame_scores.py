@@ -3,6 +3,7 @@ refusals."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -10,10 +11,18 @@ import torch
 from small_strong import small_strong
 
 from strong_envs import agents, features
+from strong_envs.agents.strong import frame_scores
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.strong.args import strong_args
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
-from strong_envs.agents.strong.frame_scores import SUREST, FrameScoresTask
+from strong_envs.agents.strong.frame_attention_training import FrameAttentionTraining
+from strong_envs.agents.strong.frame_scores import (
+    SUREST,
+    FrameScoresTask,
+    clip_groups,
+    cross_fitted,
+    footage_recurs,
+)
 from strong_envs.features.errors import DataError
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
@@ -42,9 +51,11 @@ def test_the_observation_has_the_means_of_the_log_odds_in_the_windows_of_f_o(con
             assert torch.isclose(seen["frame_scores"][row, part], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("objective", ["contrast", "labels"])
 @pytest.mark.parametrize("change", [0.0, 0.1])
-def test_the_log_odds_of_a_frame_are_their_formula(change, bank):
-    frame_attention = FrameAttention(bank, FrameAttentionArgs(hidden=8, inside_hidden=8, change=change), seed=3)
+def test_the_scores_of_a_frame_are_their_formula(change, objective, bank):
+    args = FrameAttentionArgs(hidden=8, inside_hidden=8, change=change, objective=objective)
+    frame_attention = FrameAttention(bank, args, seed=3)
     boxes, frame_logits = frame_attention.attend(bank)
     lengths = bank.n_frames[bank.video].tolist()
     assert len(frame_logits) == sum(lengths) and torch.equal(boxes, frame_attention.boxes(bank))
@@ -56,14 +67,16 @@ def test_the_log_odds_of_a_frame_are_their_formula(change, bank):
         return torch.stack([rows[max(i - 1, 0) : i + 2].mean(0) for i in range(n)])
 
     cells = around(frame_attention._cells(bank.grid[base : base + n]))
-    weights = around(frame_attention.attention(cells, query.expand(n, -1))).softmax(-1)
+    weights = around(frame_attention.attention(cells[None], query)[0]).softmax(-1)
     seen = (weights[..., None] * cells).sum(1)
     if change:
         reach = round(change * n)
         ends = [(max(i - reach, 0), min(i + reach, n - 1)) for i in range(n)]
         assert reach > 1
         seen = torch.cat((seen, torch.stack([(seen[b] - seen[a]) / (b - a) * 2 * reach for a, b in ends])), -1)
-    expected = frame_attention.inside(seen, query.expand(n, -1))
+    expected = frame_attention.inside(seen[None], query)[0]
+    if objective == "contrast":
+        expected = (expected.softmax(0) * n).log()
     start = sum(lengths[:sample])
     assert torch.allclose(frame_logits[start : start + n], expected, atol=1e-4)
 
@@ -105,3 +118,30 @@ def test_the_registered_system_has_it_and_blind_hides_it(bank):
 def test_frame_scores_require_frame_attention(changes, bank):
     with pytest.raises(DataError, match="frame_scores=True requires frame attention"):
         Strong.of(bank, strong_args(**{"learns_from": "frame labels", "frame_scores": True, **changes}))
+
+
+def test_no_sample_is_answered_by_what_learnt_from_its_footage(bank, monkeypatch):
+    """Clips of five groups recur in all videos, as in composed ones."""
+    composed = copy.copy(bank)
+    composed.queries = [replace(q, extra={**q.extra, "group": str(i % 5)}) for i, q in enumerate(bank.queries)]
+    assert footage_recurs(composed) and not footage_recurs(bank)
+    learnt: list[set[int]] = []
+
+    class Recorded(FrameAttentionTraining):
+        def __init__(self, *args) -> None:
+            super().__init__(*args)
+            learnt.append(set(clip_groups(composed)[args[4]].tolist()))
+
+    def which(self, given):
+        rows = int(given.n_frames[given.video].sum())
+        return torch.full((rows, 4), float(len(learnt))), torch.full((rows,), float(len(learnt)))
+
+    monkeypatch.setattr(frame_scores, "FrameAttentionTraining", Recorded)
+    monkeypatch.setattr(FrameAttention, "attend", which)
+    found = cross_fitted(composed, FrameAttentionArgs(steps=2, queries=4, frames=6, hidden=4, inside_hidden=4), seed=0)
+    lengths = composed.n_frames[composed.video].tolist()
+    by_sample = [part[0] for part in found.logits.split(lengths)]
+    assert len(learnt) == 2 and set.union(*learnt) == set(range(5))
+    for group, told in zip(clip_groups(composed).tolist(), by_sample, strict=True):
+        assert group not in learnt[int(told) - 1]
+    assert torch.equal(found.peaks[:, 0], found.logits)

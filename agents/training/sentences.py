@@ -1,0 +1,56 @@
+"""Sentences in words that the training never used, read as a mix of those that it did.
+
+A training split whose sentences have few wordings (a class, a template) fixes what a network does with these and
+with nothing else: on composed clips with two sentences a class, a network that names the right clip of eight in 61 % of
+cases on a known wording does so in 56 % on another one. Reading an unknown sentence as the mean of the training
+sentences, weighted by a softmax over their cosine similarity, gives 61 %. A known sentence stays nearly as it is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from strong_envs.agents.training.matching import Scale
+
+MOST = 256
+"""Most different training sentences that are mixed. A split with more of them has seen enough ways to say things."""
+SHARPNESS = 50.0
+"""Factor on cosine similarities: what is .1 less similar has e^-5 of the weight."""
+
+
+class Sentences(nn.Module):
+    """Sentence vectors brought into the words of the training split, and standardised by it.
+
+    Args:
+        query: vectors of the training split, (S, Dq). Those of another bank do where weights are loaded afterwards.
+        read_as_known: whether unknown sentences are read as a mix of known ones; it needs at most `MOST` of these.
+    """
+
+    known: Tensor
+
+    def __init__(self, query: Tensor, read_as_known: bool = True) -> None:
+        super().__init__()
+        self.scale = Scale(query.shape[1])
+        self.scale.fit(query)
+        known = query.new_zeros(MOST, query.shape[1])
+        if read_as_known:
+            different = torch.unique(query, dim=0)
+            if len(different) <= MOST:
+                known[: len(different)] = different
+        # Rows of zeros are no sentence; the size is fixed so that saved weights fit any bank.
+        self.register_buffer("known", known)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(B, Dq) to (B, Dq) float32."""
+        return self.scale(self.read(vectors))
+
+    def read(self, vectors: Tensor) -> Tensor:
+        """Vectors (B, Dq) as mixes of the known ones, not standardised; as they are where none are kept."""
+        length = self.known.norm(dim=1)
+        kept = length > 0
+        if not bool(kept.any()):
+            return vectors
+        known = self.known[kept]
+        cosine = nn.functional.normalize(vectors, dim=1) @ (known / length[kept, None]).T
+        return (SHARPNESS * cosine).softmax(1) @ known
