@@ -74,7 +74,7 @@ from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import shown
-from strong_envs.local_features import LocalFeatures
+from strong_envs.local_features import LocalFeatures, bins_of
 from strong_envs.rollout import localise, track
 from strong_envs.spatial.env import SpatialTrackVectorEnv
 from strong_envs.spatial.task import SpatialConfig, SpatialTask
@@ -334,8 +334,11 @@ class Strong(BaseSystem):
         """Learnt boxes in every frame of each sample: corners, packed (R, 4) float32."""
         scores = scores or self._scores(bank)
         if self.spatial is not None:
-            task = self._temporal_task(bank, self.untracked(bank), scores)
-            return track(self._spatial_task(task, scores), self.spatial.act)
+            found = self.untracked(bank)
+            for _ in range(max(self.turn, 1) if self.args.tracked_window == "localised" else 1):
+                found = self._tracked(self._temporal_task(bank, found, scores), scores)
+            assert isinstance(found, Tensor)
+            return found
         if scores is None:
             raise DataError(f"a system with boxes={self.args.boxes!r} learns no boxes")
         boxes = scores.peaks
@@ -344,12 +347,13 @@ class Strong(BaseSystem):
     def untracked(self, bank: FeatureBank) -> str | Tensor:
         """What the temporal level observes while no box has been learnt: whole frames, f_o := f_s (section 4.1.4).
 
-        Where a frame's vector is not as long as a cell of its grid, a box around all cells: boxes that come later must
-        not change the size of an observation.
+        Where a frame's vector is not as long as what is pooled from a box, a box around all cells: boxes that come
+        later must not change the size of an observation.
         """
         if not self.args.takes_turns:
             return self.args.boxes
-        if self.cell_attention is not None or bank.frame_dim == bank.grid_shape[2]:
+        length = bank.grid_shape[2] * bins_of(self.args.spp_levels, self.args.spp_reduce)
+        if self.cell_attention is not None or bank.frame_dim == length:
             return "frame"
         return torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=bank.device).expand(len(bank), 4)
 
@@ -386,7 +390,7 @@ class Strong(BaseSystem):
             around = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=boxes.device) * self.args.box_margin
             return self._attended_task(bank, (boxes + around).clamp(0, 1))
         margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
-        local = LocalFeatures(bank, boxes, margin=margin)
+        local = LocalFeatures(bank, boxes, self.args.spp_levels, self.args.spp_reduce, margin)
         if self.args.frame_scores:
             if frame_logits is None:
                 known = scores if isinstance(scores, FrameScores) else None
@@ -395,13 +399,15 @@ class Strong(BaseSystem):
                 frame_logits = torch.zeros(int(local.rows[-1])) if known is None else known.logits
             return FrameScoresTask(bank, local, config, frame_logits.to(bank.device))
         # Frames are a visual part, which a blind agent does not observe.
-        kind = AttentionTask if self.args.attention == "frames" and not self.args.blind else TemporalTask
-        return kind(bank, local, config)
+        if self.args.attention == "frames" and not self.args.blind:
+            return AttentionTask(bank, local, config, self.args.attention_stretches, self.args.temporal.attention_timed)
+        return TemporalTask(bank, local, config)
 
     def _attended_task(self, bank: FeatureBank, limits: Tensor | None) -> TemporalTask:
         """The temporal level under the cell attention; ``limits`` are boxes (R, 4) with their margin."""
         assert self.cell_attention is not None
-        return AttendedTask(bank, AttendedFeatures(bank, self.cell_attention, limits), self.args.temporal_env)
+        seen = AttendedFeatures(bank, self.cell_attention, limits, self.args.box_margin)
+        return AttendedTask(bank, seen, self.args.temporal_env)
 
     def _spatial_task(self, task: TemporalTask, scores: Scores | None) -> SpatialTask:
         if scores is None or not self.args.needs_attention_boxes:
@@ -412,6 +418,22 @@ class Strong(BaseSystem):
             return scores.peaks[rows[samples] + frames]
 
         return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, attention_boxes)
+
+    def _localised(self, task: TemporalTask) -> tuple[Tensor, Tensor]:
+        """Start and end (S,) in steps of the windows that greedy episodes end in."""
+        value = self.temporal.q_values if self.args.select == "value" else None
+        steps = localise(task, self.temporal.act, value=value).spans / task.seconds[:, None]
+        # Seconds round; a window of whole steps must be one, or its first frame is that of the step before.
+        whole = steps.round()
+        start, end = torch.where((steps - whole).abs() < 1e-6, whole, steps).unbind(-1)
+        return start, end.clamp(max=task.config.total)
+
+    def _tracked(self, task: TemporalTask, scores: Scores | None, spatial_task: SpatialTask | None = None) -> Tensor:
+        """Boxes of the spatial level, where the arguments let it walk: corners, packed (R, 4) float32."""
+        assert self.spatial is not None
+        windows = self._localised(task) if self.args.tracked_window == "localised" else None
+        spatial_task = spatial_task or self._spatial_task(task, scores)
+        return track(spatial_task, self.spatial.act, windows=windows, outside=self.args.outside_boxes)
 
     def _give_boxes(self, tracks: Tensor | None, scores: Scores | None = None) -> None:
         """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in.
@@ -464,9 +486,17 @@ class Strong(BaseSystem):
         stage, steps = f"round {turn}, spatial", self.args.spatial_steps
         scores = self._training_scores(turn)
         self._tracking = self._spatial_task(self.task, scores), scores
-        env = SpatialTrackVectorEnv.of(self._tracking[0], self.args.spatial.num_envs)
+        env = self._spatial_env(self._tracking[0])
         staged, epsilon = _staged(report, stage, steps), self.args.spatial.epsilon_end if self.turn else None
         train(self.spatial, env, steps=steps, report=staged, stage=stage, session=session, epsilon_start=epsilon)
+
+    def _spatial_env(self, task: SpatialTask) -> SpatialTrackVectorEnv:
+        """The environment in which the spatial level learns, with the windows that the arguments ask for."""
+        env = SpatialTrackVectorEnv.of(task, self.args.spatial.num_envs)
+        if self.args.tracked_window == "localised":
+            start, end = self._localised(self.task)
+            env.choose_window = lambda samples, _: (start[samples], end[samples])
+        return env
 
     def _take_turn(self, turn: int) -> None:
         """Give the boxes of the spatial level to the temporal level."""
@@ -477,7 +507,7 @@ class Strong(BaseSystem):
             return
         # The training that has just ended computed the frame scores; a resumed process has to compute them.
         (task, scores), self._tracking = self._tracking or (self._spatial_task(self.task, scores), scores), None
-        self._give_boxes(track(task, self.spatial.act), scores)
+        self._give_boxes(self._tracked(self.task, scores, task), scores)
 
     # Checkpoints: `agents.training.session.Resumable` ----------------------------------------------------------------
 

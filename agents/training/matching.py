@@ -33,8 +33,12 @@ class Scale(nn.Module):
 
     Args:
         size: length of the vectors.
+
+    Attributes:
+        limit: of the result; infinite where it is left as it is.
     """
 
+    limit: float = 10.0
     shift: Tensor
     scale: Tensor
 
@@ -53,8 +57,8 @@ class Scale(nn.Module):
         self.scale.copy_(torch.where(spread > 1e-4, 1 / spread.clamp(min=1e-4), 0.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., size) to (..., size) float32, clamped to [-10, 10]."""
-        return ((x - self.shift) * self.scale).clamp(-10, 10)
+        """(..., size) to (..., size) float32, clamped to [-limit, limit]."""
+        return ((x - self.shift) * self.scale).clamp(-self.limit, self.limit)
 
 
 class Matching(nn.Module):
