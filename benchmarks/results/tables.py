@@ -59,6 +59,7 @@ def table_cells(
     intervals: bool = True,
     beside: Mapping[str, Sequence[Row]] | None = None,
     legend: bool = False,
+    information: bool = True,
 ) -> TableCells:
     """Lay out rows as strings.
 
@@ -68,6 +69,7 @@ def table_cells(
         intervals: write half the width of the interval behind each number that has one.
         beside: heading to rows of another protocol, matched by system; each heading gets its own columns.
         legend: add a note for each metric that says what it is.
+        information: say what systems see and learn from in columns; else in notes.
 
     Raises:
         DataError: no rows, two protocols in one column, or a system with two rows in one column.
@@ -76,7 +78,8 @@ def table_cells(
     if not groups[0][1]:
         raise DataError("a table needs at least one row")
     known = [name for name in INFORMATION if any(row.get(name) for row in groups[0][1])]
-    header = ["system", *(INFORMATION[name] for name in known), "seeds"]
+    told = known if information else []
+    header = ["system", *(INFORMATION[name] for name in told), "seeds"]
     notes: list[str] = []
     shown: list[str] = []
     columns: list[dict[str, str]] = []
@@ -89,14 +92,16 @@ def table_cells(
         notes.extend(f"{label}: {_protocol(row)}" if label else str(_protocol(row)) for row in group[:1])
     systems = list(dict.fromkeys(row["system"] for _, group in groups for row in group))
     seeds = {row["system"]: _count(row.get("seeds")) for row in rows}
-    said = {row["system"]: [row.get(name) or ABSENT for name in known] for row in rows}
-    without = [ABSENT] * len(known)
+    said = {row["system"]: [row.get(name) or ABSENT for name in told] for row in rows}
+    without = [ABSENT] * len(told)
     body = [
         [s, *said.get(s, without), seeds.get(s, ABSENT), *(column.get(s, ABSENT) for column in columns)]
         for s in systems
     ]
     if intervals and any(row.get("intervals") for _, group in groups for row in group):
         notes.append("± is half the width of the 95 % bootstrap interval.")
+    if known and not information:
+        notes.extend(_kinds(rows))
     notes.extend(_caveats([row for _, group in groups for row in group]))
     notes.extend(f"{row['system']}: {row['note']}" for _, group in groups for row in group if row.get("note"))
     notes.extend(legend_of(shown) if legend else [])
@@ -141,6 +146,7 @@ def print_table(
 ) -> None:
     """Print `console_table` with a legend; in a narrow terminal without intervals, and then with fewer columns.
 
+    What systems see and learn from is then said in notes below the table.
     `benchmarks.metrics.columns.drop_rank` says which columns go first; columns that were asked for by name stay.
     """
     from rich.console import Console
@@ -155,6 +161,9 @@ def print_table(
     table = console_table(rows, metrics, title=title, **options)
     if not fits(table) and options.get("intervals", True):
         options = {**options, "intervals": False}
+        table = console_table(rows, metrics, title=title, **options)
+    if not fits(table):
+        options = {**options, "information": False}
         table = console_table(rows, metrics, title=title, **options)
     shown: list[str] = columns_of(rows) if metrics is None else []
     gone: list[str] = []
@@ -232,6 +241,15 @@ def _caveats(rows: Sequence[Row]) -> list[str]:
         f"{'every system' if len(systems) == len(rows) > 1 else ', '.join(dict.fromkeys(systems))}: {text}"
         for text, systems in found.items()
     ]
+
+
+def _kinds(rows: Sequence[Row]) -> list[str]:
+    """A note for each kind of information, with the systems that have it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.get("sees") or row.get("learns_from"):
+            found.setdefault((row.get("sees") or ABSENT, row.get("learns_from") or ABSENT), []).append(row["system"])
+    return [f"sees {sees}, learns from {learns}: {', '.join(names)}" for (sees, learns), names in found.items()]
 
 
 def _escape(text: str) -> str:

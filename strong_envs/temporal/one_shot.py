@@ -208,11 +208,13 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
             return {}
         steps = self.window * self.task.config.total
         start, end = steps[:, 0], steps[:, 1]
-        truth = {}
-        if self.reveal_truth:
-            truth["tiou"] = self.task.iou(self.sample, start, end, "clamped")
-            truth["true_span"] = self.task.nearest_truth(self.sample, start, end)
-        return {**truth, "span": self.seconds(), "sample": self.sample.clone()}
+        where, shown = (self.sample, start, end), self.reveal_truth
+        return {
+            **({"tiou": self.task.iou(*where, "clamped")} if shown else {}),
+            "span": self.seconds(),
+            **({"true_span": self.task.nearest_truth(*where)} if shown else {}),
+            "sample": self.sample.clone(),
+        }
 
 
 class TemporalOneShotEnv(ScalarEnv):

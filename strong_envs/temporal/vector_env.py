@@ -254,12 +254,11 @@ class TemporalMomentVectorEnv(IndexVectorEnv):
     def _info(self) -> dict[str, Tensor]:
         if self.light:
             return {}
-        where, truth = (self.sample, self.start, self.end), {}
-        if self.reveal_truth:
-            truth = {"tiou": self.task.iou(*where, "clamped"), "true_span": self.task.nearest_truth(*where)}
+        where, shown = (self.sample, self.start, self.end), self.reveal_truth
         return {
-            **truth,
+            **({"tiou": self.task.iou(*where, "clamped")} if shown else {}),
             "span": self.task.to_seconds(*where),
+            **({"true_span": self.task.nearest_truth(*where)} if shown else {}),
             "invalid_move": self._invalid.clone(),
             "sample": self.sample.clone(),
             "action_mask": self._action_mask().to(torch.int8),

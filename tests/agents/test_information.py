@@ -74,6 +74,9 @@ def test_rows_and_tables_have_both_columns(ragged_store: str, tmp_path: Path, ca
         "sees",
         "learns from",
     ]
+    narrow = table_cells(result["rows"], information=False)
+    assert narrow.header[:2] == ["system", "seeds"]
+    assert "sees nothing, learns from nothing: full video, initial window, random window" in narrow.notes
     # Files of earlier releases say nothing, and nothing is made up for them.
     old = [{k: v for k, v in row.items() if k not in ("sees", "learns_from")} for row in result["rows"]]
     assert table_cells(old).header[:2] == ["system", "seeds"]

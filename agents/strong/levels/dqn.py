@@ -82,11 +82,11 @@ class DQN(Level):
         self.eval()
 
     @property
-    def _trained(self) -> list[nn.Parameter]:
+    def _trained(self) -> list[Tensor]:
         return [p for _, source in self._pairs() for p in source.parameters()]
 
     @property
-    def _followers(self) -> list[nn.Parameter]:
+    def _followers(self) -> list[Tensor]:
         return [p for target, _ in self._pairs() for p in target.parameters()]
 
     def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:

@@ -55,7 +55,10 @@ def test_writing_makes_the_check_pass_and_a_changed_result_makes_it_fail(project
     text = (root / "README.md").read_text()
     good = next(row for row in result["rows"] if row["system"] == "good")
     assert f"{100 * good['metrics']['mIoU']:.2f} ± " in text
-    assert "| good | 2 |" in text and "![Performance profiles](docs/figures/profiles.svg)" in text
+    assert (
+        "| good | whole frames | own rewards | 2 |" in text
+        and "![Performance profiles](docs/figures/profiles.svg)" in text
+    )
     assert text.startswith("# Title") and text.endswith("The end.\n") and "old" not in text
     assert main(["document", "--root", str(root), "--check"]) == 0
     before = (root / "docs" / "figures" / "profiles.svg").stat().st_mtime_ns
@@ -82,10 +85,10 @@ def test_results_of_other_data_stand_beside_in_columns_of_their_own(project):
     (root / "README.md").write_text(f"{marker}\n<!-- end -->\n")
     assert main(["document", "--root", str(root)]) == 0
     header, _, *lines = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("|")]
-    assert header == "| system | seeds | mIoU | Acc@.5 | mIoU (far) |"
+    assert header == "| system | sees | learns from | seeds | mIoU | Acc@.5 | mIoU (far) |"
     cells = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in lines}
     assert cells["constant"] == ABSENT and "not there" not in cells
-    shown = [float(line.split("|")[3].split("±")[0]) for line in lines]
+    shown = [float(line.split("|")[5].split("±")[0]) for line in lines]
     assert shown == sorted(shown, reverse=True) and len(set(shown)) > 2
     assert all(value.startswith("12.50") for system, value in cells.items() if system != "constant")
 

@@ -107,7 +107,7 @@ def test_failed_runs_are_in_the_table_with_their_reason(ragged_store, tmp_path, 
     arguments += ["--out", str(tmp_path / "out")]
     assert main([*arguments, "--metrics", "mIoU,dR@1 IoU=.5"]) == 1
     text = (tmp_path / "out" / "table.md").read_text()
-    assert text.startswith("| system | seeds | mIoU | dR@1 IoU=.5 |")
+    assert text.startswith("| system | sees | learns from | seeds | mIoU | dR@1 IoU=.5 |")
     cannot = "the system '{}' cannot be made: {}"
     assert f"{names[1]}: failed: {cannot.format(names[1], 'ValueError: not today')}" in text
     assert f"{names[0]}: 1 of 2 runs failed: {cannot.format(names[0], 'OSError: no luck with 1')}." in text
