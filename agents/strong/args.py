@@ -32,8 +32,9 @@ TRACKED_WINDOW = ("video", "localised")
 LEARNS_FROM = ("own rewards", "frame labels", "all rewards")
 ALGORITHMS: dict[str, type[LevelArgs]] = {"dqn": DQNArgs, "ddpg": DDPGArgs, "full feedback": FullFeedbackArgs}
 """Arguments of a level by their ``algorithm``."""
+_KINDS: tuple[Any, ...] = tuple(ALGORITHMS.values())
 AnyLevelArgs: type = make_dataclass(
-    "AnyLevelArgs", {name: hint for kind in ALGORITHMS.values() for name, hint in hints_of(kind).items()}.items()
+    "AnyLevelArgs", {name: hint for kind in _KINDS for name, hint in hints_of(kind).items()}.items()
 )
 """The fields of the arguments of all algorithms."""
 PAPER: dict[str, Any] = {
