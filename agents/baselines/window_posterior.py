@@ -32,6 +32,8 @@ class WindowPosterior(nn.Module):
         cells: stretches of a video.
     """
 
+    start: Tensor
+    end: Tensor
     prior: Tensor
     factors: Tensor
 
