@@ -34,6 +34,8 @@ class WindowPosterior(nn.Module):
 
     prior: Tensor
     factors: Tensor
+    start: Tensor
+    end: Tensor
 
     def __init__(self, cells: int) -> None:
         super().__init__()
