@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from strong_envs.features.errors import DataError
 
-
 REDUNDANT = 64
 """Features with as many numbers or more are those of a pretrained network: many of them say the same."""
 DROPOUT = 0.3
