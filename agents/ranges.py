@@ -106,6 +106,8 @@ RANGES: dict[str, Range] = {
     "actor_hidden": WIDTH,
     "critic_hidden": WIDTH,
     "attention_heads": Range(1, 64),
+    "attention_stretches": Range(1, 10_000),
+    "spp_levels": Range(1, 64),
     "weights_std": Range(0, 10),
     "hidden": WIDTH,
     "width": WIDTH,

@@ -166,6 +166,27 @@ class BaseSystem:
         """Write the system to one file; by default nothing is written."""
 
 
+SEES = ("nothing", "sentences", "whole frames", "grid", "learned boxes", "GT boxes", "objects")
+"""What a system is given to predict, beside the sentence where it is more than that: one vector a frame, the cells of
+every frame, the boxes of a tracker or of attention, the true boxes (an upper bound), detected objects."""
+LEARNS_FROM = ("nothing", "sentences", "frame labels", "window labels", "all rewards", "own rewards")
+"""What a system is trained with: whether a frame lies in the moment, the true windows or the IoU of any window with
+them, the rewards of all moves in any state, the rewards of its own episodes alone."""
+SEES_BOXES = {
+    "frame": "whole frames",
+    "initial": "grid",
+    "gaussian": "grid",
+    "cells": "grid",
+    "objects": "objects",
+    "truth": "GT boxes",
+    "static": "GT boxes",
+    "tracked": "learned boxes",
+    "attention": "learned boxes",
+    "static_attention": "learned boxes",
+}
+"""What a system sees by the setting ``boxes``; a saved tracker gives learned boxes."""
+
+
 @dataclass(frozen=True)
 class SystemSpec:
     """A registered system: how to make it and what it needs."""
@@ -187,6 +208,16 @@ class SystemSpec:
     """Reads the videos; a system that does not runs on annotations alone (``queries:PATH``)."""
     needs_videos: int = 1
     """Least number of videos in a training split: two where one is compared with another."""
+    sees: str = ""
+    """What it is given of a video and a query to predict: one of `SEES`; empty where it is not known."""
+    learns_from: str = ""
+    """What of the training part it is trained with: one of `LEARNS_FROM`; empty where it is not known."""
+
+    def __post_init__(self) -> None:
+        for what, value, valid in (("sees", self.sees, SEES), ("learns_from", self.learns_from, LEARNS_FROM)):
+            if value and value not in valid:
+                hint = nearest(value, valid)
+                raise DataError(f"{what} of the system {self.name!r} must be one of {valid}, got {value!r}{hint}")
 
 
 REGISTRY: dict[str, SystemSpec] = {}
@@ -315,6 +346,20 @@ def sees_truth(name: str, options: Mapping[str, Any] | None = None) -> bool:
     """
     boxes = (options or {}).get("boxes")
     return find(name).upper_bound or (isinstance(boxes, str) and boxes in ("truth", "static"))
+
+
+def information(name: str, options: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """``sees`` and ``learns_from`` of a system as it is made: its own, changed by the settings of the same meaning.
+
+    Args:
+        name: of a system.
+        options: it is made with.
+    """
+    spec, options = find(name), options or {}
+    sees, boxes, learns = spec.sees, options.get("boxes"), options.get("learns_from")
+    if isinstance(boxes, str) and sees not in ("nothing", "sentences"):
+        sees = SEES_BOXES.get(boxes, "learned boxes")
+    return {"sees": sees, "learns_from": learns if learns in LEARNS_FROM else spec.learns_from}
 
 
 def shown_to(name: str, options: Mapping[str, Any] | None, bank: FeatureBank) -> FeatureBank:

@@ -38,6 +38,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "table1": ("benchmarks.commands.paper_tables", "Table 1: comparison of the systems"),
         "table2": ("benchmarks.commands.paper_tables", "Table 2: variants of the spatial level"),
         "sweep": ("benchmarks.commands.sweep", "Figure 4: one setting over several values"),
+        "walk": ("benchmarks.commands.walk", "from the letter of the paper to the default STRONG, one change a row"),
         "converge": ("benchmarks.commands.converge", "Figure 4a: learning curves over iterations and seconds"),
     },
     "Speed": {

@@ -35,8 +35,12 @@ class _Levels:
                 "both levels must share one bank; make them with the same features, split and device "
                 f"(got {self.temporal_task.bank!r} and {self.spatial_task.bank!r})"
             )
-        if self.temporal_task.local.levels != (1,):
-            raise DataError("coupled levels pool boxes by their mean; make the temporal level with spp_levels=(1,)")
+        pooling = [(task.local.levels, task.local.reduce) for task in (self.temporal_task, self.spatial_task.temporal)]
+        if pooling[0] != pooling[1]:
+            raise DataError(
+                f"both levels must pool boxes alike; the temporal level has spp_levels={pooling[0][0]} and "
+                f"spp_reduce={pooling[0][1]!r}, the spatial one {pooling[1][0]} and {pooling[1][1]!r}"
+            )
         # One temporal task for both: what the critic is shown is what the temporal level sees.
         self.spatial_task.temporal = self.temporal_task
         if critic is not None:

@@ -18,6 +18,7 @@ from strong_envs.features.errors import DataError, nearest
 SOURCES = ("frame", "initial", "gaussian", "truth", "static", "objects", "cells")
 BOXLESS = ("objects", "cells")
 """Sources that look at objects of each frame and know no box."""
+REDUCE = ("concat", "max")
 MOST_BINS = 64
 CELLS = 5
 """How many cells of a frame stand in for detected objects (``"cells"``); ours, the paper does not say its K."""
@@ -40,7 +41,8 @@ class LocalFeatures:
             largest norm, where there is no detector; or a tensor of corners, one box per frame of each sample, packed
             sample after sample (R, 4), or one per sample (S, 4).
         levels: bins per side of the spatial pyramid; (1,) is the box mean, (1, 2, 4) the paper's [1, 4, 16] bins.
-        reduce: how the bins of a pyramid become one vector: ``"concat"`` or ``"max"``.
+        reduce: how the bins of a pyramid become one vector: ``"concat"``, or ``"max"``, which keeps the length of a
+            cell (the paper's 2,048 numbers). Their mean would be the box mean again.
         margin: added on each side of every box, in fractions of the frame.
 
     Attributes:
@@ -56,8 +58,8 @@ class LocalFeatures:
         reduce: str = "concat",
         margin: float = 0.0,
     ) -> None:
-        if reduce not in ("concat", "max"):
-            raise DataError(f"reduce must be 'concat' or 'max', got {reduce!r}")
+        if reduce not in REDUCE:
+            raise DataError(f"spp_reduce must be one of {REDUCE}, got {reduce!r}{nearest(str(reduce), REDUCE)}")
         if isinstance(source, str) and source not in SOURCES:
             raise DataError(f"boxes must be one of {SOURCES} or a tensor, got {source!r}{nearest(source, SOURCES)}")
         if not isinstance(source, (str, Tensor)):
@@ -83,6 +85,11 @@ class LocalFeatures:
             tracks = bank.true_boxes[self._track_rows()]
             self._set_all(tracks if source == "truth" else static_boxes(bank, tracks, self.rows))
         self.dim = self.means.dim
+
+    @property
+    def box_dim(self) -> int:
+        """Length of what `pool` makes of one box: a cell, times the bins of a pyramid that are put side by side."""
+        return self.bank.grid_shape[2] * bins_of(self.levels, self.reduce)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -140,10 +147,9 @@ class LocalFeatures:
                 f"f_o comes from {what} each frame, which no box changes; make the temporal level with boxes='initial'"
             )
         if self.boxes is None:
-            channels = self.bank.grid_shape[2]
-            if self.source == "frame" and self.dim != channels:
+            if self.source == "frame" and self.dim != self.box_dim:
                 raise DataError(
-                    f"f_o changes from whole frames ({self.dim} numbers) to boxes ({channels} numbers a cell), and "
+                    f"f_o changes from whole frames ({self.dim} numbers) to boxes ({self.box_dim} numbers), and "
                     "observations would change their size; make the temporal level with boxes='initial'"
                 )
             box = torch.tensor([0.0, 0.0, 1.0, 1.0], device=self.bank.device)
@@ -173,12 +179,11 @@ class LocalFeatures:
         """
         out = []
         whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
-        sign = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
         step = self._rows_at_once()
         for start in range(0, len(rows), step):
             box = corners[start : start + step]
             box = torch.where(box.isnan().any(-1, keepdim=True), whole, box)
-            box = (box + sign * self.margin).clamp(0, 1)
+            box = self.widened(box)
             part = rows[start : start + step]
             if self.levels == (1,):
                 out.append(self.bank.frame_box_features(part, box))
@@ -186,6 +191,20 @@ class LocalFeatures:
                 bins = spatial_pyramid(self.bank.grid, box.to(torch.float32), self.levels, part)
                 out.append(bins.flatten(1) if self.reduce == "concat" else bins.amax(1))
         return torch.cat(out)
+
+    def widened(self, corners: Tensor) -> Tensor:
+        """Corners (..., 4) of boxes with the margin around them, inside the frame."""
+        sign = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
+        return (corners + sign * self.margin).clamp(0, 1)
+
+    def inside(self, samples: Tensor, frames: Tensor, corners: Tensor) -> Tensor:
+        """f_o^k: samples (B,), frames of their videos (B,) and corners of boxes (B, 4) to (B, dim) float32."""
+        return self.pool(self.bank.offsets[self.bank.video[samples]] + frames, corners)
+
+    @property
+    def by_frame(self) -> bool:
+        """Whether the f_o of one box in many frames is pooled frame by frame, not as the mean of a box in sums."""
+        return self.levels != (1,)
 
     def _rows_at_once(self) -> int:
         return max(1, NUMBERS_AT_ONCE // math.prod(self.bank.grid_shape))
@@ -216,6 +235,11 @@ class LocalFeatures:
                 ]
             )
         return WindowMeans.of(features, bank.offsets, bank.video)
+
+
+def bins_of(levels: Sequence[int], reduce: str) -> int:
+    """How many vectors of a cell's length a pyramid puts side by side."""
+    return sum(level**2 for level in levels) if reduce == "concat" else 1
 
 
 def static_boxes(bank: FeatureBank, tracks: Tensor, rows: Tensor) -> Tensor:

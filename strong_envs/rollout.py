@@ -9,6 +9,7 @@ from torch import Tensor
 
 from strong_envs.core import boxes as box_ops
 from strong_envs.core import spans
+from strong_envs.features.errors import DataError, nearest
 from strong_envs.policies import Policy
 from strong_envs.spatial.task import SpatialTask
 from strong_envs.temporal.task import TemporalTask
@@ -70,33 +71,70 @@ def _localise(task: TemporalTask, policy: Policy, samples: Tensor, value: Policy
     return Episodes(task.to_seconds(samples, start, end), t, torch.stack(path, 1))
 
 
+OUTSIDE = ("whole", "initial", "nearest")
+"""What stands for a frame outside the tracked window: the whole frame, f_o := f_s (section 3.4); b0; or the first box
+of the window before it and the last one after it."""
+
+
 @torch.no_grad()
-def track(task: SpatialTask, policy: Policy, samples: Tensor | None = None, batch: int = 1024) -> Tensor:
-    """Carry a box through all frames of each sample's video, greedily, from the first frame on.
+def track(
+    task: SpatialTask,
+    policy: Policy,
+    samples: Tensor | None = None,
+    batch: int = 1024,
+    windows: tuple[Tensor, Tensor] | None = None,
+    outside: str = "whole",
+) -> Tensor:
+    """Carry a box through the frames of each sample's video or window, greedily, from the first of these frames on.
 
     The task's ``inheritance`` says whether a frame begins with the box of the one before, with b0, or keeps the first.
+
+    Args:
+        task: of the spatial level.
+        policy: of the spatial level.
+        samples: (S,) int64; all by default.
+        batch: samples at a time.
+        windows: start and end (S,) float64 of the localised window of each sample, in steps (l_t of Eq. 12); None
+            tracks through whole videos.
+        outside: what stands for frames outside the windows, see `OUTSIDE`; the paper does not say.
 
     Returns corners, one box per frame of each sample, packed sample after sample (R, 4) float32: what
     `LocalFeatures` takes.
     """
+    if outside not in OUTSIDE:
+        raise DataError(f"outside must be one of {OUTSIDE}, got {outside!r}{nearest(str(outside), OUTSIDE)}")
     samples = torch.arange(len(task.bank), device=task.bank.device) if samples is None else samples
-    return torch.cat([_track(task, policy, part) for part in samples.split(batch)])
+    lengths = task.temporal.n_frames[samples]
+    first, last = torch.zeros_like(lengths), lengths
+    if windows is not None:
+        first, last = spans.frame_window(*windows, task.temporal.config.total, lengths)
+    parts = zip(samples.split(batch), first.split(batch), last.split(batch), strict=True)
+    return torch.cat([_track(task, policy, *part, outside) for part in parts])
 
 
-def _track(task: SpatialTask, policy: Policy, samples: Tensor) -> Tensor:
+def _track(task: SpatialTask, policy: Policy, samples: Tensor, first: Tensor, last: Tensor, outside: str) -> Tensor:
     lengths = task.temporal.n_frames[samples]
     initial = torch.tensor([task.config.initial_box], dtype=torch.float64, device=samples.device)
     box, inheritance = initial.expand(len(samples), 4), task.config.inheritance
-    first = torch.zeros_like(samples)
     out = []
-    for frame in range(int(lengths.max())):
-        now = torch.full_like(samples, frame)
+    for k in range(int((last - first).max())):
+        # The k-th frame of every window; shorter windows wait in their last frame.
+        now = torch.minimum(first + k, last - 1)
         if inheritance == "none":
             box = initial.expand(len(samples), 4)
         actions = task.config.actions_per_frame if inheritance != "first" else 0
-        for _ in range(actions if frame else task.config.first_frame_actions):
-            action = policy(task.observe_index(samples, first, lengths, now, box))
+        for _ in range(actions if k else task.config.first_frame_actions):
+            action = policy(task.observe_index(samples, first, last, now, box))
             box, _ = box_ops.move(box, action, task.table)
         out.append(box_ops.corners(box).to(torch.float32))
     boxes = torch.stack(out, 1)
-    return boxes[torch.arange(boxes.shape[1], device=boxes.device) < lengths[:, None]]
+    at = torch.arange(int(lengths.max()), device=samples.device)
+    place = torch.minimum((at - first[:, None]).clamp(min=0), (last - first)[:, None] - 1)
+    boxes = boxes[torch.arange(len(samples), device=samples.device)[:, None], place]
+    if outside != "nearest":
+        beyond = (at < first[:, None]) | (at >= last[:, None])
+        other = torch.tensor([0.0, 0.0, 1.0, 1.0], device=samples.device)
+        if outside == "initial":
+            other = box_ops.corners(initial[0]).to(torch.float32)
+        boxes = torch.where(beyond[..., None], other, boxes)
+    return boxes[at < lengths[:, None]]

@@ -103,4 +103,13 @@ class Acrn(Ctrl):
     args: AcrnArgs
 
 
-register(SystemSpec("acrn", Acrn, "CTRL with attention over its context and products as fusion", ranks_candidates=True))
+register(
+    SystemSpec(
+        "acrn",
+        Acrn,
+        "CTRL with attention over its context and products as fusion",
+        ranks_candidates=True,
+        sees="whole frames",
+        learns_from="window labels",
+    )
+)

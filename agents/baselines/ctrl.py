@@ -157,4 +157,13 @@ class Ctrl(SlidingWindowSystem):
         return scores.sigmoid()
 
 
-register(SystemSpec("ctrl", Ctrl, "sliding windows matched with the sentence, ends corrected", ranks_candidates=True))
+register(
+    SystemSpec(
+        "ctrl",
+        Ctrl,
+        "sliding windows matched with the sentence, ends corrected",
+        ranks_candidates=True,
+        sees="whole frames",
+        learns_from="window labels",
+    )
+)

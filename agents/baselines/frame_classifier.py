@@ -230,6 +230,8 @@ register(
         needs_grid=True,
         ranks_candidates=True,
         tracks_boxes=True,
+        sees="grid",
+        learns_from="frame labels",
     )
 )
 register(

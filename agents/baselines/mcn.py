@@ -174,5 +174,7 @@ register(
         "sliding windows ranked by their distance from the sentence",
         ranks_candidates=True,
         needs_videos=2,
+        sees="whole frames",
+        learns_from="window labels",
     )
 )

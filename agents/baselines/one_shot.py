@@ -218,6 +218,8 @@ register(
         ranks_candidates=True,
         needs_frames=False,
         defaults={"sees": False},
+        sees="sentences",
+        learns_from="window labels",
     )
 )
 register(
@@ -226,5 +228,7 @@ register(
         OneShot,
         "the same with the means of twenty parts of the video",
         ranks_candidates=True,
+        sees="whole frames",
+        learns_from="window labels",
     )
 )

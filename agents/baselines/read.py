@@ -238,4 +238,13 @@ class Read(TemporalSystem):
         return Prediction(**vars(episodes), frames_seen=torch.ones(len(samples), device=task.bank.device))
 
 
-register(SystemSpec("read", Read, "READ: recurrent actor-critic with multi-task heads"))
+# Its heads for IoU and location also learn the true windows, of the states that its own episodes visit.
+register(
+    SystemSpec(
+        "read",
+        Read,
+        "READ: recurrent actor-critic with multi-task heads",
+        sees="whole frames",
+        learns_from="own rewards",
+    )
+)

@@ -293,4 +293,12 @@ for _kind, _words in (
     (LibraryDQN, "DQN"),
     (LibraryDDPG, "DDPG over preferences"),
 ):
-    register(SystemSpec(f"sb3-{_kind.algorithm}", _kind, f"{_words} of Stable-Baselines3 on the temporal level"))
+    register(
+        SystemSpec(
+            f"sb3-{_kind.algorithm}",
+            _kind,
+            f"{_words} of Stable-Baselines3 on the temporal level",
+            sees="whole frames",
+            learns_from="own rewards",
+        )
+    )

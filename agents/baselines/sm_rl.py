@@ -422,4 +422,13 @@ class SmRl(TemporalSystem):
             optimiser.step()
 
 
-register(SystemSpec("sm-rl", SmRl, "SM-RL, from description: reads single frames, then detects"))
+# Its detection also learns the true windows, of the looks that its own episodes take.
+register(
+    SystemSpec(
+        "sm-rl",
+        SmRl,
+        "SM-RL, from description: reads single frames, then detects",
+        sees="whole frames",
+        learns_from="own rewards",
+    )
+)

@@ -336,4 +336,12 @@ class TspPrl(TemporalSystem):
         return Prediction(**vars(episodes), frames_seen=torch.ones(len(samples), device=task.bank.device))
 
 
-register(SystemSpec("tsp-prl", TspPrl, "TSP-PRL: a tree of sixteen moves, root and leaves trained in turns"))
+register(
+    SystemSpec(
+        "tsp-prl",
+        TspPrl,
+        "TSP-PRL: a tree of sixteen moves, root and leaves trained in turns",
+        sees="whole frames",
+        learns_from="own rewards",
+    )
+)

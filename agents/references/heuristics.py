@@ -86,6 +86,9 @@ class Reference(Protocol):
 
     label: str
     description: str
+    sees: str
+    learns_from: str
+    """As of `agents.registry.SystemSpec`; the oracle alone sees the true windows."""
 
     def fit(self, train: QuerySet) -> Reference:
         """Learn from the training queries and return itself."""
@@ -98,6 +101,8 @@ class Whole:
     """The whole video."""
 
     label = "full video"
+    sees = "nothing"
+    learns_from = "nothing"
     description = "Predicts the whole video."
 
     def fit(self, train: QuerySet) -> Whole:
@@ -113,6 +118,8 @@ class Initial:
     """The window where every episode starts (section 3.2 of the paper), without a move."""
 
     label = "initial window"
+    sees = "nothing"
+    learns_from = "nothing"
     description = "Predicts the agents' initial window, [0.25, 0.75] of the video: an agent that stops at once."
 
     def fit(self, train: QuerySet) -> Initial:
@@ -133,6 +140,8 @@ class Constant:
     """
 
     label = "constant"
+    sees = "nothing"
+    learns_from = "window labels"
     description = "Predicts one window for every query, fitted on the training queries; it sees no video and no query."
 
     def __init__(self, cells: int = 100, threshold: float | None = None) -> None:
@@ -153,6 +162,8 @@ class RandomWindow:
     """Two uniform positions, sorted. Each seed is one draw of all queries."""
 
     label = "random window"
+    sees = "nothing"
+    learns_from = "nothing"
     description = "Draws both ends uniformly and sorts them; the mean of many draws."
 
     def __init__(self, seed: int = 0) -> None:
@@ -182,6 +193,8 @@ class QueryNeighbours:
     """
 
     label = "query only (kNN)"
+    sees = "sentences"
+    learns_from = "window labels"
     description = (
         "Finds the 200 training sentences with the most similar words and predicts the window that fits their moments "
         "best; it sees the query and never the video."
@@ -228,6 +241,8 @@ class Oracle:
     """
 
     label = "oracle"
+    sees = "GT windows"
+    learns_from = "nothing"
     description = (
         "The best window that the moves can reach within an episode, chosen by the truth: the upper bound of the "
         "action grid."

@@ -43,6 +43,12 @@ class RandomPolicy(BaseSystem):
 
 register(
     SystemSpec(
-        "random policy", RandomPolicy, "uniformly random moves until stop", needs_training=False, needs_frames=False
+        "random policy",
+        RandomPolicy,
+        "uniformly random moves until stop",
+        needs_training=False,
+        needs_frames=False,
+        sees="nothing",
+        learns_from="nothing",
     )
 )

@@ -40,23 +40,20 @@ import msgspec
 import torch
 from torch import Tensor
 
-from strong_envs.agents.registry import BaseSystem, Evaluate, Prediction, ProgressCallback
+from strong_envs.agents.registry import Evaluate, Prediction, ProgressCallback
 from strong_envs.agents.strong.args import BOUNDS, AnyLevelArgs, StrongArgs, stored_args, system_args
-from strong_envs.agents.strong.attention import AttentionTask
 from strong_envs.agents.strong.cell_attention import (
-    AttendedFeatures,
-    AttendedTask,
     CellAttention,
     CellAttentionArgs,
 )
 from strong_envs.agents.strong.cell_attention_training import CellAttentionTraining
-from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs, static_boxes_of
+from strong_envs.agents.strong.coupled_levels import VISUAL, CoupledLevels, Scores, make_level, random_boxes
+from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import train_frame_attention
-from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask, cross_fitted, footage_recurs
-from strong_envs.agents.strong.levels.ddpg import DDPG, DDPGArgs
-from strong_envs.agents.strong.levels.dqn import DQN, DQNArgs
-from strong_envs.agents.strong.levels.full_feedback import FullFeedback, FullFeedbackArgs
-from strong_envs.agents.strong.levels.level import Level, LevelArgs
+from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask
+from strong_envs.agents.strong.levels.ddpg import DDPG
+from strong_envs.agents.strong.levels.dqn import DQN
+from strong_envs.agents.strong.levels.level import Level
 from strong_envs.agents.strong.levels.training import train
 from strong_envs.agents.strong.stored import Header, Progress, has_values, layer_widths, lean_args, unused_weights
 from strong_envs.agents.training.checkpoint import (
@@ -69,28 +66,21 @@ from strong_envs.agents.training.checkpoint import (
 )
 from strong_envs.agents.training.loop import run, split
 from strong_envs.agents.training.session import Session
-from strong_envs.core import boxes as box_ops
 from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import shown
-from strong_envs.local_features import LocalFeatures
-from strong_envs.rollout import localise, track
+from strong_envs.rollout import localise
 from strong_envs.spatial.env import SpatialTrackVectorEnv
 from strong_envs.spatial.task import SpatialConfig, SpatialTask
 from strong_envs.temporal.env import TemporalMomentVectorEnv
-from strong_envs.temporal.task import TemporalConfig, TemporalTask
+from strong_envs.temporal.task import TemporalConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Scores = FrameScores | AttendedFeatures
-"""Their ``peaks`` are what learnt boxes follow."""
-VISUAL = ("local", "global", "context", "frame_scores")
-"""Parts of the observation that ``blind`` hides."""
 
-
-class Strong(BaseSystem):
+class Strong(CoupledLevels):
     """Both levels with their training.
 
     Args:
@@ -264,28 +254,6 @@ class Strong(BaseSystem):
         values = self.temporal.q_values(observation)
         return (values / values.std(-1, keepdim=True).clamp(min=1e-6)).softmax(-1)[:, spans.STOP]
 
-    @property
-    def values_boxes(self) -> bool:
-        """Whether the critic looks into boxes: see `values`."""
-        return self.args.takes_turns
-
-    def values(self, bank: FeatureBank, boxes: Tensor, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Q-values of windows, f_o being what lies inside given boxes: what Eq. 11 compares.
-
-        Args:
-            bank: features of one split.
-            boxes: corners (R, 4), one for every frame of each sample, packed.
-            samples: (B,) int64.
-            start: (B,) float64, in steps.
-            end: (B,) float64, in steps.
-
-        Returns:
-            (B, A) float32.
-        """
-        task = self._temporal_task(bank, boxes)
-        parts = zip(*(part.split(4096) for part in (samples, start, end)), strict=True)
-        return torch.cat([self.temporal.q_values(task.observe(a, b, c, torch.zeros_like(a))) for a, b, c in parts])
-
     def parameters(self) -> list[torch.nn.Parameter]:
         """Trained numbers of both levels and the frame attention; targets, which follow them, are not counted."""
         parts = (self.temporal, self.spatial, self.frame_attention)
@@ -328,90 +296,7 @@ class Strong(BaseSystem):
             load_module(level, part, path, bank.name)
         return system
 
-    # Boxes and tasks ------------------------------------------------------------------------------------------------
-
-    def boxes(self, bank: FeatureBank, scores: Scores | None = None) -> Tensor:
-        """Learnt boxes in every frame of each sample: corners, packed (R, 4) float32."""
-        scores = scores or self._scores(bank)
-        if self.spatial is not None:
-            task = self._temporal_task(bank, self.untracked(bank), scores)
-            return track(self._spatial_task(task, scores), self.spatial.act)
-        if scores is None:
-            raise DataError(f"a system with boxes={self.args.boxes!r} learns no boxes")
-        boxes = scores.peaks
-        return static_boxes_of(boxes, bank.n_frames[bank.video]) if self.args.boxes == "static_attention" else boxes
-
-    def untracked(self, bank: FeatureBank) -> str | Tensor:
-        """What the temporal level observes while no box has been learnt: whole frames, f_o := f_s (section 4.1.4).
-
-        Where a frame's vector is not as long as a cell of its grid, a box around all cells: boxes that come later must
-        not change the size of an observation.
-        """
-        if not self.args.takes_turns:
-            return self.args.boxes
-        if self.cell_attention is not None or bank.frame_dim == bank.grid_shape[2]:
-            return "frame"
-        return torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=bank.device).expand(len(bank), 4)
-
-    def _scores(self, bank: FeatureBank) -> Scores | None:
-        """What learnt boxes follow: the attention inside the temporal critic, or that of frame labels."""
-        if self.frame_attention is not None:
-            return FrameScores(self.frame_attention, bank)
-        return None if self.cell_attention is None else AttendedFeatures(bank, self.cell_attention)
-
-    def _training_scores(self, turn: int) -> Scores | None:
-        """What learnt boxes follow in training: where clips recur in several videos, a cross-fitted frame attention."""
-        if self.frame_attention is None or not footage_recurs(self.bank):
-            return self._scores(self.bank)
-        if self._crossed is None or self._crossed[0] != turn:
-            # A resumed process computes the same again.
-            seed = self.args.seed + 100 * turn
-            self._crossed = turn, cross_fitted(self.bank, self.args.frame_attention, seed)
-        return self._crossed[1]
-
-    def _temporal_task(
-        self,
-        bank: FeatureBank,
-        boxes: str | Tensor,
-        scores: Scores | None = None,
-        frame_logits: Tensor | None = None,
-    ) -> TemporalTask:
-        """The temporal level over boxes; ``frame_logits`` where they are known. Before the first turn they are 0."""
-        config = self.args.temporal_env
-        if self.cell_attention is not None:
-            if isinstance(boxes, str) and boxes != "frame":
-                boxes = packed_boxes(LocalFeatures(bank, boxes))
-            if isinstance(boxes, str):
-                return self._attended_task(bank, None)
-            around = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=boxes.device) * self.args.box_margin
-            return self._attended_task(bank, (boxes + around).clamp(0, 1))
-        margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
-        local = LocalFeatures(bank, boxes, margin=margin)
-        if self.args.frame_scores:
-            if frame_logits is None:
-                known = scores if isinstance(scores, FrameScores) else None
-                if known is None and self.turn and self.frame_attention is not None:
-                    known = FrameScores(self.frame_attention, bank)
-                frame_logits = torch.zeros(int(local.rows[-1])) if known is None else known.logits
-            return FrameScoresTask(bank, local, config, frame_logits.to(bank.device))
-        # Frames are a visual part, which a blind agent does not observe.
-        kind = AttentionTask if self.args.attention == "frames" and not self.args.blind else TemporalTask
-        return kind(bank, local, config)
-
-    def _attended_task(self, bank: FeatureBank, limits: Tensor | None) -> TemporalTask:
-        """The temporal level under the cell attention; ``limits`` are boxes (R, 4) with their margin."""
-        assert self.cell_attention is not None
-        return AttendedTask(bank, AttendedFeatures(bank, self.cell_attention, limits), self.args.temporal_env)
-
-    def _spatial_task(self, task: TemporalTask, scores: Scores | None) -> SpatialTask:
-        if scores is None or not self.args.needs_attention_boxes:
-            return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, None)
-        rows = task.local.rows
-
-        def attention_boxes(samples: Tensor, frames: Tensor) -> Tensor:
-            return scores.peaks[rows[samples] + frames]
-
-        return SpatialTask(task, self.args.spatial_env, self.temporal.q_values, attention_boxes)
+    # Boxes of the training ------------------------------------------------------------------------------------------
 
     def _give_boxes(self, tracks: Tensor | None, scores: Scores | None = None) -> None:
         """Tracked boxes (the whole frame before there are any) with a share of random static ones mixed in.
@@ -464,9 +349,17 @@ class Strong(BaseSystem):
         stage, steps = f"round {turn}, spatial", self.args.spatial_steps
         scores = self._training_scores(turn)
         self._tracking = self._spatial_task(self.task, scores), scores
-        env = SpatialTrackVectorEnv.of(self._tracking[0], self.args.spatial.num_envs)
+        env = self._spatial_env(self._tracking[0])
         staged, epsilon = _staged(report, stage, steps), self.args.spatial.epsilon_end if self.turn else None
         train(self.spatial, env, steps=steps, report=staged, stage=stage, session=session, epsilon_start=epsilon)
+
+    def _spatial_env(self, task: SpatialTask) -> SpatialTrackVectorEnv:
+        """The environment in which the spatial level learns, with the windows that the arguments ask for."""
+        env = SpatialTrackVectorEnv.of(task, self.args.spatial.num_envs)
+        if self.args.tracked_window == "localised":
+            start, end = self._localised(self.task)
+            env.choose_window = lambda samples, _: (start[samples], end[samples])
+        return env
 
     def _take_turn(self, turn: int) -> None:
         """Give the boxes of the spatial level to the temporal level."""
@@ -477,7 +370,7 @@ class Strong(BaseSystem):
             return
         # The training that has just ended computed the frame scores; a resumed process has to compute them.
         (task, scores), self._tracking = self._tracking or (self._spatial_task(self.task, scores), scores), None
-        self._give_boxes(track(task, self.spatial.act), scores)
+        self._give_boxes(self._tracked(self.task, scores, task), scores)
 
     # Checkpoints: `agents.training.session.Resumable` ----------------------------------------------------------------
 
@@ -522,40 +415,6 @@ class Strong(BaseSystem):
                 self.task = self._attended_task(self.bank, boxes)
             else:
                 self.task = self._temporal_task(self.bank, boxes, frame_logits=tensors.get("frame_logits"))
-
-
-def make_level(
-    task: TemporalTask | SpatialTask,
-    args: LevelArgs,
-    hidden: tuple[str, ...] = (),
-    attention: CellAttention | None = None,
-) -> Level:
-    """The agent of a level; the class of its arguments selects the algorithm."""
-    if isinstance(args, DQNArgs):
-        agent: Level = DQN(task.dims(), task.n_actions, args, hidden, attention)
-    elif isinstance(args, FullFeedbackArgs):
-        agent = FullFeedback(task.dims(), task.n_actions, args, hidden)
-    else:
-        assert isinstance(args, DDPGArgs)
-        agent = DDPG(task.dims(), task.n_actions, args, hidden)
-    return agent.to(task.bank.device)
-
-
-def packed_boxes(local: LocalFeatures) -> Tensor:
-    """Corners (R, 4) in every frame of each sample of a source that has boxes; the whole frame where there is none."""
-    if local.boxes is None:
-        raise DataError(
-            f"attention='cells' looks inside boxes, and boxes={local.source!r} has none; use attention='none'"
-        )
-    whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=local.boxes.device)
-    return torch.where(local.boxes.isnan().any(-1, keepdim=True), whole, local.boxes)
-
-
-def random_boxes(count: int, generator: torch.Generator) -> Tensor:
-    """Corners of random boxes, sides .2 to .7 of the frame: (count, 4) float32."""
-    size = 0.2 + 0.5 * torch.rand(count, 2, generator=generator)
-    centre = size / 2 + (1 - size) * torch.rand(count, 2, generator=generator)
-    return box_ops.corners(torch.cat((centre, size), -1))
 
 
 def _staged(report: ProgressCallback | None, stage: str, total: int) -> Callable[[int, dict[str, float]], None] | None:

@@ -16,7 +16,8 @@ from strong_envs.agents.strong.levels.level import LevelArgs
 from strong_envs.core import boxes as box_ops
 from strong_envs.core.rewards import critic_rewards
 from strong_envs.features.errors import DataError, nearest
-from strong_envs.local_features import SOURCES
+from strong_envs.local_features import BOXLESS, REDUCE, SOURCES
+from strong_envs.rollout import OUTSIDE
 from strong_envs.spatial.task import SpatialConfig
 from strong_envs.temporal.task import TemporalConfig
 
@@ -27,6 +28,7 @@ BOUNDS = ("truth", "static")
 """Boxes that use the truth: upper bounds."""
 SELECT = ("last", "value")
 ATTENTION = ("cells", "frames", "none")
+TRACKED_WINDOW = ("video", "localised")
 LEARNS_FROM = ("own rewards", "frame labels", "all rewards")
 ALGORITHMS: dict[str, type[LevelArgs]] = {"dqn": DQNArgs, "ddpg": DDPGArgs, "full feedback": FullFeedbackArgs}
 """Arguments of a level by their ``algorithm``."""
@@ -51,6 +53,7 @@ PAPER: dict[str, Any] = {
     "attention_timed": False,
     "actor_hidden": (500, 128),
     "critic_hidden": (1024, 512, 300),
+    "standardise": False,
     "weights_std": 0.1,
 }
 """What ``preset="paper"`` changes in a level."""
@@ -157,6 +160,23 @@ class StrongArgs:
     it has an attention over cells, else a random one."""
     box_margin: float = 0.2
     """Added around every box before the temporal level looks inside, in fractions of the frame."""
+    spp_levels: tuple[int, ...] = (1,)
+    """Bins per side of the spatial pyramid that f_o pools a box with: (1,) its mean, (1, 2, 4) the paper's [1, 4, 16]
+    bins (section 3.3)."""
+    spp_reduce: str = "max"
+    """How these bins become one vector: ``"max"``, as long as a cell (the paper's 2,048 numbers), or ``"concat"``."""
+    attention_stretches: int | None = 20
+    """Equal stretches of the video that ``attention="frames"`` weighs; None weighs every frame, as the paper does, at a
+    cost that grows with the longest video."""
+    tracked_window: str = "video"
+    """Where the tracker walks: ``"video"``, through the whole video from its first frame; ``"localised"``, from the
+    left end of the window that the temporal level localises to its right end (Eq. 12 within l_t). Training episodes of
+    the spatial level then lie in these windows, too, whatever ``spatial_env.window`` says. The windows are those of
+    greedy episodes on the boxes so far: a prediction begins with whole frames, and localises and tracks once for every
+    turn that was trained."""
+    outside_boxes: str = "whole"
+    """What stands for a frame outside that window, which the paper does not say: ``"whole"``, the whole frame (section
+    3.4: where nothing is tracked, f_o := f_s); ``"initial"``, b0; ``"nearest"``, the first or the last tracked box."""
     temporal: LevelArgs = field(default_factory=lambda: level_args())
     select: str = "last"
     """Result of an episode: ``"last"``, the window after the last move, or ``"value"``, the window of its path in which
@@ -183,7 +203,15 @@ class StrongArgs:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choices = (("learns_from", LEARNS_FROM), ("boxes", BOXES), ("attention", ATTENTION), ("select", SELECT))
+        choices = (
+            ("learns_from", LEARNS_FROM),
+            ("boxes", BOXES),
+            ("attention", ATTENTION),
+            ("select", SELECT),
+            ("spp_reduce", REDUCE),
+            ("tracked_window", TRACKED_WINDOW),
+            ("outside_boxes", OUTSIDE),
+        )
         for name, valid in choices:
             value = getattr(self, name)
             if value not in valid:
@@ -199,6 +227,11 @@ class StrongArgs:
                 f"learns_from={self.learns_from!r} does not agree with algorithm={self.temporal.algorithm!r} of the "
                 f"temporal and {self.spatial.algorithm!r} of the spatial level: 'full feedback' learns from "
                 "'all rewards', and the others do not"
+            )
+        if self.attention == "cells" and tuple(self.spp_levels) != (1,):
+            raise DataError(
+                f"attention='cells' weighs the cells of a box and pools no pyramid; leave spp_levels at (1,), got "
+                f"{self.spp_levels}"
             )
         if self.attention == "cells" and self.temporal.algorithm != "dqn":
             raise DataError(
@@ -256,6 +289,14 @@ def strong_args(
 ) -> StrongArgs:
     """The arguments of a preset with some of them changed; ``seed`` reaches both levels.
 
+    ``preset="paper"`` is the letter of sections 3.2 to 3.4 and 4.1.4. What stays different: boxes are tracked once a
+    turn in the window that greedy episodes localise, not anew in every window on the way (``tracked_window``); frames
+    outside it are whole (``outside_boxes``); the bins of the pyramid become one vector by their maximum
+    (``spp_reduce``); the attentions are trained by the critic's error alone and have no target copy; the target uses
+    mu (``target``); exploration is epsilon-greedy; an episode ends after T moves, and a move beyond the video is
+    refused; b_0 is read as corners; Eq. 11 compares max Q with a tolerance; numbers of steps, turns, episodes side by
+    side and the size of the replay are ours.
+
     Args:
         preset: ``"default"`` or ``"paper"``.
         reward: of the spatial level. With one that compares values of the critic (`critic_rewards`) the spatial level
@@ -271,11 +312,14 @@ def strong_args(
     if preset == "paper":
         made |= {
             "attention": "frames",
+            "attention_stretches": None,
+            "spp_levels": (1,) if boxes in BOXLESS else (1, 2, 4),
+            "tracked_window": "localised",
             "random_boxes": 0.0,
             "box_margin": 0.0,
             "temporal": level_args("paper"),
             "spatial": level_args("paper", stop=box_ops.STOP),
-            "temporal_env": TemporalConfig(context=False),
+            "temporal_env": TemporalConfig(context=False, global_scope="moment"),
             "spatial_env": SpatialConfig(surroundings=False),
         }
     elif preset == "default":
@@ -386,5 +430,5 @@ def stored_args(raw: Mapping[str, Any]) -> StrongArgs:
             part = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
             made[name] = changed_level(DQNArgs(), part) if name in ("temporal", "spatial") else part
         else:
-            made[name] = value
+            made[name] = tuple(value) if isinstance(value, list) else value
     return changed_args(StrongArgs(), made)

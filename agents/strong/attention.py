@@ -5,6 +5,9 @@ One of them weighs what lies inside the boxes (f_o), the other whole frames (f_g
 side of the agent: an observation is rebuilt from a state with today's weights, so the gradient of the critic's error
 reaches them.
 
+Eq. 3 sums over the window and the text says the whole video: ``global_scope`` of the temporal level decides, as it does
+for means. Eq. 14 sums over the window.
+
 ``timed=True`` is not in the paper: scores also see where a frame lies relative to the window, and frames up to two
 steps outside it take part. A weighted mean without order does not show on which side of it the event lies.
 """
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.training.networks import Standardise
+from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.local_features import LocalFeatures
@@ -26,34 +30,109 @@ from strong_envs.temporal.task import CONTEXT_STEPS, TemporalConfig, TemporalTas
 class AttentionTask(TemporalTask):
     """A `TemporalTask` whose observations also hold what attention needs.
 
-    ``frames`` (B, F, 2, D): means over F equal stretches of the video (single frames in short ones), inside the boxes
-    and of the whole frame. F is one stretch a step of the window.
+    ``frames`` (B, F, 2, D): frames, or means over F equal stretches of the video, inside the boxes and of the whole
+    frame. ``taken`` (B, F, 2): 1 for those that each attention weighs, else 0. ``place`` (B, F, 4), with ``timed``:
+    where they lie relative to the window.
+
+    Args:
+        bank, local, config: as of `TemporalTask`.
+        stretches: F; a video with fewer frames repeats them. None weighs every frame, as the paper does, and F is the
+            length of the longest video of the bank.
+        timed: see the module.
     """
 
-    def __init__(self, bank: FeatureBank, local: LocalFeatures, config: TemporalConfig) -> None:
+    def __init__(
+        self,
+        bank: FeatureBank,
+        local: LocalFeatures,
+        config: TemporalConfig,
+        stretches: int | None = 20,
+        timed: bool = True,
+    ) -> None:
         super().__init__(bank, local, config)
         if local.dim != bank.frame_dim:
             raise DataError(
                 f"attention weighs boxes and whole frames by the same weights: f_o has {local.dim} numbers and a frame "
-                f"of {bank.name!r} has {bank.frame_dim}; leave attention off, or extract both with the same --pca"
+                f"of {bank.name!r} has {bank.frame_dim}; leave attention off, take spp_reduce='max', or extract both "
+                "with the same --pca"
             )
-        self.count = round(config.total)
+        self.stretches, self.timed = stretches, timed
+        self.count = bank.max_frames if stretches is None else stretches
 
     def observe(
         self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, local: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The observation of `TemporalTask` and ``frames``."""
-        observation = super().observe(samples, start, end, t, local)
-        k = torch.arange(self.count, device=self.bank.device)
-        n = self.n_frames[samples][:, None]
-        first = k * n // self.count
-        last = torch.maximum((k + 1) * n // self.count, first + 1)
-        parts = (means(samples, first, last) for means in (self.local.means, self.bank.frame_means))
-        return observation | {"frames": torch.stack(tuple(parts), 2)}
+        """The observation of `TemporalTask` with ``frames``, ``taken`` and ``place``.
+
+        ``local`` (B, P + F, D) replaces the means of `windows`, and with them f_o of every frame.
+        """
+        if local is None:
+            local = self.local.means(samples, *self.windows(samples, start, end))
+        observation = super().observe(samples, start, end, t, local[:, : -self.count])
+        whole = self.bank.frame_means(samples, *self._frames(samples))
+        observation["frames"] = torch.stack((local[:, -self.count :], whole), 2)
+        taken, place = self._taken(samples, start, end), self._place(samples, start, end)
+        everywhere = place[..., 0].isfinite() if self.config.global_scope == "video" else taken
+        observation["taken"] = torch.stack((taken, everywhere), -1).to(torch.float32)
+        if self.timed:
+            observation["place"] = place.nan_to_num()
+        return observation
+
+    def windows(self, samples: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of `TemporalTask.windows`, then each of F frames or stretches; those that f_o leaves out are empty."""
+        first, last = super().windows(samples, start, end)
+        low, high = self._frames(samples)
+        high = torch.where(self._taken(samples, start, end), high, low)
+        return torch.cat((first, low), 1), torch.cat((last, high), 1)
 
     def dims(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parts of an observation, in order."""
-        return super().dims() | {"frames": (self.count, 2, self.local.dim)}
+        shapes = super().dims() | {"frames": (self.count, 2, self.local.dim), "taken": (self.count, 2)}
+        return shapes | ({"place": (self.count, 4)} if self.timed else {})
+
+    def _frames(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """First and last frame (exclusive) of each of F frames or stretches, (B, F); empty past a video's end."""
+        k, n = torch.arange(self.count, device=self.bank.device), self.n_frames[samples][:, None]
+        if self.stretches is None:
+            return torch.minimum(k, n), torch.minimum(k + 1, n)
+        first = k * n // self.count
+        return first, torch.maximum((k + 1) * n // self.count, first + 1)
+
+    def _middle(self, samples: Tensor) -> Tensor:
+        """Middle of each of F frames or stretches as a share of the video: (B, F) float32, NaN past its end."""
+        k, n = torch.arange(self.count, device=self.bank.device) + 0.5, self.n_frames[samples][:, None]
+        if self.stretches is None:
+            return torch.where(k < n, k / n, torch.nan)
+        return (k / self.count).expand(len(samples), -1)
+
+    def _inside(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Which of F frames or stretches belong to the window: (B, F) bool, at least one a row."""
+        k = torch.arange(self.count, device=self.bank.device)
+        if self.stretches is None:
+            first, last = spans.frame_window(start, end, self.config.total, self.n_frames[samples])
+            return (k >= first[:, None]) & (k < last[:, None])
+        low, high = (x.to(torch.float32)[:, None] / self.config.total for x in (start, end))
+        middle = self._middle(samples)
+        # A window between two middles still has one stretch.
+        nearest = (middle - (low + high) / 2).abs().argmin(1, keepdim=True)
+        return ((middle >= low) & (middle < high)).scatter(1, nearest, True)
+
+    def _taken(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Which of F frames or stretches the attention of f_o weighs: (B, F) bool."""
+        inside = self._inside(samples, start, end)
+        if not self.timed:
+            return inside
+        middle = self._middle(samples) * self.config.total
+        return inside | ((middle >= start[:, None] - CONTEXT_STEPS) & (middle < end[:, None] + CONTEXT_STEPS))
+
+    def _place(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Where F frames or stretches lie relative to the window: (B, F, 4) float32, NaN past the end of a video."""
+        low, high = (x.to(torch.float32)[:, None] / self.config.total for x in (start, end))
+        middle, steps = self._middle(samples), self.config.total / 4
+        share = (middle - low) / (high - low).clamp(min=1e-3)
+        ends = ((middle - low) * steps).clamp(-1, 1), ((high - middle) * steps).clamp(-1, 1)
+        inside = self._inside(samples, start, end).to(middle.dtype)
+        return torch.stack((*ends, share.clamp(-1, 2), inside), -1)
 
 
 class AttentiveInputs(nn.Module):
@@ -61,28 +140,28 @@ class AttentiveInputs(nn.Module):
 
     Args:
         shapes: parts of the observation of an `AttentionTask`.
-        heads: attentions of each kind; the paper has one.
-        timed: see the module.
-        width: of the hidden layer of a score.
         hidden: parts that are replaced by zeros.
+        heads: attentions of each kind; the paper has one.
+        width: of the hidden layer of a score.
+
+    Attributes:
+        limit: of the standardised frames; infinite where they are left as they are.
     """
 
+    PARTS = ("frames", "taken", "place")
+    limit: float = 10.0
     shift: Tensor
     scale: Tensor
 
     def __init__(
-        self,
-        shapes: dict[str, tuple[int, ...]],
-        hidden: Sequence[str] = (),
-        heads: int = 4,
-        timed: bool = True,
-        width: int = 32,
+        self, shapes: dict[str, tuple[int, ...]], hidden: Sequence[str] = (), heads: int = 4, width: int = 32
     ) -> None:
         super().__init__()
+        timed = "place" in shapes
         # As in the paper, the attended features stand where the means stood; timed ones stand beside them.
-        left_out = ("frames",) if timed else ("frames", "local", "global")
+        left_out = self.PARTS if timed else (*self.PARTS, "local", "global")
         self.base = Standardise({name: shape for name, shape in shapes.items() if name not in left_out}, hidden)
-        self.count, kinds, dim = shapes["frames"]
+        _, kinds, dim = shapes["frames"]
         self.heads, self.timed = heads, timed
         self.query = shapes["query"][0]
         self.size = self.base.size + kinds * heads * dim
@@ -95,38 +174,22 @@ class AttentiveInputs(nn.Module):
     def fit(self, observation: dict[str, Tensor]) -> None:
         """Take the scale of every number from a batch of observations."""
         self.base.fit(observation)
-        frames = observation["frames"].flatten(0, 1)
-        spread = frames.std(0)
-        self.shift.copy_(frames.mean(0))
-        self.scale.copy_(torch.where(spread > 1e-4, 1 / spread.clamp(min=1e-4), 0.0))
+        for kind in range(len(self.shift)):
+            frames = observation["frames"][:, :, kind][observation["taken"][:, :, kind] > 0]
+            spread = frames.std(0)
+            self.shift[kind] = frames.mean(0)
+            self.scale[kind] = torch.where(spread > 1e-4, 1 / spread.clamp(min=1e-4), 0.0)
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
         """Named (B, ...) parts to (B, size)."""
         x = self.base(observation)
-        frames = ((observation["frames"] - self.shift) * self.scale).clamp(-10, 10)
-        start, end = (observation["location"][:, i, None] for i in (0, 1))
-        middle = (torch.arange(self.count, device=x.device) + 0.5) / self.count
-        taken, code = self._window(middle, start, end)
+        frames = ((observation["frames"] - self.shift) * self.scale).clamp(-self.limit, self.limit)
+        taken = observation["taken"] > 0
         parts = [x]
         for kind, (of_query, of_frame, score) in enumerate(zip(self.said, self.seen, self.score, strict=True)):
             frame = frames[:, :, kind]
-            keys = torch.cat((frame, code), -1) if self.timed else frame
+            keys = torch.cat((frame, observation["place"]), -1) if self.timed else frame
             scores = score(torch.relu(of_query(x[:, : self.query])[:, None] + of_frame(keys)))
-            weights = scores.masked_fill(~taken[..., None], float("-inf")).softmax(1)
+            weights = scores.masked_fill(~taken[:, :, kind, None], float("-inf")).softmax(1)
             parts.append(torch.einsum("bkh,bkd->bhd", weights, frame).flatten(1))
         return torch.cat(parts, 1)
-
-    def _window(self, middle: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-        """Which stretches take part (B, F), and where they lie relative to the window (B, F, 4)."""
-        inside = (middle >= start) & (middle < end)
-        # A window between two middles still has one stretch.
-        nearest = (middle - (start + end) / 2).abs().argmin(1, keepdim=True)
-        inside = inside.scatter(1, nearest, True)
-        if not self.timed:
-            return inside, middle[:0]
-        reach = CONTEXT_STEPS / self.count
-        taken = inside | ((middle >= start - reach) & (middle < end + reach))
-        steps = self.count / 4
-        share = (middle - start) / (end - start).clamp(min=1e-3)
-        ends = ((middle - start) * steps).clamp(-1, 1), ((end - middle) * steps).clamp(-1, 1)
-        return taken, torch.stack((*ends, share.clamp(-1, 2), inside.to(middle.dtype)), -1)

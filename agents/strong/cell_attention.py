@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -167,7 +168,7 @@ class CellAttention(nn.Module):
 
 
 def peak_boxes(weights: Tensor, cells: Tensor, height: int, width: int, size: float) -> Tensor:
-    """Boxes around what an attention rests on: weights (n, h * w) and standardised cells (n, h * w, C) to corners (n, 4).
+    """Boxes around what an attention rests on: weights (n, h * w) and cells (n, h * w, C), standardised, to (n, 4).
 
     The attention rests on the part of an object that tells most, which need not be its middle. So the attended feature
     is compared with the cells around the peak, both relative to the median cell of the frame: where they agree there is
@@ -204,6 +205,29 @@ def smoothed(x: Tensor, width: float) -> Tensor:
     return pooled[0].t().reshape(x.shape)
 
 
+@torch.no_grad()
+def scored_cells(attention: CellAttention, bank: FeatureBank) -> tuple[Tensor, Tensor]:
+    """Cells as an attention sees them, and their scores for every query.
+
+    Returns:
+        (N, K, C) float16, the frames of all videos; (R, K) float32, those of each sample, packed sample after sample.
+    """
+    height, width, channels = bank.grid_shape
+    lengths = bank.n_frames[bank.video]
+    first = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).tolist()
+    cells = torch.empty((len(bank.grid), height * width, channels), dtype=torch.float16, device=bank.device)
+    scores = torch.empty((first[-1], height * width), device=bank.device)
+    query, video = attention.query(bank.query), bank.video.tolist()
+    offsets = bank.offsets.tolist()
+    for low, high in pairwise(offsets):
+        grid = bank.grid[low:high]
+        cells[low:high] = smoothed(attention.frames(grid), len(grid) / attention.args.stretches)
+    for sample, of in enumerate(video):
+        seen = cells[offsets[of] : offsets[of + 1]].to(torch.float32)
+        scores[first[sample] : first[sample + 1]] = attention.score(seen[None], query[sample : sample + 1])[0]
+    return cells, scores
+
+
 class AttendedFeatures(LocalFeatures):
     """f_o under a cell attention: window means of the attended features of every frame of every sample.
 
@@ -211,13 +235,18 @@ class AttendedFeatures(LocalFeatures):
         bank: features of one split.
         attention: see `CellAttention`.
         boxes: corners (R, 4) that limit the attention, or None for whole frames.
+        margin: around the boxes that `inside` is asked for, in fractions of the frame; ``boxes`` come with theirs.
 
-    Both are computed at first use. An attention that is trained further needs a new object.
+    Features and peaks are computed at first use. An attention that is trained further needs a new object.
     """
 
-    def __init__(self, bank: FeatureBank, attention: CellAttention, boxes: Tensor | None = None) -> None:
+    by_frame = True
+
+    def __init__(
+        self, bank: FeatureBank, attention: CellAttention, boxes: Tensor | None = None, margin: float = 0.0
+    ) -> None:
         self.bank, self.attention, self.boxes = bank, attention, boxes
-        self.levels, self.margin, self.reduce = (1,), 0.0, "concat"
+        self.levels, self.margin, self.reduce = (1,), margin, "concat"
         self.source = "frame" if boxes is None else "given"
         lengths = bank.n_frames[bank.video]
         self.rows = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
@@ -231,6 +260,20 @@ class AttendedFeatures(LocalFeatures):
     def peaks(self) -> Tensor:
         """Attention boxes: corners, packed (R, 4)."""
         return self._attended[1]
+
+    @cached_property
+    def _scored(self) -> tuple[Tensor, Tensor]:
+        return scored_cells(self.attention, self.bank)
+
+    def inside(self, samples: Tensor, frames: Tensor, corners: Tensor) -> Tensor:
+        """What the attention sees inside boxes of single frames; see `LocalFeatures.inside`."""
+        cells, scores = self._scored
+        height, width, _ = self.bank.grid_shape
+        limited = (
+            scores[self.rows[samples] + frames] + (box_weights(self.widened(corners), height, width) + FLOOR).log()
+        )
+        seen = cells[self.bank.offsets[self.bank.video[samples]] + frames].to(torch.float32)
+        return torch.einsum("bk,bkc->bc", limited.softmax(-1), seen)
 
     @cached_property
     def means(self) -> WindowMeans:  # type: ignore[override]

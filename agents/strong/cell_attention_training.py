@@ -133,8 +133,8 @@ class CellAttentionTraining:
         return self.done >= self.total
 
     def reported(self, before: int) -> int:
-        """The step that a report of this iteration carries."""
-        return self.done
+        """The step that a report of this iteration carries; the last episodes may go beyond the total."""
+        return min(self.done, self.total)
 
     def check(self) -> None:
         """Raise `TrainingDiverged` where the last losses are not finite."""

@@ -5,22 +5,22 @@ Each differs from its neighbour in the part that its name says and in nothing el
 
 | system | neighbour | what differs |
 |---|---|---|
-| trl | strong | no spatial level, f_o := f_s |
 | blind | trl | every visual part of the observation is hidden |
 | trl+gau | trl | f_o weighs each frame by a fixed centred Gaussian |
 | trl+local | trl | f_o is the mean of the detected objects of each frame |
 | trl+cells | trl | f_o is the mean of the five cells of each frame with the largest norm |
+| trl+attention | trl | attention over the cells of whole frames, inside the critic |
+| strong | trl+attention | the attention is limited to boxes, which the spatial level moves |
 | trl+dis | strong | every frame begins with b0 instead of the box before it (no Eq. 12) |
 | trl+fix | strong | there are actions in the first frame only; its box serves all others |
-| strong+attention | strong | windows are weighed by both attentions (Eqs. 2-3 and 13-14) beside the means |
-| strong+frame scores | strong | the temporal level also observes the scores of its frame attention (ours) |
-| attention boxes | strong | no tracker: the box around the peak of the frame attention in every frame (ours) |
+| attention boxes | strong | no tracker: the box around the peak of the attention in every frame (ours) |
 | static attention box | attention boxes | one box a video, the median of these (ours) |
+| strong (frame labels) | strong | boxes follow an attention that is trained with frame labels (ours) |
+| strong+frame scores | strong (frame labels) | the temporal level also observes the scores of that attention (ours) |
+| strong (all rewards) | strong (frame labels) | both levels know the rewards of all moves (ours) |
+| strong (paper) | | the letter of the paper, ``preset="paper"`` |
 | GT static box, GT boxes | trl | f_o from GT boxes (upper bounds) |
-| critic on GT boxes | GT boxes | the critic's highest value chooses the action (upper bound) |
-
-The paper's STRONG has the attentions and its STRONG-A has means; here means are the default of all (see
-`agents.strong.agent` for the cost of attention), so its STRONG is ``strong+attention`` and its STRONG-A ``strong``.
+| DDPG on GT boxes | GT boxes | DDPG instead of double DQN (upper bound) |
 
 Known from the paper: which part each removes. Ours: the mean over objects of TRL+local; ``trl+cells``, which stands in
 for it where a store has no detector features; TRL+dis acts as often in a frame as STRONG does, because with one action
@@ -32,11 +32,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from strong_envs.agents.registry import SystemSpec, register
+from strong_envs.agents.registry import SEES_BOXES, SystemSpec, register
 from strong_envs.agents.strong.agent import Strong
 
 STAND_INS = {"trl+local": "trl+cells"}
 """Systems whose result replaces that of another which a store cannot serve; a note names the replacement."""
+
+
+def _sees(boxes: str, attention: str) -> str:
+    """What f_o is made of: attention over the cells of whole frames reads the grid."""
+    return "grid" if boxes == "frame" and attention == "cells" else SEES_BOXES[boxes]
 
 
 def _register(name: str, description: str, boxes: str, *, needs: str = "grid", **defaults: Any) -> None:
@@ -53,6 +58,8 @@ def _register(name: str, description: str, boxes: str, *, needs: str = "grid", *
             upper_bound=boxes in ("truth", "static"),
             tracks_boxes=boxes in ("tracked", "attention", "static_attention"),
             defaults={"boxes": boxes, **defaults},
+            sees="sentences" if defaults.get("blind") else _sees(boxes, defaults.get("attention", "none")),
+            learns_from=defaults.get("learns_from", "own rewards"),
         )
     )
 

@@ -8,6 +8,7 @@ regularisation that features of real footage need.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,12 @@ class Scale(nn.Module):
 
     Args:
         size: length of the vectors.
+
+    Attributes:
+        limit: of the result; infinite where it is left as it is.
     """
 
+    limit: float = 10.0
     shift: Tensor
     scale: Tensor
 
@@ -52,8 +57,8 @@ class Scale(nn.Module):
         self.scale.copy_(torch.where(spread > 1e-4, 1 / spread.clamp(min=1e-4), 0.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., size) to (..., size) float32, clamped to [-10, 10]."""
-        return ((x - self.shift) * self.scale).clamp(-10, 10)
+        """(..., size) to (..., size) float32, clamped to [-limit, limit]."""
+        return ((x - self.shift) * self.scale).clamp(-self.limit, self.limit)
 
 
 class Matching(nn.Module):
@@ -163,11 +168,11 @@ class MatchingInputs(nn.Module):
         """Take the scale of every number from a batch of observations."""
         self.query.fit(observation["query"])
         for name in self.other:
-            self.rest[name].fit(observation[name].flatten(1))
+            cast(Scale, self.rest[name]).fit(observation[name].flatten(1))
         if self.scaled:
             self.scale.fit(self._same_length(observation).flatten(0, 1))
             for name in self.apart:
-                self.apart_scale[name].fit(observation[name])
+                cast(Scale, self.apart_scale[name]).fit(observation[name])
 
     def _same_length(self, observation: dict[str, Tensor]) -> Tensor:
         """The windows whose vectors are as long as that of the inside, which comes first: (B, P, D)."""

@@ -21,8 +21,12 @@ class Standardise(nn.Module):
     Args:
         shapes: named parts of the observation.
         hidden: names of parts.
+
+    Attributes:
+        limit: of the result; infinite where it is left as it is.
     """
 
+    limit: float = 10.0
     shift: Tensor
     scale: Tensor
     mask: Tensor
@@ -60,7 +64,7 @@ class Standardise(nn.Module):
         return self._scaled(observation[name].flatten(1), self.columns[name])
 
     def _scaled(self, x: Tensor, at: slice) -> Tensor:
-        return ((x - self.shift[at]) * self.scale[at]).clamp(-10, 10) * self.mask[at]
+        return ((x - self.shift[at]) * self.scale[at]).clamp(-self.limit, self.limit) * self.mask[at]
 
 
 class KeptParts:

@@ -47,7 +47,13 @@ def aggregate(files: Sequence[dict[str, Scored]], metric: str = "mIoU") -> list[
         strata = [_runs(held[label], metric) for held in files]
         iqm, low, high = stratified_interval(strata, "iqm")
         means = {name: float(values.mean()) for name, values in zip(names, strata, strict=True)}
-        about: dict[str, Any] = {"system": label, "metric": metric, "runs": [len(s) for s in strata], "means": means}
+        about: dict[str, Any] = {
+            "system": label,
+            "knows": files[0][label].knows,
+            "metric": metric,
+            "runs": [len(s) for s in strata],
+            "means": means,
+        }
         about |= {"iqm": iqm, "low": low, "high": high, "caveat": _caveat([held[label] for held in files])}
         rows.append(about)
     return sorted(rows, key=lambda row: -row["iqm"])
@@ -103,6 +109,9 @@ def main(args: argparse.Namespace) -> int:
         means = "".join(f"  {100 * row['means'][name]:>18.2f}" for name in names)
         interval = f"[{100 * row['low']:.2f}, {100 * row['high']:.2f}]"
         print(f"{row['system']:<{wide}}  {100 * row['iqm']:>6.2f}  {interval:<16}{means}")
+    for row in rows:
+        if row["knows"]:
+            print(f"{row['system']}: {row['knows']}")
     print(f"{args.metric}; the interval draws runs within each data set, not queries")
     for text in dict.fromkeys(row["caveat"] for row in rows if row["caveat"]):
         print(f"{', '.join(row['system'] for row in rows if row['caveat'] == text)}: {text}")

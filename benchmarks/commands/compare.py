@@ -31,8 +31,16 @@ class Scored:
     units: list[str]
     """What is drawn as a whole for each query: its video, or the clip or source that it shares with others."""
     protocol: Protocol
+    sees: str | None = None
+    learns_from: str | None = None
+    """As of the row; None where the file does not say."""
     reference: bool = False
     """Fitted without a seed: its one run is all there is."""
+
+    @property
+    def knows(self) -> str | None:
+        """What the system sees and learns from, in words."""
+        return None if self.sees is None else f"sees {self.sees}, learns from {self.learns_from}"
 
 
 def read_scored(path: str | Path) -> dict[str, Scored]:
@@ -47,13 +55,14 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
         scores = values["per_query"]
         protocols = {row["system"]: row["protocol"] for row in values["rows"]}
         references = {row["system"] for row in values["rows"] if row.get("reference")}
+        known = {row["system"]: (row.get("sees"), row.get("learns_from")) for row in values["rows"]}
         runs = {label: iou for label, iou in scores["IoU"].items() if label in protocols}
         if not runs:
             raise DataError(f"{shown(path)} has no scores per query of any row")
     elif "scores" in values and "protocol" in values:
         checked_cell(values, shown(path), Path(path).stem)
         scores = {"queries": values["queries"], "videos": values["videos"], "units": values.get("units", [])}
-        references = set()
+        references, known = set(), {}
         runs, protocols = {values["system"]: [values["scores"]["IoU"]]}, {values["system"]: values["protocol"]}
     else:
         raise DataError(f"{shown(path)} holds no scores per query and protocol; give a results.json or a cell's file")
@@ -64,7 +73,8 @@ def read_scored(path: str | Path) -> dict[str, Scored]:
             scores["queries"],
             units_of(scores),
             Protocol.from_dict(protocols[label]),
-            label in references,
+            *known.get(label, (None, None)),
+            reference=label in references,
         )
         for label, iou in runs.items()
     }
@@ -94,6 +104,8 @@ def compare(a: Scored, b: Scored) -> list[dict[str, Any]]:
                 "metric": metric,
                 "a": a.label,
                 "b": b.label,
+                "a_knows": a.knows,
+                "b_knows": b.knows,
                 "mean_a": float(ours[metric].mean()),
                 "mean_b": float(theirs[metric].mean()),
                 **found.as_dict(),
@@ -152,6 +164,9 @@ def main(args: argparse.Namespace) -> int:
         return 0
     for rows in found:
         print(f"{rows[0]['a']} ({args.first}) minus {rows[0]['b']} ({args.second}), {rows[0]['queries']:,} queries")
+        for side in "ab":
+            if rows[0][f"{side}_knows"]:
+                print(f"  {rows[0][side]}: {rows[0][f'{side}_knows']}")
         print(f"  {'metric':<8}{'A':>8}{'B':>8}{'A - B':>9}   95 % interval      p")
         for row in rows:
             numbers = "".join(f"{100 * row[key]:>8.2f}" for key in ("mean_a", "mean_b"))

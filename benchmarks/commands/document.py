@@ -120,6 +120,11 @@ def block(
         # Judged anew where the file has the scores of queries: the rule may have become stricter since.
         anew = result.get("table") and result.get("per_query", {}).get("queries")
         return f"\n{claims_markdown(judge(result, result['table']) if anew else result['claims'])}"
+    if kind == "walk":
+        from strong_envs.benchmarks.commands.walk import walk_markdown
+
+        _known(options, ())
+        return f"\n{walk_markdown(result)}"
     if kind == "about":
         _known(options, ())
         return f"\n{provenance(result)}\n"
@@ -133,7 +138,7 @@ def block(
             drawing.append(f"{options['file']} drawn")
         link = os.path.relpath(root / options["file"], file.parent)
         return f"\n![{options.get('alt') or options['kind']}]({link})\n"
-    kinds = ("table", "number", "figure", "claims", "about")
+    kinds = ("table", "number", "figure", "claims", "walk", "about")
     raise DataError(f"a marker is one of {kinds}, got {kind!r}{nearest(kind, kinds)}")
 
 

@@ -23,12 +23,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "table.md, curve.png (learning curves), episode.png and episode.mp4 (one held-out query). Finished training "
         "runs are kept: the same command continues where it stopped.",
     )
+    parser.add_argument("--list", action="store_true", help="list the systems with what they see and learn from")
     add_arguments(parser)
     parser.set_defaults(run=main)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; 0 when every cell finished, 1 when one failed, 130 after Ctrl-C."""
+    if args.list:
+        list_systems()
+        return 0
     apply_quick(args)
     args.out = "results/quick" if args.quick and args.out == "results/run" else args.out
     variants = plain_variants(args, systems_of(args))
@@ -40,6 +44,17 @@ def main(args: argparse.Namespace) -> int:
             draw(result, job)
         show(result, args, out)
         return finish(job)
+
+
+def list_systems() -> None:
+    """Print every registered system: name, what it sees, what it learns from, and a sentence."""
+    from strong_envs import agents
+
+    head = ("system", "sees", "learns from", "description")
+    lines = [(s.name, s.sees, s.learns_from, s.description) for s in agents.REGISTRY.values()]
+    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(3)]
+    for line in (head, *lines):
+        print("  ".join([*(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=False)), line[3]]))
 
 
 def draw(result: dict[str, Any], job: Job) -> None:

@@ -1,4 +1,4 @@
-"""``strong-envs sweep gamma``: one setting over several values, after the paper's Figure 4."""
+"""``strong-envs sweep gamma``: one setting over several values, after the paper's Figure 4, on validation videos."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from strong_envs.benchmarks.protocols import Protocol
 from strong_envs.benchmarks.results.collect import per_query_scores, row_of
 from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.errors import DataError
+from strong_envs.features.validation import VALIDATION
 
 VALUES: dict[str, list[Any]] = {
     "gamma": [0.0, 0.1, 0.2, 0.4, 0.6, 0.8],
@@ -55,6 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "sweep",
         help="Figure 4: one setting over several values",
         description="Train systems with every value of one setting and every seed, and draw mIoU over the values. "
+        "Values are compared on validation videos; choose one and run it once on the test part. "
         f"The setting is any field of the systems or of their environments; {', '.join(VALUES)} have built-in values.",
     )
     parser.add_argument(
@@ -62,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--values", help="comma-separated values, such as 0,0.1,0.2 (default: the built-in ones)")
     add_arguments(parser)
-    parser.set_defaults(run=main, systems="strong", out="results/sweep")
+    parser.set_defaults(run=main, systems="strong", out="results/sweep", test=VALIDATION)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -34,8 +34,8 @@ def q_ranking(system: Any, bank: FeatureBank, windows: int = 6, seed: int = 0) -
         seed: of windows and places.
 
     Returns:
-        ``Q: against another object`` and ``Q: against an empty place``, means over the queries that have one; nothing for
-        a system without a critic that looks into boxes.
+        ``Q: against another object`` and ``Q: against an empty place``, means over the queries that have one; nothing
+        for a system without a critic that looks into boxes.
     """
     if not system.values_boxes:
         return {}

@@ -30,6 +30,8 @@ class ReferenceScores:
 
     label: str
     description: str
+    sees: str
+    learns_from: str
     draws: int | None
     scores: Mapping[str, np.ndarray]
 
@@ -68,7 +70,17 @@ def reference_scores(
             for metric, values in score(prediction, truth, protocol.thresholds, protocol.comparison).items():
                 total[metric] = total.get(metric, np.zeros(len(test))) + values
         scores = {metric: values / (draws if drawn else 1) for metric, values in total.items()}
-        yield name, ReferenceScores(predictor.label, predictor.description, draws if drawn else None, scores)
+        yield (
+            name,
+            ReferenceScores(
+                predictor.label,
+                predictor.description,
+                predictor.sees,
+                predictor.learns_from,
+                draws if drawn else None,
+                scores,
+            ),
+        )
 
 
 def _grid(protocol: Protocol) -> dict[str, Any]:
@@ -139,6 +151,8 @@ def reference_rows(
                 "system": reference.label,
                 "reference": name,
                 "description": reference.description,
+                "sees": reference.sees,
+                "learns_from": reference.learns_from,
                 "protocol": protocol.as_dict(),
                 "seeds": None,
                 "draws": reference.draws,

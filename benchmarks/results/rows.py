@@ -48,6 +48,7 @@ def system_row(
     return {
         "system": label,
         "description": agents.find(runs[0]["system"]).description,
+        **agents.registry.information(runs[0]["system"], runs[0].get("options")),
         "protocol": protocol.as_dict(),
         "seeds": len(runs),
         "queries": iou.shape[1],

@@ -37,6 +37,8 @@ class Row(Struct):
     caveat: Name | None = None
     note: Name | None = None
     description: Name | None = None
+    sees: Name | None = None
+    learns_from: Name | None = None
     reference: Name | None = None
 
 

@@ -9,7 +9,11 @@ A row is a dict, ready for JSON::
      "intervals": {"mIoU": [0.29, 0.32]},     # optional: low and high
      "caveat": None,                          # optional: a sentence to print below the table
      "note": None,                            # optional: another, about this system alone
+     "sees": "grid",                          # optional: what it is given to predict, see `agents.registry.SEES`
+     "learns_from": "frame labels",           # optional: what it is trained with, see `agents.registry.LEARNS_FROM`
      "description": "..."}                    # optional: one sentence on the system
+
+Tables have the columns "sees" and "learns from" where any row says them; rows of files of earlier releases do not.
 
 All rows of a column share one protocol. Numbers of another protocol, such as those printed in papers, are given as
 ``beside`` and get columns of their own under their own heading.
@@ -31,6 +35,10 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 ABSENT = "\N{EN DASH}"
+INFORMATION = {"sees": "sees", "learns_from": "learns from"}
+"""Columns that say what a system knows: systems are compared within a kind."""
+WORDS = ("system", *INFORMATION.values())
+"""Columns of words, which begin at the left."""
 WIDE = 10_000
 """Characters: a terminal in which any table finds room."""
 
@@ -67,7 +75,8 @@ def table_cells(
     groups = [("", list(rows)), *((label, list(other)) for label, other in (beside or {}).items())]
     if not groups[0][1]:
         raise DataError("a table needs at least one row")
-    header = ["system", "seeds"]
+    known = [name for name in INFORMATION if any(row.get(name) for row in groups[0][1])]
+    header = ["system", *(INFORMATION[name] for name in known), "seeds"]
     notes: list[str] = []
     shown: list[str] = []
     columns: list[dict[str, str]] = []
@@ -80,7 +89,12 @@ def table_cells(
         notes.extend(f"{label}: {_protocol(row)}" if label else str(_protocol(row)) for row in group[:1])
     systems = list(dict.fromkeys(row["system"] for _, group in groups for row in group))
     seeds = {row["system"]: _count(row.get("seeds")) for row in rows}
-    body = [[s, seeds.get(s, ABSENT), *(column.get(s, ABSENT) for column in columns)] for s in systems]
+    said = {row["system"]: [row.get(name) or ABSENT for name in known] for row in rows}
+    without = [ABSENT] * len(known)
+    body = [
+        [s, *said.get(s, without), seeds.get(s, ABSENT), *(column.get(s, ABSENT) for column in columns)]
+        for s in systems
+    ]
     if intervals and any(row.get("intervals") for _, group in groups for row in group):
         notes.append("± is half the width of the 95 % bootstrap interval.")
     notes.extend(_caveats([row for _, group in groups for row in group]))
@@ -93,7 +107,7 @@ def markdown_table(rows: Sequence[Row], metrics: Sequence[str] | None = None, **
     """A GitHub-Markdown table with its notes below; arguments as in `table_cells`."""
     laid = table_cells(rows, metrics, **options)
     lines = [[_escape(cell) for cell in line] for line in (laid.header, *laid.body)]
-    rule = ["---"] + ["---:"] * (len(laid.header) - 1)
+    rule = ["---" if name in WORDS else "---:" for name in laid.header]
     table = [f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:])]
     return "\n".join([*table, "", *(f"- {_escape(note)}" for note in laid.notes)]) + "\n"
 
@@ -110,8 +124,8 @@ def console_table(
     laid = table_cells(rows, metrics, **options)
     notes = Text("\n".join(laid.notes))
     table = Table(title=title and Text(title), caption=notes, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(laid.header):
-        table.add_column(Text(name), justify="left" if index == 0 else "right", no_wrap=True)
+    for name in laid.header:
+        table.add_column(Text(name), justify="left" if name in WORDS else "right", no_wrap=True)
     for line in laid.body:
         table.add_row(*map(Text, line))
     return table

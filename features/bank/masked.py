@@ -74,7 +74,7 @@ class MaskedStore(FeatureStore):
         self.queries = [masked_query(q, store.name) for q in store.queries]
 
     @property
-    def tracks(self) -> Any:
+    def tracks(self) -> Any:  # type: ignore[override]
         """Refused: rows of the true boxes."""
         refuse("the true boxes", self.name)
 

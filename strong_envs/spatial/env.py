@@ -61,7 +61,7 @@ class SpatialTrackEnv(ScalarEnv):
     |---|---|---|
     | query | (Dq,) | f_e, the sentence vector |
     | scene | (D,) | f_s, mean over the window of whole frames |
-    | inside | (C,) | f_o^k, what lies inside the box in the current frame |
+    | inside | (C,) | f_o^k, what lies inside the box in the current frame; longer with a pyramid of `spp_levels` |
     | around | (5 C,) | with `surroundings`: a box twice as large, and the neighbours left, right, up, down |
     | box | (4,) | with `surroundings`: centre and size as fractions of the frame |
     | attention_box | (4,) | with an `attention_box`: its corners in this frame minus those of the box |

@@ -139,8 +139,6 @@ class SpatialTask:
         attention_box: AttentionBox | None = None,
     ) -> None:
         self.temporal, self.config, self.critic, self.bank = temporal, config, critic, temporal.bank
-        if temporal.local.levels != (1,):
-            raise DataError("the spatial level compares box means; build the temporal level with spp_levels=(1,)")
         self.reward = rewards.find_spatial_reward(config.reward)
         if self.reward.source == "true_box" and not self.bank.has_boxes:
             raise DataError(
@@ -167,6 +165,7 @@ class SpatialTask:
             )
         self.table = torch.as_tensor(boxes.move_table(config.z_s, config.box_moves), device=self.bank.device)
         _, _, self.channels = self.bank.grid_shape
+        self.pooled = temporal.local.box_dim
 
     @property
     def n_actions(self) -> int:
@@ -237,7 +236,7 @@ class SpatialTask:
         bank = self.bank
         first, last = spans.frame_window(start, end, self.temporal.config.total, self.temporal.n_frames[samples])
         if sums is None:
-            sums = torch.zeros((len(samples), bank.max_frames + 1, self.channels), device=bank.device)
+            sums = torch.zeros((len(samples), bank.max_frames + 1, self.pooled), device=bank.device)
         box = box.to(torch.float64)
         zeros = torch.zeros(len(samples), dtype=torch.float64, device=bank.device)
         walk = TrackState(samples, start, end, first, last, first, torch.zeros_like(first), box, box, box, sums, zeros)
@@ -262,8 +261,7 @@ class SpatialTask:
         leave = frame_action >= torch.where(opening, config.first_frame_actions, config.actions_per_frame)
         frame = torch.where(leave, walk.frame + 1, walk.frame)
         frame_action = torch.where(leave, 0, frame_action)
-        rows = self.bank.offsets[self.bank.video[walk.sample]] + walk.frame
-        feature = self.bank.frame_box_features(rows, boxes.corners(box).to(torch.float32))
+        feature = self.temporal.local.inside(walk.sample, walk.frame, boxes.corners(box).to(torch.float32))
         placed, done = box, frame >= walk.last
         if config.inheritance == "none":
             box = torch.where(leave[:, None], walk.before, box)
@@ -357,13 +355,15 @@ class SpatialTask:
         under ``inheritance="none"``, where they will not have ``box``.
         """
         a, c = self.temporal.windows(walk.sample, walk.start, walk.end)
+        if self.temporal.local.by_frame:
+            return self._trial_by_frame(walk, box, a, c)
         first, now = walk.first[:, None], walk.frame[:, None]
         row = torch.arange(len(a), device=a.device)[:, None]
         tracked = walk.sums[row, c.clamp(max=now).clamp(min=first)] - walk.sums[row, a.clamp(min=first).clamp(max=now)]
         video = self.bank.video[walk.sample][:, None].expand_as(a)
 
         def same_box(low: Tensor, high: Tensor, edges: Tensor) -> Tensor:
-            edges = boxes.corners(edges).to(torch.float32)[:, None].expand(*a.shape, 4)
+            edges = self.temporal.local.widened(boxes.corners(edges).to(torch.float32))[:, None].expand(*a.shape, 4)
             return self.bank.box_sums(video, low, torch.maximum(low, high), edges)
 
         until = torch.minimum(c, now + 1) if self.config.inheritance == "none" else c
@@ -372,6 +372,23 @@ class SpatialTask:
             total = total + same_box(torch.maximum(a, now + 1), c, walk.before)
         total = total + same_box(a, torch.minimum(c, first), walk.before)
         return total / (c - a).clamp(min=1).unsqueeze(-1)
+
+    def _trial_by_frame(self, walk: TrackState, box: Tensor, a: Tensor, c: Tensor) -> Tensor:
+        """`trial` where f_o is more than a box mean: pooled in every frame of the windows [a, c), and then summed."""
+        at = torch.arange(self.bank.max_frames, device=a.device)
+        wanted = ((at >= a[..., None]) & (at < c[..., None])).any(1)
+        first, now = walk.first[:, None], walk.frame[:, None]
+        tracked = (at >= first) & (at < now)
+        owner, frame = (wanted & ~tracked).nonzero(as_tuple=True)
+        tried = frame >= walk.frame[owner]
+        if self.config.inheritance == "none":
+            tried = frame == walk.frame[owner]
+        edges = boxes.corners(torch.where(tried[:, None], box[owner], walk.before[owner])).to(torch.float32)
+        features = torch.where(tracked[..., None], walk.sums[:, 1:] - walk.sums[:, :-1], 0.0)
+        features[owner, frame] = self.temporal.local.inside(walk.sample[owner], frame, edges)
+        sums = torch.cat((features.new_zeros(len(a), 1, features.shape[2]), features.cumsum(1)), 1)
+        row = torch.arange(len(a), device=a.device)[:, None]
+        return (sums[row, c] - sums[row, a]) / (c - a).clamp(min=1).unsqueeze(-1)
 
     def observe(self, walk: TrackState) -> dict[str, Tensor]:
         """The state of Eq. 10 in the paper's order: query, scene (f_s), box features (f_o^k), with ``appearance``.
@@ -392,7 +409,10 @@ class SpatialTask:
         if self.config.appearance:
             observation["query"] = self.bank.query[sample]
             observation["scene"] = self.bank.frame_means(sample, first, last)
-            observation["inside"] = self.bank.frame_box_features(rows, boxes.corners(box))
+            local, edges = self.temporal.local, boxes.corners(box)
+            # What lies in the box itself, without the margin that the temporal level may have around it.
+            pyramid = local.levels != (1,)
+            observation["inside"] = local.pool(rows, edges) if pyramid else self.bank.frame_box_features(rows, edges)
         if self.config.surroundings:
             observation["around"] = self.around(rows, box)
             observation["box"] = box
@@ -420,7 +440,7 @@ class SpatialTask:
             shapes |= {
                 "query": (self.bank.query_dim,),
                 "scene": (self.bank.frame_dim,),
-                "inside": (self.channels,),
+                "inside": (self.pooled,),
             }
         if self.config.surroundings:
             shapes |= {"around": (5 * self.channels,), "box": (4,)}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 INDEX = ("sample", "first", "last", "frame", "box")
 ENV_ARGUMENTS = ("critic", "attention_box", "flatten", "observation", "render_mode", "info", "reveal_truth")
-TASK_ARGUMENTS = ("features", "split", "device", "boxes", "box_margin", *TEMPORAL_NAMES)
+TASK_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "spp_reduce", "box_margin", *TEMPORAL_NAMES)
 
 
 def make_spatial_task(
@@ -197,7 +197,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
             f: snapshot[f"walk.{f}"].to(self.device, copy=True) for f in TrackState._fields if f"walk.{f}" in snapshot
         }
         if "sums" not in parts:
-            shape = (self.num_envs, self.bank.max_frames + 1, self.task.channels)
+            shape = (self.num_envs, self.bank.max_frames + 1, self.task.pooled)
             parts["sums"] = torch.zeros(shape, device=self.device)
         self.walk = TrackState(**parts)
 

@@ -73,7 +73,7 @@ class TemporalMomentEnv(ScalarEnv):
     | time | (1,) | only with `time_in_observation`: t / T |
 
     Dq and D are the lengths of the store's sentence and frame vectors. With `boxes` other than `"frame"`, f_o is made
-    of the grid's cells: its D is the length of a cell times the bins of `spp_levels`.
+    of the grid's cells: its D is the length of a cell, times the bins of `spp_levels` with `spp_reduce="concat"`.
 
     Without `context` this is the paper's state: 8,898 numbers with its sizes (4,800 + 2 + 2,048 + 2,048). A mean over
     the window alone cannot tell on which side of it the event lies; the context can.
@@ -125,7 +125,8 @@ class TemporalMomentEnv(ScalarEnv):
     - `features="shapes-v0"`: a registered key, a path of a store, or a `FeatureBank`; `split="train"`; `device="cpu"`.
     - `boxes="frame"`: where f_o looks: `"frame"`, `"initial"`, `"gaussian"`, `"truth"`, `"static"`, `"objects"`,
       `"cells"`, or a tensor of corners; see `LocalFeatures`.
-      `spp_levels=(1,)`: bins per side of its pyramid; `box_margin=0.0`.
+      `spp_levels=(1,)`: bins per side of its pyramid, (1, 2, 4) in the paper; `spp_reduce="concat"` | `"max"` makes one
+      vector of its bins; `box_margin=0.0`.
     - `phi=0.1`, `max_steps=20`, `z_e=10`, `step_scale=1.0`, `multi_scale=False`, `initial_span=(0.25, 0.75)`,
       `start="initial"` | `"random"`.
     - `iou="signed"` | `"clamped"` | `"legacy"`; `reward="iou_sign"` | `"iou_delta"` | `"read"`.

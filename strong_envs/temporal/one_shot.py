@@ -267,8 +267,9 @@ class TemporalOneShotEnv(ScalarEnv):
     empty.
 
     ## Arguments
-    - `features="shapes-v0"`, `split="train"`, `device="cpu"`, `boxes="frame"`, `spp_levels=(1,)`, `box_margin=0.0`: as
-      for `TemporalMoment-v0`. `parts=16`; `iou="clamped"`; `flatten=False`; `observation="features"` | `"index"`;
+    - `features="shapes-v0"`, `split="train"`, `device="cpu"`, `boxes="frame"`, `spp_levels=(1,)`,
+      `spp_reduce="concat"`, `box_margin=0.0`: as for `TemporalMoment-v0`. `parts=16`; `iou="clamped"`;
+      `flatten=False`; `observation="features"` | `"index"`;
       `render_mode=None` | `"rgb_array"` | `"human"`; `info="numeric"` | `"full"` | `"light"`;
       `reveal_truth=None`: as in `TemporalMomentEnv`, without `tiou` and the true windows on a test part.
 

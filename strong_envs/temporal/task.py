@@ -318,7 +318,7 @@ def random_windows(shape: tuple[int, ...], total: float, generator: torch.Genera
     return torch.minimum(ends[0], ends[1]), torch.maximum(ends[0], ends[1]) + 1
 
 
-TASK_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "box_margin")
+TASK_ARGUMENTS = ("features", "split", "device", "boxes", "spp_levels", "spp_reduce", "box_margin")
 ENV_ARGUMENTS = (*TASK_ARGUMENTS, "flatten", "observation", "render_mode", "info", "reveal_truth")
 
 
@@ -328,6 +328,7 @@ def make_task(
     device: str | torch.device = "cpu",
     boxes: str | Tensor = "frame",
     spp_levels: Sequence[int] = (1,),
+    spp_reduce: str = "concat",
     box_margin: float = 0.0,
     **config: Any,
 ) -> TemporalTask:
@@ -335,7 +336,7 @@ def make_task(
     unknown = [name for name in config if name not in CONFIG_NAMES]
     refuse_unknown(unknown, (*ENV_ARGUMENTS, *CONFIG_NAMES))
     bank = feature_registry.load(features, split, device)
-    return TemporalTask(bank, LocalFeatures(bank, boxes, spp_levels, margin=box_margin), TemporalConfig(**config))
+    return TemporalTask(bank, LocalFeatures(bank, boxes, spp_levels, spp_reduce, box_margin), TemporalConfig(**config))
 
 
 def check_spans(task: TemporalTask, samples: Tensor, span: Any, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -19,18 +19,17 @@ from strong_envs.benchmarks.cli import main
 from strong_envs.features.errors import DataError
 
 SMALL = [
-    "frame_attention.steps=4",
     "rounds=1",
     "pretrain_steps=2560",
     "spatial_steps=1280",
     "temporal_steps=2560",
-    "temporal.warmup=256",
     "spatial.warmup=128",
     "spatial.num_envs=32",
     "spatial.updates=1",
-    "temporal.critic_hidden=(16,)",
-    "temporal.actor_hidden=(16,)",
-    "frame_attention.inside_hidden=8",
+    "temporal.hidden=(16,)",
+    "temporal.width=8",
+    "cells.hidden=8",
+    "cells.queries=4",
 ]
 
 
@@ -85,7 +84,7 @@ def test_a_run_leaves_a_system_a_log_and_a_result(whole_run, ragged_store, capsy
     ]
     rows = rows_of(whole_run)
     stages = list(dict.fromkeys(row["stage"] for row in rows))
-    assert stages == ["temporal alone", "round 1, frame attention", "round 1, spatial", "round 1, temporal"]
+    assert stages == ["temporal alone", "round 1, spatial", "round 1, temporal"]
     steps = [int(row["steps"]) for row in rows]
     assert steps == sorted(steps)
     evaluated = [row for row in rows if row["mIoU"]]
@@ -137,7 +136,7 @@ def test_bad_input_is_one_sentence_and_2(whole_run, ragged_store, tmp_path, caps
         "no system of this job has a setting", "no setting"
     )
     assert "rounds must be of type int" in said("--out", new, "--set", "rounds=many", "--features", ragged_store)
-    assert "objective must be one of" in said("--out", new, "--set", "objective=x", "--features", ragged_store)
+    assert "network must be one of" in said("--out", new, "--set", "network=x", "--features", ragged_store)
     assert "budget must be a number in (0, 1,000,000], got 0.0" in said(
         "--out", new, "--budget", "0", "--features", ragged_store
     )

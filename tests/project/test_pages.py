@@ -129,8 +129,6 @@ def arguments_of(name):
     for config in CONFIGS[name]:
         found |= {field.name: field.default for field in fields(config) if field.default is not MISSING}
     if name == "SpatialTrack-v0":
-        # Its temporal level looks at whole boxes: no pyramid.
-        del found["spp_levels"]
         found |= {"critic": None, "attention_box": None, "observation": "features"}
     if name == "TemporalOneShot-v0":
         found |= {"parts": 16, "iou": "clamped", "observation": "features"}
@@ -142,7 +140,7 @@ def test_every_argument_is_named_with_its_default(name):
     section = page(name)["Arguments"]
     named = dict(re.findall(r"`(\w+)=(\([^)]*\)|[^`]+)`", section))
     for argument, default in arguments_of(name).items():
-        if name == "SpatialTrack-v0" and argument in ("boxes", "box_margin"):
+        if name == "SpatialTrack-v0" and argument in ("boxes", "spp_levels", "spp_reduce", "box_margin"):
             continue  # of the temporal level, to whose page this one points
         assert argument in named, argument
         assert ast.literal_eval(named[argument]) == default, argument

@@ -106,6 +106,7 @@ class DDPG(Level):
         if args.weights_std:
             gaussian_weights(self.actor, args.weights_std, self.generator)
             gaussian_weights(self.critic, args.weights_std, self.generator)
+            gaussian_weights(self.inputs, args.weights_std, self.generator)
         self.target_actor.load_state_dict(self.actor.state_dict())
         self.target_critic.load_state_dict(self.critic.state_dict())
         self.target_actor.requires_grad_(False)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from strong_envs.agents.strong.levels.level import Level, LevelArgs
 from strong_envs.agents.training.loop import split
-from strong_envs.agents.training.networks import HeadsCritic
+from strong_envs.agents.training.networks import HeadsCritic, gaussian_weights
 
 if TYPE_CHECKING:
     from strong_envs.agents.strong.cell_attention import CellAttention
@@ -68,6 +68,9 @@ class DQN(Level):
             torch.manual_seed(args.seed)
             self.inputs = self.make_inputs(shapes, hidden, attention is None)
             self.critic = HeadsCritic(self.inputs.size, n_actions, args.hidden)
+        if args.weights_std:
+            gaussian_weights(self.inputs, args.weights_std, self.generator)
+            gaussian_weights(self.critic, args.weights_std, self.generator)
         self.attention = attention
         # Values are in units of the spread of the first rewards: some rewards are signs, others hundredths.
         self.register_buffer("unit", torch.zeros(()))
@@ -97,9 +100,10 @@ class DQN(Level):
         return pairs
 
     def fit_inputs(self, observation: dict[str, Tensor]) -> None:
-        """Take the scale of the inputs from a batch of observations."""
-        self.inputs.fit(observation)
-        self.target_inputs.fit(observation)
+        """Take the scale of the inputs from a batch of observations, where they are standardised."""
+        super().fit_inputs(observation)
+        if self.args.standardise:
+            self.target_inputs.fit(observation)
 
     def fit_rewards(self, reward: Tensor) -> None:
         """Take the unit of the values from the first rewards of the first training: (N,)."""

@@ -15,7 +15,7 @@ from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.strong.attention import AttentiveInputs
 from strong_envs.agents.training.checkpoint import load_module
 from strong_envs.agents.training.loop import load_optimiser, optimiser_state, split
-from strong_envs.agents.training.matching import MatchingInputs, dropout_for
+from strong_envs.agents.training.matching import MatchingInputs, Scale, dropout_for
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import spans
 from strong_envs.features.errors import DataError, nearest
@@ -79,9 +79,11 @@ class LevelArgs:
     """Attentions of each kind over the frames of the window, where the observation has frames
     (`agents.strong.attention`)."""
     attention_timed: bool = True
-    """Whether they know where a frame lies relative to the window."""
+    """Whether they know where a frame lies relative to the window; read from the temporal level."""
+    standardise: bool = True
+    """Whether every number of the observation is brought to mean 0 and spread 1; False takes them as they are."""
     weights_std: float = 0.0
-    """Standard deviation of the initial weights; 0 takes PyTorch's own."""
+    """Standard deviation of the initial weights and biases, those of attention included; 0 takes PyTorch's own."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -116,16 +118,24 @@ class Level(nn.Module):
     def make_inputs(self, shapes: dict[str, tuple[int, ...]], hidden: tuple[str, ...], scaled: bool = True) -> Inputs:
         """The module that turns a named observation into one vector; ``hidden`` parts are replaced by zeros."""
         args = self.args
+        inputs: Inputs
         if "frames" in shapes:
-            return AttentiveInputs(shapes, hidden, args.attention_heads, args.attention_timed)
-        if args.network == "matching":
+            inputs = AttentiveInputs(shapes, hidden, args.attention_heads)
+        elif args.network == "matching":
             channels = shapes.get("local", shapes.get("inside", (0,)))[0]
-            return MatchingInputs(shapes, hidden, args.width, dropout_for(channels, args.dropout), scaled)
-        return Standardise(shapes, hidden)
+            inputs = MatchingInputs(shapes, hidden, args.width, dropout_for(channels, args.dropout), scaled)
+        else:
+            inputs = Standardise(shapes, hidden)
+        if not args.standardise:
+            for part in inputs.modules():
+                if isinstance(part, (AttentiveInputs, Standardise, Scale)):
+                    part.limit = math.inf
+        return inputs
 
     def fit_inputs(self, observation: dict[str, Tensor]) -> None:
-        """Take the scale of the inputs from a batch of observations."""
-        self.inputs.fit(observation)
+        """Take the scale of the inputs from a batch of observations, where they are standardised."""
+        if self.args.standardise:
+            self.inputs.fit(observation)
 
     def fit_rewards(self, reward: Tensor) -> None:
         """Take the scale of the rewards from the first ones (N,); an agent without one ignores them."""

@@ -30,7 +30,8 @@ def states(task, count=40):
 
 def test_one_untimed_head_is_the_equation(task):
     torch.manual_seed(0)
-    inputs = AttentiveInputs(task.dims(), heads=1, timed=False)
+    task = AttentionTask(task.bank, task.local, TemporalConfig(global_scope="moment"), timed=False)
+    inputs = AttentiveInputs(task.dims(), heads=1)
     observation = states(task)
     inputs.fit(observation)
     out = inputs(observation)
@@ -65,8 +66,9 @@ def test_frames_are_means_over_stretches(task):
 def test_training_reaches_every_weight_of_the_attention(task, timed):
     args = level_args(
         algorithm="full feedback", states="uniform", objective="distil", critic="heads", critic_hidden=(16, 16),
-        batch=32, warmup=64, attention_timed=timed,
+        batch=32, warmup=64,
     )  # fmt: skip
+    task = AttentionTask(task.bank, task.local, task.config, timed=timed)
     agent = make_level(task, args)
     before = {name: value.clone() for name, value in agent.inputs.named_parameters()}
     env = TemporalMomentVectorEnv.of(task, 4)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from strong_envs.agents.training.matching import GatedScore, Matching, MatchingInputs, Scale
+from strong_envs.agents.training.matching import (
+    DROPOUT,
+    REDUNDANT,
+    GatedScore,
+    Matching,
+    MatchingInputs,
+    Scale,
+    dropout_for,
+)
 from strong_envs.features.errors import DataError
 
 TEMPORAL = {"query": (7,), "location": (2,), "local": (5,), "global": (5,), "context": (20,)}
@@ -123,3 +131,8 @@ def test_gradients_reach_every_weight():
 def test_an_observation_without_what_is_matched_is_refused():
     with pytest.raises(DataError, match="needs the parts 'query' and 'local' or 'inside'.*use network='plain'"):
         MatchingInputs({"attention_box": (4,)})
+
+
+def test_dropout_follows_the_number_of_features_unless_it_is_named():
+    assert dropout_for(REDUNDANT - 1, None) == 0 and dropout_for(REDUNDANT, None) == DROPOUT > 0
+    assert dropout_for(REDUNDANT, 0.0) == 0 and dropout_for(3, 0.5) == 0.5

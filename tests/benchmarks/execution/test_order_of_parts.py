@@ -126,7 +126,14 @@ def test_a_job_opens_the_test_part_when_all_trainings_have_ended(
     assert main([*arguments, "--set", "temporal.num_envs=16", "--out", str(tmp_path / "out"), "--json"]) == 0
     first = opened.index("trained")
     assert not any("test" in event for event in opened[:first])
-    check(opened[: opened.index("all done")]) if words[0] != "sweep" else None
+    if words[0] == "sweep":
+        # Values are compared on validation: the test part chooses nothing.
+        assert not any("test" in event for event in opened)
+        result = json.loads((tmp_path / "out" / "gamma" / "sweep.json").read_text())
+        assert {point["protocol"]["test"] for point in result["points"]} == {"val"}
+        assert set(result["per_query"]["IoU"]) == {point["label"] for point in result["points"]}
+        return
+    check(opened[: opened.index("all done")])
     file = next((tmp_path / "out").rglob("results.json"), None)
     if file is not None:
         result = json.loads(file.read_text())

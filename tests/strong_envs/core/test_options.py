@@ -41,6 +41,7 @@ TEMPORAL = {
     "split": ["test"],
     "boxes": [*local_features.SOURCES[1:], torch.tensor([[0.1, 0.2, 0.7, 0.9]]).repeat(12, 1)],
     "spp_levels": [(1, 2, 4)],
+    "spp_reduce": ["max"],
     "box_margin": [0.15],
     "phi": [0.0, 0.037],
     "max_steps": [1, 7],
@@ -82,6 +83,7 @@ SPATIAL = {
 }
 NEEDS = {
     "spp_levels": {"boxes": "initial"},
+    "spp_reduce": {"boxes": "initial", "spp_levels": (1, 2)},
     "box_margin": {"boxes": "truth"},
     "attention_box": {"attention_box": attention_box},
 }
