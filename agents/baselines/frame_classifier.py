@@ -241,5 +241,7 @@ register(
         "the same on the vectors of whole frames, without attention and boxes",
         ranks_candidates=True,
         defaults={"whole_frames": True},
+        sees="whole frames",
+        learns_from="frame labels",
     )
 )
