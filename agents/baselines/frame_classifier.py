@@ -57,7 +57,8 @@ class FrameClassifierArgs(RankArgs):
     """STRONG's frame attention has 0 by default: a frame alone does not show whether a moving object also grows."""
     cells: int = 60
     """Stretches in a prediction; windows end between two of them."""
-    objective: str = FrameAttentionArgs.objective
+    objective: str = "both"
+    """STRONG's frame attention has ``"labels"``, which place boxes best; here windows count."""
     dropout: float | None = None
     """None chooses on validation, see `DROPOUTS`; without a validation part the number of features decides
     (`dropout_for`)."""

@@ -42,11 +42,11 @@ from torch import Tensor
 
 from strong_envs.agents.registry import Evaluate, Prediction, ProgressCallback
 from strong_envs.agents.strong.args import BOUNDS, AnyLevelArgs, StrongArgs, stored_args, system_args
-from strong_envs.agents.strong.cell_attention import (
+from strong_envs.agents.strong.cell_attention.attention import (
     CellAttention,
     CellAttentionArgs,
 )
-from strong_envs.agents.strong.cell_attention_training import CellAttentionTraining
+from strong_envs.agents.strong.cell_attention.training import CellAttentionTraining
 from strong_envs.agents.strong.coupled_levels import VISUAL, CoupledLevels, Scores, make_level, random_boxes
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import train_frame_attention

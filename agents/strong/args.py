@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from strong_envs.agents.ranges import check_fields, check_value, hints_of
-from strong_envs.agents.strong.cell_attention import CellAttentionArgs
+from strong_envs.agents.strong.cell_attention.attention import CellAttentionArgs
 from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 from strong_envs.agents.strong.levels.ddpg import DDPGArgs
 from strong_envs.agents.strong.levels.dqn import DQNArgs
@@ -32,9 +32,9 @@ TRACKED_WINDOW = ("video", "localised")
 LEARNS_FROM = ("own rewards", "frame labels", "all rewards")
 ALGORITHMS: dict[str, type[LevelArgs]] = {"dqn": DQNArgs, "ddpg": DDPGArgs, "full feedback": FullFeedbackArgs}
 """Arguments of a level by their ``algorithm``."""
-_KINDS: tuple[Any, ...] = tuple(ALGORITHMS.values())
 AnyLevelArgs: type = make_dataclass(
-    "AnyLevelArgs", {name: hint for kind in _KINDS for name, hint in hints_of(kind).items()}.items()
+    "AnyLevelArgs",
+    {name: hint for kind in ALGORITHMS.values() for name, hint in hints_of(cast(Any, kind)).items()}.items(),
 )
 """The fields of the arguments of all algorithms."""
 PAPER: dict[str, Any] = {

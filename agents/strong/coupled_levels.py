@@ -13,7 +13,7 @@ from torch import Tensor
 from strong_envs.agents.registry import BaseSystem
 from strong_envs.agents.strong.args import StrongArgs
 from strong_envs.agents.strong.attention import AttentionTask
-from strong_envs.agents.strong.cell_attention import (
+from strong_envs.agents.strong.cell_attention.attention import (
     AttendedFeatures,
     AttendedTask,
     CellAttention,

@@ -3,9 +3,9 @@
 The paper's attentions (Eqs. 2-3 and 13-14) weigh whole frames. The frame attention weighs the cells inside a frame,
 given the query: w = softmax(g(c, q)), c a cell with its neighbours, and the frame is represented by the weighted mean f
 of its cells. A frame is scored by h(f, q); g and h are `GatedScore`, and with ``change`` h also receives how f changes.
-Boxes play no part. Training compares the frames of a video: cross-entropy of the softmax of h over them with the frames
-inside the moment (``objective="contrast"``), or of the sigmoid of each (``"labels"``). To answer, it must attend to the
-object that the sentence names and to no other, so its peak comes to lie there.
+Boxes play no part. Training asks whether each frame lies inside the moment, by the sigmoid of its score
+(``objective="labels"``), or compares the frames of a video, by the softmax over them (``"contrast"``). To answer, it
+must attend to the object that the sentence names and to no other, so its peak comes to lie there.
 
 It is a signal between the levels of the kind that Eq. 11 intends: the frame attention states in every frame where the
 evidence lies. `agents.strong.agent` can reward the spatial level for following it.
@@ -26,6 +26,9 @@ from strong_envs.agents.training.matching import GatedScore, Scale, dropout_for
 from strong_envs.agents.training.sentences import Sentences
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
+
+LABELS = 4.0
+"""Weight of the labels beside the contrast, whose gradients are several times as large."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,10 @@ class FrameAttentionArgs:
     change: float = 0.0
     """Reach of the comparison with the frames before and after, as a share of the video; 0: h receives the frame
     alone."""
-    objective: str = "contrast"
-    """``"contrast"``: which frames of a video are the moment's, among all of it; ``"labels"``: every frame is inside or
-    outside."""
+    objective: str = "labels"
+    """``"labels"``: every frame is inside or outside; ``"contrast"``: which frames of a video are the moment's, among
+    all of it; ``"both"``. Contrast finds moments better, labels place boxes better: on the standard level boxes cover
+    .93 of the object with labels, .92 with both and .78 with contrast (validation, one seed, 1,300 updates)."""
     dropout: float | None = None
     """Share of cells' channels and of the query that is dropped in training; None: by the number of channels
     (`dropout_for`)."""
@@ -58,7 +62,7 @@ class FrameAttentionArgs:
     whole_frames: bool = False
     """See the vector of the whole frame in the place of its cells."""
 
-    CHOICES: ClassVar[tuple[str, ...]] = ("contrast", "labels")
+    CHOICES: ClassVar[tuple[str, ...]] = ("labels", "contrast", "both")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -95,8 +99,8 @@ class FrameAttention(nn.Module):
         """Attention boxes and scores in all frames of all samples.
 
         Returns corners (R, 4) of the boxes around the peaks, and the scores (R,) of the frames: log-odds that a frame
-        lies inside the moment (``"labels"``), or the logarithm of its share in the video, 0 where all frames are alike
-        (``"contrast"``). Packed sample after sample, float32.
+        lies inside the moment, or with ``"contrast"``, which fixes no level, the logarithm of its share in the video, 0
+        where all frames are alike. Packed sample after sample, float32.
         """
         lengths = bank.n_frames[bank.video]
         first = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).tolist()
@@ -132,9 +136,13 @@ class FrameAttention(nn.Module):
 
     def loss(self, scores: Tensor, inside: Tensor) -> Tensor:
         """The objective: scores (B, n) of stretches and the share (B, n) of each that lies inside the moment."""
-        if self.args.objective == "labels":
-            return nn.functional.binary_cross_entropy_with_logits(scores, inside)
-        return -((scores.log_softmax(1) * inside).sum(1) / inside.sum(1).clamp(min=1e-6)).mean()
+        objective = self.args.objective
+        labels = contrast = scores.new_zeros(())
+        if objective != "contrast":
+            labels = nn.functional.binary_cross_entropy_with_logits(scores, inside)
+        if objective != "labels":
+            contrast = -((scores.log_softmax(1) * inside).sum(1) / inside.sum(1).clamp(min=1e-6)).mean()
+        return contrast + (LABELS * labels if objective == "both" else labels)
 
     def _maps(self, bank: FeatureBank, rows: Tensor) -> Tensor:
         """Maps of feature rows (...,): (..., h, w, C) in their own dtype; of one cell for whole frames."""

@@ -23,7 +23,7 @@ from strong_envs import features
 from strong_envs.agents.inference import WEIGHTS
 from strong_envs.agents.ranges import check_value
 from strong_envs.agents.strong.agent import Strong, random_boxes
-from strong_envs.agents.strong.cell_attention import AttendedFeatures
+from strong_envs.agents.strong.cell_attention.attention import AttendedFeatures
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.atomic import replaced_file

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from strong_envs.agents.strong.args import StrongArgs, level_args, strong_args
-from strong_envs.agents.strong.cell_attention import CellAttentionArgs
+from strong_envs.agents.strong.cell_attention.attention import CellAttentionArgs
 from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
 
 PACE = dict(num_envs=16, batch=32, updates=1, warmup=64)

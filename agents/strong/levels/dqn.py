@@ -19,7 +19,7 @@ from strong_envs.agents.training.loop import split
 from strong_envs.agents.training.networks import HeadsCritic, gaussian_weights
 
 if TYPE_CHECKING:
-    from strong_envs.agents.strong.cell_attention import CellAttention
+    from strong_envs.agents.strong.cell_attention.attention import CellAttention
     from strong_envs.agents.strong.levels.level import LevelEnv
 
 

@@ -137,7 +137,7 @@ def test_whole_frames_need_no_grid_and_give_no_boxes(tmp_path):
     assert torch.equal(FrameClassifier.load(path, flat).predict(flat).spans, prediction.spans)
 
 
-@pytest.mark.parametrize("objective", ["contrast", "labels"])
+@pytest.mark.parametrize("objective", ["contrast", "labels", "both"])
 def test_the_frame_attention_finds_the_object_that_the_query_names(objective):
     """Made for the purpose: three objects in each video, each on the move for a third of it; a query names one."""
     train, test = MarkedBank(seed=0), MarkedBank(seed=1)
@@ -203,7 +203,7 @@ def test_saving_seeds_and_ranks(train, tmp_path):
         (dict(frames=0), r"frames must be a whole number in \[1, 10,000\], got 0"),
         (dict(cells=0), "cells must be a whole number in .*, got 0"),
         (dict(change=0.7), r"change must be a number in \[0, 0.5\], got 0.7"),
-        (dict(objective="both"), "objective must be one of"),
+        (dict(objective="windows"), "objective must be one of"),
         (dict(boxes="truth"), "must stay 'frame'"),
         (dict(hiden=3), "did you mean 'hidden'"),
     ],

@@ -12,7 +12,7 @@ from small_strong import small_level, small_strong
 from strong_envs import agents, features
 from strong_envs.agents.strong.agent import Strong, make_level
 from strong_envs.agents.strong.args import level_args, strong_args
-from strong_envs.agents.strong.cell_attention import AttendedFeatures
+from strong_envs.agents.strong.cell_attention.attention import AttendedFeatures
 from strong_envs.agents.strong.levels.training import train
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.agents.training.networks import Actor, Critic, Standardise

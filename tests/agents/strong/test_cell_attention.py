@@ -11,7 +11,7 @@ from small_strong import CELLS, small_level
 
 from strong_envs import features
 from strong_envs.agents.strong.agent import make_level
-from strong_envs.agents.strong.cell_attention import (
+from strong_envs.agents.strong.cell_attention.attention import (
     AttendedFeatures,
     AttendedTask,
     CellAttention,
@@ -19,7 +19,7 @@ from strong_envs.agents.strong.cell_attention import (
     observe_stretches,
     peak_boxes,
 )
-from strong_envs.agents.strong.cell_attention_training import CellAttentionTraining, QueryReplay
+from strong_envs.agents.strong.cell_attention.training import CellAttentionTraining, QueryReplay
 from strong_envs.features.bank.pooling import box_weights
 from strong_envs.temporal.task import TemporalConfig
 

@@ -51,7 +51,7 @@ def test_the_observation_has_the_means_of_the_log_odds_in_the_windows_of_f_o(con
             assert torch.isclose(seen["frame_scores"][row, part], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["contrast", "labels"])
+@pytest.mark.parametrize("objective", ["contrast", "labels", "both"])
 @pytest.mark.parametrize("change", [0.0, 0.1])
 def test_the_scores_of_a_frame_are_their_formula(change, objective, bank):
     args = FrameAttentionArgs(hidden=8, inside_hidden=8, change=change, objective=objective)

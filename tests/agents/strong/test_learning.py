@@ -8,7 +8,7 @@ import torch
 
 from strong_envs import agents, features
 from strong_envs.agents.cli import held_out
-from strong_envs.agents.strong.cell_attention import AttendedFeatures
+from strong_envs.agents.strong.cell_attention.attention import AttendedFeatures
 from strong_envs.features import Query, StoreContents, StoredVideo, write_store
 
 SIDE, FRAMES, COLOURS = 4, 20, 3

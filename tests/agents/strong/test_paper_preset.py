@@ -12,7 +12,7 @@ from strong_envs import features
 from strong_envs.agents.strong.agent import Strong, make_level
 from strong_envs.agents.strong.args import changed_args, level_args, strong_args
 from strong_envs.agents.strong.attention import AttentionTask
-from strong_envs.agents.strong.cell_attention import (
+from strong_envs.agents.strong.cell_attention.attention import (
     AttendedFeatures,
     AttendedTask,
     CellAttention,

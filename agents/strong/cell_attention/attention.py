@@ -3,7 +3,7 @@
 f_o of a frame is the weighted mean of its cells, given the query: softmax over the cells inside the box of that frame
 of a gated score. The whole frame is a box too, f_o := f_s (section 4.1.4). The attention has no objective of its own:
 it is trained by the temporal-difference error of the critic that observes f_o
-(`agents.strong.cell_attention_training`), and so from nothing but the rewards of the agent's own episodes. Its peak
+(`agents.strong.cell_attention.training`), and so from nothing but the rewards of the agent's own episodes. Its peak
 comes to lie on what the sentence names.
 
 In training a video is `stretches` equal stretches, each the mean of its frames; in use each frame is the mean of as

@@ -11,7 +11,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from strong_envs.agents.strong.cell_attention import CellAttention, observe_stretches
+from strong_envs.agents.strong.cell_attention.attention import CellAttention, observe_stretches
 from strong_envs.agents.strong.levels.dqn import DQN
 from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
