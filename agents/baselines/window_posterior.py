@@ -36,8 +36,6 @@ class WindowPosterior(nn.Module):
     end: Tensor
     prior: Tensor
     factors: Tensor
-    start: Tensor
-    end: Tensor
 
     def __init__(self, cells: int) -> None:
         super().__init__()

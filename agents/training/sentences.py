@@ -48,10 +48,8 @@ class Sentences(nn.Module):
 
     def read(self, vectors: Tensor) -> Tensor:
         """Vectors (B, Dq) as mixes of the known ones, not standardised; as they are where none are kept."""
-        length = self.known.norm(dim=1)
-        kept = length > 0
-        if not bool(kept.any()):
-            return vectors
-        known = self.known[kept]
-        cosine = nn.functional.normalize(vectors, dim=1) @ (known / length[kept, None]).T
-        return (SHARPNESS * cosine).softmax(1) @ known
+        kept = self.known.norm(dim=1) > 0
+        cosine = nn.functional.normalize(vectors, dim=1) @ nn.functional.normalize(self.known, dim=1).T
+        mixed = (SHARPNESS * cosine).masked_fill(~kept, float("-inf")).softmax(1) @ self.known
+        # Decided without a look at the numbers, for which the host would wait.
+        return torch.where(kept.any(), mixed, vectors)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_device import OnlyOn
 from random_stores import random_store
 from small_strong import CELLS, small_level
 
@@ -309,3 +311,28 @@ def test_episodes_play_every_query_equally_often(bank):
     assert sorted(training.order.tolist()) == list(range(count))
     held = training.replay.count
     assert training.done == int(held.sum()) and (held > 0).all()
+
+
+def test_an_update_on_a_device_never_waits_for_it(bank):
+    training = training_of(bank, boxes=torch.tensor([0.2, 0.25, 0.6, 0.75]).expand(len(bank) * 20, 4))
+    observation = observe_stretches(
+        training.task, torch.zeros(1, 20, 6), torch.tensor([0]), *(torch.full((1, 1), x) for x in (5.0, 10.0))
+    )
+    meta = {name: part.to("meta").expand(8, -1) for name, part in observation.items()}
+    seen = torch.zeros(2, 20, 6, device="meta", requires_grad=True)
+    windows = torch.zeros(2, 4, device="meta")
+    agent = training.agent.to("meta")
+    for part in agent.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0  # its seed is drawn on the host, from the host's generator
+    agent.optimiser = torch.optim.SGD(agent._trained, 0.1)  # Adam's counters of steps live on the host
+    moves = torch.zeros(8, dtype=torch.int64, device="meta")
+    queries = torch.zeros(2, bank.query_dim, device="meta")
+    cells, box = torch.zeros(2, 20, CELLS_OF_A_FRAME, 6, device="meta"), torch.zeros(2, 20, 4, device="meta")
+    training.task.bank = SimpleNamespace(query=torch.zeros(4, bank.query_dim, device="meta"))
+    with OnlyOn():
+        agent.learn(meta, meta, meta, moves, torch.zeros(8, device="meta"), moves.bool())
+        with agent.dropping():
+            agent.attention(cells, queries, box_weights(box, HEIGHT, WIDTH))
+        observe_stretches(training.task, seen, moves[:2], windows, windows)["context"].sum().backward()
+    assert seen.grad.device.type == "meta"
