@@ -134,6 +134,10 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
     if args.json:
         print(json.dumps(result))
         return
+    import rich
+    from rich.console import Console
+
     metrics = chosen_metrics(args, result) or [m for m in SHOWN if any(m in r["metrics"] for r in result["rows"])]
-    print_table(result["rows"], metrics, title=f"From the letter to the default on {result['protocol']['data']}")
+    title = f"From the letter to the default on {result['protocol']['data']}"
+    print_table(result["rows"], metrics, title=title, console=Console(width=max(rich.get_console().width, 140)))
     print(f"{out}: results.json, table.md ({result['wall_seconds']:.0f} s)")

@@ -281,7 +281,7 @@ def test_paper_preset_has_the_papers_state_and_numbers(ragged_store):
     assert not args.temporal_env.context and args.spatial_env.reward == "q_value"
     bank = features.load(ragged_store, "train")
     strong = Strong.of(bank, replace(args, boxes="frame"))
-    assert list(strong.task.dims()) == ["query", "location", "local", "global", "frames"]
+    assert list(strong.task.dims()) == ["query", "location", "local", "global", "frames", "taken"]
     assert strong.temporal.inputs.size == bank.query_dim + 2 + 2 * bank.frame_dim
 
 
