@@ -2,7 +2,7 @@
 
 `agents.strong.frame_attention` scores every stretch of a video: which ones are the moment's, given the sentence. A
 posterior over all windows of a grid is made of these scores, and the window of highest expected IoU is predicted
-(`agents.baselines.window_posterior`), with the attention box in every frame. No box is given, and nothing moves. Sums
+(`agents.training.window_posterior`), with the attention box in every frame. No box is given, and nothing moves. Sums
 of scores over contiguous frames are old (the largest-sum subarray). Unlike STRONG's own, this frame attention compares
 the frames before and after each frame (``change``), without which it cannot tell growing from shrinking where objects
 move; ``change=0`` is STRONG's.
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from strong_envs import features
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
-from strong_envs.agents.baselines.window_posterior import WindowPosterior
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import inside_shares
+from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.features.validation import VALIDATION

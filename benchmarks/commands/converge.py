@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from strong_envs.agents.overrides import setting_paths
-from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import finish, importable_here, plain_variants, run_job, systems_of
+from strong_envs.benchmarks.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.results.collect import collect
 from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.errors import DataError

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.agents.overrides import check_settings, with_settings
-from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import Job, Variant, finish, importable_here, run_job, settings_of
 from strong_envs.benchmarks.metrics.ground_truth import units_of
 from strong_envs.benchmarks.metrics.statistics import difference_test, holm
+from strong_envs.benchmarks.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.results.collect import chosen_metrics, collect
 from strong_envs.benchmarks.results.files import write_json
 from strong_envs.benchmarks.results.paper_numbers import CLAIMS, DATA, METRICS, TABLES, rows

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import Job, finish, plain_variants, run_job, systems_of
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
+from strong_envs.benchmarks.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.results.collect import chosen_metrics, collect
 from strong_envs.benchmarks.results.files import write_json
 from strong_envs.features.files.atomic import write_text

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.agents.overrides import parse_values, with_setting
-from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import Job, Variant, finish, plain_variants, run_job, systems_of
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.execution.provenance import about
+from strong_envs.benchmarks.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.protocols import Protocol
 from strong_envs.benchmarks.results.collect import per_query_scores, row_of
 from strong_envs.benchmarks.results.files import write_json

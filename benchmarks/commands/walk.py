@@ -14,10 +14,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strong_envs.benchmarks.commands.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.execution.job import Job, Variant, finish, run_job
 from strong_envs.benchmarks.metrics.ground_truth import units_of
 from strong_envs.benchmarks.metrics.statistics import difference_test
+from strong_envs.benchmarks.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.protocols import Protocol
 from strong_envs.benchmarks.results.collect import chosen_metrics, collect
 from strong_envs.benchmarks.results.files import write_json
@@ -134,6 +134,10 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
     if args.json:
         print(json.dumps(result))
         return
+    import rich
+    from rich.console import Console
+
     metrics = chosen_metrics(args, result) or [m for m in SHOWN if any(m in r["metrics"] for r in result["rows"])]
-    print_table(result["rows"], metrics, title=f"From the letter to the default on {result['protocol']['data']}")
+    title = f"From the letter to the default on {result['protocol']['data']}"
+    print_table(result["rows"], metrics, title=title, console=Console(width=max(rich.get_console().width, 140)))
     print(f"{out}: results.json, table.md ({result['wall_seconds']:.0f} s)")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Callable
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -99,6 +101,9 @@ class FeatureBank:
             raise DataError(f"store {store.name!r} holds NaN or infinite values in its query vectors")
         self.max_frames = max(v.n_frames for v in self.videos)
 
+    mask: ClassVar[Callable[[FeatureBank], FeatureBank]]
+    """Makes the bank without the truth; `strong_envs.features.bank.masked` sets it."""
+
     def __len__(self) -> int:
         return len(self.queries)
 
@@ -115,11 +120,9 @@ class FeatureBank:
 
         Asking it for true windows or boxes raises one sentence, see `strong_envs.features.bank.masked`.
         """
-        from strong_envs.features.bank.masked import MaskedBank
-
         known = None if self._masked is None else self._masked()
         if known is None:
-            known = MaskedBank(self)
+            known = FeatureBank.mask(self)
             self._masked = weakref.ref(known)
         return known
 

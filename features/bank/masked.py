@@ -172,3 +172,6 @@ class MaskedBank(FeatureBank):
     def grid_prefix(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """As of the bank."""
         return self.__bank.grid_prefix
+
+
+FeatureBank.mask = staticmethod(MaskedBank)

@@ -10,10 +10,10 @@ from supervised_scores import miou, only
 from strong_envs import agents, features
 from strong_envs.agents.baselines.candidates import best_iou
 from strong_envs.agents.baselines.frame_classifier import FrameClassifier
-from strong_envs.agents.baselines.window_posterior import WindowPosterior
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs, changes
 from strong_envs.agents.strong.frame_attention_training import inside_shares, train_frame_attention
+from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.features.errors import DataError
 
 QUICK = dict(steps=20, batch=8, frames=10, hidden=8, inside_hidden=8, cells=10)

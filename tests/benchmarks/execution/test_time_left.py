@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from strong_envs import agents
-from strong_envs.benchmarks.commands.options import SYSTEMS
 from strong_envs.benchmarks.execution.cell import Cell
 from strong_envs.benchmarks.execution.progress import ProgressBars, shown_number
 from strong_envs.benchmarks.execution.time_left import TimeLeft, by_seed, typical
+from strong_envs.benchmarks.options import SYSTEMS
 
 NAN = float("nan")
 STEP = 1.0
