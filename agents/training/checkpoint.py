@@ -102,7 +102,8 @@ def load_weights(
             tensors = {name: handle.get_tensor(name) for name in header}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{where} is not a saved agent: {str(error).partition(chr(10))[0]}") from None
-    if "checksum" in metadata and metadata["checksum"] != _checksum(tensors, metadata["about"]):
+    known = metadata.keys() <= {"format", "about", "checksum"}
+    if not known or ("checksum" in metadata and metadata["checksum"] != _checksum(tensors, metadata["about"])):
         raise DataError(f"{where} is damaged: its checksum does not match its content")
     return {name: value.to(device) for name, value in tensors.items()}, about
 

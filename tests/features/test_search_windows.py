@@ -96,7 +96,7 @@ def test_windows_without_the_moment_are_for_tests_only(store):
     assert len(bank) == expected > len(FeatureBank(store, "test"))
     outside = ((bank.truth[..., 1] <= 0) | (bank.truth[..., 0] >= 1)).all(1)
     assert outside.any() and not outside.all()
-    env = TemporalMomentVectorEnv(int(outside.sum()), bank)
+    env = TemporalMomentVectorEnv(int(outside.sum()), bank, reveal_truth=True)
     env.reset(seed=0, options={"sample": outside.nonzero()[:, 0].numpy()})
     for action in (0, 3, 2, 4):
         info = env.step(np.full(env.num_envs, action))[4]

@@ -59,6 +59,7 @@ TEMPORAL = {
     "flatten": [True],
     "observation": ["index"],
     "info": ["full"],
+    "reveal_truth": [False],
 }
 SPATIAL = {
     "attention_box": [attention_box],
@@ -76,6 +77,8 @@ SPATIAL = {
     "surroundings": [False],
     "flatten": [True],
     "info": ["full"],
+    "reveal_truth": [False],
+    "payment": ["change"],
     "observation": ["index"],
     # Of the temporal level, which shapes what the critic sees
     "context": [False],
