@@ -13,6 +13,7 @@ Each differs from its neighbour in the part that its name says and in nothing el
 | strong | trl+attention | the attention is limited to boxes, which the spatial level moves |
 | trl+dis | strong | every frame begins with b0 instead of the box before it (no Eq. 12) |
 | trl+fix | strong | there are actions in the first frame only; its box serves all others |
+| strong-a | strong | means of the boxes instead of attention; Eq. 11 pays the spatial level |
 | attention boxes | strong | no tracker: the box around the peak of the attention in every frame (ours) |
 | static attention box | attention boxes | one box a video, the median of these (ours) |
 | strong (frame labels) | strong | boxes follow an attention that is trained with frame labels (ours) |
@@ -91,6 +92,13 @@ _register(
 )
 _register(
     "strong (paper)", "STRONG to the letter of the paper: DDPG, Eq. 11, plain networks", "tracked", preset="paper"
+)
+_register(
+    "strong-a",
+    "STRONG with means of its boxes instead of attention, its spatial level paid by Eq. 11",
+    "tracked",
+    attention="none",
+    spatial_env={"reward": "q_value"},
 )
 _register(
     "attention boxes", "STRONG without the tracker: in every frame the box around the attention's peak", "attention"

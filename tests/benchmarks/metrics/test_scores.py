@@ -135,7 +135,10 @@ def test_trained_numbers_are_counted_without_copies(ragged_store):
     own = [p for name, p in system.temporal.named_parameters() if "target" not in name]
     assert count_parameters(system) == sum(p.numel() for p in own) > 0
     plain = {ours: getattr(TemporalConfig(), theirs) for theirs, ours in DYNAMICS.items()}
-    assert dynamics_of(system) == plain | {"multi_scale": True, "initial_span": [0.25, 0.75]} and dynamics_of(Two()) is None
+    assert (
+        dynamics_of(system) == plain | {"multi_scale": True, "initial_span": [0.25, 0.75]}
+        and dynamics_of(Two()) is None
+    )
 
 
 # Protocols ----------------------------------------------------------------------------------------------------------
