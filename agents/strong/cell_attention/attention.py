@@ -28,6 +28,8 @@ from strong_envs.temporal.task import CONTEXT_STEPS, TemporalTask
 
 FLOOR = 1e-6
 """Share of a cell inside the box that stands for none."""
+NEARER = 1e-3
+"""Weight of the middle cell when windows of cells are compared by their mass."""
 SOFTER = 2.0
 """Temperature of the attention where its middle is sought."""
 
@@ -177,7 +179,9 @@ def peak_boxes(weights: Tensor, cells: Tensor, height: int, width: int, size: fl
     with the centre of the attention itself.
     """
     maps = weights.view(-1, 1, height, width)
-    peak = nn.functional.avg_pool2d(maps, 3, 1, 1, divisor_override=1).flatten(1).argmax(-1)
+    # Of windows with the same mass, which an attention on one cell gives nine of, the one around the largest weight.
+    mass = nn.functional.avg_pool2d(maps, 3, 1, 1, divisor_override=1) + NEARER * maps
+    peak = mass.flatten(1).argmax(-1)
     cell = torch.arange(height * width, device=weights.device)
     row, column = cell // width, cell % width
     near = ((row - (peak // width)[:, None]).abs() <= 1) & ((column - (peak % width)[:, None]).abs() <= 1)
