@@ -141,7 +141,8 @@ def _start(ray: Any, jobs: int, address: str | None) -> None:
     # Workers on this machine import what this process imports, agents in the current folder included.
     path = os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path))
     environment = {"env_vars": {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}}
-    ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    # Another cluster that runs on this machine is not joined.
+    ray.init(address="local", num_cpus=jobs, include_dashboard=False, log_to_driver=False, runtime_env=environment)
 
 
 def _keeper(ray: Any) -> Any:

@@ -104,7 +104,8 @@ class Watched:
     'trl, which writes down where each training began; a first attempt waits half way for the file GO'
     def __init__(self, bank, seed=0, budget=1.0):
         self.seed = seed
-        self.inner = agents.make('trl', bank, seed=seed, budget=budget, temporal={{'num_envs': 16, 'batch': 8}})
+        level = {{'num_envs': 16, 'batch': 8}}
+        self.inner = agents.make('trl', bank, seed=seed, budget=budget, learns_from='all rewards', temporal=level)
     @property
     def history(self):
         return self.inner.history
