@@ -15,6 +15,7 @@ from strong_envs.agents.strong.levels.full_feedback import FullFeedbackArgs
 from strong_envs.agents.strong.levels.level import LevelArgs
 from strong_envs.core import boxes as box_ops
 from strong_envs.core.rewards import critic_rewards
+from strong_envs.core.validation import check_choice
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.local_features import BOXLESS, REDUCE, SOURCES
 from strong_envs.rollout import OUTSIDE
@@ -214,9 +215,7 @@ class StrongArgs:
             ("outside_boxes", OUTSIDE),
         )
         for name, valid in choices:
-            value = getattr(self, name)
-            if value not in valid:
-                raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(str(value), valid)}")
+            check_choice(getattr(self, name), name, valid)
         check_fields(self)
         for environment in (self.temporal_env, self.spatial_env):
             check_fields(environment)

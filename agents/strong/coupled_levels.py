@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -31,9 +29,6 @@ from strong_envs.local_features import LocalFeatures, bins_of
 from strong_envs.rollout import localise, track
 from strong_envs.spatial.task import SpatialTask
 from strong_envs.temporal.task import TemporalTask
-
-if TYPE_CHECKING:
-    pass
 
 Scores = FrameScores | AttendedFeatures
 """Their ``peaks`` are what learnt boxes follow."""

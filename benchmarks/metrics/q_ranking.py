@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from strong_envs.features.bank.bank import FeatureBank
 
 APART = 0.1
-"""Two objects whose boxes overlap more than this, on average over the frames, are not told apart."""
+"""Largest mean IoU over the frames at which two boxes count as boxes of different objects."""
 TRIES = 24
 """Places that are tried for an empty one."""
 

@@ -199,11 +199,7 @@ def paired_test(
         confidence: of the interval.
         seed: of the resampling.
     """
-    first, second = _scores(a), _scores(b)
-    if first.shape[1] != second.shape[1]:
-        raise DataError(
-            f"a paired test needs the same queries: the first system has {first.shape[1]}, the second {second.shape[1]}"
-        )
+    first, second = _paired_scores(a, b)
     difference = first.mean(axis=0) - second.mean(axis=0)
     sums, _ = _by_group(difference[None], groups)
     rng = np.random.default_rng(seed)
@@ -250,11 +246,7 @@ def difference_test(
         confidence: of the interval.
         seed: of the resampling.
     """
-    first, second = _scores(a), _scores(b)
-    if first.shape[1] != second.shape[1]:
-        raise DataError(
-            f"a paired test needs the same queries: the first system has {first.shape[1]}, the second {second.shape[1]}"
-        )
+    first, second = _paired_scores(a, b)
     rng = np.random.default_rng(seed)
     means = _resampled_means(np.concatenate((first, second)), groups, draws, rng)
     sides = means[:, None, : len(first)], means[:, None, len(first) :]
@@ -310,6 +302,16 @@ def performance_profile(
     means = _resampled_means(reached, groups, draws, rng).reshape(draws, len(levels), len(runs))
     low, high = _interval(_resampled_runs(means, rng).mean(axis=2), confidence)
     return reached.mean(axis=1).reshape(len(levels), len(runs)).mean(axis=1), low, high
+
+
+def _paired_scores(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of two systems, (R, S) each, refused where they are not of the same number of queries."""
+    first, second = _scores(a), _scores(b)
+    if first.shape[1] != second.shape[1]:
+        raise DataError(
+            f"a paired test needs the same queries: the first system has {first.shape[1]}, the second {second.shape[1]}"
+        )
+    return first, second
 
 
 def _scores(scores: ArrayLike) -> np.ndarray:

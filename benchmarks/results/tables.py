@@ -78,8 +78,8 @@ def table_cells(
     if not groups[0][1]:
         raise DataError("a table needs at least one row")
     known = [name for name in INFORMATION if any(row.get(name) for row in groups[0][1])]
-    told = known if information else []
-    header = ["system", *(INFORMATION[name] for name in told), "seeds"]
+    kinds = known if information else []
+    header = ["system", *(INFORMATION[name] for name in kinds), "seeds"]
     notes: list[str] = []
     shown: list[str] = []
     columns: list[dict[str, str]] = []
@@ -92,10 +92,10 @@ def table_cells(
         notes.extend(f"{label}: {_protocol(row)}" if label else str(_protocol(row)) for row in group[:1])
     systems = list(dict.fromkeys(row["system"] for _, group in groups for row in group))
     seeds = {row["system"]: _count(row.get("seeds")) for row in rows}
-    said = {row["system"]: [row.get(name) or ABSENT for name in told] for row in rows}
-    without = [ABSENT] * len(told)
+    information_of = {row["system"]: [row.get(name) or ABSENT for name in kinds] for row in rows}
+    absent = [ABSENT] * len(kinds)
     body = [
-        [s, *said.get(s, without), seeds.get(s, ABSENT), *(column.get(s, ABSENT) for column in columns)]
+        [s, *information_of.get(s, absent), seeds.get(s, ABSENT), *(column.get(s, ABSENT) for column in columns)]
         for s in systems
     ]
     if intervals and any(row.get("intervals") for _, group in groups for row in group):

@@ -66,8 +66,8 @@ class MaskedStore(FeatureStore):
 
     def __init__(self, store: FeatureStore) -> None:
         self.__store, self.path = store, store.path
-        told = {key: value for key, value in store.manifest.items() if key not in ("queries", "videos", "tracks")}
-        self.manifest = {**told, "tensors": {k: v for k, v in store.manifest["tensors"].items() if k != "boxes"}}
+        kept = {key: value for key, value in store.manifest.items() if key not in ("queries", "videos", "tracks")}
+        self.manifest = {**kept, "tensors": {k: v for k, v in store.manifest["tensors"].items() if k != "boxes"}}
         self.videos = [
             replace(v, extra={key: value for key, value in v.extra.items() if key not in TELLING}) for v in store.videos
         ]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.ranges import check_fields
+from strong_envs.agents.strong.cells import smoothed, with_neighbours
 from strong_envs.agents.training.matching import GatedScore, Scale, dropout_for
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.bank.pooling import WindowMeans, box_weights
@@ -124,9 +125,7 @@ class CellAttention(nn.Module):
 
     def frames(self, grid: Tensor) -> Tensor:
         """Standardised cells of frames, averaged with their neighbours: (n, h, w, C) to (n, K, C) float32."""
-        x = self.cell(grid.to(torch.float32)).permute(0, 3, 1, 2)
-        x = nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        return x.flatten(2).transpose(1, 2)
+        return with_neighbours(self.cell(grid.to(torch.float32)))
 
     @torch.no_grad()
     def attend(self, bank: FeatureBank, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -197,16 +196,6 @@ def peak_boxes(weights: Tensor, cells: Tensor, height: int, width: int, size: fl
     half = ((size + spread) / 2).clamp(max=0.5)
     centre = torch.maximum(torch.minimum(centre, 1 - half), half)
     return torch.cat((centre - half, centre + half), -1)
-
-
-def smoothed(x: Tensor, width: float) -> Tensor:
-    """Each frame's mean with its neighbours, ``width`` frames in all: (n, ...) to (n, ...)."""
-    reach = int(width / 2)
-    if not reach:
-        return x
-    rows = x.flatten(1).t()[None]
-    pooled = nn.functional.avg_pool1d(rows, 2 * reach + 1, 1, reach, count_include_pad=False)
-    return pooled[0].t().reshape(x.shape)
 
 
 @torch.no_grad()

@@ -18,7 +18,8 @@ from strong_envs.agents.training.loop import load_optimiser, optimiser_state, sp
 from strong_envs.agents.training.matching import MatchingInputs, Scale, dropout_for
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import spans
-from strong_envs.features.errors import DataError, nearest
+from strong_envs.core.validation import check_choice
+from strong_envs.features.errors import DataError
 
 if TYPE_CHECKING:
     from strong_envs.spatial.env import SpatialTrackVectorEnv
@@ -88,9 +89,7 @@ class LevelArgs:
 
     def __post_init__(self) -> None:
         for name, valid in self.CHOICES.items():
-            value = getattr(self, name)
-            if value not in valid:
-                raise DataError(f"{name} must be one of {valid}, got {value!r}{nearest(str(value), valid)}")
+            check_choice(getattr(self, name), name, valid)
         check_fields(self)
 
 
