@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from strong_envs.agents.search_space import Space
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
 
@@ -212,6 +213,8 @@ class SystemSpec:
     """What it is given of a video and a query to predict: one of `SEES`; empty where it is not known."""
     learns_from: str = ""
     """What of the training part it is trained with: one of `LEARNS_FROM`; empty where it is not known."""
+    space: Space = field(default_factory=dict)
+    """The settings that ``strong-envs tune`` chooses; empty for a system that is not tuned."""
 
     def __post_init__(self) -> None:
         for what, value, valid in (("sees", self.sees, SEES), ("learns_from", self.learns_from, LEARNS_FROM)):

@@ -17,6 +17,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Train and compare": {
         "run": ("benchmarks.commands.run", "train systems, score them beside baselines, write table and figures"),
         "train": ("agents.cli", "train one system, with a log and checkpoints"),
+        "tune": (
+            "benchmarks.tuning.command",
+            "choose settings on the validation part, as many trials for every system",
+        ),
         "references": ("benchmarks.commands.references", "score baselines that ignore the video"),
     },
     "Data": {

@@ -73,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "repeatable",
     )
     systems.add_argument(
+        "--tuned",
+        metavar="FILE",
+        help="use the settings that strong-envs tune chose, and say so in the table; --set has the last word",
+    )
+    systems.add_argument(
         "--multi-scale", action="store_true", help="add finer moves, for long videos with short moments"
     )
 

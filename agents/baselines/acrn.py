@@ -28,9 +28,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from strong_envs.agents.baselines.ctrl import SPACE as CTRL_SPACE
 from strong_envs.agents.baselines.ctrl import Ctrl, CtrlArgs
 from strong_envs.agents.baselines.ranking import Inputs, WindowNet
 from strong_envs.agents.registry import SystemSpec, register
+from strong_envs.agents.search_space import OneOf
 from strong_envs.features.errors import DataError
 
 
@@ -47,6 +49,9 @@ class AcrnArgs(CtrlArgs):
         super().__post_init__()
         if self.embedding % self.pool:
             raise DataError(f"pool must divide the embedding, {self.embedding}; got {self.pool}")
+
+
+SPACE = CTRL_SPACE | {"pool": OneOf(4, 8, 16)}
 
 
 def memory_attention(parts: Tensor, sentences: Tensor) -> Tensor:
@@ -111,5 +116,6 @@ register(
         ranks_candidates=True,
         sees="whole frames",
         learns_from="window labels",
+        space=SPACE,
     )
 )

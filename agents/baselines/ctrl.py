@@ -40,6 +40,7 @@ from torch.nn import functional as F
 from strong_envs.agents.baselines.candidates import context_means, draw, moved, nearest_truth, tall_positives
 from strong_envs.agents.baselines.ranking import Inputs, SlidingWindowSystem, WindowArgs, WindowNet, masks_by_sample
 from strong_envs.agents.registry import SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf
 from strong_envs.features.bank.bank import FeatureBank
 
 
@@ -61,6 +62,16 @@ class CtrlArgs(WindowArgs):
     weight_decay: float = 0.1
     positive_iou: float = 0.5
     positive_outside: float = 0.15
+
+
+SPACE = {
+    "lr": Between(1e-3, 2e-2),
+    "weight_decay": Between(1e-3, 1.0),
+    "embedding": OneOf(64, 128, 256),
+    "hidden": OneOf(64, 128, 256),
+    "context": Between(0.02, 0.2),
+    "input_dropout": OneOf(None, 0.0, 0.3),
+}
 
 
 class Fusion(nn.Module):
@@ -165,5 +176,6 @@ register(
         ranks_candidates=True,
         sees="whole frames",
         learns_from="window labels",
+        space=SPACE,
     )
 )

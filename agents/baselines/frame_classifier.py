@@ -26,6 +26,7 @@ from strong_envs import features
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import inside_shares
 from strong_envs.agents.training.window_posterior import WindowPosterior
@@ -69,6 +70,16 @@ class FrameClassifierArgs(RankArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         FrameAttentionArgs(objective=self.objective)
+
+
+SPACE = {
+    "lr": Between(1e-3, 3e-2),
+    "hidden": OneOf(16, 32, 64),
+    "inside_hidden": OneOf(16, 32, 64),
+    "change": OneOf(0.0, 0.03, 0.05, 0.1),
+    "objective": OneOf("labels", "both"),
+    "weight_decay": Between(0.01, 1.0),
+}
 
 
 class FrameClassifierNet(WindowNet):
@@ -232,6 +243,7 @@ register(
         tracks_boxes=True,
         sees="grid",
         learns_from="frame labels",
+        space=SPACE,
     )
 )
 register(
@@ -243,5 +255,6 @@ register(
         defaults={"whole_frames": True},
         sees="whole frames",
         learns_from="frame labels",
+        space=SPACE,
     )
 )

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns, nearest_truth
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.rollout import localise
 from strong_envs.temporal.env import TemporalMomentVectorEnv
@@ -73,6 +74,14 @@ class ReadArgs:
         check_fields(self)
 
 
+SPACE = {
+    "lr": Between(5e-4, 1e-2),
+    "gamma": Between(0.0, 0.9, log=False),
+    "entropy": Between(0.003, 0.3),
+    "value_weight": Between(0.1, 2.0),
+    "hidden": OneOf(64, 128, 256),
+    "num_envs": OneOf(32, 64, 128),
+}
 PAPER = ReadArgs(
     lr=1e-3,
     decay=False,
@@ -246,5 +255,6 @@ register(
         "READ: recurrent actor-critic with multi-task heads",
         sees="whole frames",
         learns_from="own rewards",
+        space=SPACE,
     )
 )

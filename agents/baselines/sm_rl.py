@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from strong_envs.agents.baselines.sequential import TemporalSystem, nearest_truth, standardiser_batch
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
 from strong_envs.features.bank.bank import FeatureBank
@@ -103,6 +104,16 @@ class SmrlArgs:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+SPACE = {
+    "lr": Between(5e-4, 1e-2),
+    "weight_decay": Between(0.003, 1.0),
+    "dropout": OneOf(0.0, 0.1, 0.3, 0.5),
+    "hidden": OneOf(32, 64, 128),
+    "detection_weight": Between(5.0, 80.0),
+    "policy_weight": Between(0.01, 0.5),
+}
 
 
 class SmrlEpisode(NamedTuple):
@@ -430,5 +441,6 @@ register(
         "SM-RL, from description: reads single frames, then detects",
         sees="whole frames",
         learns_from="own rewards",
+        space=SPACE,
     )
 )

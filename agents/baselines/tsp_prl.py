@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
 from strong_envs.features.bank.bank import FeatureBank
@@ -93,6 +94,14 @@ class TspPrlArgs:
         check_fields(self)
 
 
+SPACE = {
+    "lr": Between(5e-4, 1e-2),
+    "gamma": Between(0.0, 0.9, log=False),
+    "entropy": Between(0.003, 0.3),
+    "value_weight": Between(0.1, 2.0),
+    "hidden": OneOf(64, 128, 256),
+    "num_envs": OneOf(16, 32, 64),
+}
 PAPER = TspPrlArgs(
     num_envs=16,
     switch=200,
@@ -343,5 +352,6 @@ register(
         "TSP-PRL: a tree of sixteen moves, root and leaves trained in turns",
         sees="whole frames",
         learns_from="own rewards",
+        space=SPACE,
     )
 )

@@ -31,13 +31,44 @@ through whole videos.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from strong_envs.agents.registry import SEES_BOXES, SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.strong.agent import Strong
+from strong_envs.agents.strong.args import BOUNDS, LEARNT
 
 STAND_INS = {"trl+local": "trl+cells"}
 """Systems whose result replaces that of another which a store cannot serve; a note names the replacement."""
+
+
+SPACE: Space = {
+    "temporal.lr": Between(1e-3, 3e-2),
+    "temporal.weight_decay": Between(1e-3, 1.0),
+    "temporal.gamma": Between(0.0, 0.9, log=False),
+    "temporal.width": OneOf(32, 64, 128),
+    "temporal.updates": OneOf(1, 2, 4),
+}
+"""Of the temporal level that learns by double DQN."""
+ACTOR_CRITIC: Space = {
+    "temporal.lr_actor": Between(1e-4, 1e-2),
+    "temporal.lr_critic": Between(1e-4, 1e-2),
+    "temporal.weight_decay": Between(1e-4, 0.1),
+    "temporal.entropy": Between(0.05, 1.0),
+    "temporal.updates": OneOf(1, 2, 4),
+}
+"""Of one with an actor."""
+SPATIAL: Space = {"box_margin": Between(0.0, 0.3, log=False)}
+"""Of a system with learnt boxes, besides."""
+
+
+def _space(boxes: str, defaults: Mapping[str, Any]) -> Space:
+    """What is tuned of a variant. The letter of the paper is not tuned, nor are the upper bounds."""
+    if defaults.get("preset") == "paper" or boxes in BOUNDS:
+        return {}
+    temporal = ACTOR_CRITIC if defaults.get("learns_from") == "all rewards" else SPACE
+    return {**temporal, **(SPATIAL if boxes in LEARNT else {})}
 
 
 def _sees(boxes: str, attention: str) -> str:
@@ -61,6 +92,7 @@ def _register(name: str, description: str, boxes: str, *, needs: str = "grid", *
             defaults={"boxes": boxes, **defaults},
             sees="sentences" if defaults.get("blind") else _sees(boxes, defaults.get("attention", "none")),
             learns_from=defaults.get("learns_from", "own rewards"),
+            space=_space(boxes, defaults),
         )
     )
 

@@ -19,6 +19,7 @@ from strong_envs.benchmarks.execution.job import finish, importable_here, plain_
 from strong_envs.benchmarks.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.results.collect import collect
 from strong_envs.benchmarks.results.files import write_json
+from strong_envs.benchmarks.tuning.chosen import with_tuned
 from strong_envs.features.errors import DataError
 
 
@@ -58,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
     importable_here()
     if any("rounds" in setting_paths(name) for name in names):
         args.set = [f"rounds={args.rounds}", *args.set]
-    variants = plain_variants(args, names)
+    variants = with_tuned(args, plain_variants(args, names))
     with held_output(args) as out:
         job = run_job(args, variants)
         result = collect(job)

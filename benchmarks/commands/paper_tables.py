@@ -18,6 +18,7 @@ from strong_envs.benchmarks.results.collect import chosen_metrics, collect
 from strong_envs.benchmarks.results.files import write_json
 from strong_envs.benchmarks.results.paper_numbers import CLAIMS, DATA, METRICS, TABLES, rows
 from strong_envs.benchmarks.results.tables import ABSENT, columns_of
+from strong_envs.benchmarks.tuning.chosen import with_tuned
 from strong_envs.features.files.atomic import write_text
 
 ALPHA = 0.05
@@ -69,12 +70,13 @@ def main(args: argparse.Namespace, number: int) -> int:
         settings = settings_of(args)
         check_settings([name for name in found.values() if name], settings)
         variants = [Variant(label, name, with_settings(name, settings)) for label, name in found.items() if name]
+        variants = with_tuned(args, variants)
         job = run_job(args, variants)
         result = collect(job)
         fill(result, job, list(found), reasons, number)
         for row in result["rows"]:
             if row["system"] in notes:
-                row["note"] = notes[row["system"]]
+                row["note"] = " ".join(filter(None, [row.get("note"), notes[row["system"]]]))
         write_json(out / "results.json", result)
         draw(result, out, chosen_metrics(args, result))
         show(result, args, out, number)

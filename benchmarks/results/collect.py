@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from strong_envs.benchmarks.execution.cell import shared_units
@@ -15,6 +16,7 @@ from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.metrics.columns import known_columns
 from strong_envs.benchmarks.metrics.ground_truth import GroundTruth
 from strong_envs.benchmarks.results.rows import scores_of, system_row
+from strong_envs.benchmarks.tuning.chosen import read_tuned, tuned_note
 from strong_envs.features.validation import VALIDATION
 
 
@@ -34,6 +36,7 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
     Curves and traces are of the validation part, with reference rows of that part under ``validation``; everything else
     is of the test part.
     """
+    from strong_envs import agents
     from strong_envs.benchmarks.results.reference_rows import reference_rows
 
     args = job.args
@@ -53,6 +56,7 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         rules = replace(job.protocol, test=VALIDATION)
         beside = reference_rows(job.store, args.train, VALIDATION, 50, protocol=rules) if references else []
         validation = {"validation": {"split": VALIDATION, "references": beside}}
+    tuned = read_tuned(args.tuned) if getattr(args, "tuned", None) else None
     last = [row for row in rows if row["reference"] == "oracle"]
     rows = [row for row in rows if row["reference"] != "oracle"]
     curves, traces = {}, {}
@@ -60,6 +64,8 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         runs, found = job.runs(label), row_of(job, label)
         if found is not None:
             row, each = found
+            if tuned is not None and agents.find(job.cells[label][0].system).needs_training:
+                row = with_note(row, tuned_note(job.cells[label][0].system, tuned, job.store.name))
             rows.append(row)
             curves[label] = [run["history"] for run in runs]
             scores[label] = [values["IoU"] for values in each]
@@ -84,9 +90,15 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         "refused": job.refused,
         "notes": notes,
         "per_query": per_query_scores(job.bank, scores),
+        **({} if tuned is None else {"tuned": msgspec.to_builtins(tuned)}),
         "wall_seconds": job.seconds,
         "about": about(args) | {"seeds": list(range(args.seeds))},
     }
+
+
+def with_note(row: dict[str, Any], note: str) -> dict[str, Any]:
+    """The row with one more sentence below the table."""
+    return row | {"note": " ".join(filter(None, [row.get("note"), note]))}
 
 
 def reasons_of(job: Job, label: str) -> list[str]:
@@ -109,7 +121,7 @@ def with_lost_runs(job: Job, label: str, row: dict[str, Any]) -> dict[str, Any]:
     if not failed:
         return row
     note = f"{failed} of {len(job.cells[label])} runs failed: {'; '.join(reasons_of(job, label))}."
-    return row | {"note": " ".join(filter(None, [row.get("note"), note]))}
+    return with_note(row, note)
 
 
 def _empty_row(job: Job, label: str, reason: str) -> dict[str, Any]:

@@ -130,6 +130,7 @@ class ResultFile(Struct):
     notes: list[Name] = []
     per_query: PerQuery | UnsetType = UNSET
     claims: list[Claim] | UnsetType = UNSET
+    tuned: dict[str, Any] | UnsetType = UNSET
     paper: dict[str, list[Row]] | UnsetType = UNSET
     wall_seconds: Seconds = 0.0
     about: About | UnsetType = UNSET
