@@ -106,6 +106,8 @@ class FrameClassifier(WindowSystem):
     clip = 1.0
     args: FrameClassifierArgs
     net: FrameClassifierNet
+    _open = False
+    """Whether a training is on its way."""
 
     @property
     def needs_cells(self) -> bool:
@@ -135,7 +137,7 @@ class FrameClassifier(WindowSystem):
 
     def examples(self) -> Tensor:
         """All samples. Prepares the looks at the validation part as well."""
-        self._val = validation_part(self.bank)
+        self._val, self._open = validation_part(self.bank), True
         self._best: list[tuple[float, dict[str, Any]]] = [(float("inf"), {})] * len(self.net.rivals)
         return torch.ones(len(self.bank), dtype=torch.bool, device=self.bank.device)
 
@@ -179,11 +181,17 @@ class FrameClassifier(WindowSystem):
             rivals = [rivals[chosen]]
         self.net.rivals = nn.ModuleList(rivals)
         self.args = replace(self.args, dropout=rivals[0].dropout)
+        self._open = False
+        self._fit_posterior()
+
+    def _fit_posterior(self) -> None:
+        """Fit the posterior to the scores of the frame attention that predicts."""
         self.net.eval()
         bank = self.bank if self._val is None else self._val
         samples = spread(len(bank), JUDGED, bank.device)
+        attention = self.net.frame_attention
         with torch.no_grad():
-            scores = torch.cat([rivals[0].logits(bank, part, self.args.cells) for part in samples.split(50)])
+            scores = torch.cat([attention.logits(bank, part, self.args.cells) for part in samples.split(50)])
         self.net.posterior.fit_lengths(self.bank.truth)
         self.net.posterior.fit(scores, bank.truth[samples])
 
@@ -193,6 +201,19 @@ class FrameClassifier(WindowSystem):
         return self.net.posterior.expected_iou(logits), self.windows.expand(len(samples), -1, -1)
 
     def _predict(self, bank: FeatureBank) -> Prediction:
+        if not self._open:
+            return self._answers(bank)
+        # On the way, for the learning curve: the rival that is ahead answers as it would if training ended now.
+        rivals = self._rivals()
+        ahead = min(range(len(rivals)), key=lambda i: self._best[i][0])
+        self.net.rivals = nn.ModuleList([rivals[ahead]])
+        try:
+            self._fit_posterior()
+            return self._answers(bank)
+        finally:
+            self.net.rivals = nn.ModuleList(rivals)
+
+    def _answers(self, bank: FeatureBank) -> Prediction:
         found = super()._predict(bank)
         return found if self.args.whole_frames else replace(found, boxes=self.net.frame_attention.boxes(bank))
 

@@ -397,7 +397,10 @@ class SmRl(TemporalSystem):
 
     def locate(self, task: TemporalTask, samples: Tensor) -> Prediction:
         """Mean positions; the detection with the indicator on and the highest match."""
+        was = self.network.training
+        self.network.eval()
         episode = self.episode(task, samples, task.bank.query[samples])
+        self.network.train(was)
         row = torch.arange(len(samples), device=samples.device)
         detection = episode.detection[choose(episode.match, episode.on), row].to(torch.float64)
         duration = task.bank.duration[task.bank.video[samples]]

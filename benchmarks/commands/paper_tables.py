@@ -76,7 +76,7 @@ def main(args: argparse.Namespace, number: int) -> int:
         fill(result, job, list(found), reasons, number)
         for row in result["rows"]:
             if row["system"] in notes:
-                row["note"] = " ".join(filter(None, [row.get("note"), notes[row["system"]]]))
+                row["note"] = " ".join(filter(None, [notes[row["system"]], row.get("note")]))
         write_json(out / "results.json", result)
         draw(result, out, chosen_metrics(args, result))
         show(result, args, out, number)
@@ -146,7 +146,7 @@ def draw(result: dict[str, Any], out: Path, metrics: list[str] | None = None) ->
     write_text(out / "table.md", markdown(result, metrics))
     figures.table_figure(result["rows"], out / "table.png")
     if result["curves"]:
-        figures.learning_curves(result, out / "curve.png")
+        figures.learning_curves(figures.with_traces(result), out / "curve.png", "share")
 
 
 def markdown(result: dict[str, Any], metrics: list[str] | None = None) -> str:

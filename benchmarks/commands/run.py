@@ -65,7 +65,7 @@ def draw(result: dict[str, Any], job: Job) -> None:
 
     out = Path(job.args.out)
     write_text(out / "table.md", markdown_table(result["rows"], chosen_metrics(job.args, result), legend=True))
-    figures.learning_curves(result, out / "curve.png")
+    figures.learning_curves(figures.with_traces(result), out / "curve.png", "share")
     for name in ("strong", "trl"):
         runs = job.runs(name)
         if runs:

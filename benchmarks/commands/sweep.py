@@ -65,7 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--values", help="comma-separated values, such as 0,0.1,0.2 (default: the built-in ones)")
     add_arguments(parser)
-    parser.set_defaults(run=main, systems="strong", out="results/sweep", test=VALIDATION)
+    parser.set_defaults(run=main, systems="strong", out="results/sweep", test=VALIDATION, evaluations=0)
 
 
 def main(args: argparse.Namespace) -> int:

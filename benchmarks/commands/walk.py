@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "the default. The rows are fixed; docs/results/walk.json is the results.json of this command.",
     )
     add_arguments(parser)
-    parser.set_defaults(run=main, systems="", out="results/walk")
+    parser.set_defaults(run=main, systems="", out="results/walk", evaluations=0)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -26,7 +26,9 @@ from strong_envs.features.registry import job_store, load_part
 from strong_envs.features.store.store import FeatureStore
 from strong_envs.features.validation import VALIDATION
 
-MOST_SEEDS, MOST_BUDGET = 10_000, 10_000
+MOST_SEEDS, MOST_BUDGET, MOST_EVALUATIONS = 10_000, 10_000, 10_000
+EVALUATIONS = 8
+"""Scores within each stage of a training where none are asked for: two and the end in the last quarter of a curve."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError(f"--jobs must be positive, got {args.jobs}")
     if not 0 <= getattr(args, "validation", 0.0) < 1:
         raise DataError(f"--validation is a share of the training videos from 0 to below 1; got {args.validation}")
+    if not 0 <= (getattr(args, "evaluations", None) or 0) <= MOST_EVALUATIONS:
+        raise DataError(f"--evaluations must be 0 or more, up to {MOST_EVALUATIONS:,}; got {args.evaluations}")
     if not 0 < args.budget <= MOST_BUDGET:
         raise DataError(f"--budget must be positive, a factor of up to {MOST_BUDGET:,}; got {args.budget}")
     if getattr(args, "engine", "local") == "local":
@@ -162,7 +166,8 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
         agents.find(variant.system)
     share = getattr(args, "validation", 0.0)
     store = job_store(args.features, args.train, share)
-    if getattr(args, "evaluations", 0) and VALIDATION not in store.splits:
+    looks = evaluations_of(args, store)
+    if looks and VALIDATION not in store.splits:
         raise DataError(f"--evaluations are made on a validation part, and {store.name!r} has none: raise --validation")
     train = load_part(store, args.train)
     if args.test not in store.splits:
@@ -176,7 +181,7 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
             print(f"left out: {reason}", file=sys.stderr)
             continue
         learns = agents.find(variant.system).needs_training
-        budget, evaluations = (args.budget, getattr(args, "evaluations", 0)) if learns else (1.0, 0)
+        budget, evaluations = (args.budget, looks) if learns else (1.0, 0)
         where = (args.features, store.content_hash, args.train, args.test)
         code = code_hash(variant.system)
         cells[variant.label] = [
@@ -196,6 +201,14 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
         job.outcome = run_matrix(todo, job.folder, args.jobs)
     job.seconds = time.perf_counter() - began
     return job
+
+
+def evaluations_of(args: argparse.Namespace, store: FeatureStore) -> int:
+    """``--evaluations``: scores within each stage of a training; by default some where there is a validation part."""
+    given = getattr(args, "evaluations", None)
+    if given is None:
+        return EVALUATIONS if VALIDATION in store.splits else 0
+    return int(given)
 
 
 def _no_boxes(system: str, store: FeatureStore, test: str) -> str | None:

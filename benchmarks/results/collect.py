@@ -70,7 +70,7 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
             curves[label] = [run["history"] for run in runs]
             scores[label] = [values["IoU"] for values in each]
             if all(run.get("trace") for run in runs):
-                traces[label] = [run["trace"] for run in runs]
+                traces[label] = [with_shares(run["trace"]) for run in runs]
         rows.extend(missing_row(job, label, len(runs)))
     rows.extend(_empty_row(job, label, f"absent: {reason}") for label, reason in job.refused.items())
     commits = sorted({str(run.get("commit")) for label in job.cells for run in job.runs(label)})
@@ -99,6 +99,12 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
 def with_note(row: dict[str, Any], note: str) -> dict[str, Any]:
     """The row with one more sentence below the table."""
     return row | {"note": " ".join(filter(None, [row.get("note"), note]))}
+
+
+def with_shares(trace: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A learning curve with the ``share`` of the whole training's seconds at every score."""
+    whole = max(trace[-1]["seconds"], 1e-9)
+    return [{**point, "share": round(point["seconds"] / whole, 4)} for point in trace]
 
 
 def reasons_of(job: Job, label: str) -> list[str]:
