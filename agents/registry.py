@@ -199,6 +199,8 @@ class SystemSpec:
     needs_boxes: bool = False
     needs_objects: bool = False
     """Needs detector features, the store's tensor ``objects``."""
+    needs_channels: tuple[str, ...] = ()
+    """Names of channels of the grid that it reads, as the store's backbone lists them."""
     needs_training: bool = True
     ranks_candidates: bool = False
     tracks_boxes: bool = False
@@ -303,6 +305,10 @@ def incompatibility(name: str, bank: FeatureBank, training: bool = True) -> str 
         return f"{name} needs videos, and {bank.name!r} has annotations alone; systems without videos are {able}"
     if spec.needs_grid and not bank.has_grid:
         return f"{name} needs a spatial grid, which {bank.name!r} does not have; extract it with --grid"
+    backbone = bank.store.manifest.get("backbone")
+    channels = backbone.get("channels", ()) if isinstance(backbone, Mapping) else ()
+    if missing := [channel for channel in spec.needs_channels if channel not in channels]:
+        return f"{name} reads channels of the default world by name, and {bank.name!r} lacks {missing[0]!r} and others"
     if spec.needs_boxes and not bank.has_boxes:
         return f"{name} needs a true box track for every query, which {bank.name!r} does not have"
     if training and (count := len(bank.video.unique())) < spec.needs_videos:

@@ -212,33 +212,41 @@ class Read(TemporalSystem):
         self, env: TemporalMomentVectorEnv, task: TemporalTask, length: int, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses of ``length`` steps of all environments, and the mean reward."""
-        network = self.network
+        network, hidden = self.network, self.args.hidden
         # All episodes start together, so that none is truncated but at the last step.
         env.reset()
-        memory = torch.zeros((env.num_envs, self.args.hidden), device=task.bank.device)
-        rows: dict[str, list[Tensor]] = {name: [] for name in ("logits", "value", "z", "action", "iou", "truth")}
-        rewards, ends = [], []
-        for _ in range(length):
-            state = env.state()
-            where = state["sample"], state["start"], state["end"]
-            logits, value, memory, z = network(env.observe_state(state), memory)
-            action = gumbel_sample(logits.detach(), generator)
-            _, reward, terminated, _, _ = env.step(action)
-            rewards.append(reward)
-            ends.append(terminated)
-            final = memory
-            memory = memory * (~terminated).to(memory.dtype)[:, None]
-            iou = task.iou(*where, "clamped").to(torch.float32)
-            step = (logits, value, z, action, iou, nearest_truth(task, *where))
-            for name, part in zip(rows, step, strict=True):
-                rows[name].append(part)
+        memory = torch.zeros((env.num_envs, hidden), device=task.bank.device)
+        states: list[dict[str, Tensor]] = []
+        windows: list[tuple[Tensor, Tensor, Tensor]] = []
+        actions, rewards, ends = [], [], []
+        # The episodes run without gradients. Then the layers before the memory see all their states as one batch.
         with torch.no_grad():
+            for _ in range(length):
+                state = env.state()
+                windows.append((state["sample"], state["start"], state["end"]))
+                states.append({name: part.clone() for name, part in env.observe_state(state).items()})
+                logits, _, memory, _ = network(states[-1], memory)
+                actions.append(gumbel_sample(logits, generator))
+                _, reward, terminated, _, _ = env.step(actions[-1])
+                rewards.append(reward)
+                ends.append(terminated)
+                final = memory
+                memory = memory * (~terminated).to(memory.dtype)[:, None]
             _, last, _, _ = network(env.observe_state(env.reached), final)
         returns = n_step_returns(torch.stack(rewards), torch.stack(ends), last, self.args.gamma).flatten()
-        flat = {name: torch.cat(parts) for name, parts in rows.items()}
-        iou_pair = network.iou(flat["z"]).squeeze(-1), flat["iou"]
-        location_pair = network.location(flat["z"]), flat["truth"]
-        losses = read_loss(flat["logits"], flat["value"], flat["action"], returns, iou_pair, location_pair, self.args)
+        z = network.state({name: torch.cat([state[name] for state in states]) for name in states[0]})
+        memory = torch.zeros_like(memory)
+        passed = []
+        for seen, terminated in zip(z.split(env.num_envs), ends, strict=True):
+            memory = network.memory(seen, memory)
+            passed.append(memory)
+            memory = memory * (~terminated).to(memory.dtype)[:, None]
+        known = torch.cat(passed)
+        sample, start, end = (torch.cat(parts) for parts in zip(*windows, strict=True))
+        iou_pair = network.iou(z).squeeze(-1), task.iou(sample, start, end, "clamped").to(torch.float32)
+        location_pair = network.location(z), nearest_truth(task, sample, start, end)
+        logits, value = network.policy(known), network.value(known).squeeze(-1)
+        losses = read_loss(logits, value, torch.cat(actions), returns, iou_pair, location_pair, self.args)
         return losses, torch.stack(rewards).mean()
 
     def locate(self, task: TemporalTask, samples: Tensor) -> Prediction:

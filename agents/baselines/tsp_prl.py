@@ -326,7 +326,7 @@ class TspPrl(TemporalSystem):
     def best_branch(task: TemporalTask, samples: Tensor, start: Tensor, end: Tensor, every: Tensor) -> Tensor:
         """The highest IoU (B,) that one of the actions (B, 5) would lead to."""
         samples, start, end = (x.repeat_interleave(every.shape[1]) for x in (samples, start, end))
-        start, end, _ = spans.move(start, end, every.flatten(), task.table, task.config.total)
+        start, end, _ = spans.move(start, end, every.flatten(), task.table, task.config.total, task.beyond)
         return task.iou(samples, start, end).view(every.shape).amax(-1)
 
     @torch.no_grad()
