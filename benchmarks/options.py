@@ -73,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "repeatable",
     )
     systems.add_argument(
+        "--boxes",
+        metavar="SOURCE",
+        help="trained STRONG whose boxes rows NAME+boxes look through: folder of a finished run, FILE.safetensors, "
+        "or pretrained",
+    )
+    systems.add_argument(
         "--tuned",
         metavar="FILE",
         help="use the settings that strong-envs tune chose, and say so in the table; --set has the last word",

@@ -109,6 +109,13 @@ class FrameClassifier(WindowSystem):
     _open = False
     """Whether a training is on its way."""
 
+    @classmethod
+    def check_arguments(cls, **arguments: Any) -> None:
+        """Raise `DataError` for arguments outside their range, and for boxes, which it does not look through."""
+        super().check_arguments(**arguments)
+        if arguments.get("boxes", "frame") != "frame":
+            raise DataError("frame classifier reads all cells of a frame; boxes must stay 'frame'")
+
     @property
     def needs_cells(self) -> bool:
         """Whether the frame attention reads cells."""

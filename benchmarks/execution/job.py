@@ -14,6 +14,7 @@ from typing import Any
 
 from strong_envs.agents.overrides import check_settings, parse_settings, setting_paths, with_settings
 from strong_envs.benchmarks.execution.cell import Cell, code_hash, protocol_of
+from strong_envs.benchmarks.execution.learned_boxes import boxes_for, margin_of, plain_name
 from strong_envs.benchmarks.execution.local_engine import Outcome, run_matrix
 from strong_envs.benchmarks.metrics.columns import all_columns, known_columns
 from strong_envs.benchmarks.metrics.definitions import THRESHOLDS
@@ -38,6 +39,15 @@ class Variant:
     label: str
     system: str
     options: dict[str, Any] = field(default_factory=dict)
+    boxes: tuple[str, ...] = ()
+    """Trained systems whose boxes it looks through, see `benchmarks.execution.learned_boxes`: one a seed, in turn."""
+
+    def options_for(self, seed: int) -> dict[str, Any]:
+        """The options of one training run."""
+        if not self.boxes:
+            return self.options
+        file = self.boxes[seed % len(self.boxes)]
+        return {"box_margin": margin_of(file)} | self.options | {"boxes": file}
 
 
 @dataclass
@@ -100,9 +110,14 @@ def plain_variants(args: argparse.Namespace, names: Iterable[str]) -> list[Varia
     from strong_envs import agents
 
     importable_here()
-    names, settings = [agents.find(name).name for name in names], settings_of(args)
-    check_settings(names, {k: v for k, v in settings.items() if k != "multi_scale"})
-    return [Variant(name, name, with_settings(name, settings)) for name in names]
+    labels, settings = list(names), settings_of(args)
+    systems = [agents.find(label if label in agents.REGISTRY else plain_name(label)).name for label in labels]
+    check_settings(systems, {k: v for k, v in settings.items() if k != "multi_scale"})
+    source = getattr(args, "boxes", None)
+    return [
+        Variant(label, system, with_settings(system, settings), boxes_for(label, source) if label != system else ())
+        for label, system in zip(labels, systems, strict=True)
+    ]
 
 
 def thresholds_of(args: argparse.Namespace) -> tuple[float, ...]:
@@ -185,7 +200,7 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
         where = (args.features, store.content_hash, args.train, args.test)
         code = code_hash(variant.system)
         cells[variant.label] = [
-            Cell(variant.system, seed, *where, budget, args.device, variant.options, code, evaluations, share)
+            Cell(variant.system, seed, *where, budget, args.device, variant.options_for(seed), code, evaluations, share)
             for seed in range(args.seeds)
         ]
     main = Cell("", 0, args.features, store.content_hash, args.train, args.test, options={"env": _grid(args)})

@@ -12,6 +12,7 @@ import numpy as np
 
 from strong_envs.benchmarks.execution.cell import shared_units
 from strong_envs.benchmarks.execution.job import Job
+from strong_envs.benchmarks.execution.learned_boxes import SUFFIX
 from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.metrics.columns import known_columns
 from strong_envs.benchmarks.metrics.ground_truth import GroundTruth
@@ -65,7 +66,8 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         if found is not None:
             row, each = found
             if tuned is not None and agents.find(job.cells[label][0].system).needs_training:
-                row = with_note(row, tuned_note(job.cells[label][0].system, tuned, job.store.name))
+                name = job.cells[label][0].system + (SUFFIX if label.endswith(SUFFIX) else "")
+                row = with_note(row, tuned_note(name, tuned, job.store.name))
             rows.append(row)
             curves[label] = [run["history"] for run in runs]
             scores[label] = [values["IoU"] for values in each]

@@ -79,6 +79,8 @@ class Claim(Struct):
     worse: Name
     section: Name
     verdict: Name
+    form: Name = ""
+    same_information: bool | UnsetType = UNSET
     difference: Number | UnsetType = UNSET
     low: Number | UnsetType = UNSET
     high: Number | UnsetType = UNSET

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from strong_envs.agents.overrides import check_settings, setting_paths, with_setting
+from strong_envs.benchmarks.execution.learned_boxes import SUFFIX
 from strong_envs.benchmarks.results.files import read_tree
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import shown
@@ -72,7 +73,7 @@ def with_tuned(args: argparse.Namespace, variants: Sequence[Variant]) -> list[Va
     found = read_tuned(path)
     made = []
     for variant in variants:
-        tuned = found.systems.get(variant.system)
+        tuned = found.systems.get(key_of(variant))
         if tuned is None or not tuned.chosen:
             made.append(variant)
             continue
@@ -86,6 +87,11 @@ def with_tuned(args: argparse.Namespace, variants: Sequence[Variant]) -> list[Va
             options = with_setting(variant.system, options, name, value)
         made.append(replace(variant, options=options))
     return made
+
+
+def key_of(variant: Variant) -> str:
+    """The name of a row in the file of a tuning: that of its system, and whether it looks through learned boxes."""
+    return variant.system + (SUFFIX if variant.boxes else "")
 
 
 def is_given(variant: Variant, name: str) -> bool:

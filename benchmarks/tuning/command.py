@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from strong_envs.benchmarks.execution.local_engine import Outcome, run_matrix
 from strong_envs.benchmarks.execution.provenance import about, extras
 from strong_envs.benchmarks.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.results.files import write_json
-from strong_envs.benchmarks.tuning.chosen import FILE, is_given, shown_value
+from strong_envs.benchmarks.tuning.chosen import FILE, is_given, key_of, shown_value
 from strong_envs.benchmarks.tuning.search import ROUND, Search, Trial, best, check_installed
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
@@ -101,9 +102,9 @@ class Tuning:
         self.variants: dict[str, Variant] = {}
         self.defaults: dict[str, dict[str, Any]] = {}
         for variant in variants:
-            name, spec = variant.system, agents.find(variant.system)
+            name, spec = key_of(variant), agents.find(variant.system)
             space = {key: kind for key, kind in spec.space.items() if not is_given(variant, key)}
-            reason = agents.incompatibility(name, train)
+            reason = agents.incompatibility(variant.system, train)
             if not space:
                 reason = reason or f"{name} declares no settings to search" + (
                     "" if not spec.space else " beside --set"
@@ -115,7 +116,7 @@ class Tuning:
             self.variants[name] = variant
             self.defaults[name] = default_values(variant, space, train)
             identity = [self.store.content_hash, args.train, args.validation, args.budget, self._seeds(), args.device]
-            identity += [variant.options, code_hash(name), name]
+            identity += [variant.options, list(variant.boxes), code_hash(variant.system), name]
             self.searches[name] = Search(out, name, space, self.defaults[name], 0, identity)
         if not self.searches:
             raise DataError(f"nothing to tune: {'; '.join(self.left_out.values())}")
@@ -144,12 +145,17 @@ class Tuning:
         """The trainings of a trial."""
         from strong_envs.agents.overrides import with_setting
 
-        args, options = self.args, self.variants[name].options
+        args, variant, system = self.args, self.variants[name], self.variants[name].system
+        changed = variant.options
         for setting, value in trial.values.items():
             if value != self.defaults[name][setting]:
-                options = with_setting(name, options, setting, value)
-        where = (args.features, self.store.content_hash, args.train, VALIDATION, args.budget, args.device, options)
-        return [Cell(name, seed, *where, code_hash(name), 0, args.validation) for seed in self._seeds()]
+                changed = with_setting(system, changed, setting, value)
+        where = (args.features, self.store.content_hash, args.train, VALIDATION, args.budget, args.device)
+        tried = replace(variant, options=changed)
+        return [
+            Cell(system, seed, *where, tried.options_for(seed), code_hash(system), 0, args.validation)
+            for seed in self._seeds()
+        ]
 
     def _compute(self, cells: list[Cell], end: int) -> Outcome:
         folder, todo = self.out / "cells", list({cell.key: cell for cell in cells}.values())
@@ -164,7 +170,7 @@ class Tuning:
         args = self.args
         where = (args.features, self.store.content_hash, args.train, VALIDATION, args.budget, args.device)
         return [
-            Cell(name, seed, *where, {"trial": number})
+            Cell(self.variants[name].system, seed, *where, {"trial": number})
             for name in self.searches
             for number in range(end, args.trials)
             for seed in self._seeds()
@@ -222,7 +228,7 @@ def default_values(variant: Variant, space: Space, train: FeatureBank) -> dict[s
     unknown = [name for name in space if name not in paths]
     if unknown:
         raise DataError(f"the space of {variant.system} names {unknown}, which are no settings of it")
-    made: Any = agents.make(variant.system, train, seed=0, **variant.options)
+    made: Any = agents.make(variant.system, train, seed=0, **variant.options_for(0))
     values = {}
     for name, kind in space.items():
         values[name] = value = value_at(made, paths[name][0])
