@@ -156,12 +156,12 @@ def judge(result: dict[str, Any], number: int) -> list[dict[str, Any]]:
     the 95 % interval of the difference, not adjusted.
     """
     scores, found = result["per_query"], []
-    rows = {row["system"]: row for row in result["rows"]}
+    sees = {row["system"]: row.get("sees") for row in result.get("rows", [])}
     for claim in CLAIMS[number]:
         for better, worse, form in pairs_of(claim, set(scores["IoU"])):
             entry: dict[str, Any] = {"better": better, "worse": worse, "section": claim.section, "form": form}
-            kinds = [rows[name].get("sees", "") for name in (better, worse) if name in rows]
-            entry["same_information"] = len(set(kinds)) == 1
+            if sees.get(better) and sees.get(worse):
+                entry["same_information"] = sees[better] == sees[worse]
             if better in scores["IoU"] and worse in scores["IoU"]:
                 test = difference_test(scores["IoU"][better], scores["IoU"][worse], groups=units_of(scores))
                 entry |= test.as_dict()
@@ -227,7 +227,7 @@ def claims_markdown(claims: list[dict[str, Any]]) -> str:
         if "difference" in c:
             number = f"{100 * c['difference']:+.2f} [{100 * c['low']:+.2f}, {100 * c['high']:+.2f}]"
         p = f"{c['p_adjusted']:.4f}" if "p_adjusted" in c else ABSENT
-        same = [{True: "yes", False: "no"}[bool(c.get("same_information"))]] if known else []
+        same = [{True: "yes", False: "no", None: ABSENT}[c.get("same_information")]] if known else []
         cells = [f"{c['better']} above {c['worse']}", c["section"], *same, c["verdict"], number, p]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
