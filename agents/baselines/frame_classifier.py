@@ -22,17 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strong_envs import features
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
 from strong_envs.agents.search_space import Between, OneOf
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import inside_shares
+from strong_envs.agents.training.early_stopping import validation_part
 from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
-from strong_envs.features.validation import VALIDATION
 
 DROPOUTS = (0.0, 0.5)
 """What ``dropout=None`` chooses from on validation: features of drawn objects need none, those of real footage much."""
@@ -247,13 +246,6 @@ class FrameClassifier(WindowSystem):
         if not bank.has_grid or bank.grid_shape[2] != made:
             given = f"cells of {bank.grid_shape[2]}" if bank.has_grid else "no grid"
             raise DataError(f"frame classifier was made for cells of {made} numbers; {bank.name!r} has {given}")
-
-
-def validation_part(bank: FeatureBank) -> FeatureBank | None:
-    """The validation part of a training bank's store; None where the store names none."""
-    if bank.split in (None, VALIDATION) or VALIDATION not in bank.store.splits:
-        return None
-    return features.load(bank.store, VALIDATION, bank.device, memory=bank.memory, dtype=bank.dtype)
 
 
 def spread(count: int, most: int, device: torch.device) -> Tensor:

@@ -51,7 +51,7 @@ from strong_envs.features.bank.bank import FeatureBank
 class McnArgs(WindowArgs):
     """Arguments of `Mcn`."""
 
-    steps: int = 2000
+    steps: int = 8000
     batch: int = 120
     lr: float = 0.05
     visual: int = 500

@@ -4,7 +4,7 @@ In the order of the paper: the state of a step is one vector z of the sentence, 
 location; a GRU carries the memory; actor and critic read it. From z itself the network also predicts the
 IoU of the window and the true location. Known from the paper and from public code; the sizes of ``preset="paper"`` are
 theirs. The dynamics are options of the environment: moves of n / 10 (``step_scale=2``), ten steps, phi = .001, the
-reward ``"read"``, an invalid move ends the episode.
+reward ``"read"``, and a move over the edge of the video is cut off there.
 
 Deviations, all presets:
 
@@ -42,8 +42,8 @@ from strong_envs.temporal.task import TemporalConfig, TemporalTask
 class ReadArgs:
     """Arguments of `Read`; the defaults are ``preset="default"``."""
 
-    steps: int = 640_000
-    """Environment steps to train for."""
+    steps: int = 12_160_000
+    """Environment steps to train for: 19,000 updates, as in the public code."""
     num_envs: int = 64
     """Episodes that run side by side; an update follows every ``max_steps`` steps of all of them."""
     lr: float = 4e-3
@@ -92,7 +92,7 @@ PAPER = ReadArgs(
     standardise=False,
     exploring_starts=False,
 )
-ENV = TemporalConfig(step_scale=2.0, max_steps=10, phi=0.001, reward="read", invalid="terminate")
+ENV = TemporalConfig(step_scale=2.0, max_steps=10, phi=0.001, reward="read", invalid="clip")
 
 
 class ReadNetwork(nn.Module):

@@ -20,7 +20,6 @@ The dynamics are those of `TemporalTask` with the table `spans.tree_table`: far 
 Deviations, all presets:
 
 - *A little* is one feature unit of 16 frames in the code; n / 40 is that in a video of some 30 seconds.
-- A move over the video's edge is refused, as in all systems here; the code cuts the window off at the edge.
 - The window is seen as means of itself and its context; the code concatenates ten of its frames.
 - The advantage is detached and returns are bootstrapped with the value after the last step, both as in
   `agents.baselines.read`;
@@ -65,7 +64,7 @@ BRANCHES = {
 class TspPrlArgs:
     """Arguments of `TspPrl`; the defaults are ``preset="default"``."""
 
-    steps: int = 640_000
+    steps: int = 1_280_000
     """Environment steps to train for, root and leaves together."""
     num_envs: int = 32
     """Episodes that run side by side; an update follows every ``max_steps`` steps of all of them."""
@@ -116,7 +115,7 @@ PAPER = TspPrlArgs(
     standardise=False,
     exploring_starts=False,
 )
-ENV = TemporalConfig(step_scale=2.0, phi=0.0)
+ENV = TemporalConfig(step_scale=2.0, phi=0.0, invalid="clip")
 
 
 class TreeTask(TemporalTask):

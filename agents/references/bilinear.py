@@ -22,10 +22,9 @@ from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
 from strong_envs.agents.search_space import Between, OneOf
 from strong_envs.agents.strong.frame_attention_training import inside_shares
+from strong_envs.agents.training.early_stopping import validation_part
 from strong_envs.agents.training.window_posterior import WindowPosterior
-from strong_envs.features import load
 from strong_envs.features.bank.bank import FeatureBank
-from strong_envs.features.validation import VALIDATION
 
 FITTED = 400
 """Most samples that the posterior is fitted to."""
@@ -117,9 +116,8 @@ class Bilinear(WindowSystem):
             self._fit_posterior()
 
     def _fit_posterior(self) -> None:
-        store = self.bank.store
-        held_out = self.bank.split not in (None, VALIDATION) and VALIDATION in store.splits
-        bank = load(store, VALIDATION, self.bank.device, memory=self.bank.memory) if held_out else self.bank
+        held_out = validation_part(self.bank)
+        bank = self.bank if held_out is None else held_out
         samples = torch.linspace(0, len(bank) - 1, min(len(bank), FITTED), device=bank.device).round().to(torch.int64)
         self.net.eval()
         with torch.no_grad():

@@ -75,12 +75,26 @@ def test_a_row_looks_through_the_boxes_of_a_finished_run_seed_by_seed(tmp_path, 
     monkeypatch.setattr("strong_envs.benchmarks.execution.job.run_matrix", here)
     settings = [word for setting in STRONG for word in ("--set", setting)]
     first, second = str(tmp_path / "strong"), str(tmp_path / "boxes")
-    assert main(["run", *SMALL, ragged_store, "--systems", "strong", "--budget", "0.001", "--out", first, *settings]) == 0
+    assert (
+        main(["run", *SMALL, ragged_store, "--systems", "strong", "--budget", "0.001", "--out", first, *settings]) == 0
+    )
     files = tracker_files(first)
     assert [Path(file).name.startswith(f"strong-s{seed}-") for seed, file in enumerate(files)] == [True, True]
     with pytest.raises(DataError, match="has no system 'trl'"):
         tracker_files(f"{first}:trl")
-    words = ["run", *SMALL, ragged_store, "--systems", "mcn,mcn+boxes", "--budget", "0.02", "--out", second, "--boxes", first]
+    words = [
+        "run",
+        *SMALL,
+        ragged_store,
+        "--systems",
+        "mcn,mcn+boxes",
+        "--budget",
+        "0.02",
+        "--out",
+        second,
+        "--boxes",
+        first,
+    ]
     assert main(words) == 0
     result = json.loads((Path(second) / "results.json").read_text())
     rows = {row["system"]: row for row in result["rows"]}
