@@ -32,7 +32,7 @@ from strong_envs.agents.baselines.ctrl import SPACE as CTRL_SPACE
 from strong_envs.agents.baselines.ctrl import Ctrl, CtrlArgs
 from strong_envs.agents.baselines.ranking import Inputs, WindowNet
 from strong_envs.agents.registry import SystemSpec, register
-from strong_envs.agents.search_space import OneOf
+from strong_envs.agents.search_space import OneOf, Space
 from strong_envs.features.errors import DataError
 
 
@@ -53,7 +53,7 @@ class AcrnArgs(CtrlArgs):
             raise DataError(f"pool must divide the embedding, {self.embedding}; got {self.pool}")
 
 
-SPACE = CTRL_SPACE | {"pool": OneOf(4, 8, 16), "contexts": OneOf(True, False)}
+SPACE: Space = {**CTRL_SPACE, "pool": OneOf(4, 8, 16), "contexts": OneOf(True, False)}
 
 
 def memory_attention(parts: Tensor, sentences: Tensor) -> Tensor:

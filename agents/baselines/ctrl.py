@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from strong_envs.agents.baselines.candidates import best_iou, context_means, draw, moved, nearest_truth, tall_positives
 from strong_envs.agents.baselines.ranking import Inputs, SlidingWindowSystem, WindowArgs, WindowNet, masks_by_sample
 from strong_envs.agents.registry import SystemSpec, register
-from strong_envs.agents.search_space import Between, OneOf
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.features.bank.bank import FeatureBank
 
 
@@ -69,7 +69,7 @@ class CtrlArgs(WindowArgs):
     negative_iou: float = 0.5
 
 
-SPACE = {
+SPACE: Space = {
     "lr": Between(1e-3, 2e-2),
     "weight_decay": Between(1e-3, 1.0),
     "embedding": OneOf(64, 128, 256),

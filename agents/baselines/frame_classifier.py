@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
-from strong_envs.agents.search_space import Between, OneOf
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import inside_shares
 from strong_envs.agents.training.early_stopping import validation_part
@@ -71,7 +71,7 @@ class FrameClassifierArgs(RankArgs):
         FrameAttentionArgs(objective=self.objective)
 
 
-SPACE = {
+SPACE: Space = {
     "lr": Between(1e-3, 3e-2),
     "hidden": OneOf(16, 32, 64),
     "inside_hidden": OneOf(16, 32, 64),

@@ -43,7 +43,7 @@ from strong_envs.agents.baselines.ranking import (
     masks_by_sample,
 )
 from strong_envs.agents.registry import SystemSpec, register
-from strong_envs.agents.search_space import Between, OneOf
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.features.bank.bank import FeatureBank
 
 
@@ -72,7 +72,7 @@ class McnArgs(WindowArgs):
     """Sentences whose own window has a lower IoU with the truth are left out of the training."""
 
 
-SPACE = {
+SPACE: Space = {
     "lr": Between(5e-3, 0.5),
     "visual": OneOf(250, 500, 1000),
     "embedding": OneOf(50, 100, 200),

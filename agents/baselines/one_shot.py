@@ -27,7 +27,7 @@ from strong_envs.agents.baselines.candidates import best_iou, window_means
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import SystemSpec, register
-from strong_envs.agents.search_space import Between, OneOf
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 
@@ -55,7 +55,7 @@ class OneShotArgs(RankArgs):
     """Updates between two evaluations on these videos."""
 
 
-SPACE = {
+SPACE: Space = {
     "lr": Between(3e-4, 1e-2),
     "hidden": OneOf(32, 64, 128, 256),
     "dropout": OneOf(0.2, 0.5, 0.7),

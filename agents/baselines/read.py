@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns, nearest_truth
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
-from strong_envs.agents.search_space import Between, OneOf
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.rollout import localise
 from strong_envs.temporal.env import TemporalMomentVectorEnv
@@ -74,7 +74,7 @@ class ReadArgs:
         check_fields(self)
 
 
-SPACE = {
+SPACE: Space = {
     "lr": Between(5e-4, 1e-2),
     "gamma": Between(0.0, 0.9, log=False),
     "entropy": Between(0.003, 0.3),

@@ -28,7 +28,7 @@ from strong_envs.adapters.sb3 import vec_env
 from strong_envs.agents.baselines.sequential import TemporalSystem, standardiser_batch
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
-from strong_envs.agents.search_space import Between, OneOf
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.core.observations import flat
 from strong_envs.features.errors import DataError
 from strong_envs.rollout import localise
@@ -82,7 +82,7 @@ class LibraryArgs:
         check_fields(self)
 
 
-SPACE = {
+SPACE: Space = {
     "lr": Between(1e-4, 1e-2),
     "gamma": Between(0.0, 0.9, log=False),
     "num_envs": OneOf(32, 64, 128, 256),

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from strong_envs.agents.baselines.sequential import TemporalSystem, nearest_truth, standardiser_batch
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
-from strong_envs.agents.search_space import Between, OneOf
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.training.early_stopping import BestWeights, validation_part
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
@@ -116,7 +116,7 @@ class SmrlArgs:
         check_choice(self.answer, "answer", ("best", "last"))
 
 
-SPACE = {
+SPACE: Space = {
     "lr": Between(5e-4, 1e-2),
     "weight_decay": Between(0.003, 1.0),
     "dropout": OneOf(0.0, 0.1, 0.3, 0.5),

@@ -20,7 +20,7 @@ from strong_envs.agents.baselines.candidates import window_means
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
-from strong_envs.agents.search_space import Between, OneOf
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.strong.frame_attention_training import inside_shares
 from strong_envs.agents.training.early_stopping import validation_part
 from strong_envs.agents.training.window_posterior import WindowPosterior
@@ -42,7 +42,7 @@ class BilinearArgs(RankArgs):
     """Equal stretches of a video; windows end between two of them."""
 
 
-SPACE = {
+SPACE: Space = {
     "lr": Between(1e-3, 0.1),
     "weight_decay": Between(1e-3, 10.0),
     "batch": OneOf(32, 64, 128),

@@ -33,7 +33,7 @@ SHOWN = ("mIoU", "Acc@.5", "m_vIoU", "coverage", "train s")
 """Metrics of the table, where the rows have them; the result file has all."""
 KNOWS = {"sees": "learned boxes", "learns_from": "own rewards"}
 """What every row of the walk is given to predict, and what it is trained with."""
-FIXED = {"systems": "", "agent": [], "set": [], "tuned": None, "multi_scale": False}
+FIXED: dict[str, Any] = {"systems": "", "agent": [], "set": [], "tuned": None, "multi_scale": False}
 """Options of other commands that would change the rows."""
 
 

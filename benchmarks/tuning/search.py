@@ -69,6 +69,7 @@ class Search:
     ) -> None:
         import optuna
         from optuna.distributions import CategoricalDistribution, FloatDistribution
+        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.system, self.space, self.seed = system, space, seed
@@ -83,7 +84,7 @@ class Search:
         file = folder / JOURNAL
         with os_errors(f"write {shown(file)}"):
             folder.mkdir(parents=True, exist_ok=True)
-            backend = optuna.storages.journal.JournalFileBackend(str(file))
+            backend = JournalFileBackend(str(file))
             self._storage = optuna.storages.JournalStorage(backend)
             self._study = optuna.create_study(
                 storage=self._storage, study_name=system, direction="maximize", load_if_exists=True
