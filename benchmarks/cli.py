@@ -17,6 +17,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Train and compare": {
         "run": ("benchmarks.commands.run", "train systems, score them beside baselines, write table and figures"),
         "train": ("agents.cli", "train one system, with a log and checkpoints"),
+        "tune": (
+            "benchmarks.tuning.command",
+            "choose settings on the validation part, as many trials for every system",
+        ),
         "references": ("benchmarks.commands.references", "score baselines that ignore the video"),
     },
     "Data": {
@@ -31,6 +35,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "report": ("benchmarks.commands.report", "write one HTML page with tables, figures and episodes"),
         "compare": ("benchmarks.commands.compare", "print paired differences between systems of two result files"),
         "aggregate": ("benchmarks.commands.aggregate", "print systems over several data sets"),
+        "recompute": ("benchmarks.results.recompute", "compute the rows of a result file again from what it holds"),
         "episode": ("benchmarks.commands.episode", "draw one query, step by step"),
         "videos": ("benchmarks.commands.videos", "write videos of held-out queries with tracked boxes"),
     },
