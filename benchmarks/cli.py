@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Show and share": {
         "gallery": ("benchmarks.sharing.gallery", "write a GIF of every environment"),
+        "offline-data": ("benchmarks.sharing.offline_data", "record episodes as a data set of Minari"),
     },
     "Experiments of the paper": {
         "table1": ("benchmarks.commands.paper_tables", "Table 1: comparison of the systems"),

@@ -147,7 +147,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead the links of a document to pages of the site."""
+    """Lead the links of a document to pages of the site; a page alone in its tab has no list of pages."""
+    if page.file.src_uri in ("index.md", "gallery.md"):
+        page.meta["hide"] = ["navigation"]
     if page.file.generated_by:
         return markdown
     return with_links(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)
@@ -341,3 +343,10 @@ def citation_page() -> str:
     entry = f"```bibtex\n{bibtex[1]}```\n\n" if bibtex else ""
     return f"# Citation and licence\n\nThe licence is MIT.\n\n{entry}`CITATION.cff`:\n\n```yaml\n{file}```\n"
 
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Take from the theme's script the addresses of what it would fetch: a worker for pages on disk, diagrams."""
+    for file in Path(config.site_dir).glob("assets/javascripts/*.js"):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(re.sub(r"https://unpkg\.com/[\w@./-]+", "data:text/javascript,", text), encoding="utf-8")

@@ -73,13 +73,13 @@ class Chromium:
                 return answer["result"]
             self._note(answer)
 
-    def open(self, file: Path, width: int, height: int = 900) -> None:
-        """Load a page of the disk at a width in CSS pixels, and wait for it."""
+    def open(self, file: Path | str, width: int, height: int = 900) -> None:
+        """Load a page of the disk, or of an address, at a width in CSS pixels, and wait for it."""
         phone = width < 600
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.requests.clear()
-        self.call("Page.navigate", url=file.as_uri())
+        self.call("Page.navigate", url=file if isinstance(file, str) else file.as_uri())
         deadline = time.monotonic() + self._seconds
         while self.run("document.readyState") != "complete":
             if time.monotonic() > deadline:
