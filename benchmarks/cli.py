@@ -35,6 +35,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "videos": ("benchmarks.commands.videos", "write videos of held-out queries with tracked boxes"),
     },
     "Show and share": {
+        "demo": ("benchmarks.demo.command", "open a local page that searches your video"),
         "gallery": ("benchmarks.sharing.gallery", "write a GIF of every environment"),
         "offline-data": ("benchmarks.sharing.offline_data", "record episodes as a data set of Minari"),
     },

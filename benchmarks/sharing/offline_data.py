@@ -18,7 +18,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "something, 'medium' one of both by a coin.",
     )
     parser.add_argument("--env", default="TemporalMomentFlat-v0", metavar="ID", help="environment (%(default)s)")
-    parser.add_argument("--kind", default="medium", choices=("oracle", "medium", "random"), help="who acts (%(default)s)")
+    parser.add_argument(
+        "--kind", default="medium", choices=("oracle", "medium", "random"), help="who acts (%(default)s)"
+    )
     parser.add_argument("--episodes", type=int, default=200, metavar="N", help="number of episodes (%(default)s)")
     parser.add_argument(
         "--features", default="shapes-v0", metavar="STORE", help="key or path of a feature store (%(default)s)"

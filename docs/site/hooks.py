@@ -344,7 +344,6 @@ def citation_page() -> str:
     return f"# Citation and licence\n\nThe licence is MIT.\n\n{entry}`CITATION.cff`:\n\n```yaml\n{file}```\n"
 
 
-
 def on_post_build(config: MkDocsConfig) -> None:
     """Take from the theme's script the addresses of what it would fetch: a worker for pages on disk, diagrams."""
     for file in Path(config.site_dir).glob("assets/javascripts/*.js"):

@@ -24,7 +24,13 @@ for split, count in (("train", 30), ("test", 10)):
             end = start + float(rng.uniform(4, 10))
             rows[int(2 * start) : int(2 * end)] += pattern
             window = [[round(start, 2), round(end, 2)]]
-            entry = {"qid": len(lines), "query": sentence, "duration": seconds, "vid": video, "relevant_windows": window}
+            entry = {
+                "qid": len(lines),
+                "query": sentence,
+                "duration": seconds,
+                "vid": video,
+                "relevant_windows": window,
+            }
             lines.append(json.dumps(entry))
         np.save(f"features/{video}.npy", rows)
     Path("annotations").mkdir(exist_ok=True)
@@ -56,7 +62,9 @@ subprocess.run("strong-envs references my_store", shell=True, check=True)
 
 # %%
 systems = '--systems "blind one-shot,trl,frame classifier (whole frames)"'
-subprocess.run(f"strong-envs run --features my_store {systems} --seeds 1 --budget 0.02 --out results", shell=True, check=True)
+subprocess.run(
+    f"strong-envs run --features my_store {systems} --seeds 1 --budget 0.02 --out results", shell=True, check=True
+)
 print(Path("results/table.md").read_text(encoding="utf-8"))
 
 # %% [markdown]

@@ -52,6 +52,7 @@ print(f"cross-entropy {loss.item():.2f}, of guessing {np.log(7):.2f}")
 #
 # The data set knows its own environment; the one for evaluation has the test part.
 
+
 # %%
 def score(act) -> float:
     """Mean IoU at the end of 100 held-out episodes."""

@@ -39,7 +39,9 @@ _TAG = re.compile(r"<answer>(.*?)</answer>", re.S | re.I)
 _TIME = r"(\d{1,6}(?::[0-5]?\d){1,2}(?:\.\d+)?|\d{1,6}(?:\.\d+)?)"
 _UNIT = r"\s*(?:seconds?|secs?|s)?"
 _PAIR = re.compile(rf"(?<![\d.:-]){_TIME}{_UNIT}\s*(?:to|until|and|,|;|-|–|—)\s*{_TIME}(?![\d:])", re.I)
-_WHOLE = re.compile(r"\s*(?:<think>(?:(?!</?think>|</?answer>).)*</think>\s*)?<answer>(?:(?!</?answer>).)*</answer>\s*", re.S)
+_WHOLE = re.compile(
+    r"\s*(?:<think>(?:(?!</?think>|</?answer>).)*</think>\s*)?<answer>(?:(?!</?answer>).)*</answer>\s*", re.S
+)
 
 
 def parse_window(text: str) -> Window | None:

@@ -93,6 +93,20 @@ class Chromium:
             raise RuntimeError(answer["exceptionDetails"]["exception"].get("description", "exception"))
         return answer["result"].get("value")
 
+    def choose_file(self, selector: str, file: Path) -> None:
+        """Put a file into an input of the page, as a user's choice would."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
+
+    def wait(self, script: str) -> None:
+        """Wait until an expression is true."""
+        deadline = time.monotonic() + self._seconds
+        while not self.run(f"!!({script})"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"never true: {script}")
+            time.sleep(0.1)
+
     def press(self, key: str) -> None:
         """A key pressed and let go, wherever the focus is."""
         typed = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": KEYS[key]}
