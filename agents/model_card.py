@@ -1,7 +1,7 @@
 """Model cards: what a saved system was trained on, under which protocol, how good it is, and its licence.
 
-A card lies beside the weights, as ``system.card.json`` for ``system.safetensors``, and as ``README.md`` in words, so that
-a folder can be handed on. `strong_envs.agents.load` takes the folder.
+A card lies beside the weights, as ``system.card.json`` for ``system.safetensors``, and as ``README.md`` in words, so
+that a folder can be handed on. `strong_envs.agents.load` takes the folder.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def world_of(manifest: dict[str, Any]) -> str:
 
 
 def scores_of(system: BaseSystem, bank: FeatureBank, upper_bound: bool = False) -> dict[str, float]:
-    """mIoU and Acc@m of a system's windows on a bank, each in [0, 1]; upper bounds alone see the truth."""
+    """MIoU and Acc@m of a system's windows on a bank, each in [0, 1]; upper bounds alone see the truth."""
     from strong_envs.core.spans import span_iou
 
     spans = system.predict(bank if upper_bound else bank.masked()).spans.to(bank.truth)
@@ -181,8 +181,8 @@ def as_markdown(card: Card, weights: str = WEIGHTS) -> str:
         f"| features | {card.backbone or 'unknown'}; sentences: {card.text_encoder or 'unknown'} |\n"
         f"| seed, budget, settings | {card.seed}, {card.budget:g}, {settings} |\n"
         f"| version | strong-envs {card.version} |\n\n"
-        f"## Scores\n\nSplit `{card.test}` of {card.data}: {card.queries:,} queries, per cent. Protocol: {card.protocol}. "
-        "One training run; another one may differ.\n\n"
+        f"## Scores\n\nSplit `{card.test}` of {card.data}: {card.queries:,} queries, per cent. "
+        f"Protocol: {card.protocol}. One training run; another one may differ.\n\n"
         f"| metric | score |\n| --- | ---: |\n{rows}\n"
         f"## Licence\n\n{card.licence}.\n\nThe weights are in `{weights}`, and this card as data in "
         f"`{Path(weights).with_suffix('.card.json').name}`.\n"

@@ -9,7 +9,7 @@ import tempfile
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from strong_envs.adapters.offline import record
 

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        import gradio  # noqa: F401
+        import gradio  # type: ignore[import-not-found] # noqa: F401
     except ImportError:
         raise DataError(INSTALL) from None
     if not 0 <= args.port <= 65535:

@@ -24,7 +24,7 @@ FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 
 def theme() -> Any:
     """A theme without fonts of another address."""
-    import gradio as gr
+    import gradio as gr  # type: ignore[import-not-found]
 
     return gr.themes.Default(primary_hue="orange", font=FONTS, font_mono=["ui-monospace", "monospace"])
 

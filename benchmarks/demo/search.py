@@ -136,7 +136,6 @@ def search_query(model: Model, bank: FeatureBank, qid: str) -> Search:
     if qid not in bank.qids:
         raise DataError(f"{bank.name} has no query {qid!r}")
     sample = bank.qids.index(qid)
-    from strong_envs.agents.inference import Predictor
 
     predictor: Predictor = model.predictor
     frames, grid, seconds = stored_video(bank, int(bank.video[sample]))
@@ -162,7 +161,7 @@ def model_of(source: str, allow_import: bool = False) -> Model:
     return Model(source, agents.load(source, allow_import=allow_import))
 
 
-def _iou(one: tuple[float, float], other: Sequence[float]) -> float:
+def _iou(one: tuple[float, float], other: tuple[float, float]) -> float:
     from strong_envs.core.spans import CLAMPED, overlap
 
     return float(overlap(*one, *other, CLAMPED))

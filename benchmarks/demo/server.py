@@ -64,7 +64,7 @@ def _free(port: int) -> int:
 
 
 def _middleware() -> Any:
-    from starlette.middleware import Middleware
+    from starlette.middleware import Middleware  # type: ignore[import-not-found]
 
     return Middleware(WithoutOutside)
 

@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
     if args.env is not None and args.env not in IDS:
         raise DataError(f"--env must be one of {list(IDS)}, got {args.env!r}{nearest(args.env, IDS)}")
     out: Path = check_output(args.out)
-    written = []
+    written: list[dict[str, Any]] = []
     for name in IDS if args.env is None else [args.env]:
         pictures, seconds = gif_of(name, args.features, args.episodes, args.seed)
         file = write_gif(out / f"{name}.gif", pictures, seconds)

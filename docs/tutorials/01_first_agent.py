@@ -17,8 +17,8 @@ print(info["span"], info["tiou"], reward)  # seconds, IoU with the true moment, 
 # %% [markdown]
 # ## Train
 #
-# `vec_env` gives Stable-Baselines3 the vector environment, which steps all episodes at once. `phi=0` removes the penalty per step,
-# and `reward="iou_delta"` pays the change of the IoU.
+# `vec_env` gives Stable-Baselines3 the vector environment, which steps all episodes at once. `phi=0` removes the
+# penalty per step, and `reward="iou_delta"` pays the change of the IoU.
 
 # %%
 from stable_baselines3 import PPO
@@ -57,5 +57,5 @@ moment = system.predict(bank.queries[0].video, bank.texts[0])
 print(bank.texts[0], f"{moment.start:.1f} to {moment.end:.1f} s, truth {bank.queries[0].windows}")
 
 # %% [markdown]
-# Next: [your features to a table](02_your_features.py), or [your agent in the table](05_your_agent.py). Other libraries are on
-# [their own page](../../examples/README.md).
+# Next: [your features to a table](02_your_features.py), or [your agent in the table](05_your_agent.py). Other
+# libraries are on [their own page](../../examples/README.md).

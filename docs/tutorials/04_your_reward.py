@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Your reward
 #
-# A reward of the temporal level is a function of the IoU before and after a move, the index `t` of the move and the penalty `phi`. It is
-# registered under a name, and scalar, vector and compiled environments and all commands know it from then on.
+# A reward of the temporal level is a function of the IoU before and after a move, the index `t` of the move and the
+# penalty `phi`. It is registered under a name, and scalar, vector and compiled environments and all commands know
+# it from then on.
 
 # %%
 import gymnasium as gym
@@ -48,5 +49,5 @@ for reward, phi in (("iou_sign", 0.1), ("iou_delta", 0.0), ("late_bonus", 0.0)):
     print(f"{reward}, phi={phi}: mIoU {score(reward, phi):.3f}")
 
 # %% [markdown]
-# Choose rewards on validation videos and look at the test part once, at the end. A reward in a module of your own is known to
-# `strong-envs run --agent my_module:MyAgent` when that module registers it.
+# Choose rewards on validation videos and look at the test part once, at the end. A reward in a module of your own
+# is known to `strong-envs run --agent my_module:MyAgent` when that module registers it.

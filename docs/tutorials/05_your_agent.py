@@ -1,9 +1,10 @@
 # %% [markdown]
 # # Your agent in the table
 #
-# An agent is a class with `fit` and `predict`. `bank` is one part of the data: `bank.frames` (rows x D), `bank.query` (queries x Dq),
-# `bank.truth` (fractions of the video; refused for the part that is predicted), `bank.duration`, and `bank.video`, the video of each query.
-# This one is a ridge regression from the sentence and the mean of the video to the window.
+# An agent is a class with `fit` and `predict`. `bank` is one part of the data: `bank.frames` (rows x D),
+# `bank.query` (queries x Dq), `bank.truth` (fractions of the video; refused for the part that is predicted),
+# `bank.duration`, and `bank.video`, the video of each query. This one is a ridge regression from the sentence and
+# the mean of the video to the window.
 
 # %%
 from pathlib import Path
@@ -44,12 +45,14 @@ class Ridge(BaseSystem):
 # %% [markdown]
 # ## A row beside the others
 #
-# No registration is needed. The table has the reference rows, 95 % intervals, and the columns `sees` and `learns from`.
+# No registration is needed. The table has the reference rows, 95 % intervals, and the columns `sees` and `learns
+# from`.
 
 # %%
 import subprocess
 
-command = 'strong-envs run --features shapes-v0 --systems "blind one-shot" --agent my_agent:Ridge --seeds 1 --budget 0.1 --out results'
+systems = '--systems "blind one-shot" --agent my_agent:Ridge'
+command = f"strong-envs run --features shapes-v0 {systems} --seeds 1 --budget 0.1 --out results"
 subprocess.run(command, shell=True, check=True)
 print(Path("results/table.md").read_text(encoding="utf-8"))
 
@@ -70,5 +73,6 @@ prediction = Ridge(features.load("shapes-v0", "train")).fit().predict(test.maske
 print(f"mIoU {score(prediction, test)['IoU'].mean():.3f}")
 
 # %% [markdown]
-# [CONTRIBUTING.md](../../CONTRIBUTING.md#an-agent) says how an agent becomes part of the project. Policies of Stable-Baselines3 and other
-# libraries need no class: `strong_envs.SpatioTemporalCoupling` and the environments take anything with `predict`.
+# [CONTRIBUTING.md](../../CONTRIBUTING.md#an-agent) says how an agent becomes part of the project. Policies of
+# Stable-Baselines3 and other libraries need no class: `strong_envs.SpatioTemporalCoupling` and the environments
+# take anything with `predict`.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Compare two result files
 #
-# Two runs on the same data are compared query by query, which is much sharper than comparing two means with their intervals. Files of
-# different protocols are refused.
+# Two runs on the same data are compared query by query, which is much sharper than comparing two means with their
+# intervals. Files of different protocols are refused.
 
 # %%
 import subprocess
@@ -13,8 +13,8 @@ subprocess.run(f'{run} --systems "trl" --set phi=0.0 --out no_penalty', shell=Tr
 subprocess.run("strong-envs compare default/results.json no_penalty/results.json", shell=True, check=True)
 
 # %% [markdown]
-# Each line is the mean difference over queries with its interval. An interval that holds 0 is no difference that this data can show. One
-# seed says nothing about another training run: use `--seeds 5`.
+# Each line is the mean difference over queries with its interval. An interval that holds 0 is no difference that
+# this data can show. One seed says nothing about another training run: use `--seeds 5`.
 #
 # Changed protocols are noticed:
 
@@ -24,4 +24,5 @@ done = subprocess.run("strong-envs compare default/results.json validation/resul
 print("exit code", done.returncode)  # 2: the test parts differ
 
 # %% [markdown]
-# `strong-envs aggregate A.json B.json` summarises systems over several data sets. [The benchmark](../benchmark.md) describes both.
+# `strong-envs aggregate A.json B.json` summarises systems over several data sets. [The benchmark](../benchmark.md)
+# describes both.

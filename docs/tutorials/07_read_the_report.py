@@ -16,7 +16,8 @@ print(Path("results/report.html").stat().st_size, "bytes; open results/report.ht
 # %% [markdown]
 # ## What to look at first
 #
-# 1. **The reference rows.** `constant` and `query only (kNN)` ignore the video. A row within their intervals has learned nothing from it.
+# 1. **The reference rows.** `constant` and `query only (kNN)` ignore the video. A row within their intervals has
+# learned nothing from it.
 # 2. **`sees` and `learns from`.** Compare rows of one kind. A row that sees GT boxes is an upper bound.
 # 3. **Paired differences** below the table: they are sharper than the intervals of two rows.
 # 4. **The breakdowns** by length of the moment, by place and by event: a mean hides that short moments fail.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Offline data with Minari
 #
-# A command records episodes of a policy that looks at the truth (`oracle`), of random actions (`random`) or of both mixed (`medium`), as a
-# data set of [Minari](https://minari.farama.org): `pip install "strong-envs[minari]"`.
+# A command records episodes of a policy that looks at the truth (`oracle`), of random actions (`random`) or of both
+# mixed (`medium`), as a data set of [Minari](https://minari.farama.org): `pip install "strong-envs[minari]"`.
 
 # %%
 import os
@@ -31,7 +31,8 @@ print(observations.shape, "mean return", np.mean([e.rewards.sum() for e in episo
 # %% [markdown]
 # ## Clone the behaviour
 #
-# The observations do not tell the truth, so the clone has to find out from sentence and features what the oracle knew.
+# The observations do not tell the truth, so the clone has to find out from sentence and features what the oracle
+# knew.
 
 # %%
 torch.manual_seed(0)
@@ -74,4 +75,5 @@ with torch.no_grad():
 print(f"mIoU: behaviour cloning {cloned:.3f}, random {score(lambda env, observation: env.action_space.sample()):.3f}")
 
 # %% [markdown]
-# `examples/offline_cql.py` trains discrete CQL on `medium` data, from which cloning alone cannot get better than its teacher.
+# `examples/offline_cql.py` trains discrete CQL on `medium` data, from which cloning alone cannot get better than
+# its teacher.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # On a cluster
 #
-# Training runs of a table do not depend on one another. `--engine ray` gives each to a worker of a Ray cluster; `pip install
-# "strong-envs[ray]"`. Without `--address` Ray starts a cluster on this machine, as here.
+# Training runs of a table do not depend on one another. `--engine ray` gives each to a worker of a Ray cluster;
+# `pip install "strong-envs[ray]"`. Without `--address` Ray starts a cluster on this machine, as here.
 
 # %%
 import subprocess
@@ -11,8 +11,8 @@ options = '--features shapes-v0 --systems "trl" --seeds 2 --budget 0.01 --jobs 2
 subprocess.run(f"strong-envs run {options} --engine ray --out on_ray", shell=True, check=True)
 
 # %% [markdown]
-# On a real cluster, start Ray once (`ray start --head` on one machine, `ray start --address HEAD:6379` on the others), keep the store at
-# the same path on every machine, and give the address:
+# On a real cluster, start Ray once (`ray start --head` on one machine, `ray start --address HEAD:6379` on the
+# others), keep the store at the same path on every machine, and give the address:
 #
 # `strong-envs run --features my_store --seeds 5 --engine ray --address HEAD:6379 --out results`
 #
@@ -29,5 +29,6 @@ print(scores)
 assert scores[0] == scores[1]
 
 # %% [markdown]
-# A worker that dies costs its training runs alone: the same command continues, and finished runs are never computed again. A scheduler such
-# as Slurm needs no Ray: one job per seed with its own `--out`, or one job with `--jobs` for a whole machine.
+# A worker that dies costs its training runs alone: the same command continues, and finished runs are never computed
+# again. A scheduler such as Slurm needs no Ray: one job per seed with its own `--out`, or one job with `--jobs` for
+# a whole machine.

@@ -13,7 +13,7 @@
     )
 
 The expected answer is ``<answer>12.5 to 20.1</answer>`` in seconds, with any reasoning before it. An answer that cannot
-be read is paid 0, as is one whose end is not after its start. Nothing here needs TRL or torch.
+be read is paid 0, as is one whose end is not after its start. Nothing here needs TRL.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Window = tuple[float, float]
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.S | re.I)
 _TIME = r"(\d{1,6}(?::[0-5]?\d){1,2}(?:\.\d+)?|\d{1,6}(?:\.\d+)?)"
 _UNIT = r"\s*(?:seconds?|secs?|s)?"
-_PAIR = re.compile(rf"(?<![\d.:-]){_TIME}{_UNIT}\s*(?:to|until|and|,|;|-|–|—)\s*{_TIME}(?![\d:])", re.I)
+_PAIR = re.compile(rf"(?<![\d.:-]){_TIME}{_UNIT}\s*(?:to|until|and|,|;|-|\u2013|\u2014)\s*{_TIME}(?![\d:])", re.I)
 _WHOLE = re.compile(
     r"\s*(?:<think>(?:(?!</?think>|</?answer>).)*</think>\s*)?<answer>(?:(?!</?answer>).)*</answer>\s*", re.S
 )
@@ -87,7 +87,7 @@ def iou_reward(completions: Sequence[Any], windows: Sequence[Any] | None = None,
 
 
 def format_reward(completions: Sequence[Any], **_: Any) -> list[float]:
-    """1 for each answer of the form ``<answer>A to B</answer>``, after at most one ``<think>...</think>``; 0 for others.
+    """1 for ``<answer>A to B</answer>`` after at most one ``<think>...</think>``, 0 for any other form.
 
     Args:
         completions: as for `iou_reward`.

@@ -1,4 +1,4 @@
-"""Offline data sets for Minari: whole episodes of a policy that looks at the truth, of random actions, or of both mixed.
+"""Offline data sets for Minari: episodes of a policy that looks at the truth, of random actions, or of both mixed.
 
 ::
 
@@ -69,7 +69,7 @@ def record(
     if base not in IDS:
         raise DataError(f"env_id must be one of {[*IDS, *FLAT_IDS]}, got {env_id!r}")
     try:
-        import minari
+        import minari  # type: ignore[import-not-found]
     except ImportError:
         raise DataError('offline data sets need Minari: pip install "strong-envs[minari]"') from None
     name = name or default_name(env_id, kind)

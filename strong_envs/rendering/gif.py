@@ -25,7 +25,8 @@ def write_gif(
     """Write RGB pictures of one size as a GIF that repeats; the file appears whole or not at all.
 
     Args:
-        path: the file. pictures: (H, W, 3) uint8 each.
+        path: the file.
+        pictures: (H, W, 3) uint8 each.
         seconds: for which each is shown, or one number for all; stored in hundredths.
         colours: in the palette, from 2 to 256.
 
