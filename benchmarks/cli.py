@@ -51,6 +51,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "pooling": ("benchmarks.speed.pooling", "attention and spatial pyramids against direct implementations"),
         "replay": ("benchmarks.speed.replay", "replay of indices against replay of observations"),
         "scale": ("benchmarks.speed.scale", "memory and steps per second at the size of Charades-STA"),
+        "device": ("benchmarks.speed.device", "equality, speed, waits, precision and training on an accelerator"),
     },
     "Maintenance of this project": {
         "document": ("benchmarks.commands.document", "update tables and figures in the documents from result files"),

@@ -20,13 +20,14 @@ from strong_envs.benchmarks.metrics.definitions import (
     box_iou,
     discounted_recall,
     hits,
+    pointing,
     recall,
     temporal_iou,
     v_iou,
 )
 from strong_envs.benchmarks.metrics.ground_truth import GroundTruth, candidates_of, spans_of
 from strong_envs.benchmarks.metrics.metric import METRICS, Metric, metric, register
-from strong_envs.benchmarks.metrics.tubes import tubes_of
+from strong_envs.benchmarks.metrics.tubes import tiles_of, tubes_of
 
 __all__ = ["METRICS"]
 
@@ -158,6 +159,16 @@ def coverage(prediction: Prediction, truth: GroundTruth) -> Values:
     """Independent of the predicted window."""
     tubes = tubes_of(prediction, truth)
     return None if tubes is None else tubes.over_moment(box_coverage(tubes.boxes, tubes.true_boxes))
+
+
+@metric("tile", "share of the true moment in which the middle of the predicted box lies in the right tile of a mosaic")
+def right_tile(prediction: Prediction, truth: GroundTruth) -> Values:
+    """Of composed mosaics, whose queries are about one tile each."""
+    tubes = tubes_of(prediction, truth)
+    tiles = None if tubes is None else tiles_of(truth)
+    if tubes is None or tiles is None:
+        return None
+    return tubes.over_moment(pointing(tubes.boxes, np.repeat(tiles, tubes.lengths, axis=0)))
 
 
 # What an answer cost ------------------------------------------------------------------------------------------------
