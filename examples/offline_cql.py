@@ -9,7 +9,6 @@ import tempfile
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from strong_envs.adapters.offline import record
 
@@ -20,8 +19,7 @@ def held_out(env, net: nn.Module, episodes: int = 64) -> float:
     """Mean IoU on held-out videos."""
     ious = []
     for number in range(episodes):
-        observation, info = env.reset(seed=0 if number == 0 else None)
-        ended = False
+        (observation, info), ended = env.reset(seed=0 if number == 0 else None), False
         while not ended:
             with torch.no_grad():
                 action = int(net(torch.tensor(observation)).argmax())
@@ -35,18 +33,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=3_000, help="updates of each learner")
     parser.add_argument("--kind", default="medium", choices=("oracle", "medium", "random"))
-    parser.add_argument("--episodes", type=int, default=0, help="of the data set (default: a tenth of the steps)")
     args = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINARI_DATASETS_PATH"] = folder
-        dataset = record("TemporalMomentFlat-v0", args.kind, args.episodes or max(args.steps // 10, 10))
+        dataset = record("TemporalMomentFlat-v0", args.kind, max(args.steps // 10, 10))
         episodes, env = list(dataset.iterate_episodes()), dataset.recover_environment(eval_env=True)
-    at = torch.tensor(np.concatenate([e.observations[:-1] for e in episodes]))
-    after = torch.tensor(np.concatenate([e.observations[1:] for e in episodes]))
-    taken = torch.tensor(np.concatenate([e.actions for e in episodes]))
-    paid = torch.tensor(np.concatenate([e.rewards for e in episodes]), dtype=torch.float32)
-    ended = torch.tensor(np.concatenate([e.terminations for e in episodes]))
+    parts = [(e.observations[:-1], e.observations[1:], e.actions, e.rewards, e.terminations) for e in episodes]
+    at, after, taken, paid, ended = (torch.tensor(np.concatenate(part)) for part in zip(*parts, strict=True))
     for learner in ("behaviour cloning", "discrete CQL"):
         net, target = (nn.Sequential(nn.Linear(at.shape[1], 128), nn.ReLU(), nn.Linear(128, 7)) for _ in range(2))
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2)
@@ -55,12 +49,14 @@ def main() -> None:
                 target.load_state_dict(net.state_dict())
             rows = torch.randint(len(taken), (BATCH,))
             values = net(at[rows])
-            loss = F.cross_entropy(values, taken[rows])  # CQL's penalty is the same: log-sum-exp minus the value taken
+            loss = nn.functional.cross_entropy(
+                values, taken[rows]
+            )  # CQL's penalty is the same: log-sum-exp minus the value taken
             if learner == "discrete CQL":
                 with torch.no_grad():
                     best = target(after[rows]).gather(1, net(after[rows]).argmax(1, keepdim=True))[:, 0]
-                    aim = paid[rows] + GAMMA * best * ~ended[rows]
-                loss = ALPHA * loss + F.mse_loss(values.gather(1, taken[rows, None])[:, 0], aim)
+                    aim = paid[rows].float() + GAMMA * best * ~ended[rows]
+                loss = ALPHA * loss + nn.functional.mse_loss(values.gather(1, taken[rows, None])[:, 0], aim)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 URL = "https://github.com/strong-envs/strong-envs"
 RAW = "https://raw.githubusercontent.com/strong-envs/strong-envs/main/"
 PAGES = {
-    "README.md": "index.md",
+    "README.md": "main_results.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "CITATION.cff": "citation.md",

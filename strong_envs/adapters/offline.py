@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -28,8 +29,6 @@ RANDOM_SHARE = {"oracle": 0.0, "medium": 0.5, "random": 1.0}
 
 def default_name(env_id: str, kind: str) -> str:
     """The id of a data set in Minari, such as ``strong-envs/temporal-moment-flat/oracle-v0``."""
-    import re
-
     words = re.sub(r"(?<!^)(?=[A-Z])", "-", env_id.rsplit("-v", 1)[0]).lower()
     return f"strong-envs/{words}/{kind}-v0"
 
@@ -73,6 +72,8 @@ def record(
     except ImportError:
         raise DataError('offline data sets need Minari: pip install "strong-envs[minari]"') from None
     name = name or default_name(env_id, kind)
+    if not re.fullmatch(r"(?:[\w.-]+/)*[\w.-]+?-v\d+", name) or re.search(r"-v\d+-v\d+$", name):
+        raise DataError(f"name must be of the form FOLDER/NAME-v0, got {name!r}")
     if name in minari.list_local_datasets():
         raise DataError(f"a data set {name!r} exists; choose another name, or delete it with minari.delete_dataset")
     policy, options = demonstration(base)
