@@ -1,4 +1,4 @@
-"""Discrete CQL on episodes of Minari: Q-learning that keeps to the data, beside behaviour cloning of the same data."""
+"""Discrete CQL on episodes of Minari: Q-learning that keeps to the data, beside behaviour cloning."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def held_out(env, net: nn.Module, episodes: int = 64) -> float:
     for number in range(episodes):
         (observation, info), ended = env.reset(seed=0 if number == 0 else None), False
         while not ended:
-            with torch.no_grad():
-                action = int(net(torch.tensor(observation)).argmax())
+            action = int(net(torch.tensor(observation)).argmax())
             observation, _, terminated, truncated, info = env.step(action)
             ended = terminated or truncated
         ious.append(float(info["tiou"]))
@@ -43,15 +42,13 @@ def main() -> None:
     at, after, taken, paid, ended = (torch.tensor(np.concatenate(part)) for part in zip(*parts, strict=True))
     for learner in ("behaviour cloning", "discrete CQL"):
         net, target = (nn.Sequential(nn.Linear(at.shape[1], 128), nn.ReLU(), nn.Linear(128, 7)) for _ in range(2))
-        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
         for step in range(args.steps):
             if step % 100 == 0:
                 target.load_state_dict(net.state_dict())
             rows = torch.randint(len(taken), (BATCH,))
             values = net(at[rows])
-            loss = nn.functional.cross_entropy(
-                values, taken[rows]
-            )  # CQL's penalty is the same: log-sum-exp minus the value taken
+            loss = nn.functional.cross_entropy(values, taken[rows])  # the penalty of CQL too
             if learner == "discrete CQL":
                 with torch.no_grad():
                     best = target(after[rows]).gather(1, net(after[rows]).argmax(1, keepdim=True))[:, 0]

@@ -80,14 +80,15 @@ def record(
     settings = {"features": features, **options, **arguments}
     env = minari.DataCollector(gym.make(env_id, **settings), record_infos=False)
     held_out = gym.make(env_id, **(settings | {"split": "test", "reveal_truth": True}))
-    rng = np.random.default_rng(check_seed(seed))
+    check_seed(seed)
+    # Minari would seed episodes without a seed by chance. Videos and coins are apart: all kinds have the same videos.
+    seeds, coins = (np.random.default_rng([seed, part]) for part in range(2))
     env.action_space.seed(seed)
     for number in range(episodes):
-        # One seed starts a stream of episodes; a seed for each would repeat videos.
-        _, info = env.reset(seed=seed if number == 0 else None)
+        _, info = env.reset(seed=int(seeds.integers(2**31)))
         ended = False
         while not ended:
-            chosen = at_random if rng.random() < RANDOM_SHARE[kind] else policy
+            chosen = at_random if coins.random() < RANDOM_SHARE[kind] else policy
             *_, terminated, truncated, info = env.step(chosen(env, info))
             ended = terminated or truncated
         if report is not None:
