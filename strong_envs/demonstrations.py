@@ -43,6 +43,24 @@ def name_the_truth(env: gym.Env, info: Mapping[str, Any]) -> np.ndarray:
     return np.asarray(bank.truth[int(info["sample"]), 0].cpu(), np.float32)
 
 
+LOOKS = (2, 13, 8, 5, 10)
+"""Positions of `TemporalLook-v0` that `look_and_answer` looks at first, of 16."""
+
+
+def look_and_answer(env: gym.Env, info: Mapping[str, Any]) -> int:
+    """Look here and there, then at both ends of the true moment, and answer with the best window.
+
+    Args:
+        env: `TemporalLook-v0` with discrete actions and without an answerer.
+        info: of the last step; its ``looks`` are counted.
+    """
+    bank, sample = env.unwrapped.bank, int(info["sample"])  # type: ignore[attr-defined]
+    ends = [min(int(16 * float(end)), 15) for end in bank.truth[sample, 0]]
+    wanted = (*LOOKS, *ends)[int(info["looks"]) :]
+    useful = np.asarray(env.unwrapped.action_masks())  # type: ignore[attr-defined]
+    return next((action for action in wanted if useful[action]), None) or look_ahead(env, info)
+
+
 def at_random(env: gym.Env, info: Mapping[str, Any]) -> Any:
     """An action drawn from the action space; of those that change something where the environment tells."""
     if isinstance(env.action_space, spaces.Discrete):
@@ -59,6 +77,7 @@ DEMONSTRATIONS: dict[str, tuple[Demonstration, Mapping[str, Any]]] = {
         {"reward": "box_iou", "payment": "change", "window": "truth", "first_frame_actions": 12},
     ),
     "TemporalOneShot-v0": (name_the_truth, {}),
+    "TemporalLook-v0": (look_and_answer, {"look_cost": 0.0}),
 }
 """By id: what shows it, and the arguments that it is made with for that. Other ids are shown with random actions."""
 

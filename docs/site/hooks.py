@@ -33,6 +33,7 @@ PAGES = {
     "examples/README.md": "libraries.md",
     "docs": "index.md",
     "docs/systems": "systems/index.md",
+    "docs/results/README.md": "results/files.md",
     "docs/tutorials": "tutorials/index.md",
     "docs/tutorials/README.md": "tutorials/index.md",
 }
@@ -127,6 +128,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {
         "changelog.md": moved("CHANGELOG.md", "changelog.md"),
         "contributing.md": moved("CONTRIBUTING.md", "contributing.md"),
+        "results/files.md": moved("docs/results/README.md", "results/files.md"),
         "libraries.md": moved("examples/README.md", "libraries.md"),
         "citation.md": citation_page(),
         "systems/index.md": systems_page(),
@@ -141,8 +143,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if (old := files.get_file_from_path(uri)) is not None:
             files.remove(old)
         files.append(File.generated(config, uri, content=text))
-    if (old := files.get_file_from_path("tutorials/README.md")) is not None:
-        files.remove(old)
+    # As the index of its folder a README would be the first page of its tab.
+    for uri in ("tutorials/README.md", "results/README.md"):
+        if (old := files.get_file_from_path(uri)) is not None:
+            files.remove(old)
     return files
 
 

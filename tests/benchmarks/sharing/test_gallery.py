@@ -67,7 +67,7 @@ def test_an_environment_without_a_demonstration_is_acted_at_random():
     env.action_space.seed(0)
     drawn = {at_random(env, info) for _ in range(60)}
     assert drawn == set(np.flatnonzero(env.unwrapped.action_masks()))
-    assert set(DEMONSTRATIONS) <= set(strong_envs.IDS)
+    assert set(strong_envs.IDS) <= set(DEMONSTRATIONS)
 
 
 def test_looking_ahead_needs_discrete_actions():
