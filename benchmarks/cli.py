@@ -39,6 +39,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "episode": ("benchmarks.commands.episode", "draw one query, step by step"),
         "videos": ("benchmarks.commands.videos", "write videos of held-out queries with tracked boxes"),
     },
+    "Show and share": {
+        "demo": ("benchmarks.demo.command", "open a local page that searches your video"),
+        "gallery": ("benchmarks.sharing.gallery", "write a GIF of every environment"),
+        "offline-data": ("benchmarks.sharing.offline_data", "record episodes as a data set of Minari"),
+    },
     "Experiments of the paper": {
         "table1": ("benchmarks.commands.paper_tables", "Table 1: comparison of the systems"),
         "table2": ("benchmarks.commands.paper_tables", "Table 2: variants of the spatial level"),

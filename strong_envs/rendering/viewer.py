@@ -39,6 +39,7 @@ class Shot:
     cursor: float | None = None
     footer: str = ""
     true_boxes: bool = True
+    true_windows: bool = True
     extra: dict = field(default_factory=dict)
 
 
@@ -85,7 +86,7 @@ class Viewer:
             put(canvas, line, (12, 22 + 20 * i), 0.5, INK)
         self._frames(canvas, shot, video, top=48, height=206)
         duration = float(bank.duration[video])
-        true = bank.queries[sample].windows
+        true = bank.queries[sample].windows if shot.true_windows else ()
         self._bar(canvas, 274, "true", true, duration, TRUE_COLOUR, shot.cursor)
         chosen = [] if shot.chosen is None else [shot.chosen]
         self._bar(canvas, 294, "now", chosen, duration, CHOSEN_COLOUR, shot.cursor)
