@@ -50,8 +50,8 @@ def _long(world: str, clips: int, suffix: str) -> Opener:
 
 
 LONG_VIDEOS = {
-    "-long": {"train": 400, "val": 60, "test": 100},
-    "-long-6000": {"train": 40, "val": 20, "test": 50},
+    "-long": {"train": 200, "val": 30, "test": 100},
+    "-long-6000": {"train": 40, "val": 10, "test": 40},
 }
 """Numbers of videos of the long builds, of 600 and of 6,000 frames; each has four queries."""
 for _level, _infix in (("easy", "-easy"), ("standard", ""), ("travel", "-travel")):
