@@ -1,1 +1,1 @@
-"""Agents of `TemporalLook-v0`: a sensor of single frames, the rule that answers, and searches with and without training."""
+"""Agents of `TemporalLook-v0`: a sensor of single frames, the rule that answers, and searches."""

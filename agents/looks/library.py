@@ -104,7 +104,7 @@ class LibraryLooker:
 
     @torch.no_grad()
     def rows(self, bank: FeatureBank, table: Tensor, samples: Tensor | None = None) -> Tensor:
-        """Greedy searches of a bank without an answer: (B, most looks) int64 in order, -1 where it looked less often."""
+        """Greedy searches of a bank without an answer: (B, most looks) int64 in order, -1 where it looked less."""
         samples = torch.arange(len(bank)) if samples is None else samples
         out = []
         for part in samples.split(256):

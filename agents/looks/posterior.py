@@ -46,9 +46,18 @@ class LookPosterior:
             lengths, counts = (
                 found.to(torch.float64).quantile(at.double()).round().to(torch.int64).unique(return_counts=True)
             )
-        self.lengths = lengths
-        self.prior = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts))).log().to(torch.float32)
-        self.weight, self.clip = 0.7, 5.0
+        prior = ((counts + 0.5) / (counts.sum() + 0.5 * len(counts))).log().to(torch.float32)
+        self._set(lengths, prior, 1.0, 8.0)
+
+    @classmethod
+    def of(cls, lengths: Tensor, prior: Tensor, weight: float, clip: float) -> LookPosterior:
+        """A posterior of known lengths (L,) int64, their logarithms of probabilities (L,), weight and clip."""
+        made = cls.__new__(cls)
+        made._set(lengths, prior, weight, clip)
+        return made
+
+    def _set(self, lengths: Tensor, prior: Tensor, weight: float, clip: float) -> None:
+        self.lengths, self.prior, self.weight, self.clip = lengths, prior, weight, clip
         self._reach = int(lengths.max())
         self._shared = self._overlaps()
 

@@ -33,7 +33,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "looks",
         help="quality over the number of frames looked at",
         description="Compare ways to choose the frames that are looked at (TemporalLook-v0): mIoU and Acc@.5 over the "
-        "number of looks, with a table, a figure (looks.png), the area under each curve, and the looks that reach 95 % "
+        "number of looks, with a table, a figure (looks.png), one search (search.png), the area under each curve, and the "
+        "looks that reach 95 % "
         "of what all frames give. A command that was stopped goes on where it stopped.",
     )
     parser.add_argument(
@@ -55,6 +56,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--own-sensor", action="store_true", help="every seed trains a sensor of its own, in place of one for all rows"
+    )
+    parser.add_argument(
+        "--whole-frames", action="store_true", help="let the sensor see whole frames in place of their cells"
     )
     parser.add_argument(
         "--quick", action="store_true", help="a trial: small data, one seed, a twentieth of the training"
@@ -123,8 +127,22 @@ def looks_of(text: str | None, frames: int) -> tuple[int, ...]:
 
 def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any, folder: Path) -> dict[str, Any]:
     """All rows of one store; what is stored already is read."""
-    from strong_envs.benchmarks.looks.frontier import ALL, LEARNS, RANDOM, World, run_all, run_row
+    import torch
+
+    from strong_envs.benchmarks.looks.filmstrip import draw_search
+    from strong_envs.benchmarks.looks.frontier import (
+        ALL,
+        FIRSTS,
+        LEARNS,
+        RANDOM,
+        UNCERTAIN,
+        World,
+        run_all,
+        run_row,
+        searcher,
+    )
     from strong_envs.benchmarks.looks.result import world_result
+    from strong_envs.benchmarks.looks.speed import seconds_per_answer
     from strong_envs.looks.task import load_rows
 
     def say(line: str) -> None:
@@ -137,7 +155,9 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
     def world_of(seed: int) -> World:
         number = seed if args.own_sensor else 0
         if number not in worlds:
-            worlds[number] = World(name, looks, budgets, args.train_on, number, say, folder=folder)
+            worlds[number] = World(
+                name, looks, budgets, args.train_on, number, say, folder=folder, whole_frames=args.whole_frames
+            )
         return worlds[number]
 
     cells: dict[str, list[Mapping[str, Any]]] = {}
@@ -153,7 +173,7 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
                 vars(budgets),
                 args.own_sensor,
                 bank.store.content_hash,
-            ]
+            ] + (["whole frames"] if args.whole_frames else [])
             key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
             file = folder / "cells" / f"{key}.json"
             if not file.is_file():
@@ -162,4 +182,12 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
                 found = run_all(world) if row == ALL else run_row(world, row, seed)
                 write_json(file, found)
             cells.setdefault(row, []).append(read_tree(file))
-    return world_result(world_of(0), cells)
+    picture = folder / "search.png"
+    if not picture.is_file():
+        one = world_of(0)
+        budget, sample = looks[len(looks) // 2], torch.tensor([0])
+        found, _, _ = searcher(one, UNCERTAIN, 0)
+        draw_search(one, found(one.part, budget, FIRSTS[2], sample)[0].tolist(), 0, picture)
+    middle = looks[len(looks) // 2]
+    speed = {"looks": middle, "seconds": seconds_per_answer(world_of(0), middle, int(0.4 * middle))}
+    return world_result(world_of(0), cells) | {"speed": speed}

@@ -28,7 +28,8 @@ def draw(worlds: Sequence[Mapping[str, Any]], path: Path) -> None:
                 if row["system"] == ALL:
                     bound = 100 * row["points"][0][metric]["mean"]
                     axes.axhline(bound, color=GREY, linestyle="--", linewidth=1)
-                    axes.annotate("all frames", (1, bound), xycoords=("axes fraction", "data"), fontsize=SMALL, ha="right", va="bottom", color=GREY)  # fmt: skip
+                    style = {"fontsize": SMALL, "ha": "right", "va": "bottom", "color": GREY}
+                    axes.annotate("all frames", (1, bound), xycoords=("axes fraction", "data"), **style)
                     continue
                 colour = COLOURS[order.get(row["system"], len(order)) % len(COLOURS)]
                 looks = [p["looks"] for p in row["points"]]

@@ -75,6 +75,7 @@ class World:
         looks: numbers of looks. budgets: see `Budgets`.
         seed: of the sensor.
         say: hears what is done. part: that answers are scored on.
+        whole_frames: let the sensor see the vector of a frame in the place of its cells.
         folder: keeps the sensor and the log-odds, so that they are computed once; None keeps nothing.
     """
 
@@ -86,6 +87,7 @@ class World:
     say: Say = lambda line: None
     part: str = "test"
     folder: Path | None = None
+    whole_frames: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -103,12 +105,15 @@ class World:
     def name_of_sensor(self) -> str:
         """Names the data, the training and the seed of the sensor."""
         settings = [self.clips.store.content_hash, self.clips.split, self.budgets.sensor, self.seed]
+        settings += ["whole frames"] if self.whole_frames else []
         return f"sensor-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]}"
 
     @cached_property
     def sensor(self) -> FrameSensor:
         """The sensor of all rows."""
-        sensor = FrameSensor(self.clips, SensorArgs(steps=self.budgets.sensor), self.seed)
+        sensor = FrameSensor(
+            self.clips, SensorArgs(steps=self.budgets.sensor, whole_frames=self.whole_frames), self.seed
+        )
         file = None if self.folder is None else self.folder / f"{self.name_of_sensor}.safetensors"
         if file is not None and file.is_file():
             sensor.net.load_state_dict(load_weights(file)[0])

@@ -101,7 +101,7 @@ def needed(points: Sequence[Mapping[str, Any]], wanted: float, frames: float) ->
 def differences(
     cells: Mapping[str, Sequence[Mapping[str, Any]]], groups: Sequence[str], draws: int
 ) -> list[dict[str, Any]]:
-    """mIoU of a row minus that of another at every number of looks, with intervals over runs and units of evidence."""
+    """The mIoU of a row minus that of another at every number of looks, with intervals over runs and units of evidence."""
     pairs = [(OURS, EVEN), (OURS, UNCERTAIN), (UNCERTAIN, EVEN)]
     found = []
     for first, second in pairs:
@@ -148,4 +148,8 @@ def world_markdown(world: Mapping[str, Any]) -> str:
         if world["neighbours"]
         else ""
     )
-    return f"{about}. {notes}mIoU by number of looks.\n\n{table}"
+    text = f"{about}. {notes}mIoU by number of looks.\n\n{table}"
+    if "speed" in world:
+        each = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in world["speed"]["seconds"].items())
+        text += f"\n\nChoosing {world['speed']['looks']} looks of one video, reading not included: {each}."
+    return text

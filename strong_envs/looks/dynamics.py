@@ -19,7 +19,8 @@ def rows_of(low: Tensor, high: Tensor, part: Tensor, parts: int, n_frames: Tenso
     """The feature row in the middle of a part of a range, elementwise: int64 in [0, n_frames).
 
     Args:
-        low: start of the range, float64 fraction of the video. high: its end.
+        low: start of the range, float64 fraction of the video.
+        high: end of the range.
         part: which of ``parts`` equal parts, 0 is the first.
         parts: how many there are.
         n_frames: int64 rows of the video.

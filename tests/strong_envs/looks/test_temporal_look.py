@@ -1,4 +1,4 @@
-"""`TemporalLook-v0`: looks, zooms and answers; nothing of an unseen frame reaches the agent; a look costs its frames."""
+"""`TemporalLook-v0`: looks, zooms and answers; nothing of an unseen frame reaches an agent; what a look costs."""
 
 from __future__ import annotations
 
