@@ -23,7 +23,7 @@ from strong_envs.features.files.errors import check_output
 from strong_envs.features.files.locks import folder_lock
 
 RESULT = "looks.json"
-LOOKS = {0: (2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64), 200: (10, 20, 40, 60, 90, 120), 2000: (60, 120, 240)}
+LOOKS = {0: (2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64), 200: (20, 40, 60, 90, 120), 2000: (60, 120, 240)}
 """Numbers of looks by the least length of the videos, in frames."""
 
 
@@ -33,9 +33,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "looks",
         help="quality over the number of frames looked at",
         description="Compare ways to choose the frames that are looked at (TemporalLook-v0): mIoU and Acc@.5 over the "
-        "number of looks, with a table, a figure (looks.png), one search (search.png), the area under each curve, and the "
-        "looks that reach 95 % "
-        "of what all frames give. A command that was stopped goes on where it stopped.",
+        "number of looks, with a table, a figure (looks.png), one search (search.png), the area under each curve, and "
+        "the looks that reach 95 % of what all frames give. A command that was stopped goes on where it stopped.",
     )
     parser.add_argument(
         "--features",
@@ -86,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
     out = check_output(args.out)
     with folder_lock(out, "strong-envs looks") as folder:
         worlds = [run_world(args, name, rows, Budgets().scaled(args.budget), folder) for name in names]
-        result = {"about": about(args) | {"seeds": list(range(args.seeds))}, "worlds": worlds}
+        result: dict[str, Any] = {"about": about(args) | {"seeds": list(range(args.seeds))}, "worlds": worlds}
         result["wall_seconds"] = time.perf_counter() - begun
         write_json(folder / RESULT, result)
         write_text(folder / "looks.md", markdown(result))
@@ -186,8 +185,8 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
     if not picture.is_file():
         one = world_of(0)
         budget, sample = looks[len(looks) // 2], torch.tensor([0])
-        found, _, _ = searcher(one, UNCERTAIN, 0)
-        draw_search(one, found(one.part, budget, FIRSTS[2], sample)[0].tolist(), 0, picture)
+        search, _, _ = searcher(one, UNCERTAIN, 0)
+        draw_search(one, search(one.part, budget, FIRSTS[2], sample)[0].tolist(), 0, picture)
     middle = looks[len(looks) // 2]
     speed = {"looks": middle, "seconds": seconds_per_answer(world_of(0), middle, int(0.4 * middle))}
     return world_result(world_of(0), cells) | {"speed": speed}

@@ -44,6 +44,8 @@ ROWS = (EVEN, RANDOM, UNCERTAIN, OURS, LIBRARY)
 ALL = "all frames"
 FIRSTS = (0.0, 0.2, 0.4, 0.6, 0.8)
 """Shares of the looks that are even and come first, chosen from for every number of looks."""
+LONG, LONG_FIRSTS = 200, (0.4, 0.6, 0.8)
+"""Rows from which on a video has first to be covered, and the shares that are tried there."""
 JUDGED = 200
 """Most validation queries that choices are made on."""
 LEARNS = {EVEN: "nothing", RANDOM: "nothing", UNCERTAIN: "nothing", OURS: "own rewards", LIBRARY: "own rewards"}
@@ -245,14 +247,15 @@ def run_row(world: World, row: str, seed: int) -> dict[str, Any]:
     """
     search, found, begins = searcher(world, row, seed)
     val = judged(world.bank("val"))
+    firsts = FIRSTS if world.bank("val").max_frames < LONG else LONG_FIRSTS
     everything = torch.arange(len(world.bank(world.part)))
     cell: dict[str, Any] = {"row": row, "seed": seed, "looks": [], "iou": [], "frames": [], "firsts": []}
     cell |= found | {"validation": []}
     for k in world.looks:
         if k > cell.get("most_looks", k):
             continue
-        choices = []
-        for share in FIRSTS if begins else (0.0,):
+        choices: list[tuple[float, float]] = []
+        for share in firsts if begins else (0.0,):
             if int(share * k) in {int(s * k) for _, s in choices}:
                 continue
             choices.append((float(world.iou("val", search("val", k, share, val), val).mean()), share))

@@ -101,7 +101,7 @@ def needed(points: Sequence[Mapping[str, Any]], wanted: float, frames: float) ->
 def differences(
     cells: Mapping[str, Sequence[Mapping[str, Any]]], groups: Sequence[str], draws: int
 ) -> list[dict[str, Any]]:
-    """The mIoU of a row minus that of another at every number of looks, with intervals over runs and units of evidence."""
+    """The mIoU of a row minus that of another at every number of looks, with intervals over runs and clips."""
     pairs = [(OURS, EVEN), (OURS, UNCERTAIN), (UNCERTAIN, EVEN)]
     found = []
     for first, second in pairs:

@@ -108,7 +108,7 @@ def open_long(name: str, store: FeatureStore) -> StoreView:
     Raises:
         DataError: another option, or a value that is no whole number.
     """
-    options = {}
+    options: dict[str, int] = {}
     for part in filter(None, name.partition("?")[2].split("&")):
         key, _, value = part.partition("=")
         if key not in ("clips", "queries", "seed", "train", "val", "test") or not value.isdigit():
@@ -118,7 +118,10 @@ def open_long(name: str, store: FeatureStore) -> StoreView:
             )
         options[key] = int(value)
     videos = VIDEOS | {part: options.pop(part) for part in PARTS if part in options}
-    return lengthen(store, videos=videos, **options)
+    clips, queries, seed = (
+        options.get(key, usual) for key, usual in (("clips", 10), ("queries", QUERIES), ("seed", 0))
+    )
+    return lengthen(store, clips, videos, queries, seed)
 
 
 def base_name(name: str) -> str:
@@ -185,7 +188,8 @@ def _draw(
     if not targets or (rest and not others):
         raise DataError(f"the {part} part of {store.name!r} has too few different clips for videos of {count}")
     # Every clip once, and again only where there are too few.
-    order = np.concatenate([rng.permutation(len(others)) for _ in range(math.ceil(rest / max(len(others), 1)))] or [[]])
+    rounds = [rng.permutation(len(others)) for _ in range(math.ceil(rest / max(len(others), 1)))]
+    order = np.concatenate(rounds) if rounds else np.zeros(0, np.int64)
     filling = [(others[int(i)], -1) for i in order[:rest]]
     line = [(targets + filling)[i] for i in rng.permutation(count)]
     return [clip for clip, _ in line], [(i, index) for i, (_, index) in enumerate(line) if index >= 0]
@@ -194,7 +198,9 @@ def _draw(
 def _recipe(pieces: list[tuple[_Clip, int]]) -> dict:
     """What draws the pixels of a long video: those of its clips, where they are drawn or composed of files."""
     sources: dict[str, int] = {}
-    kept, placed, size = [], [], DRAWN_SIZE
+    kept: list[Source] = []
+    placed: list[Piece] = []
+    size = DRAWN_SIZE
     for clip, at in pieces:
         own, first = Recipe.of(clip.video), clip.inside
         if own is not None:

@@ -86,7 +86,7 @@ def test_the_answer_has_the_highest_expected_iou(bank, n_frames):
     assert weight.sum(1) == pytest.approx(1, abs=1e-5)
     expected = weight @ spans.iou_with_each(ends[None], ends[None])[0]
     for row in range(3):
-        chosen = windows.index(tuple(int(round(x)) for x in answer[row].tolist()))
+        chosen = windows.index(tuple(round(x) for x in answer[row].tolist()))
         assert float(expected[row, chosen]) >= float(expected[row].max()) - 1e-5
     chance = torch.stack([(weight * ((ends[:, 0] <= i) & (ends[:, 1] > i))).sum(1) for i in range(60)], 1)
     np.testing.assert_allclose(posterior.inside(seen, n_frames[:3]), chance, atol=1e-4)
