@@ -21,6 +21,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "benchmarks.tuning.command",
             "choose settings on the validation part, as many trials for every system",
         ),
+        "looks": ("benchmarks.commands.looks", "quality over the number of frames that a search looks at"),
         "references": ("benchmarks.commands.references", "score baselines that ignore the video"),
     },
     "Data": {
@@ -93,7 +94,7 @@ def help_page() -> str:
         "strong-envs --version        installed version",
         "",
         "A feature STORE is given by a path or by the key of a data set that ships with the project:",
-        "  shapes-v0, shapes-v0-medium, shapes-v0-full",
+        "  shapes-v0, shapes-v0-medium, shapes-v0-full, and with long videos shapes-v0-long, shapes-v0-long-6000",
         "Exit codes: 0 success; 1 a training run or a check failed; 2 input that cannot be used; 130 Ctrl-C.",
     ]
     return "\n".join(lines)
