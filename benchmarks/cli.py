@@ -21,6 +21,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "benchmarks.tuning.command",
             "choose settings on the validation part, as many trials for every system",
         ),
+        "looks": ("benchmarks.commands.looks", "quality over the number of frames that a search looks at"),
         "references": ("benchmarks.commands.references", "score baselines that ignore the video"),
     },
     "Data": {
@@ -39,6 +40,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "episode": ("benchmarks.commands.episode", "draw one query, step by step"),
         "videos": ("benchmarks.commands.videos", "write videos of held-out queries with tracked boxes"),
     },
+    "Show and share": {
+        "demo": ("benchmarks.demo.command", "open a local page that searches your video"),
+        "gallery": ("benchmarks.sharing.gallery", "write a GIF of every environment"),
+        "offline-data": ("benchmarks.sharing.offline_data", "record episodes as a data set of Minari"),
+    },
     "Experiments of the paper": {
         "table1": ("benchmarks.commands.paper_tables", "Table 1: comparison of the systems"),
         "table2": ("benchmarks.commands.paper_tables", "Table 2: variants of the spatial level"),
@@ -51,6 +57,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "pooling": ("benchmarks.speed.pooling", "attention and spatial pyramids against direct implementations"),
         "replay": ("benchmarks.speed.replay", "replay of indices against replay of observations"),
         "scale": ("benchmarks.speed.scale", "memory and steps per second at the size of Charades-STA"),
+        "device": ("benchmarks.speed.device", "equality, speed, waits, precision and training on an accelerator"),
     },
     "Maintenance of this project": {
         "document": ("benchmarks.commands.document", "update tables and figures in the documents from result files"),
@@ -87,7 +94,7 @@ def help_page() -> str:
         "strong-envs --version        installed version",
         "",
         "A feature STORE is given by a path or by the key of a data set that ships with the project:",
-        "  shapes-v0, shapes-v0-medium, shapes-v0-full",
+        "  shapes-v0, shapes-v0-medium, shapes-v0-full, and with long videos shapes-v0-long, shapes-v0-long-6000",
         "Exit codes: 0 success; 1 a training run or a check failed; 2 input that cannot be used; 130 Ctrl-C.",
     ]
     return "\n".join(lines)

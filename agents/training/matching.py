@@ -18,8 +18,9 @@ from strong_envs.features.errors import DataError
 
 REDUNDANT = 64
 """Features with as many numbers or more are those of a pretrained network: many of them say the same."""
-DROPOUT = 0.3
-"""Dropout where features are redundant. The 20 numbers of a cell of the default data set each say something else."""
+DROPOUT = 0.5
+"""Dropout where features are redundant. The 20 numbers of a cell of the default data set each say something else. On
+composed footage, validation, .5 instead of .3 is worth 3.5 points of mIoU to ``trl``, 1.4 to MCN and -.3 to CTRL."""
 
 
 def dropout_for(channels: int, dropout: float | None) -> float:
