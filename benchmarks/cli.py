@@ -17,6 +17,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Train and compare": {
         "run": ("benchmarks.commands.run", "train systems, score them beside baselines, write table and figures"),
         "train": ("agents.cli", "train one system, with a log and checkpoints"),
+        "tune": (
+            "benchmarks.tuning.command",
+            "choose settings on the validation part, as many trials for every system",
+        ),
+        "looks": ("benchmarks.commands.looks", "quality over the number of frames that a search looks at"),
         "references": ("benchmarks.commands.references", "score baselines that ignore the video"),
     },
     "Data": {
@@ -31,6 +36,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "report": ("benchmarks.commands.report", "write one HTML page with tables, figures and episodes"),
         "compare": ("benchmarks.commands.compare", "print paired differences between systems of two result files"),
         "aggregate": ("benchmarks.commands.aggregate", "print systems over several data sets"),
+        "recompute": ("benchmarks.results.recompute", "compute the rows of a result file again from what it holds"),
         "episode": ("benchmarks.commands.episode", "draw one query, step by step"),
         "videos": ("benchmarks.commands.videos", "write videos of held-out queries with tracked boxes"),
     },
@@ -99,7 +105,7 @@ def help_page() -> str:
         "strong-envs --version        installed version",
         "",
         "A feature STORE is given by a path or by the key of a data set that ships with the project:",
-        "  shapes-v0, shapes-v0-medium, shapes-v0-full",
+        "  shapes-v0, shapes-v0-medium, shapes-v0-full, and with long videos shapes-v0-long, shapes-v0-long-6000",
         "Exit codes: 0 success; 1 a training run or a check failed; 2 input that cannot be used; 130 Ctrl-C.",
     ]
     return "\n".join(lines)

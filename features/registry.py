@@ -17,6 +17,8 @@ from strong_envs.features.store.in_memory import PREFIX, QueryStore
 from strong_envs.features.store.store import FeatureStore
 from strong_envs.features.validation import SHARE, VALIDATION, with_validation
 
+LONG = "long:"
+"""Begins the name of a store whose videos are joined from the clips of another, ``"long:STORE?clips=50"``."""
 Opener = Callable[[], FeatureStore]
 Source = str | os.PathLike | FeatureStore
 """A registered key, the path of a store, or an open store."""
@@ -35,9 +37,28 @@ def _shapes(level: str, build: str) -> Opener:
     return opener
 
 
+def _long(world: str, clips: int, suffix: str) -> Opener:
+    """Long videos of the medium build, see `strong_envs.features.composing.longer`."""
+
+    def opener() -> FeatureStore:
+        from strong_envs.features.composing.longer import lengthen
+
+        videos = LONG_VIDEOS[suffix]
+        return lengthen(open_store(f"{world}-medium"), clips, videos, name=f"{world}{suffix}")
+
+    return opener
+
+
+LONG_VIDEOS = {
+    "-long": {"train": 200, "val": 30, "test": 100},
+    "-long-6000": {"train": 40, "val": 10, "test": 40},
+}
+"""Numbers of videos of the long builds, of 600 and of 6,000 frames; each has four queries."""
 for _level, _infix in (("easy", "-easy"), ("standard", ""), ("travel", "-travel")):
     for _build, _suffix in (("small", ""), ("medium", "-medium"), ("full", "-full")):
         _OPENERS[f"shapes{_infix}-v0{_suffix}"] = _shapes(_level, _build)
+    for _clips, _suffix in ((10, "-long"), (100, "-long-6000")):
+        _OPENERS[f"shapes{_infix}-v0{_suffix}"] = _long(f"shapes{_infix}-v0", _clips, _suffix)
 
 
 def register(key: str, opener: Opener) -> None:
@@ -48,13 +69,18 @@ def register(key: str, opener: Opener) -> None:
 
 
 def keys() -> list[str]:
-    """Registered keys, sorted. ``shapes-v0`` is a small default world, ``-medium`` and ``-full`` are larger."""
+    """Registered keys, sorted.
+
+    ``shapes-v0`` is a small default world, ``-medium`` and ``-full`` are larger; ``-long`` has videos of 600 frames
+    and ``-long-6000`` of 6,000, joined from clips of the medium build.
+    """
     return sorted(_OPENERS)
 
 
 def open_store(features: Source | Sequence[Source]) -> FeatureStore:
     """Open a store by key or path. A key is tried first; a store is opened once while it is used.
 
+    ``"long:STORE?clips=50"`` joins clips of a store into long videos, see `strong_envs.features.composing.longer`.
     ``"queries:PATH"`` makes one of annotations alone, see `strong_envs.features.store.in_memory`. A list of several
     is joined, see `join`; an open store is returned as it is.
     """
@@ -71,6 +97,13 @@ def open_store(features: Source | Sequence[Source]) -> FeatureStore:
         if queries is None:
             queries = _STORES[name] = QueryStore.open(name)
         return queries
+    if name.startswith(LONG):
+        from strong_envs.features.composing.longer import base_name, open_long
+
+        long = _STORES.get(name)
+        if long is None:
+            long = _STORES[name] = open_long(name, open_store(base_name(name)))
+        return long
     with os_errors(f"open the store {shown(name)}"):
         path = str(Path(name).resolve())
     cached = _STORES.get(name) if name in _OPENERS else _STORES.get(path)

@@ -10,6 +10,7 @@ IDS = {
     "TemporalMoment-v0": ("temporal.env:TemporalMomentEnv", "temporal.vector_env:TemporalMomentVectorEnv"),
     "SpatialTrack-v0": ("spatial.env:SpatialTrackEnv", "spatial.vector_env:SpatialTrackVectorEnv"),
     "TemporalOneShot-v0": ("temporal.one_shot:TemporalOneShotEnv", "temporal.one_shot:TemporalOneShotVectorEnv"),
+    "TemporalLook-v0": ("looks.env:TemporalLookEnv", "looks.vector_env:TemporalLookVectorEnv"),
 }
 FLAT_IDS = {name.replace("-v", "Flat-v"): name for name in IDS}
 """The same environments with ``flatten=True``, for programs that know an environment by its id alone."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import strong_envs  # noqa: F401 (registers the ids)
 from strong_envs import features as feature_registry
+from strong_envs.core.env_base import EnvBase
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 
@@ -177,8 +178,8 @@ def _rollout(env: gym.Env, seed: int, steps: int, name: str) -> list[Any]:
 def _limit(env: gym.Env) -> int:
     task, bank = getattr(env.unwrapped, "task", None), getattr(env.unwrapped, "bank", None)
     config: Any = getattr(task, "config", None)
-    if hasattr(config, "max_steps"):
-        return int(config.max_steps)
+    if isinstance(env.unwrapped, EnvBase) and hasattr(config, "max_steps"):
+        return env.unwrapped.max_steps
     if bank is not None and hasattr(config, "actions_per_frame"):
         return int(bank.max_frames * config.actions_per_frame + config.first_frame_actions)
     return 1_000_000

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from strong_envs.benchmarks.commands.converge import with_traces
 from strong_envs.benchmarks.commands.episode import bank_of, foremost, read_folder
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
+from strong_envs.benchmarks.looks.page import is_frontier, looks_page
 from strong_envs.benchmarks.metrics import breakdown
 from strong_envs.benchmarks.metrics.columns import legend_of
 from strong_envs.benchmarks.metrics.ground_truth import units_of
@@ -70,7 +70,7 @@ def page(folder: str | Path, count: int = 12, features: str | None = None) -> st
         "table": table_of(result),
         "comparisons": comparisons(result),
         "claims": result.get("claims", []),
-        "figures": draw_all(result, bank, done),
+        "figures": draw_all(result, bank, done) + frontier_of(Path(folder)),
         "breakdowns": {kind: _rounded(breakdown.table(result["per_query"], kind)) for kind in breakdown.KINDS},
         "failed": [f"{key}: {reason}" for key, reason in result["failed"].items()],
         "refused": [f"{label}: {reason}" for label, reason in result["refused"].items()],
@@ -149,8 +149,8 @@ def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> 
         ),
         (
             "Learning curves",
-            "Held-out mIoU over seconds of training; a dot a seed, shaded the 95 % interval of their mean.",
-            lambda path: figures.learning_curves(with_traces(result), path, size=(3.3, 3.1)),
+            "mIoU on validation over the share of the training; a dot a seed, shaded the 95 % interval of their mean.",
+            lambda path: figures.learning_curves(figures.with_traces(result), path, "share", size=(3.3, 3.1)),
         ),
         (
             "Performance profiles",
@@ -184,6 +184,15 @@ def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> 
             draw(file)
             out.append({"title": title, "caption": caption, "uri": data_uri(file.read_bytes(), "image/svg+xml")})
     return out
+
+
+def frontier_of(folder: Path) -> list[dict[str, str]]:
+    """The figure of `strong-envs looks`, where its folder is that of the run."""
+    file = folder / "looks.png"
+    if not (folder.is_dir() and is_frontier(folder) and file.is_file()):
+        return []
+    caption = "Quality after a number of looks (strong-envs looks); bands are 95 % intervals, dashed: all frames."
+    return [{"title": "Looks", "caption": caption, "uri": data_uri(file.read_bytes(), "image/png")}]
 
 
 def _heat_map(windows: dict[str, np.ndarray], truth: Any, path: Path) -> None:
@@ -234,7 +243,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Write one self-contained HTML page of a finished run: table, paired comparisons, figures, "
         "breakdowns, and episodes that play step by step. It needs no server and no network.",
     )
-    parser.add_argument("folder", help="folder of a finished run (its --out)")
+    parser.add_argument("folder", help="folder of a finished run or of looks (its --out)")
     parser.add_argument("--out", metavar="FILE", help="file of the page (default: FOLDER/report.html)")
     parser.add_argument(
         "--episodes", type=int, default=12, metavar="N", help="held-out queries that can be played (%(default)s)"
@@ -248,11 +257,13 @@ def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0."""
     if args.episodes < 0:
         raise DataError(f"--episodes must be 0 or more, got {args.episodes}")
-    read_folder(args.folder)
     given = Path(args.folder)
+    searches = given.is_dir() and is_frontier(given) and not (given / "results.json").is_file()
+    if not searches:
+        read_folder(args.folder)
     out = Path(args.out) if args.out else (given if given.is_dir() else given.parent) / "report.html"
     check_page(out)
-    html = page(args.folder, args.episodes, args.features)
+    html = looks_page(given) if searches else page(args.folder, args.episodes, args.features)
     write_text(out, html)
     if args.json:
         print(json.dumps({"page": str(out), "bytes": len(html.encode())}))

@@ -27,6 +27,7 @@ class ProgressBars:
         show: print anything at all.
         clock: seconds.
         page: where `live.html` is kept up to date; None for none.
+        later: cells that will follow, which the time left counts.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class ProgressBars:
         show: bool = True,
         clock: Callable[[], float] = time.monotonic,
         page: Path | None = None,
+        later: Sequence[Cell] = (),
     ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -53,8 +55,9 @@ class ProgressBars:
             console=self.console,
             disable=not self.live,
         )
-        self.total, self.done, self.clock = len(cells) + len(stored), len(stored), clock
-        self.left = TimeLeft(cells, jobs, clock=clock)
+        self.total, self.done, self.clock = len(cells) + len(stored) + len(later), len(stored), clock
+        self.later = len(later)
+        self.left = TimeLeft([*cells, *later], jobs, clock=clock)
         for cell, result in stored:
             self.left.stored(cell, result)
         self.whole = self.progress.add_task("training runs", total=self.total, completed=self.done, note="")
@@ -74,8 +77,10 @@ class ProgressBars:
     def __exit__(self, kind: object, *_: object) -> None:
         """Stop drawing."""
         self.progress.stop()
-        whole = self.done == self.total and kind is None
-        self._write_page("finished" if whole else "stopped: the same command continues with what is stored")
+        if kind is not None or self.tasks or self.done + self.later < self.total:
+            self._write_page("stopped: the same command continues with what is stored")
+        else:
+            self._write_page("this part has ended, more follow" if self.later else "finished")
 
     def begin(self, cell: Cell) -> None:
         """A cell starts."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from strong_envs.agents.registry import Prediction
+from strong_envs.benchmarks.metrics.curves import rise
 from strong_envs.benchmarks.metrics.definitions import (
     DISCOUNTED_AT,
     annotator_iou,
@@ -211,6 +212,17 @@ def training_seconds(run: Mapping[str, Any]) -> float | None:
     from strong_envs import agents
 
     return run["seconds"] if agents.find(run["system"]).needs_training else None
+
+
+@metric(
+    "rise",
+    "mIoU on validation that the last quarter of the training added, in points; below one the curve counts as flat",
+    per_run=True,
+    drop=1,
+)
+def last_quarter(run: Mapping[str, Any]) -> float | None:
+    """None of a system that is not trained, and of a run without a learning curve."""
+    return rise(run.get("trace") or [])
 
 
 @metric("params", "trained parameters", per_run=True, percent=False, drop=7)

@@ -18,7 +18,16 @@ FEATURE_LIMIT = float(np.finfo(np.float16).max)
 INDEX_LIMIT = 2**31 - 1
 """Bound of samples and frames in the spaces of index observations, for stores of every size."""
 
-BOUNDS = {"location": (0.0, 1.0), "time": (0.0, 1.0), "box": (0.0, 1.0), "attention_box": (-1.0, 1.0)}
+BOUNDS = {
+    "location": (0.0, 1.0),
+    "time": (0.0, 1.0),
+    "box": (0.0, 1.0),
+    "attention_box": (-1.0, 1.0),
+    "mask": (0.0, 1.0),
+    "position": (0.0, 1.0),
+    "range": (0.0, 1.0),
+    "budget": (0.0, 1.0),
+}
 """Parts of observations that are no features: fractions of the video or of the frame."""
 
 

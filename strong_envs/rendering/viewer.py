@@ -22,7 +22,7 @@ from strong_envs.features.files.atomic import replaced_file
 from strong_envs.features.files.errors import shown
 
 WIDTH, HEIGHT = 480, 360
-TRUE_COLOUR, CHOSEN_COLOUR = (60, 180, 75), (245, 150, 40)
+TRUE_COLOUR, CHOSEN_COLOUR, SEEN_COLOUR = (60, 180, 75), (245, 150, 40), (120, 200, 255)
 INK, FAINT, PAPER = (235, 235, 235), (165, 165, 175), (24, 24, 28)
 _BAR_LEFT, _BAR_RIGHT = 56, WIDTH - 16
 
@@ -40,6 +40,10 @@ class Shot:
     footer: str = ""
     true_boxes: bool = True
     true_windows: bool = True
+    seen: Sequence[tuple[float, float]] | None = None
+    """Stretches of the video, in seconds, that light up on a time bar of their own."""
+    view: tuple[float, float] | None = None
+    """The part of that bar that is looked into, in seconds."""
     extra: dict = field(default_factory=dict)
 
 
@@ -87,7 +91,10 @@ class Viewer:
         self._frames(canvas, shot, video, top=48, height=206)
         duration = float(bank.duration[video])
         true = bank.queries[sample].windows if shot.true_windows else ()
-        self._bar(canvas, 274, "true", true, duration, TRUE_COLOUR, shot.cursor)
+        above = 274 if shot.seen is None else 256
+        self._bar(canvas, above, "true", true, duration, TRUE_COLOUR, shot.cursor)
+        if shot.seen is not None:
+            self._bar(canvas, 275, "seen", shot.seen, duration, SEEN_COLOUR, shot.cursor, shot.view)
         chosen = [] if shot.chosen is None else [shot.chosen]
         self._bar(canvas, 294, "now", chosen, duration, CHOSEN_COLOUR, shot.cursor)
         put(canvas, "0", (_BAR_LEFT, 326), 0.4, FAINT)
@@ -100,6 +107,8 @@ class Viewer:
         import cv2
 
         count = len(shot.rows)
+        if not count:
+            return
         room = (WIDTH - 12 * (count + 1)) // count
         space = height - (16 if shot.captions else 0)
         for i, row in enumerate(shot.rows):
@@ -129,6 +138,7 @@ class Viewer:
         duration: float,
         colour: tuple[int, int, int],
         cursor: float | None,
+        view: tuple[float, float] | None = None,
     ) -> None:
         import cv2
 
@@ -137,6 +147,8 @@ class Viewer:
 
         put(canvas, label, (12, y + 12), 0.42, colour)
         cv2.rectangle(canvas, (_BAR_LEFT, y), (_BAR_RIGHT, y + 13), (52, 52, 60), -1)
+        if view is not None:
+            cv2.rectangle(canvas, (at(view[0]), y), (at(view[1]), y + 13), (84, 84, 96), -1)
         for start, end in spans:
             cv2.rectangle(canvas, (at(start), y), (max(at(end), at(start) + 1), y + 13), colour, -1)
         if cursor is not None:

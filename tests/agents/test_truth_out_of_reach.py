@@ -132,6 +132,7 @@ def test_an_agent_that_looks_is_refused_unless_it_says_that_it_is_an_upper_bound
     [
         ("TemporalMoment-v0", {}, {"tiou", "true_span", "true_spans"}),
         ("TemporalOneShot-v0", {}, {"tiou", "true_span", "true_spans"}),
+        ("TemporalLook-v0", {}, {"tiou", "true_span", "true_spans"}),
         ("SpatialTrack-v0", {"reward": "box_iou"}, {"box_iou", "coverage", "true_spans"}),
     ],
 )

@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 import strong_envs
 from strong_envs.core.rewards import SPATIAL_REWARDS
+from strong_envs.looks.task import LookConfig, make_look_task
 from strong_envs.spatial.task import SpatialConfig
 from strong_envs.temporal.task import TemporalConfig, make_task
 
@@ -36,8 +37,15 @@ EVERYTHING = {
         "attention_box": lambda samples, frames: torch.tensor([0.1, 0.2, 0.4, 0.5]).expand(len(samples), 4),
     },
     "TemporalOneShot-v0": {"parts": 5},
+    "TemporalLook-v0": {"max_looks": 7},
 }
-CONFIGS = {"TemporalMoment-v0": (TemporalConfig,), "SpatialTrack-v0": (SpatialConfig,), "TemporalOneShot-v0": ()}
+CONFIGS = {
+    "TemporalMoment-v0": (TemporalConfig,),
+    "SpatialTrack-v0": (SpatialConfig,),
+    "TemporalOneShot-v0": (),
+    "TemporalLook-v0": (LookConfig,),
+}
+TASKS = dict.fromkeys(CONFIGS, make_task) | {"TemporalLook-v0": make_look_task}
 
 
 def page(name):
@@ -67,7 +75,7 @@ def test_the_table_of_observations_is_the_space(name, ragged_store):
     env = gym.make(name, features=ragged_store, **EVERYTHING[name]).unwrapped
     bank = env.bank
     height, width, cell = bank.grid_shape
-    sizes = {"Dq": bank.query_dim, "D": bank.frame_dim, "C": cell, "h": height, "w": width, "parts": 5}
+    sizes = {"Dq": bank.query_dim, "D": bank.frame_dim, "C": cell, "h": height, "w": width, "parts": 5, "slots": 7}
     table = rows(page(name)["Observation space"], 3)
     space = env.observation_space
     # The order of the table is that of the flat form.
@@ -93,7 +101,8 @@ def test_the_index_form_is_described(name, ragged_store):
 def test_the_table_of_actions_is_the_space(name, ragged_store):
     env = gym.make(name, features=ragged_store, **EVERYTHING[name]).unwrapped
     section = page(name)["Action space"]
-    numbers = [int(number) for number, _ in rows(section, 2)]
+    ends = [[int(end) for end in number.split(" to ")] for number, _ in rows(section, 2)]
+    numbers = [number for first, *last in ends for number in range(first, (last or [first])[0] + 1)]
     if isinstance(env.action_space, spaces.Discrete):
         assert numbers == list(range(env.action_space.n)) and f"Discrete({env.action_space.n})" in section
     else:
@@ -122,7 +131,7 @@ def test_options_and_information_are_named(name, ragged_store):
 def arguments_of(name):
     """Every argument of an environment with its default."""
     found = {}
-    for function in (type(gym.make(name).unwrapped).__init__, make_task):
+    for function in (type(gym.make(name).unwrapped).__init__, TASKS[name]):
         for key, parameter in inspect.signature(function).parameters.items():
             if key != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
                 found[key] = parameter.default

@@ -14,7 +14,12 @@ import strong_envs
 from strong_envs.features import DataError
 
 WAYS = {"deepcopy": copy.deepcopy, "pickle": lambda env: pickle.loads(pickle.dumps(env))}
-OPTIONS = {"TemporalMoment-v0": {}, "SpatialTrack-v0": {"reward": "box_iou"}, "TemporalOneShot-v0": {}}
+OPTIONS = {
+    "TemporalMoment-v0": {},
+    "SpatialTrack-v0": {"reward": "box_iou"},
+    "TemporalOneShot-v0": {},
+    "TemporalLook-v0": {},
+}
 
 
 def assert_same(one, other):
@@ -78,5 +83,6 @@ def test_an_unknown_keyword_is_a_type_error_too(name, ragged_store):
     for make in (gym.make, gym.make_vec):
         with pytest.raises(TypeError, match="unexpected keyword argument 'frameskip'"):
             make(name, features=ragged_store, frameskip=1, **OPTIONS[name])
-    with pytest.raises(DataError, match="did you mean 'boxes'"):
-        gym.make(name, features=ragged_store, boxs="frame", **OPTIONS[name])
+    wrong, meant = ("show", "shows") if name == "TemporalLook-v0" else ("boxs", "boxes")
+    with pytest.raises(DataError, match=f"did you mean '{meant}'"):
+        gym.make(name, features=ragged_store, **{wrong: "frame"}, **OPTIONS[name])

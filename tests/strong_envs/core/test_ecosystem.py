@@ -22,6 +22,7 @@ OPTIONS = {
     "TemporalMoment-v0": {"max_steps": 5},
     "SpatialTrack-v0": {"reward": "box_iou", "window": "random"},
     "TemporalOneShot-v0": {},
+    "TemporalLook-v0": {},
 }
 IDS = tuple(OPTIONS)
 

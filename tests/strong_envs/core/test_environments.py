@@ -31,7 +31,7 @@ LEVELS = {"TemporalMoment-v0": {}, "SpatialTrack-v0": {"critic": critic, "window
 
 
 def test_both_ids_are_registered_with_a_scalar_and_a_vector_environment():
-    assert set(strong_envs.IDS) == {"TemporalMoment-v0", "SpatialTrack-v0", "TemporalOneShot-v0"}
+    assert set(strong_envs.IDS) == {"TemporalMoment-v0", "SpatialTrack-v0", "TemporalOneShot-v0", "TemporalLook-v0"}
     for name in strong_envs.IDS:
         assert gym.spec(name).vector_entry_point
 

@@ -24,7 +24,12 @@ from strong_envs.rendering.viewer import (
     write_video,
 )
 
-LEVELS = {"TemporalMoment-v0": {}, "SpatialTrack-v0": {"reward": "box_iou"}, "TemporalOneShot-v0": {}}
+LEVELS = {
+    "TemporalMoment-v0": {},
+    "SpatialTrack-v0": {"reward": "box_iou"},
+    "TemporalOneShot-v0": {},
+    "TemporalLook-v0": {},
+}
 
 
 def has(picture, colour):
@@ -38,7 +43,8 @@ def test_a_picture_shows_both_windows_and_follows_the_episode(name, features, ra
     env = gym.make(name, features=source, render_mode="rgb_array", **LEVELS[name])
     env.reset(seed=0, options={"sample": 4})
     before = env.render()
-    env.step(np.array([0.3, 0.9], np.float32) if name == "TemporalOneShot-v0" else 3)
+    actions = {"TemporalOneShot-v0": np.array([0.3, 0.9], np.float32), "TemporalLook-v0": 40}
+    env.step(actions.get(name, 3))
     after = env.render()
     for picture in (before, after):
         assert picture.shape == (HEIGHT, WIDTH, 3) and picture.dtype == np.uint8

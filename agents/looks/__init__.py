@@ -1,0 +1,1 @@
+"""Agents of `TemporalLook-v0`: a sensor of single frames, the rule that answers, and searches."""

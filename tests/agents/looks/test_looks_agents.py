@@ -1,0 +1,193 @@
+"""Sensor, posterior and searches: what they read, what they find, and that the agent learns from answers alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from strong_envs import features
+from strong_envs.agents.looks.agent import LookAgent, LookAgentArgs
+from strong_envs.agents.looks.candidates import FEATURES, UNSEEN, WITH_POSTERIOR, candidates
+from strong_envs.agents.looks.library import LibraryLookArgs, LibraryLooker
+from strong_envs.agents.looks.posterior import LookPosterior, seen_of
+from strong_envs.agents.looks.search import random_rows, uncertainty_rows, unique_even_rows
+from strong_envs.agents.looks.sensor import FrameSensor, SensorArgs, balanced_rows, inside
+from strong_envs.agents.training.window_posterior import WindowPosterior
+from strong_envs.core import spans
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return features.load("shapes-v0", "train")
+
+
+@pytest.fixture(scope="module")
+def perfect(bank):
+    """Log-odds of a sensor that is right about nine rows of ten."""
+    generator = torch.Generator().manual_seed(0)
+    everything = torch.arange(60).expand(len(bank), -1)
+    sign = inside(bank, torch.arange(len(bank)), everything).float() * 2 - 1
+    wrong = torch.rand(sign.shape, generator=generator) < 0.1
+    return torch.where(wrong, -sign, sign) * 4
+
+
+@pytest.fixture(scope="module")
+def n_frames(bank):
+    return bank.n_frames[bank.video]
+
+
+def miou(bank, posterior, table, rows):
+    samples = torch.arange(len(bank))
+    seen = table if rows is None else seen_of(table, samples, rows)
+    window = posterior.answer(seen, bank.n_frames[bank.video])
+    return float(spans.span_iou(window[:, 0], window[:, 1], bank.truth, "clamped").mean())
+
+
+def test_log_odds_of_a_row_depend_on_that_row_alone(bank):
+    sensor = FrameSensor(bank, SensorArgs(steps=3)).fit(bank)
+    samples, rows = torch.tensor([0, 0, 5]), torch.tensor([3, 40, 11])
+    before = sensor.log_odds(bank, samples, rows)
+    table = sensor.table(bank)
+    np.testing.assert_allclose(table[samples, rows], before, atol=1e-4)
+    other = features.FeatureBank(bank.store, "train")
+    at = other.offsets[other.video[samples]] + rows
+    kept = other.grid[at].clone()
+    other.grid[:] = torch.randn(other.grid.shape).to(other.grid.dtype)
+    other.grid[at] = kept
+    np.testing.assert_array_equal(sensor.log_odds(other, samples, rows), before)
+
+
+def test_half_of_the_rows_of_an_update_lie_inside(bank):
+    samples = torch.arange(50)
+    rows = balanced_rows(bank, samples, 20, torch.Generator().manual_seed(0))
+    labels = inside(bank, samples, rows).float()
+    # The ends of a window may share a row with what lies beside it.
+    assert labels[:, :10].mean() > 0.98 and labels[:, 10:].mean() < 0.02
+
+
+def test_a_sensor_tells_frames_apart(bank):
+    sensor = FrameSensor(bank, SensorArgs(steps=60)).fit(bank)
+    samples = torch.arange(len(bank))
+    rows = balanced_rows(bank, samples, 10, torch.Generator().manual_seed(1))
+    scores = torch.stack([sensor.log_odds(bank, samples, row) for row in rows.T], 1)
+    assert scores[:, :5].mean() > scores[:, 5:].mean() + 0.5
+
+
+def test_the_answer_has_the_highest_expected_iou(bank, n_frames):
+    posterior = LookPosterior(bank)
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randn((3, 60), generator=generator) * (torch.rand((3, 60), generator=generator) < 0.2) * 3
+    answer = posterior.answer(seen, n_frames[:3]) * 60
+    joint = posterior.windows(seen, n_frames[:3])
+    windows = [(a, a + length) for length in posterior.lengths.tolist() for a in range(60 - length + 1)]
+    ends = torch.tensor(windows, dtype=torch.float64)
+    weight = torch.stack([joint[:, posterior.lengths.tolist().index(b - a), a] for a, b in windows], 1).double()
+    assert weight.sum(1) == pytest.approx(1, abs=1e-5)
+    expected = weight @ spans.iou_with_each(ends[None], ends[None])[0]
+    for row in range(3):
+        chosen = windows.index(tuple(round(x) for x in answer[row].tolist()))
+        assert float(expected[row, chosen]) >= float(expected[row].max()) - 1e-5
+    chance = torch.stack([(weight * ((ends[:, 0] <= i) & (ends[:, 1] > i))).sum(1) for i in range(60)], 1)
+    np.testing.assert_allclose(posterior.inside(seen, n_frames[:3]), chance, atol=1e-4)
+
+
+def test_with_all_frames_it_agrees_with_the_posterior_over_all_windows(bank, perfect, n_frames):
+    """`WindowPosterior` with the same weight and without edges prefers the same windows, as good on the average."""
+    full = WindowPosterior(60)
+    full.fit_lengths(bank.truth)
+    full.factors.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    # Both read sums over the window; log-shares and log-odds differ by a constant a row.
+    windows = full.windows(perfect)[full.expected_iou(perfect.softmax(1).log()).argmax(1)]
+    theirs = float(spans.span_iou(windows[:, 0], windows[:, 1], bank.truth, "clamped").mean())
+    ours = miou(bank, LookPosterior(bank), perfect, None)
+    assert ours > 0.85 and ours > theirs - 0.02
+
+
+def test_searches_look_at_different_rows_and_better_ones_find_more(bank, perfect, n_frames):
+    posterior, generator = LookPosterior(bank), torch.Generator().manual_seed(0)
+    posterior.weight, posterior.clip = 0.5, 5.0
+    scores = {}
+    for name, rows in (
+        ("random", random_rows(n_frames, 10, generator)),
+        ("even", unique_even_rows(n_frames, 10)),
+        ("uncertain", uncertainty_rows(posterior, perfect, n_frames, 10, 3)),
+    ):
+        assert rows.shape == (len(bank), 10) and all(len(set(row)) == 10 for row in rows.tolist())
+        scores[name] = miou(bank, posterior, perfect, rows)
+    assert scores["random"] < scores["even"] < scores["uncertain"] < miou(bank, posterior, perfect, None) + 0.02
+
+
+def test_a_search_reads_only_the_rows_that_it_chose(bank, perfect, n_frames):
+    posterior = LookPosterior(bank)
+    for search in (
+        lambda table: uncertainty_rows(posterior, table, n_frames, 7, 2),
+        lambda table: LookAgent(posterior).rows(table, n_frames, 7, 2),
+    ):
+        rows = search(perfect)
+        other = torch.randn(perfect.shape) * 9
+        other.scatter_(1, rows, perfect.gather(1, rows))
+        assert torch.equal(search(other), rows)
+
+
+def test_short_videos_end_a_search(ragged_store):
+    bank = features.load(ragged_store, "train")
+    n_frames = bank.n_frames[bank.video]
+    table = torch.randn((len(bank), bank.max_frames))
+    posterior = LookPosterior(bank)
+    for rows in (
+        uncertainty_rows(posterior, table, n_frames, 9, 3),
+        LookAgent(posterior).rows(table, n_frames, 9, 3),
+        random_rows(n_frames, 9, torch.Generator().manual_seed(0)),
+    ):
+        looked = (rows >= 0).sum(1)
+        assert (rows < n_frames[:, None]).all() and (looked <= n_frames).all() and looked.max() == 9
+        window = posterior.answer(seen_of(table, torch.arange(len(bank)), rows), n_frames)
+        assert ((window[:, 0] >= 0) & (window[:, 0] < window[:, 1]) & (window[:, 1] <= 1)).all()
+
+
+@pytest.mark.parametrize("posterior", [False, True])
+def test_candidates_lie_in_gaps(posterior):
+    rows = torch.tensor([[10, 50, UNSEEN], [0, 1, 2], [59, 30, UNSEEN]])
+    scores = torch.tensor([[4.0, -4.0, 0.0], [1.0, 1.0, 1.0], [2.0, -3.0, 0.0]])
+    chance = torch.rand(3, 60) if posterior else None
+    row, known, there = candidates(rows, scores, torch.tensor([60, 3, 60]), torch.tensor([3, 3, 3]), 18.0, chance)
+    assert known.shape == (3, 20 + posterior, WITH_POSTERIOR if posterior else FEATURES) and known.isfinite().all()
+    assert not there[1].any() and there[0].sum() > 8
+    for i, looked in ((0, {10, 50}), (2, {59, 30})):
+        found = set(row[i][there[i]].tolist())
+        assert found and not found & looked and found <= set(range(60))
+
+
+def test_the_agent_begins_as_the_uncertainty_search(bank, perfect, n_frames):
+    posterior = LookPosterior(bank)
+    agent = LookAgent(posterior)
+    ours, theirs = agent.rows(perfect, n_frames, 8, 2), uncertainty_rows(posterior, perfect, n_frames, 8, 2)
+    # The last row of a video is no candidate of the agent's.
+    assert (ours == theirs).float().mean() > 0.9
+
+
+@pytest.mark.slow
+def test_the_agent_learns_from_the_iou_of_its_answers(bank, perfect, n_frames):
+    """Without the posterior it begins with no preference, and what it is paid teaches it to find moments."""
+    posterior = LookPosterior(bank)
+    posterior.weight = 0.5
+    args = LookAgentArgs(steps=25, posterior=False, queries=24, least_looks=6, most_looks=8)
+    before = LookAgent(posterior, args, seed=1)
+    start = miou(bank, posterior, perfect, before.rows(perfect, n_frames, 8, 1))
+    heard = []
+    agent = LookAgent(posterior, args, seed=1).fit(bank, perfect, lambda *words: heard.append(words))
+    assert miou(bank, posterior, perfect, agent.rows(perfect, n_frames, 8, 1)) > start + 0.05
+    assert len(heard) == 25 and heard[-1][:2] == (25, 25) and 0 < heard[-1][2] < 1
+    again = LookAgent(posterior, args, seed=1).fit(bank, perfect)
+    assert all(torch.equal(a, b) for a, b in zip(agent.net.parameters(), again.net.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_the_librarys_agent_trains_and_looks(bank, perfect):
+    pytest.importorskip("sb3_contrib")
+    posterior = LookPosterior(bank)
+    args = LibraryLookArgs(steps=256, num_envs=8, most_looks=5, settings={"n_steps": 8, "batch_size": 32})
+    rows = LibraryLooker(posterior, args).fit(bank, perfect).rows(bank, perfect, torch.arange(20))
+    assert rows.shape == (20, 5) and all(len(set(row) - {-1}) == sum(r >= 0 for r in row) for row in rows.tolist())
+    assert (rows[:, 0] >= 0).all()

@@ -1,0 +1,85 @@
+"""``strong-envs looks``: table, figure, areas, resuming, and its page in the report."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from strong_envs.benchmarks.cli import main
+from strong_envs.benchmarks.commands.looks import looks_of, rows_of
+from strong_envs.benchmarks.looks.result import area, needed
+from strong_envs.features import DataError
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_frontier_and_goes_on_where_it_stopped(tmp_path, capsys):
+    out = tmp_path / "looks"
+    words = [
+        "looks",
+        "--quick",
+        "--features",
+        "long:shapes-v0?clips=2&queries=1&train=6&val=3&test=5",
+        "--looks",
+        "2,4",
+    ]
+    words += ["--rows", "even looks,uncertainty search,look policy", "--out", str(out), "--json"]
+    assert main(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    (world,) = result["worlds"]
+    names = ["even looks", "uncertainty search", "look policy", "all frames"]
+    assert [row["system"] for row in world["rows"]] == names and world["frames"] == 120
+    for row in world["rows"][:-1]:
+        assert [p["looks"] for p in row["points"]] == [2, 4]
+        assert all(p["mIoU"]["low"] <= p["mIoU"]["mean"] <= p["mIoU"]["high"] for p in row["points"])
+        assert row["area"] == pytest.approx(sum(p["mIoU"]["mean"] for p in row["points"]) / 2)
+        assert all(p["looks"] < p["frames"] <= 2 * p["looks"] for p in row["points"])
+    assert {d["b"] for d in world["differences"]} == {"even looks", "uncertainty search"}
+    assert all((out / name).is_file() for name in ("looks.json", "looks.md", "looks.png", "search.png"))
+    cells = sorted((out / "cells").iterdir())
+    before = {file: file.stat().st_mtime_ns for file in cells}
+    cells[0].unlink()
+    assert main(words) == 0
+    again = json.loads(capsys.readouterr().out)["worlds"][0]
+    assert again["rows"] == world["rows"] or "train_seconds" in str(again["rows"])
+    assert all(file.stat().st_mtime_ns == before[file] for file in cells[1:])
+    assert main(["report", str(out)]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") and "uncertainty search" in page and page.count("data:image/png") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--looks", "2,x"], "--looks"),
+        (["--rows", "even"], "--rows"),
+        (["--seeds", "0"], "--seeds"),
+        (["--features", ","], "--features"),
+        (["--budget", "-1"], "--budget"),
+    ],
+)
+def test_bad_input_is_one_sentence(words, said, tmp_path, capsys):
+    assert main(["looks", *words, "--out", str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_numbers_of_looks_suit_the_length_of_the_videos():
+    assert looks_of(None, 60)[-1] == 48 and looks_of(None, 600)[-1] == 120 and looks_of("8, 4,4", 60) == (4, 8)
+    assert looks_of(None, 20) == (2, 3, 4, 6, 8, 10, 12, 16)
+    with pytest.raises(DataError, match="whole numbers"):
+        looks_of("0", 60)
+    assert rows_of("even looks, even looks") == ["even looks"]
+
+
+def test_area_is_the_mean_height_on_the_logarithmic_axis():
+    assert area([2, 4, 16], [0.0, 1.0, 1.0]) == pytest.approx((0.5 + 2) / 3)
+    assert area([2], [0.5]) is None
+
+
+def test_looks_that_are_needed_are_interpolated():
+    points = [{"looks": k, "frames": 2.0 * k, "mIoU": {"mean": v}} for k, v in ((2, 0.2), (8, 0.6), (16, 0.9))]
+    found = needed(points, 0.4, 100)
+    assert found["looks"] == pytest.approx(4.0) and found["frames"] == pytest.approx(8.0)
+    assert found["share_of_frames"] == pytest.approx(0.08)
+    assert needed(points, 0.1, 100)["looks"] == pytest.approx(2) and needed(points, 0.95, 100) is None
