@@ -2,7 +2,7 @@
 
 The scores on the way are of the validation part; the test part is opened when the training has ended, for its result.
 In the folder: ``run.json`` (its options), ``log.csv`` and event files, ``checkpoint.safetensors`` while it trains,
-and at the end ``system.safetensors`` (see `agents.load`) and ``result.json``.
+and at the end ``system.safetensors`` (see `agents.load`) with its model card, and ``result.json``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from strong_envs.agents.model_card import WEIGHTS, Card, card_of, write_card
 from strong_envs.agents.ranges import check_value
 from strong_envs.agents.training.checkpoint import Count
 from strong_envs.features.bank.bank import FeatureBank
@@ -42,7 +43,15 @@ DEFAULTS = {
     "device": "cpu",
 }
 """Options of a run, as stored in run.json."""
-FILES = ("run.json", "log.csv", "checkpoint.safetensors", "system.safetensors", "result.json")
+FILES = (
+    "run.json",
+    "log.csv",
+    "checkpoint.safetensors",
+    "system.safetensors",
+    "system.card.json",
+    "README.md",
+    "result.json",
+)
 """What a run writes; none of them may be there before."""
 MAY_CHANGE = ("device",)
 """Options that may differ when a run is resumed; on another device the result differs in the last bits."""
@@ -132,10 +141,15 @@ def main(args: argparse.Namespace) -> int:
         if not args.resume:
             _check_free(out)
         _write_json(out / "run.json", options)
+
+        def card(trained: Any, bank: FeatureBank) -> Card:
+            told = {"seed": options["seed"], "budget": options["budget"], "settings": arguments, "upper_bound": bound}
+            return card_of(name, trained, train, bank, **told)
+
         if not system.resumable:
-            return _train(system, validation, test, bound, out, args, None)
+            return _train(system, validation, test, bound, out, args, card, None)
         with Session(out / "checkpoint.safetensors", every=args.checkpoint_every, resume=args.resume) as session:
-            return _train(system, validation, test, bound, out, args, session)
+            return _train(system, validation, test, bound, out, args, card, session)
 
 
 def _train(
@@ -145,9 +159,10 @@ def _train(
     bound: bool,
     out: Path,
     args: argparse.Namespace,
+    card_for: Callable[[Any, FeatureBank], Card],
     session: Any,
 ) -> int:
-    """Train, score the test part that ``test`` opens, and write the system and its result."""
+    """Train, score the test part that ``test`` opens, and write the system, its card and its result."""
     from strong_envs.agents.training.logs import Logger
 
     restored = (session.restored if session is not None else None) or {}
@@ -162,7 +177,8 @@ def _train(
             session.watchers.append(evaluator.during)
             system.fit(bar.report, evaluator.after, checkpoint=session)
         bank = test()
-        score = held_out(system, bank, bound)
+        card = card_for(system, bank)
+        score = card.scores["mIoU"]
     except KeyboardInterrupt:
         bar.close()
         if session is None:
@@ -175,7 +191,9 @@ def _train(
     finally:
         bar.close()
         log.close()
-    system.save(str(out / "system.safetensors"))
+    system.save(str(out / WEIGHTS))
+    if (out / WEIGHTS).is_file():  # a system may have nothing to save
+        write_card(out / WEIGHTS, card)
     _write_json(out / "result.json", {"mIoU": score, "history": system.history})
     # Last: after a kill before this line, the checkpoint still leads to the same end.
     with os_errors(f"remove the checkpoint of {shown(out)}"):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from strong_envs.agents.model_card import Card, read_card, weights_file
 from strong_envs.agents.registry import REGISTRY, BaseSystem, with_defaults
 from strong_envs.agents.strong.args import BOUNDS
 from strong_envs.agents.training.checkpoint import check_inputs, load_weights
@@ -44,7 +45,8 @@ class Moment:
     with which STRONG's policy stops in this window, or the score of the best candidate; None where a system has no such
     number. ``boxes`` (n, 4) float32, normalised corners in every feature row, or None where the system does not track.
     ``path`` (moves + 1, 2) float64 seconds, the windows of the episode, the last one being the prediction; None for
-    systems that do not move. ``ranked`` (K, 2) float64 seconds, the candidates of a system that ranks them, best first;
+    systems that do not move. ``frames_seen`` is the share of the video's frames that was read, None where it is not
+    told. ``ranked`` (K, 2) float64 seconds, the candidates of a system that ranks them, best first;
     None for others.
     """
 
@@ -54,13 +56,14 @@ class Moment:
     boxes: np.ndarray | None
     path: np.ndarray | None
     ranked: np.ndarray | None = None
+    frames_seen: float | None = None
 
 
 class Predictor:
     """A trained system loaded for inference; see `load`.
 
     Args:
-        path: a file that the ``save`` of a system wrote.
+        path: a file that the ``save`` of a system wrote, or a folder with ``system.safetensors``.
         features: store in which video ids are looked up; the training store by default.
         device: torch device.
         backbone_weights: a file, for a backbone that does not come as a package.
@@ -81,6 +84,7 @@ class Predictor:
         allow_import: bool = False,
     ) -> None:
         self.device = usable_device(device)
+        path = weights_file(path)
         _, about = load_weights(path)
         check_inputs(about, path)
         self.inputs: dict[str, Any] = about["inputs"]
@@ -115,6 +119,10 @@ class Predictor:
             DataError: an unknown video, features of other sizes than those of the training, or a sentence that cannot
                 be encoded.
         """
+        return self.answer(self.bank_of(video, sentence, duration))
+
+    def bank_of(self, video: Any, sentence: str, duration: float | None = None) -> FeatureBank:
+        """A bank of one video and one sentence, whose truth is unknown; arguments and errors as in `predict`."""
         if not isinstance(sentence, str) or not sentence.strip():
             raise DataError(f"sentence must be a string of words, got {sentence!r}")
         if duration is not None and not (isinstance(duration, Real) and math.isfinite(duration) and duration > 0):
@@ -122,7 +130,10 @@ class Predictor:
         frames, grid, seconds = self._features_of(video, duration)
         if not (np.isfinite(seconds) and seconds > 0):
             raise DataError(f"duration must be a positive number of seconds, got {seconds}")
-        bank = self._bank(frames, grid, seconds, [sentence], None)
+        return self._bank(frames, grid, seconds, [sentence], None)
+
+    def answer(self, bank: FeatureBank) -> Moment:
+        """The moment of the first query of a bank, as `bank_of` makes it."""
         out = self.system.predict(bank)
         start, end = out.spans[0].tolist()
         if not (math.isfinite(start) and math.isfinite(end)):
@@ -138,7 +149,13 @@ class Predictor:
             None if out.boxes is None else out.boxes.cpu().numpy(),
             path,
             None if out.ranked is None else _present(out.ranked[0].cpu().numpy()),
+            None if out.frames_seen is None else float(out.frames_seen[0]),
         )
+
+    @cached_property
+    def card(self) -> Card | None:
+        """The model card beside the weights; None where there is none."""
+        return read_card(self.path)
 
     # Features -------------------------------------------------------------------------------------------------------
 
@@ -249,7 +266,7 @@ def load(
     """Load a trained system for inference; see `Predictor`.
 
     Args:
-        path: a file that the ``save`` of a system wrote.
+        path: a file that the ``save`` of a system wrote, or a folder with ``system.safetensors``.
         features: store in which video ids are looked up.
         device: torch device.
         backbone_weights: a file, for a backbone that does not come as a package.
@@ -274,12 +291,13 @@ def load_system(path: str | os.PathLike, bank: FeatureBank) -> BaseSystem:
     """Read a file that the ``save`` of any registered system wrote.
 
     Args:
-        path: a file of weights.
+        path: a file of weights, or a folder with ``system.safetensors``.
         bank: gives the device and must have the features of the training.
 
     Raises:
         DataError: no such file, a kind of system that is not registered here, other features.
     """
+    path = weights_file(path)
     kind = kind_of(load_weights(path)[1])
     known = kinds()
     if kind not in known:

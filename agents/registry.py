@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from strong_envs.agents.search_space import Space
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError, nearest
 
@@ -198,6 +199,8 @@ class SystemSpec:
     needs_boxes: bool = False
     needs_objects: bool = False
     """Needs detector features, the store's tensor ``objects``."""
+    needs_channels: tuple[str, ...] = ()
+    """Names of channels of the grid that it reads, as the store's backbone lists them."""
     needs_training: bool = True
     ranks_candidates: bool = False
     tracks_boxes: bool = False
@@ -212,6 +215,8 @@ class SystemSpec:
     """What it is given of a video and a query to predict: one of `SEES`; empty where it is not known."""
     learns_from: str = ""
     """What of the training part it is trained with: one of `LEARNS_FROM`; empty where it is not known."""
+    space: Space = field(default_factory=dict)
+    """The settings that ``strong-envs tune`` chooses; empty for a system that is not tuned."""
 
     def __post_init__(self) -> None:
         for what, value, valid in (("sees", self.sees, SEES), ("learns_from", self.learns_from, LEARNS_FROM)):
@@ -300,6 +305,10 @@ def incompatibility(name: str, bank: FeatureBank, training: bool = True) -> str 
         return f"{name} needs videos, and {bank.name!r} has annotations alone; systems without videos are {able}"
     if spec.needs_grid and not bank.has_grid:
         return f"{name} needs a spatial grid, which {bank.name!r} does not have; extract it with --grid"
+    backbone = bank.store.manifest.get("backbone")
+    channels = backbone.get("channels", ()) if isinstance(backbone, Mapping) else ()
+    if missing := [channel for channel in spec.needs_channels if channel not in channels]:
+        return f"{name} reads channels of the default world by name, and {bank.name!r} lacks {missing[0]!r} and others"
     if spec.needs_boxes and not bank.has_boxes:
         return f"{name} needs a true box track for every query, which {bank.name!r} does not have"
     if training and (count := len(bank.video.unique())) < spec.needs_videos:

@@ -12,6 +12,7 @@ from typing import Any
 from strong_envs import features
 from strong_envs.agents.cli import held_out
 from strong_envs.agents.inference import WEIGHTS
+from strong_envs.agents.model_card import card_of, write_card
 from strong_envs.agents.overrides import check_settings, parse_settings, with_settings
 from strong_envs.agents.ranges import check_value
 from strong_envs.agents.registry import make
@@ -68,5 +69,7 @@ def main(args: argparse.Namespace) -> int:
         if session.path is not None:
             session.path.unlink(missing_ok=True)
     test = features.load(store, "test")
-    print(f"{args.out}: mIoU {held_out(system, test):.3f} on {len(test)} test queries of {test.store.name}")
+    card = card_of(SYSTEM, system, bank, test, seed=args.seed, budget=args.budget, settings=settings)
+    write_card(args.out, card, readme=False)
+    print(f"{args.out}: mIoU {card.scores['mIoU']:.3f} on {len(test)} test queries of {test.store.name}")
     return 0

@@ -17,6 +17,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Train and compare": {
         "run": ("benchmarks.commands.run", "train systems, score them beside baselines, write table and figures"),
         "train": ("agents.cli", "train one system, with a log and checkpoints"),
+        "tune": (
+            "benchmarks.tuning.command",
+            "choose settings on the validation part, as many trials for every system",
+        ),
         "looks": ("benchmarks.commands.looks", "quality over the number of frames that a search looks at"),
         "references": ("benchmarks.commands.references", "score baselines that ignore the video"),
     },
@@ -32,8 +36,14 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "report": ("benchmarks.commands.report", "write one HTML page with tables, figures and episodes"),
         "compare": ("benchmarks.commands.compare", "print paired differences between systems of two result files"),
         "aggregate": ("benchmarks.commands.aggregate", "print systems over several data sets"),
+        "recompute": ("benchmarks.results.recompute", "compute the rows of a result file again from what it holds"),
         "episode": ("benchmarks.commands.episode", "draw one query, step by step"),
         "videos": ("benchmarks.commands.videos", "write videos of held-out queries with tracked boxes"),
+    },
+    "Show and share": {
+        "demo": ("benchmarks.demo.command", "open a local page that searches your video"),
+        "gallery": ("benchmarks.sharing.gallery", "write a GIF of every environment"),
+        "offline-data": ("benchmarks.sharing.offline_data", "record episodes as a data set of Minari"),
     },
     "Experiments of the paper": {
         "table1": ("benchmarks.commands.paper_tables", "Table 1: comparison of the systems"),
@@ -47,6 +57,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "pooling": ("benchmarks.speed.pooling", "attention and spatial pyramids against direct implementations"),
         "replay": ("benchmarks.speed.replay", "replay of indices against replay of observations"),
         "scale": ("benchmarks.speed.scale", "memory and steps per second at the size of Charades-STA"),
+        "device": ("benchmarks.speed.device", "equality, speed, waits, precision and training on an accelerator"),
     },
     "Maintenance of this project": {
         "document": ("benchmarks.commands.document", "update tables and figures in the documents from result files"),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from strong_envs.benchmarks.execution.job import check_arguments
+from strong_envs.benchmarks.execution.job import EVALUATIONS, check_arguments
 from strong_envs.benchmarks.metrics.definitions import COMPARISONS, THRESHOLDS
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import check_output, os_errors, shown
@@ -73,6 +73,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "repeatable",
     )
     systems.add_argument(
+        "--boxes",
+        metavar="SOURCE",
+        help="trained STRONG whose boxes rows NAME+boxes look through: folder of a finished run, FILE.safetensors, "
+        "or pretrained",
+    )
+    systems.add_argument(
+        "--tuned",
+        metavar="FILE",
+        help="use the settings that strong-envs tune chose, and say so in the table; --set has the last word",
+    )
+    systems.add_argument(
         "--multi-scale", action="store_true", help="add finer moves, for long videos with short moments"
     )
 
@@ -82,6 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     training.add_argument(
         "--budget", type=float, default=1.0, metavar="FACTOR", help="factor on the training steps (%(default)s)"
+    )
+    training.add_argument(
+        "--evaluations",
+        type=int,
+        metavar="N",
+        help="scores on validation within each stage of a training, for the learning curves "
+        f"(default: {EVALUATIONS} where there is a validation part)",
     )
     training.add_argument(
         "--quick", action="store_true", help="a trial: small data, one seed, a twentieth of the training steps"

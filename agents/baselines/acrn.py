@@ -28,9 +28,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from strong_envs.agents.baselines.ctrl import SPACE as CTRL_SPACE
 from strong_envs.agents.baselines.ctrl import Ctrl, CtrlArgs
 from strong_envs.agents.baselines.ranking import Inputs, WindowNet
 from strong_envs.agents.registry import SystemSpec, register
+from strong_envs.agents.search_space import OneOf, Space
 from strong_envs.features.errors import DataError
 
 
@@ -38,15 +40,20 @@ from strong_envs.features.errors import DataError
 class AcrnArgs(CtrlArgs):
     """Arguments of `Acrn`."""
 
-    steps: int = 1500
     batch: int = 30
     pool: int = 8
     """Neighbouring numbers that are averaged before the products, paper 16; divides ``embedding``."""
+
+    contexts: bool = True
+    """Whether the sentence weighs the contexts and the clip, as published; False leaves the clip alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.embedding % self.pool:
             raise DataError(f"pool must divide the embedding, {self.embedding}; got {self.pool}")
+
+
+SPACE: Space = {**CTRL_SPACE, "pool": OneOf(4, 8, 16), "contexts": OneOf(True, False)}
 
 
 def memory_attention(parts: Tensor, sentences: Tensor) -> Tensor:
@@ -81,6 +88,7 @@ class AcrnNet(WindowNet):
 
     def __init__(self, inputs: Inputs, args: AcrnArgs) -> None:
         super().__init__(inputs)
+        self.contexts = args.contexts
         self.part = nn.Linear(inputs.frame_dim, args.embedding)
         self.sentence = nn.Linear(inputs.query_dim, args.embedding)
         self.fusion = TensorFusion(args.embedding, args.hidden, args.pool)
@@ -89,8 +97,7 @@ class AcrnNet(WindowNet):
         """Clips (1 or B, N, 3, D) and sentences (B, Dq): every clip with the sentence of its row, (B, N, 3)."""
         parts = self.part(self.inputs.visual(clips))
         s = self.sentence(self.inputs.sentence(sentences))
-        weights = memory_attention(parts, s)
-        v = (weights[..., None, :] @ parts).squeeze(-2)
+        v = (memory_attention(parts, s)[..., None, :] @ parts).squeeze(-2) if self.contexts else parts[..., 1, :]
         return self.fusion(F.normalize(v, dim=-1), F.normalize(s, dim=-1))
 
 
@@ -111,5 +118,6 @@ register(
         ranks_candidates=True,
         sees="whole frames",
         learns_from="window labels",
+        space=SPACE,
     )
 )

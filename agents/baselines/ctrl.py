@@ -37,9 +37,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from strong_envs.agents.baselines.candidates import context_means, draw, moved, nearest_truth, tall_positives
+from strong_envs.agents.baselines.candidates import best_iou, context_means, draw, moved, nearest_truth, tall_positives
 from strong_envs.agents.baselines.ranking import Inputs, SlidingWindowSystem, WindowArgs, WindowNet, masks_by_sample
 from strong_envs.agents.registry import SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.features.bank.bank import FeatureBank
 
 
@@ -47,6 +48,7 @@ from strong_envs.features.bank.bank import FeatureBank
 class CtrlArgs(WindowArgs):
     """Arguments of `Ctrl`."""
 
+    steps: int = 8000
     lr: float = 5e-3
     embedding: int = 128
     """Size of the common space; paper 1024."""
@@ -61,6 +63,21 @@ class CtrlArgs(WindowArgs):
     weight_decay: float = 0.1
     positive_iou: float = 0.5
     positive_outside: float = 0.15
+    intra: float = 0.0
+    """Weight of windows of the same video below ``negative_iou`` as further negatives. As published there are none:
+    nothing in the loss compares two windows of one video."""
+    negative_iou: float = 0.5
+
+
+SPACE: Space = {
+    "lr": Between(1e-3, 2e-2),
+    "weight_decay": Between(1e-3, 1.0),
+    "embedding": OneOf(64, 128, 256),
+    "hidden": OneOf(64, 128, 256),
+    "context": Between(0.02, 0.2),
+    "input_dropout": OneOf(None, 0.0, 0.3),
+    "intra": OneOf(0.0, 1.0),
+}
 
 
 class Fusion(nn.Module):
@@ -143,7 +160,17 @@ class Ctrl(SlidingWindowSystem):
         clips = context_means(self.seen(bank), samples, windows[:, None], self.args.context)
         offsets = nearest_truth(windows, bank.truth[samples]) - windows
         outputs = self.net(clips.transpose(0, 1), bank.query[samples])
-        return alignment_loss(outputs, offsets.to(outputs.dtype), self.args.regression)
+        loss = alignment_loss(outputs, offsets.to(outputs.dtype), self.args.regression)
+        return loss + self.args.intra * self._own_negatives(samples, generator) if self.args.intra else loss
+
+    def _own_negatives(self, samples: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss of one other window of each sentence's own video, as light as one negative of a batch."""
+        bank = self.bank
+        far = best_iou(self.windows, bank.truth[samples]) < self.args.negative_iou
+        far[:, 0] |= ~far.any(-1)
+        windows = self.windows[draw(far, generator)]
+        clips = context_means(self.seen(bank), samples, windows[:, None], self.args.context)
+        return F.softplus(self.net(clips, bank.query[samples])[:, 0, 0]).mean() / len(samples)
 
     def score(self, bank: FeatureBank, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Alignment scores, and the windows moved by their offsets (point 6)."""
@@ -165,5 +192,6 @@ register(
         ranks_candidates=True,
         sees="whole frames",
         learns_from="window labels",
+        space=SPACE,
     )
 )

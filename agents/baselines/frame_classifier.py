@@ -22,16 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from strong_envs import features
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import inside_shares
+from strong_envs.agents.training.early_stopping import validation_part
 from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
-from strong_envs.features.validation import VALIDATION
 
 DROPOUTS = (0.0, 0.5)
 """What ``dropout=None`` chooses from on validation: features of drawn objects need none, those of real footage much."""
@@ -71,6 +71,16 @@ class FrameClassifierArgs(RankArgs):
         FrameAttentionArgs(objective=self.objective)
 
 
+SPACE: Space = {
+    "lr": Between(1e-3, 3e-2),
+    "hidden": OneOf(16, 32, 64),
+    "inside_hidden": OneOf(16, 32, 64),
+    "change": OneOf(0.0, 0.03, 0.05, 0.1),
+    "objective": OneOf("labels", "both"),
+    "weight_decay": Between(0.01, 1.0),
+}
+
+
 class FrameClassifierNet(WindowNet):
     """Frame attentions that differ in dropout, one after the training, and the posterior over windows."""
 
@@ -95,6 +105,15 @@ class FrameClassifier(WindowSystem):
     clip = 1.0
     args: FrameClassifierArgs
     net: FrameClassifierNet
+    _open = False
+    """Whether a training is on its way."""
+
+    @classmethod
+    def check_arguments(cls, **arguments: Any) -> None:
+        """Raise `DataError` for arguments outside their range, and for boxes, which it does not look through."""
+        super().check_arguments(**arguments)
+        if arguments.get("boxes", "frame") != "frame":
+            raise DataError("frame classifier reads all cells of a frame; boxes must stay 'frame'")
 
     @property
     def needs_cells(self) -> bool:
@@ -124,7 +143,7 @@ class FrameClassifier(WindowSystem):
 
     def examples(self) -> Tensor:
         """All samples. Prepares the looks at the validation part as well."""
-        self._val = validation_part(self.bank)
+        self._val, self._open = validation_part(self.bank), True
         self._best: list[tuple[float, dict[str, Any]]] = [(float("inf"), {})] * len(self.net.rivals)
         return torch.ones(len(self.bank), dtype=torch.bool, device=self.bank.device)
 
@@ -168,11 +187,17 @@ class FrameClassifier(WindowSystem):
             rivals = [rivals[chosen]]
         self.net.rivals = nn.ModuleList(rivals)
         self.args = replace(self.args, dropout=rivals[0].dropout)
+        self._open = False
+        self._fit_posterior()
+
+    def _fit_posterior(self) -> None:
+        """Fit the posterior to the scores of the frame attention that predicts."""
         self.net.eval()
         bank = self.bank if self._val is None else self._val
         samples = spread(len(bank), JUDGED, bank.device)
+        attention = self.net.frame_attention
         with torch.no_grad():
-            scores = torch.cat([rivals[0].logits(bank, part, self.args.cells) for part in samples.split(50)])
+            scores = torch.cat([attention.logits(bank, part, self.args.cells) for part in samples.split(50)])
         self.net.posterior.fit_lengths(self.bank.truth)
         self.net.posterior.fit(scores, bank.truth[samples])
 
@@ -182,6 +207,19 @@ class FrameClassifier(WindowSystem):
         return self.net.posterior.expected_iou(logits), self.windows.expand(len(samples), -1, -1)
 
     def _predict(self, bank: FeatureBank) -> Prediction:
+        if not self._open:
+            return self._answers(bank)
+        # On the way, for the learning curve: the rival that is ahead answers as it would if training ended now.
+        rivals = self._rivals()
+        ahead = min(range(len(rivals)), key=lambda i: self._best[i][0])
+        self.net.rivals = nn.ModuleList([rivals[ahead]])
+        try:
+            self._fit_posterior()
+            return self._answers(bank)
+        finally:
+            self.net.rivals = nn.ModuleList(rivals)
+
+    def _answers(self, bank: FeatureBank) -> Prediction:
         found = super()._predict(bank)
         return found if self.args.whole_frames else replace(found, boxes=self.net.frame_attention.boxes(bank))
 
@@ -210,13 +248,6 @@ class FrameClassifier(WindowSystem):
             raise DataError(f"frame classifier was made for cells of {made} numbers; {bank.name!r} has {given}")
 
 
-def validation_part(bank: FeatureBank) -> FeatureBank | None:
-    """The validation part of a training bank's store; None where the store names none."""
-    if bank.split in (None, VALIDATION) or VALIDATION not in bank.store.splits:
-        return None
-    return features.load(bank.store, VALIDATION, bank.device, memory=bank.memory, dtype=bank.dtype)
-
-
 def spread(count: int, most: int, device: torch.device) -> Tensor:
     """Up to ``most`` of ``count`` samples, evenly spread: (n,) int64."""
     return torch.linspace(0, count - 1, min(count, most), device=device).round().to(torch.int64)
@@ -232,6 +263,7 @@ register(
         tracks_boxes=True,
         sees="grid",
         learns_from="frame labels",
+        space=SPACE,
     )
 )
 register(
@@ -243,5 +275,6 @@ register(
         defaults={"whole_frames": True},
         sees="whole frames",
         learns_from="frame labels",
+        space=SPACE,
     )
 )

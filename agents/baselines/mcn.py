@@ -43,6 +43,7 @@ from strong_envs.agents.baselines.ranking import (
     masks_by_sample,
 )
 from strong_envs.agents.registry import SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.features.bank.bank import FeatureBank
 
 
@@ -50,7 +51,7 @@ from strong_envs.features.bank.bank import FeatureBank
 class McnArgs(WindowArgs):
     """Arguments of `Mcn`."""
 
-    steps: int = 2000
+    steps: int = 8000
     batch: int = 120
     lr: float = 0.05
     visual: int = 500
@@ -69,6 +70,17 @@ class McnArgs(WindowArgs):
     """Windows below this IoU with every true window are other moments; 1 takes all but the moment's own."""
     positive_iou: float = 0.5
     """Sentences whose own window has a lower IoU with the truth are left out of the training."""
+
+
+SPACE: Space = {
+    "lr": Between(5e-3, 0.5),
+    "visual": OneOf(250, 500, 1000),
+    "embedding": OneOf(50, 100, 200),
+    "dropout": OneOf(0.0, 0.1, 0.3),
+    "margin": Between(0.03, 1.0),
+    "negative_iou": OneOf(0.3, 0.5, 0.7),
+    "input_dropout": OneOf(None, 0.0, 0.3),
+}
 
 
 class McnNet(WindowNet):
@@ -176,5 +188,6 @@ register(
         needs_videos=2,
         sees="whole frames",
         learns_from="window labels",
+        space=SPACE,
     )
 )

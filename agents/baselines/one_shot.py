@@ -27,6 +27,7 @@ from strong_envs.agents.baselines.candidates import best_iou, window_means
 from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, WindowSystem
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 
@@ -52,6 +53,15 @@ class OneShotArgs(RankArgs):
     """Share of the training videos held out for early stopping; 0 trains on all and keeps the last weights."""
     check_every: int = 25
     """Updates between two evaluations on these videos."""
+
+
+SPACE: Space = {
+    "lr": Between(3e-4, 1e-2),
+    "hidden": OneOf(32, 64, 128, 256),
+    "dropout": OneOf(0.2, 0.5, 0.7),
+    "weight_decay": Between(0.01, 10.0),
+    "batch": OneOf(64, 256),
+}
 
 
 class OneShotNet(WindowNet):
@@ -220,6 +230,7 @@ register(
         defaults={"sees": False},
         sees="sentences",
         learns_from="window labels",
+        space=SPACE,
     )
 )
 register(
@@ -230,5 +241,6 @@ register(
         ranks_candidates=True,
         sees="whole frames",
         learns_from="window labels",
+        space=SPACE,
     )
 )

@@ -4,7 +4,7 @@ In the order of the paper: the state of a step is one vector z of the sentence, 
 location; a GRU carries the memory; actor and critic read it. From z itself the network also predicts the
 IoU of the window and the true location. Known from the paper and from public code; the sizes of ``preset="paper"`` are
 theirs. The dynamics are options of the environment: moves of n / 10 (``step_scale=2``), ten steps, phi = .001, the
-reward ``"read"``, an invalid move ends the episode.
+reward ``"read"``, and a move over the edge of the video is cut off there.
 
 Deviations, all presets:
 
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns, nearest_truth
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.rollout import localise
 from strong_envs.temporal.env import TemporalMomentVectorEnv
@@ -41,8 +42,8 @@ from strong_envs.temporal.task import TemporalConfig, TemporalTask
 class ReadArgs:
     """Arguments of `Read`; the defaults are ``preset="default"``."""
 
-    steps: int = 640_000
-    """Environment steps to train for."""
+    steps: int = 12_160_000
+    """Environment steps to train for: 19,000 updates, as in the public code."""
     num_envs: int = 64
     """Episodes that run side by side; an update follows every ``max_steps`` steps of all of them."""
     lr: float = 4e-3
@@ -73,6 +74,14 @@ class ReadArgs:
         check_fields(self)
 
 
+SPACE: Space = {
+    "lr": Between(5e-4, 1e-2),
+    "gamma": Between(0.0, 0.9, log=False),
+    "entropy": Between(0.003, 0.3),
+    "value_weight": Between(0.1, 2.0),
+    "hidden": OneOf(64, 128, 256),
+    "num_envs": OneOf(32, 64, 128),
+}
 PAPER = ReadArgs(
     lr=1e-3,
     decay=False,
@@ -83,7 +92,7 @@ PAPER = ReadArgs(
     standardise=False,
     exploring_starts=False,
 )
-ENV = TemporalConfig(step_scale=2.0, max_steps=10, phi=0.001, reward="read", invalid="terminate")
+ENV = TemporalConfig(step_scale=2.0, max_steps=10, phi=0.001, reward="read", invalid="clip")
 
 
 class ReadNetwork(nn.Module):
@@ -203,33 +212,41 @@ class Read(TemporalSystem):
         self, env: TemporalMomentVectorEnv, task: TemporalTask, length: int, generator: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses of ``length`` steps of all environments, and the mean reward."""
-        network = self.network
+        network, hidden = self.network, self.args.hidden
         # All episodes start together, so that none is truncated but at the last step.
         env.reset()
-        memory = torch.zeros((env.num_envs, self.args.hidden), device=task.bank.device)
-        rows: dict[str, list[Tensor]] = {name: [] for name in ("logits", "value", "z", "action", "iou", "truth")}
-        rewards, ends = [], []
-        for _ in range(length):
-            state = env.state()
-            where = state["sample"], state["start"], state["end"]
-            logits, value, memory, z = network(env.observe_state(state), memory)
-            action = gumbel_sample(logits.detach(), generator)
-            _, reward, terminated, _, _ = env.step(action)
-            rewards.append(reward)
-            ends.append(terminated)
-            final = memory
-            memory = memory * (~terminated).to(memory.dtype)[:, None]
-            iou = task.iou(*where, "clamped").to(torch.float32)
-            step = (logits, value, z, action, iou, nearest_truth(task, *where))
-            for name, part in zip(rows, step, strict=True):
-                rows[name].append(part)
+        memory = torch.zeros((env.num_envs, hidden), device=task.bank.device)
+        states: list[dict[str, Tensor]] = []
+        windows: list[tuple[Tensor, Tensor, Tensor]] = []
+        actions, rewards, ends = [], [], []
+        # The episodes run without gradients. Then the layers before the memory see all their states as one batch.
         with torch.no_grad():
+            for _ in range(length):
+                state = env.state()
+                windows.append((state["sample"], state["start"], state["end"]))
+                states.append({name: part.clone() for name, part in env.observe_state(state).items()})
+                logits, _, memory, _ = network(states[-1], memory)
+                actions.append(gumbel_sample(logits, generator))
+                _, reward, terminated, _, _ = env.step(actions[-1])
+                rewards.append(reward)
+                ends.append(terminated)
+                final = memory
+                memory = memory * (~terminated).to(memory.dtype)[:, None]
             _, last, _, _ = network(env.observe_state(env.reached), final)
         returns = n_step_returns(torch.stack(rewards), torch.stack(ends), last, self.args.gamma).flatten()
-        flat = {name: torch.cat(parts) for name, parts in rows.items()}
-        iou_pair = network.iou(flat["z"]).squeeze(-1), flat["iou"]
-        location_pair = network.location(flat["z"]), flat["truth"]
-        losses = read_loss(flat["logits"], flat["value"], flat["action"], returns, iou_pair, location_pair, self.args)
+        z = network.state({name: torch.cat([state[name] for state in states]) for name in states[0]})
+        memory = torch.zeros_like(memory)
+        passed = []
+        for seen, terminated in zip(z.split(env.num_envs), ends, strict=True):
+            memory = network.memory(seen, memory)
+            passed.append(memory)
+            memory = memory * (~terminated).to(memory.dtype)[:, None]
+        known = torch.cat(passed)
+        sample, start, end = (torch.cat(parts) for parts in zip(*windows, strict=True))
+        iou_pair = network.iou(z).squeeze(-1), task.iou(sample, start, end, "clamped").to(torch.float32)
+        location_pair = network.location(z), nearest_truth(task, sample, start, end)
+        logits, value = network.policy(known), network.value(known).squeeze(-1)
+        losses = read_loss(logits, value, torch.cat(actions), returns, iou_pair, location_pair, self.args)
         return losses, torch.stack(rewards).mean()
 
     def locate(self, task: TemporalTask, samples: Tensor) -> Prediction:
@@ -246,5 +263,6 @@ register(
         "READ: recurrent actor-critic with multi-task heads",
         sees="whole frames",
         learns_from="own rewards",
+        space=SPACE,
     )
 )

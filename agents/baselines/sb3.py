@@ -28,6 +28,7 @@ from strong_envs.adapters.sb3 import vec_env
 from strong_envs.agents.baselines.sequential import TemporalSystem, standardiser_batch
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.core.observations import flat
 from strong_envs.features.errors import DataError
 from strong_envs.rollout import localise
@@ -79,6 +80,14 @@ class LibraryArgs:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+SPACE: Space = {
+    "lr": Between(1e-4, 1e-2),
+    "gamma": Between(0.0, 0.9, log=False),
+    "num_envs": OneOf(32, 64, 128, 256),
+    "exploring_starts": OneOf(True, False),
+}
 
 
 class LibraryAgent(TemporalSystem):
@@ -300,5 +309,6 @@ for _kind, _words in (
             f"{_words} of Stable-Baselines3 on the temporal level",
             sees="whole frames",
             learns_from="own rewards",
+            space=SPACE,
         )
     )

@@ -20,7 +20,6 @@ The dynamics are those of `TemporalTask` with the table `spans.tree_table`: far 
 Deviations, all presets:
 
 - *A little* is one feature unit of 16 frames in the code; n / 40 is that in a video of some 30 seconds.
-- A move over the video's edge is refused, as in all systems here; the code cuts the window off at the edge.
 - The window is seen as means of itself and its context; the code concatenates ten of its frames.
 - The advantage is detached and returns are bootstrapped with the value after the last step, both as in
   `agents.baselines.read`;
@@ -42,6 +41,7 @@ from torch import Tensor, nn
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
 from strong_envs.features.bank.bank import FeatureBank
@@ -64,7 +64,7 @@ BRANCHES = {
 class TspPrlArgs:
     """Arguments of `TspPrl`; the defaults are ``preset="default"``."""
 
-    steps: int = 640_000
+    steps: int = 1_280_000
     """Environment steps to train for, root and leaves together."""
     num_envs: int = 32
     """Episodes that run side by side; an update follows every ``max_steps`` steps of all of them."""
@@ -93,6 +93,14 @@ class TspPrlArgs:
         check_fields(self)
 
 
+SPACE: Space = {
+    "lr": Between(5e-4, 1e-2),
+    "gamma": Between(0.0, 0.9, log=False),
+    "entropy": Between(0.003, 0.3),
+    "value_weight": Between(0.1, 2.0),
+    "hidden": OneOf(64, 128, 256),
+    "num_envs": OneOf(16, 32, 64),
+}
 PAPER = TspPrlArgs(
     num_envs=16,
     switch=200,
@@ -107,7 +115,7 @@ PAPER = TspPrlArgs(
     standardise=False,
     exploring_starts=False,
 )
-ENV = TemporalConfig(step_scale=2.0, phi=0.0)
+ENV = TemporalConfig(step_scale=2.0, phi=0.0, invalid="clip")
 
 
 class TreeTask(TemporalTask):
@@ -317,7 +325,7 @@ class TspPrl(TemporalSystem):
     def best_branch(task: TemporalTask, samples: Tensor, start: Tensor, end: Tensor, every: Tensor) -> Tensor:
         """The highest IoU (B,) that one of the actions (B, 5) would lead to."""
         samples, start, end = (x.repeat_interleave(every.shape[1]) for x in (samples, start, end))
-        start, end, _ = spans.move(start, end, every.flatten(), task.table, task.config.total)
+        start, end, _ = spans.move(start, end, every.flatten(), task.table, task.config.total, task.beyond)
         return task.iou(samples, start, end).view(every.shape).amax(-1)
 
     @torch.no_grad()
@@ -343,5 +351,6 @@ register(
         "TSP-PRL: a tree of sixteen moves, root and leaves trained in turns",
         sees="whole frames",
         learns_from="own rewards",
+        space=SPACE,
     )
 )

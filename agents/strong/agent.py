@@ -55,7 +55,16 @@ from strong_envs.agents.strong.levels.ddpg import DDPG
 from strong_envs.agents.strong.levels.dqn import DQN
 from strong_envs.agents.strong.levels.level import Level
 from strong_envs.agents.strong.levels.training import train
-from strong_envs.agents.strong.stored import Header, Progress, has_values, layer_widths, lean_args, unused_weights
+from strong_envs.agents.strong.stored import (
+    KNOWN_SENTENCES,
+    Header,
+    Progress,
+    has_values,
+    known_of,
+    layer_widths,
+    lean_args,
+    unused_weights,
+)
 from strong_envs.agents.training.checkpoint import (
     check_widths,
     header_of,
@@ -65,6 +74,7 @@ from strong_envs.agents.training.checkpoint import (
     save_weights,
 )
 from strong_envs.agents.training.loop import run, split
+from strong_envs.agents.training.sentences import KnownWords
 from strong_envs.agents.training.session import Session
 from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
@@ -130,6 +140,7 @@ class Strong(CoupledLevels):
         if args.boxes in BOUNDS and not bank.has_boxes:
             raise DataError(f"boxes={args.boxes!r} needs a true box track for every query, which {bank.name!r} lacks")
         self.args, self.bank = args, bank
+        self.words = KnownWords(bank.query)
         self.history = []
         self.lean = False
         self._crossed: tuple[int, FrameScores] | None = None
@@ -268,6 +279,8 @@ class Strong(CoupledLevels):
         tensors = {f"{name}{k}": v for name, part in self._parts() for k, v in part.state_dict().items()}
         if lean:
             tensors = {k: v for k, v in tensors.items() if not k.startswith(unused_weights(self.args))}
+        if len(self.words.known):
+            tensors[KNOWN_SENTENCES] = self.words.known
         about = {"system": "Strong", "args": asdict(self.args), "history": self.history, "turn": self.turn}
         save_weights(path, tensors, about | {"lean": lean, "inputs": inputs_of(self.bank)})
 
@@ -287,6 +300,7 @@ class Strong(CoupledLevels):
             # Weights that were left out keep their initial values; predictions do not use them.
             args = lean_args(args)
         system = cls.of(bank, args)
+        system.words = KnownWords(known_of(tensors, bank.query_dim, path))
         system.history, system.turn, system.lean = header.history, header.turn, header.lean
         for name, level in system._parts():
             part = split(tensors, name)

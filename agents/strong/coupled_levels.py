@@ -22,6 +22,7 @@ from strong_envs.agents.strong.levels.ddpg import DDPG, DDPGArgs
 from strong_envs.agents.strong.levels.dqn import DQN, DQNArgs
 from strong_envs.agents.strong.levels.full_feedback import FullFeedback, FullFeedbackArgs
 from strong_envs.agents.strong.levels.level import Level, LevelArgs
+from strong_envs.agents.training.sentences import KnownWords
 from strong_envs.core import boxes as box_ops
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
@@ -44,9 +45,12 @@ class CoupledLevels(BaseSystem):
         temporal, spatial: the levels' agents; ``spatial`` is None without a tracker.
         cell_attention, frame_attention: see the modules; None where the arguments ask for none.
         task: the temporal level's task with its training boxes.
+        words: brings sentences in other words than those of the training into these, where there are few
+            (`agents.training.sentences`).
     """
 
     args: StrongArgs
+    words: KnownWords
     bank: FeatureBank
     turn: int
     temporal: Level
@@ -109,7 +113,8 @@ class CoupledLevels(BaseSystem):
         """What learnt boxes follow: the attention inside the temporal critic, or that of frame labels."""
         if self.frame_attention is not None:
             return FrameScores(self.frame_attention, bank)
-        return None if self.cell_attention is None else AttendedFeatures(bank, self.cell_attention)
+        # A frame attention reads unknown words itself.
+        return None if self.cell_attention is None else AttendedFeatures(self.words.bank(bank), self.cell_attention)
 
     def _training_scores(self, turn: int) -> Scores | None:
         """What learnt boxes follow in training: where clips recur in several videos, a cross-fitted frame attention."""
@@ -129,7 +134,7 @@ class CoupledLevels(BaseSystem):
         frame_logits: Tensor | None = None,
     ) -> TemporalTask:
         """The temporal level over boxes; ``frame_logits`` where they are known. Before the first turn they are 0."""
-        config = self.args.temporal_env
+        config, given, bank = self.args.temporal_env, bank, self.words.bank(bank)
         if self.cell_attention is not None:
             if isinstance(boxes, str) and boxes != "frame":
                 boxes = packed_boxes(LocalFeatures(bank, boxes))
@@ -143,7 +148,7 @@ class CoupledLevels(BaseSystem):
             if frame_logits is None:
                 known = scores if isinstance(scores, FrameScores) else None
                 if known is None and self.turn and self.frame_attention is not None:
-                    known = FrameScores(self.frame_attention, bank)
+                    known = FrameScores(self.frame_attention, given)
                 frame_logits = torch.zeros(int(local.rows[-1])) if known is None else known.logits
             return FrameScoresTask(bank, local, config, frame_logits.to(bank.device))
         # Frames are a visual part, which a blind agent does not observe.

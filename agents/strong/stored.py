@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
+import torch
+from torch import Tensor
 
 from strong_envs.agents.strong.args import StrongArgs, changed_args
 from strong_envs.agents.strong.levels.ddpg import DDPGArgs
 from strong_envs.agents.strong.levels.dqn import DQNArgs
 from strong_envs.agents.strong.levels.level import LevelArgs
+from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import shown
+
+KNOWN_SENTENCES = "known sentences"
+"""The tensor of a saved system that holds the sentences of its training, where these are few."""
 
 
 class Progress(msgspec.Struct):
@@ -74,6 +81,23 @@ def unused_weights(args: StrongArgs) -> tuple[str, ...]:
         if not _acts_by_values(level):
             unused.append(f"{name}.critic.")
     return tuple(unused)
+
+
+def known_of(tensors: dict[str, Tensor], query_dim: int, path: str) -> Tensor:
+    """The training's sentences (K, Dq) of a saved system; none where they were too many to mix.
+
+    Raises:
+        DataError: the tensor has another shape or numbers that are not finite.
+    """
+    known = tensors.get(KNOWN_SENTENCES)
+    if known is None:
+        return torch.zeros(0, query_dim)
+    if known.dim() != 2 or known.shape[1] != query_dim or not bool(known.isfinite().all()):
+        raise DataError(
+            f"{shown(path)} has unusable {KNOWN_SENTENCES!r}: finite numbers of shape (sentences, {query_dim}) are "
+            f"expected, got {tuple(known.shape)}"
+        )
+    return known
 
 
 def has_values(args: StrongArgs, lean: bool) -> bool:

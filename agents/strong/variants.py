@@ -24,20 +24,51 @@ Each differs from its neighbour in the part that its name says and in nothing el
 | DDPG on GT boxes | GT boxes | DDPG instead of double DQN (upper bound) |
 
 Known from the paper: which part each removes. Ours: the mean over objects of TRL+local; ``trl+cells``, which stands in
-for it where a store has no detector features; TRL+dis acts as often in a frame as STRONG does, because with one action
-a frame its boxes stay near b0; TRL+fix adjusts its box in the first frame of what is tracked, and agents here track
-through whole videos.
+for it where a store has no detector features; TRL+dis has as many actions in every frame as STRONG has in its first,
+for to it every frame is a first one, and with fewer its boxes stay near b0; TRL+fix adjusts its box in the first frame
+of what is tracked, and agents here track through whole videos.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from strong_envs.agents.registry import SEES_BOXES, SystemSpec, register
+from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.strong.agent import Strong
+from strong_envs.agents.strong.args import BOUNDS, LEARNT, StrongArgs
 
 STAND_INS = {"trl+local": "trl+cells"}
 """Systems whose result replaces that of another which a store cannot serve; a note names the replacement."""
+
+
+SPACE: Space = {
+    "temporal.lr": Between(1e-3, 3e-2),
+    "temporal.weight_decay": Between(1e-3, 1.0),
+    "temporal.gamma": Between(0.0, 0.9, log=False),
+    "temporal.width": OneOf(32, 64, 128),
+    "temporal.updates": OneOf(1, 2, 4),
+}
+"""Of the temporal level that learns by double DQN."""
+ACTOR_CRITIC: Space = {
+    "temporal.lr_actor": Between(1e-4, 1e-2),
+    "temporal.lr_critic": Between(1e-4, 1e-2),
+    "temporal.weight_decay": Between(1e-4, 0.1),
+    "temporal.entropy": Between(0.05, 1.0),
+    "temporal.updates": OneOf(1, 2, 4),
+}
+"""Of one with an actor."""
+SPATIAL: Space = {"box_margin": Between(0.0, 0.3, log=False)}
+"""Of a system with learnt boxes, besides."""
+
+
+def _space(boxes: str, defaults: Mapping[str, Any]) -> Space:
+    """What is tuned of a variant. The letter of the paper is not tuned, nor are the upper bounds."""
+    if defaults.get("preset") == "paper" or boxes in BOUNDS:
+        return {}
+    temporal = ACTOR_CRITIC if defaults.get("learns_from") == "all rewards" else SPACE
+    return {**temporal, **(SPATIAL if boxes in LEARNT else {})}
 
 
 def _sees(boxes: str, attention: str) -> str:
@@ -61,6 +92,7 @@ def _register(name: str, description: str, boxes: str, *, needs: str = "grid", *
             defaults={"boxes": boxes, **defaults},
             sees="sentences" if defaults.get("blind") else _sees(boxes, defaults.get("attention", "none")),
             learns_from=defaults.get("learns_from", "own rewards"),
+            space=_space(boxes, defaults),
         )
     )
 
@@ -115,7 +147,12 @@ _register(
 )
 _register("trl+local", "temporal level on the mean of detected objects", "objects", needs="objects")
 _register("trl+cells", "temporal level on the five cells of each frame with the largest norm", "cells")
-_register("trl+dis", "both levels, every frame's box from b0 alone", "tracked", spatial_env={"inheritance": "none"})
+_register(
+    "trl+dis",
+    "both levels, every frame's box from b0 alone, with as many moves as STRONG has in its first frame",
+    "tracked",
+    spatial_env={"inheritance": "none", "actions_per_frame": StrongArgs().spatial_env.first_frame_actions},
+)
 _register(
     "trl+fix", "both levels, the first frame's box for all frames", "tracked", spatial_env={"inheritance": "first"}
 )

@@ -8,17 +8,19 @@ regularisation that features of real footage need.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from strong_envs.features.errors import DataError
 
 REDUNDANT = 64
 """Features with as many numbers or more are those of a pretrained network: many of them say the same."""
-DROPOUT = 0.3
-"""Dropout where features are redundant. The 20 numbers of a cell of the default data set each say something else."""
+DROPOUT = 0.5
+"""Dropout where features are redundant. The 20 numbers of a cell of the default data set each say something else. On
+composed footage, validation, .5 instead of .3 is worth 3.5 points of mIoU to ``trl``, 1.4 to MCN and -.3 to CTRL."""
 
 
 def dropout_for(channels: int, dropout: float | None) -> float:
@@ -107,8 +109,42 @@ class GatedScore(nn.Module):
         # The gate goes into the weights, query by query: one product instead of a product and two passes over it.
         weight = self.feature.weight * gate[..., None]
         shift = self.feature.bias * gate + self.shift(query)
-        hidden = torch.baddbmm(shift[:, None], x.flatten(1, -2), weight.transpose(1, 2)).relu_()
-        return self.out(hidden).view(x.shape[:-1])
+        weight = torch.cat((weight, shift[..., None]), -1).transpose(1, 2)
+        one = x.new_ones(1).expand(*x.shape[:-1], 1)
+        scores = _ReluScore.apply(torch.cat((x, one), -1).flatten(1, -2), weight, self.out.weight[0])
+        return (scores + self.out.bias).view(x.shape[:-1])
+
+
+class _ReluScore(torch.autograd.Function):
+    """relu(x W) v, with a backward pass that makes no array as large as the hidden layer.
+
+    That layer is the largest array of a training by far, and most of the time of the usual backward pass goes into two
+    more of its size. Here its sign takes its own place, and everything else goes into the small factors: the gradient
+    of W is (x g)^T [x W > 0] v.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+        """(B, N, C), (B, C, H) and (H,) to (B, N)."""
+        hidden = torch.bmm(x, weight).relu_()
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(x, weight, out)
+            ctx.hidden = hidden
+        return hidden @ out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Gradients of the three inputs; the hidden layer is used up."""
+        x, weight, out = ctx.saved_tensors
+        hidden, ctx.hidden = ctx.hidden, None
+        if hidden is None:
+            raise RuntimeError("the scores of a GatedScore can be differentiated once; compute them again")
+        by_out = torch.mv(hidden.flatten(0, 1).t(), grad.flatten())
+        on = hidden.sign_()
+        by_weight = torch.bmm((x * grad[..., None]).transpose(1, 2), on) * out
+        by_x = grad[..., None] * torch.bmm(on, (weight * out).transpose(1, 2)) if ctx.needs_input_grad[0] else None
+        return by_x, by_weight, by_out
 
 
 class MatchingInputs(nn.Module):

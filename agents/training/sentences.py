@@ -9,15 +9,60 @@ A known sentence stays nearly as it is.
 
 from __future__ import annotations
 
+from copy import copy
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.training.matching import Scale
+from strong_envs.features.bank.bank import FeatureBank
 
 MOST = 256
 """Most different training sentences that are mixed. A split with more of them has seen enough ways to say things."""
 SHARPNESS = 50.0
 """Factor on cosine similarities: what is .1 less similar has e^-5 of the weight."""
+
+
+def known_sentences(query: Tensor) -> Tensor:
+    """The different vectors of a training split, (K, Dq) of its (S, Dq): what unknown ones are read as a mix of.
+
+    None, (0, Dq), where there are more than `MOST`.
+    """
+    different = torch.unique(query, dim=0)
+    return different if len(different) <= MOST else query[:0]
+
+
+def mixed(vectors: Tensor, known: Tensor) -> Tensor:
+    """Vectors (B, Dq) as mixes of the rows of ``known`` (K, Dq) that are not zero; nan where all are zero."""
+    kept = known.norm(dim=1) > 0
+    cosine = nn.functional.normalize(vectors, dim=1) @ nn.functional.normalize(known, dim=1).T
+    return (SHARPNESS * cosine).masked_fill(~kept, float("-inf")).softmax(1) @ known
+
+
+class KnownWords:
+    """Banks with the sentences of a training split in the place of unknown ones.
+
+    Args:
+        query: vectors of the training split, (S, Dq), or what `known_sentences` gave of them.
+
+    Attributes:
+        known: (K, Dq), the sentences that are mixed; (0, Dq) leaves all as they are.
+    """
+
+    def __init__(self, query: Tensor) -> None:
+        self.known = known_sentences(query)
+        self._banks: WeakKeyDictionary[FeatureBank, FeatureBank] = WeakKeyDictionary()
+
+    def bank(self, bank: FeatureBank) -> FeatureBank:
+        """The bank with its sentences as mixes of known ones; it shares everything else."""
+        if not len(self.known):
+            return bank
+        if bank not in self._banks:
+            made = copy(bank)
+            made.query = mixed(bank.query, self.known.to(bank.device))
+            self._banks[bank] = made
+        return self._banks[bank]
 
 
 class Sentences(nn.Module):
@@ -36,9 +81,8 @@ class Sentences(nn.Module):
         self.scale.fit(query)
         known = query.new_zeros(MOST, query.shape[1])
         if read_as_known:
-            different = torch.unique(query, dim=0)
-            if len(different) <= MOST:
-                known[: len(different)] = different
+            different = known_sentences(query)
+            known[: len(different)] = different
         # Rows of zeros are no sentence; the size is fixed so that saved weights fit any bank.
         self.register_buffer("known", known)
 
@@ -48,8 +92,5 @@ class Sentences(nn.Module):
 
     def read(self, vectors: Tensor) -> Tensor:
         """Vectors (B, Dq) as mixes of the known ones, not standardised; as they are where none are kept."""
-        kept = self.known.norm(dim=1) > 0
-        cosine = nn.functional.normalize(vectors, dim=1) @ nn.functional.normalize(self.known, dim=1).T
-        mixed = (SHARPNESS * cosine).masked_fill(~kept, float("-inf")).softmax(1) @ self.known
         # Decided without a look at the numbers, for which the host would wait.
-        return torch.where(kept.any(), mixed, vectors)
+        return torch.where((self.known.norm(dim=1) > 0).any(), mixed(vectors, self.known), vectors)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from strong_envs.benchmarks.execution.job import finish, importable_here, plain_
 from strong_envs.benchmarks.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.results.collect import collect
 from strong_envs.benchmarks.results.files import write_json
+from strong_envs.benchmarks.tuning.chosen import with_tuned
 from strong_envs.features.errors import DataError
 
 
@@ -29,14 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="Figure 4a: learning curves over iterations and seconds",
         description="Train systems for several iterations of the alternating training and draw the mIoU on validation "
         "after each: over iterations (converge.png) and over seconds of training (seconds.png). --evaluations "
-        "adds scores within each stage of the training, for systems of any kind.",
-    )
-    parser.add_argument(
-        "--evaluations",
-        type=int,
-        default=0,
-        metavar="N",
-        help="scores on validation within each stage of the training (%(default)s)",
+        "sets the number of scores within each stage of the training.",
     )
     parser.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="iterations of the alternating training (%(default)s)"
@@ -49,8 +42,6 @@ def main(args: argparse.Namespace) -> int:
     """Run the command; exit codes as of ``run``."""
     from strong_envs.benchmarks.results import figures
 
-    if args.evaluations < 0:
-        raise DataError(f"--evaluations must be 0 or more, got {args.evaluations}")
     if args.rounds < 1:
         raise DataError(f"--rounds must be 1 or more, got {args.rounds}")
     apply_quick(args)
@@ -58,14 +49,14 @@ def main(args: argparse.Namespace) -> int:
     importable_here()
     if any("rounds" in setting_paths(name) for name in names):
         args.set = [f"rounds={args.rounds}", *args.set]
-    variants = plain_variants(args, names)
+    variants = with_tuned(args, plain_variants(args, names))
     with held_output(args) as out:
         job = run_job(args, variants)
         result = collect(job)
         write_json(out / "results.json", result)
         if result["curves"]:
             figures.learning_curves(result, out / "converge.png", "stage")
-            figures.learning_curves(with_traces(result), out / "seconds.png")
+            figures.learning_curves(figures.with_traces(result), out / "seconds.png")
         show(result, args, out)
         return finish(job)
 
@@ -82,8 +73,3 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
                 spread = f" ({min(scores):.4f} to {max(scores):.4f} over {len(scores)} seeds)"
                 print(f"{label}: {stage['stage']:<14} mIoU {np.mean(scores):.4f}{spread}")
     print(f"{out}: results.json, converge.png, seconds.png ({result['wall_seconds']:.0f} s)")
-
-
-def with_traces(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result with the scores within stages in place of those after each stage, where a system has them."""
-    return {**result, "curves": {**result["curves"], **result.get("traces", {})}}

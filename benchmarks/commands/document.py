@@ -32,7 +32,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from strong_envs.benchmarks.commands.converge import with_traces
 from strong_envs.benchmarks.results import figures
 from strong_envs.benchmarks.results.files import read_result
 from strong_envs.benchmarks.results.tables import format_number, markdown_table
@@ -50,7 +49,7 @@ Figure = Callable[[Mapping[str, Any], Path], None]
 FIGURES: dict[str, Figure] = {
     "curves": lambda result, path: figures.learning_curves(result, path),
     "iterations": lambda result, path: figures.learning_curves(result, path, "stage"),
-    "seconds": lambda result, path: figures.learning_curves(with_traces(result), path),
+    "seconds": lambda result, path: figures.learning_curves(figures.with_traces(result), path),
     "table": lambda result, path: figures.table_figure(result["rows"], path),
     "profiles": lambda result, path: figures.performance_profiles(result["per_query"], path),
     "length": lambda result, path: figures.breakdown(result["per_query"], "length", path),

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from strong_envs.benchmarks.commands.converge import with_traces
 from strong_envs.benchmarks.commands.episode import bank_of, foremost, read_folder
 from strong_envs.benchmarks.execution.predictions import PREDICTION, read_prediction
 from strong_envs.benchmarks.looks.page import is_frontier, looks_page
@@ -150,8 +149,8 @@ def draw_all(result: dict[str, Any], bank: Any, done: dict[str, list[dict]]) -> 
         ),
         (
             "Learning curves",
-            "Held-out mIoU over seconds of training; a dot a seed, shaded the 95 % interval of their mean.",
-            lambda path: figures.learning_curves(with_traces(result), path, size=(3.3, 3.1)),
+            "mIoU on validation over the share of the training; a dot a seed, shaded the 95 % interval of their mean.",
+            lambda path: figures.learning_curves(figures.with_traces(result), path, "share", size=(3.3, 3.1)),
         ),
         (
             "Performance profiles",

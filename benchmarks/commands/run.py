@@ -11,6 +11,7 @@ from strong_envs.benchmarks.execution.predictions import PREDICTION, read_predic
 from strong_envs.benchmarks.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.results.collect import chosen_metrics, collect
 from strong_envs.benchmarks.results.files import write_json
+from strong_envs.benchmarks.tuning.chosen import with_tuned
 from strong_envs.features.files.atomic import write_text
 
 
@@ -35,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     apply_quick(args)
     args.out = "results/quick" if args.quick and args.out == "results/run" else args.out
-    variants = plain_variants(args, systems_of(args))
+    variants = with_tuned(args, plain_variants(args, systems_of(args)))
     with held_output(args) as out:
         job = run_job(args, variants)
         result = collect(job)
@@ -64,7 +65,7 @@ def draw(result: dict[str, Any], job: Job) -> None:
 
     out = Path(job.args.out)
     write_text(out / "table.md", markdown_table(result["rows"], chosen_metrics(job.args, result), legend=True))
-    figures.learning_curves(result, out / "curve.png")
+    figures.learning_curves(figures.with_traces(result), out / "curve.png", "share")
     for name in ("strong", "trl"):
         runs = job.runs(name)
         if runs:

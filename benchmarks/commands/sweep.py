@@ -17,6 +17,7 @@ from strong_envs.benchmarks.options import add_arguments, apply_quick, held_outp
 from strong_envs.benchmarks.protocols import Protocol
 from strong_envs.benchmarks.results.collect import per_query_scores, row_of
 from strong_envs.benchmarks.results.files import write_json
+from strong_envs.benchmarks.tuning.chosen import with_tuned
 from strong_envs.features.errors import DataError
 from strong_envs.features.validation import VALIDATION
 
@@ -64,7 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--values", help="comma-separated values, such as 0,0.1,0.2 (default: the built-in ones)")
     add_arguments(parser)
-    parser.set_defaults(run=main, systems="strong", out="results/sweep", test=VALIDATION)
+    parser.set_defaults(run=main, systems="strong", out="results/sweep", test=VALIDATION, evaluations=0)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -94,7 +95,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     values = parse_values(args.values) if args.values else VALUES.get(name)
     if values is None:
         raise DataError(f"there are no built-in values for {name!r}; give --values (built in are {sorted(VALUES)})")
-    base = plain_variants(args, systems_of(args))
+    base = with_tuned(args, plain_variants(args, systems_of(args)))
     plan = Plan(name, values, [v.system for v in base], [])
     for variant in base:
         for value in values:

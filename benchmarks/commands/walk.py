@@ -33,7 +33,7 @@ SHOWN = ("mIoU", "Acc@.5", "m_vIoU", "coverage", "train s")
 """Metrics of the table, where the rows have them; the result file has all."""
 KNOWS = {"sees": "learned boxes", "learns_from": "own rewards"}
 """What every row of the walk is given to predict, and what it is trained with."""
-FIXED = {"systems": "", "agent": [], "set": [], "multi_scale": False}
+FIXED: dict[str, Any] = {"systems": "", "agent": [], "set": [], "tuned": None, "multi_scale": False}
 """Options of other commands that would change the rows."""
 
 
@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "the default. The rows are fixed; docs/results/walk.json is the results.json of this command.",
     )
     add_arguments(parser)
-    parser.set_defaults(run=main, systems="", out="results/walk")
+    parser.set_defaults(run=main, systems="", out="results/walk", evaluations=0)
 
 
 def main(args: argparse.Namespace) -> int:

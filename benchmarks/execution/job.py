@@ -14,6 +14,7 @@ from typing import Any
 
 from strong_envs.agents.overrides import check_settings, parse_settings, setting_paths, with_settings
 from strong_envs.benchmarks.execution.cell import Cell, code_hash, protocol_of
+from strong_envs.benchmarks.execution.learned_boxes import boxes_for, margin_of, plain_name
 from strong_envs.benchmarks.execution.local_engine import Outcome, run_matrix
 from strong_envs.benchmarks.metrics.columns import all_columns, known_columns
 from strong_envs.benchmarks.metrics.definitions import THRESHOLDS
@@ -26,7 +27,9 @@ from strong_envs.features.registry import job_store, load_part
 from strong_envs.features.store.store import FeatureStore
 from strong_envs.features.validation import VALIDATION
 
-MOST_SEEDS, MOST_BUDGET = 10_000, 10_000
+MOST_SEEDS, MOST_BUDGET, MOST_EVALUATIONS = 10_000, 10_000, 10_000
+EVALUATIONS = 8
+"""Scores within each stage of a training where none are asked for: two and the end in the last quarter of a curve."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,15 @@ class Variant:
     label: str
     system: str
     options: dict[str, Any] = field(default_factory=dict)
+    boxes: tuple[str, ...] = ()
+    """Trained systems whose boxes it looks through, see `benchmarks.execution.learned_boxes`: one a seed, in turn."""
+
+    def options_for(self, seed: int) -> dict[str, Any]:
+        """The options of one training run."""
+        if not self.boxes:
+            return self.options
+        file = self.boxes[seed % len(self.boxes)]
+        return {"box_margin": margin_of(file)} | self.options | {"boxes": file}
 
 
 @dataclass
@@ -98,9 +110,14 @@ def plain_variants(args: argparse.Namespace, names: Iterable[str]) -> list[Varia
     from strong_envs import agents
 
     importable_here()
-    names, settings = [agents.find(name).name for name in names], settings_of(args)
-    check_settings(names, {k: v for k, v in settings.items() if k != "multi_scale"})
-    return [Variant(name, name, with_settings(name, settings)) for name in names]
+    labels, settings = list(names), settings_of(args)
+    systems = [agents.find(label if label in agents.REGISTRY else plain_name(label)).name for label in labels]
+    check_settings(systems, {k: v for k, v in settings.items() if k != "multi_scale"})
+    source = getattr(args, "boxes", None)
+    return [
+        Variant(label, system, with_settings(system, settings), boxes_for(label, source) if label != system else ())
+        for label, system in zip(labels, systems, strict=True)
+    ]
 
 
 def thresholds_of(args: argparse.Namespace) -> tuple[float, ...]:
@@ -125,6 +142,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError(f"--jobs must be positive, got {args.jobs}")
     if not 0 <= getattr(args, "validation", 0.0) < 1:
         raise DataError(f"--validation is a share of the training videos from 0 to below 1; got {args.validation}")
+    if not 0 <= (getattr(args, "evaluations", None) or 0) <= MOST_EVALUATIONS:
+        raise DataError(f"--evaluations must be 0 or more, up to {MOST_EVALUATIONS:,}; got {args.evaluations}")
     if not 0 < args.budget <= MOST_BUDGET:
         raise DataError(f"--budget must be positive, a factor of up to {MOST_BUDGET:,}; got {args.budget}")
     if getattr(args, "engine", "local") == "local":
@@ -162,7 +181,8 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
         agents.find(variant.system)
     share = getattr(args, "validation", 0.0)
     store = job_store(args.features, args.train, share)
-    if getattr(args, "evaluations", 0) and VALIDATION not in store.splits:
+    looks = evaluations_of(args, store)
+    if looks and VALIDATION not in store.splits:
         raise DataError(f"--evaluations are made on a validation part, and {store.name!r} has none: raise --validation")
     train = load_part(store, args.train)
     if args.test not in store.splits:
@@ -176,11 +196,11 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
             print(f"left out: {reason}", file=sys.stderr)
             continue
         learns = agents.find(variant.system).needs_training
-        budget, evaluations = (args.budget, getattr(args, "evaluations", 0)) if learns else (1.0, 0)
+        budget, evaluations = (args.budget, looks) if learns else (1.0, 0)
         where = (args.features, store.content_hash, args.train, args.test)
         code = code_hash(variant.system)
         cells[variant.label] = [
-            Cell(variant.system, seed, *where, budget, args.device, variant.options, code, evaluations, share)
+            Cell(variant.system, seed, *where, budget, args.device, variant.options_for(seed), code, evaluations, share)
             for seed in range(args.seeds)
         ]
     main = Cell("", 0, args.features, store.content_hash, args.train, args.test, options={"env": _grid(args)})
@@ -196,6 +216,14 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
         job.outcome = run_matrix(todo, job.folder, args.jobs)
     job.seconds = time.perf_counter() - began
     return job
+
+
+def evaluations_of(args: argparse.Namespace, store: FeatureStore) -> int:
+    """``--evaluations``: scores within each stage of a training; by default some where there is a validation part."""
+    given = getattr(args, "evaluations", None)
+    if given is None:
+        return EVALUATIONS if VALIDATION in store.splits else 0
+    return int(given)
 
 
 def _no_boxes(system: str, store: FeatureStore, test: str) -> str | None:

@@ -47,10 +47,13 @@ def stored_cells(cells: Sequence[Cell], folder: Path) -> tuple[Outcome, list[Cel
     return outcome, by_seed(waiting)
 
 
-def run_matrix(cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True) -> Outcome:
+def run_matrix(
+    cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True, later: Sequence[Cell] = ()
+) -> Outcome:
     """Compute the cells that are not stored in ``folder`` yet, ``jobs`` at a time, with progress over all of them.
 
     A failing cell is recorded with its reason and the others continue. Ctrl-C stops the work and returns what there is.
+    ``later`` are cells that will follow in another matrix: the estimate of the time that is left counts them.
 
     Raises:
         DataError: results cannot be stored any more (disk full, read-only); the other cells are stopped.
@@ -60,7 +63,7 @@ def run_matrix(cells: Sequence[Cell], folder: Path, jobs: int, show: bool = True
     context = mp.get_context("spawn")
     messages = context.Queue()
     running: dict[str, tuple[Any, Cell]] = {}
-    with ProgressBars(waiting, before, jobs, show) as bars:
+    with ProgressBars(waiting, before, jobs, show, later=later) as bars:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:

@@ -24,6 +24,7 @@ class ProgressBars:
         jobs: cells at a time.
         show: print anything at all.
         clock: seconds.
+        later: cells that will follow, which the time left counts.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class ProgressBars:
         jobs: int,
         show: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        later: Sequence[Cell] = (),
     ) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -49,8 +51,8 @@ class ProgressBars:
             console=self.console,
             disable=not self.live,
         )
-        self.total, self.done, self.clock = len(cells) + len(stored), len(stored), clock
-        self.left = TimeLeft(cells, jobs, clock=clock)
+        self.total, self.done, self.clock = len(cells) + len(stored) + len(later), len(stored), clock
+        self.left = TimeLeft([*cells, *later], jobs, clock=clock)
         for cell, result in stored:
             self.left.stored(cell, result)
         self.whole = self.progress.add_task("training runs", total=self.total, completed=self.done, note="")

@@ -121,7 +121,7 @@ class TimedTraining:
         self.trace: list[dict[str, Any]] = []
         self.resumed = self._stores = False
         self._system: Any = None
-        self._stage, self._part = "", 0
+        self._stage, self._part, self._share = "", 0, 1.0
 
     def fit(self, system: Any, signals: tuple[Signals, ...] = ()) -> None:
         """Train; a system that stores its training continues where a killed one stopped.
@@ -149,8 +149,11 @@ class TimedTraining:
     def report(self, stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
         """`agents.registry.ProgressCallback`; a system is scored here, between two of its updates."""
         if stage != self._stage:
-            # The very first report is scored as well: the beginning of the curve.
-            self._stage, self._part = stage, 0 if self.trace else -1
+            # The very first report is scored as well: the beginning of the curve. Stages that take turns within one
+            # training (root and leaves of TSP-PRL) go on counting.
+            begins = done / max(total, 1) <= self._share
+            self._stage, self._part = stage, (0 if self.trace else -1) if begins else self._part
+        self._share = done / max(total, 1)
         part = self.evaluations * done // max(total, 1)
         if self.score is not None and self.evaluations and part > self._part and done < total:
             with self.clock.paused(), undisturbed(self._system):

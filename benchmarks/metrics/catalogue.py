@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from strong_envs.agents.registry import Prediction
+from strong_envs.benchmarks.metrics.curves import rise
 from strong_envs.benchmarks.metrics.definitions import (
     DISCOUNTED_AT,
     annotator_iou,
@@ -20,13 +21,14 @@ from strong_envs.benchmarks.metrics.definitions import (
     box_iou,
     discounted_recall,
     hits,
+    pointing,
     recall,
     temporal_iou,
     v_iou,
 )
 from strong_envs.benchmarks.metrics.ground_truth import GroundTruth, candidates_of, spans_of
 from strong_envs.benchmarks.metrics.metric import METRICS, Metric, metric, register
-from strong_envs.benchmarks.metrics.tubes import tubes_of
+from strong_envs.benchmarks.metrics.tubes import tiles_of, tubes_of
 
 __all__ = ["METRICS"]
 
@@ -160,6 +162,16 @@ def coverage(prediction: Prediction, truth: GroundTruth) -> Values:
     return None if tubes is None else tubes.over_moment(box_coverage(tubes.boxes, tubes.true_boxes))
 
 
+@metric("tile", "share of the true moment in which the middle of the predicted box lies in the right tile of a mosaic")
+def right_tile(prediction: Prediction, truth: GroundTruth) -> Values:
+    """Of composed mosaics, whose queries are about one tile each."""
+    tubes = tubes_of(prediction, truth)
+    tiles = None if tubes is None else tiles_of(truth)
+    if tubes is None or tiles is None:
+        return None
+    return tubes.over_moment(pointing(tubes.boxes, np.repeat(tiles, tubes.lengths, axis=0)))
+
+
 # What an answer cost ------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +212,17 @@ def training_seconds(run: Mapping[str, Any]) -> float | None:
     from strong_envs import agents
 
     return run["seconds"] if agents.find(run["system"]).needs_training else None
+
+
+@metric(
+    "rise",
+    "mIoU on validation that the last quarter of the training added, in points; below one the curve counts as flat",
+    per_run=True,
+    drop=1,
+)
+def last_quarter(run: Mapping[str, Any]) -> float | None:
+    """None of a system that is not trained, and of a run without a learning curve."""
+    return rise(run.get("trace") or [])
 
 
 @metric("params", "trained parameters", per_run=True, percent=False, drop=7)

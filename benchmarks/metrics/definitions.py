@@ -244,6 +244,14 @@ def box_coverage(pred: ArrayLike, truth: ArrayLike) -> np.ndarray:
     return np.where(np.isnan(true), np.nan, np.nan_to_num(inter / true))
 
 
+def pointing(pred: ArrayLike, regions: ArrayLike) -> np.ndarray:
+    """Whether the middle of boxes (..., 4) lies in regions (..., 4): (...) of 0 and 1, 0 where there is no box."""
+    box, region = (np.asarray(x, np.float64) for x in (pred, regions))
+    middle = (box[..., :2] + box[..., 2:]) / 2
+    inside = (middle >= region[..., :2]) & (middle < region[..., 2:])
+    return np.asarray(inside.all(-1), np.float64)
+
+
 def v_iou(pred: ArrayLike, truth: ArrayLike, lengths: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
     """v-IoU of tubes (Zhang et al. 2020, VidSTG): summed box IoU over the frames of either tube, one value a query.
 

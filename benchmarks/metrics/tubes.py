@@ -66,6 +66,24 @@ def tubes_of(prediction: Prediction, truth: GroundTruth) -> Tubes | None:
     return Tubes(prediction.boxes.cpu().numpy(), true, lengths, inside(spans_of(prediction)), moments)
 
 
+def tiles_of(truth: GroundTruth) -> np.ndarray | None:
+    """Corners (S, 4) of the tile that each query of a composed mosaic is about; None of other data."""
+    if truth.bank is None:
+        return None
+    bank, grids = truth.bank, {}
+    for video in bank.videos:
+        composed = video.extra.get("composed")
+        grids[video.id] = composed.get("tiles") if isinstance(composed, dict) else None
+    corners = []
+    for query in bank.queries:
+        tiles, tile = grids[query.video], query.extra.get("tile")
+        if tiles is None or tile is None or tiles[0] * tiles[1] == 1:
+            return None
+        row, column = divmod(int(tile), tiles[1])
+        corners.append((column / tiles[1], row / tiles[0], (column + 1) / tiles[1], (row + 1) / tiles[0]))
+    return np.array(corners)
+
+
 def _filled(windows: np.ndarray) -> np.ndarray:
     """True windows (S, K, 2) with a query's first one in place of rows of NaN."""
     return np.where(np.isnan(windows), windows[:, :1], windows)

@@ -7,14 +7,17 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from strong_envs.benchmarks.execution.cell import shared_units
 from strong_envs.benchmarks.execution.job import Job
+from strong_envs.benchmarks.execution.learned_boxes import SUFFIX
 from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.metrics.columns import known_columns
 from strong_envs.benchmarks.metrics.ground_truth import GroundTruth
 from strong_envs.benchmarks.results.rows import scores_of, system_row
+from strong_envs.benchmarks.tuning.chosen import read_tuned, tuned_note
 from strong_envs.features.validation import VALIDATION
 
 
@@ -34,6 +37,7 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
     Curves and traces are of the validation part, with reference rows of that part under ``validation``; everything else
     is of the test part.
     """
+    from strong_envs import agents
     from strong_envs.benchmarks.results.reference_rows import reference_rows
 
     args = job.args
@@ -53,6 +57,7 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         rules = replace(job.protocol, test=VALIDATION)
         beside = reference_rows(job.store, args.train, VALIDATION, 50, protocol=rules) if references else []
         validation = {"validation": {"split": VALIDATION, "references": beside}}
+    tuned = read_tuned(args.tuned) if getattr(args, "tuned", None) else None
     last = [row for row in rows if row["reference"] == "oracle"]
     rows = [row for row in rows if row["reference"] != "oracle"]
     curves, traces = {}, {}
@@ -60,11 +65,14 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         runs, found = job.runs(label), row_of(job, label)
         if found is not None:
             row, each = found
+            if tuned is not None and agents.find(job.cells[label][0].system).needs_training:
+                name = job.cells[label][0].system + (SUFFIX if label.endswith(SUFFIX) else "")
+                row = with_note(row, tuned_note(name, tuned, job.store.name))
             rows.append(row)
             curves[label] = [run["history"] for run in runs]
             scores[label] = [values["IoU"] for values in each]
             if all(run.get("trace") for run in runs):
-                traces[label] = [run["trace"] for run in runs]
+                traces[label] = [with_shares(run["trace"]) for run in runs]
         rows.extend(missing_row(job, label, len(runs)))
     rows.extend(_empty_row(job, label, f"absent: {reason}") for label, reason in job.refused.items())
     commits = sorted({str(run.get("commit")) for label in job.cells for run in job.runs(label)})
@@ -84,9 +92,21 @@ def collect(job: Job, references: bool = True) -> dict[str, Any]:
         "refused": job.refused,
         "notes": notes,
         "per_query": per_query_scores(job.bank, scores),
+        **({} if tuned is None else {"tuned": msgspec.to_builtins(tuned)}),
         "wall_seconds": job.seconds,
         "about": about(args) | {"seeds": list(range(args.seeds))},
     }
+
+
+def with_note(row: dict[str, Any], note: str) -> dict[str, Any]:
+    """The row with one more sentence below the table."""
+    return row | {"note": " ".join(filter(None, [row.get("note"), note]))}
+
+
+def with_shares(trace: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A learning curve with the ``share`` of the whole training's seconds at every score."""
+    whole = max(trace[-1]["seconds"], 1e-9)
+    return [{**point, "share": round(point["seconds"] / whole, 4)} for point in trace]
 
 
 def reasons_of(job: Job, label: str) -> list[str]:
@@ -109,7 +129,7 @@ def with_lost_runs(job: Job, label: str, row: dict[str, Any]) -> dict[str, Any]:
     if not failed:
         return row
     note = f"{failed} of {len(job.cells[label])} runs failed: {'; '.join(reasons_of(job, label))}."
-    return row | {"note": " ".join(filter(None, [row.get("note"), note]))}
+    return with_note(row, note)
 
 
 def _empty_row(job: Job, label: str, reason: str) -> dict[str, Any]:

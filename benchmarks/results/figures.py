@@ -23,6 +23,12 @@ SIZE = (7.0, 4.2)
 SMALL = 8
 """Points of the smallest text."""
 LEVELS = np.round(np.linspace(0, 1, 41), 3)
+AXES = {
+    "seconds": "seconds of training",
+    "share": "share of the training (seconds)",
+    "stage": "iteration (0: pre-training)",
+}
+"""Labels of what learning curves are drawn over."""
 OMITTED = ("random_window", "whole")
 """Baselines that the curves leave out because they crowd the lower edge."""
 
@@ -91,6 +97,11 @@ def _label_ends(axes: Any, ends: Sequence[tuple[float, str, str]]) -> None:
         axes.text(1.025, place, text, transform=transform, fontsize=SMALL, va="center", color=colour)
 
 
+def with_traces(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result with the scores within stages in place of those after each stage, where a system has them."""
+    return {**result, "curves": {**result["curves"], **result.get("traces", {})}}
+
+
 def learning_curves(
     result: Mapping[str, Any], path: Path, x: str = "seconds", size: tuple[float, float] = SIZE
 ) -> None:
@@ -100,7 +111,8 @@ def learning_curves(
 
     A dot is a training run; shaded is the 95 % bootstrap interval of their mean.
 
-    ``x`` is ``"seconds"`` of training, or ``"stage"``: the iterations of Figure 4a, 0 being the pre-training.
+    ``x`` is ``"seconds"`` of training, their ``"share"`` of the whole training, or ``"stage"``: the iterations of
+    Figure 4a, 0 being the pre-training.
     """
     from strong_envs.benchmarks.metrics.statistics import stratified_interval
 
@@ -113,6 +125,8 @@ def learning_curves(
         stages = range(min(len(run) for run in runs))
         scores = np.array([[run[i]["IoU"] for i in stages] for run in runs])
         at = list(stages) if x == "stage" else [float(np.mean([run[i]["seconds"] for run in runs])) for i in stages]
+        if x == "share":
+            at = [seconds / max(at[-1], 1e-9) for seconds in at]
         axes.plot(at, scores.mean(0), color=colour, marker="o", markersize=4)
         if len(runs) > 1:
             low, high = np.array([stratified_interval([stage], "mean")[1:] for stage in scores.T]).T
@@ -129,7 +143,7 @@ def learning_curves(
         from matplotlib.ticker import MaxNLocator
 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("iteration (0: pre-training)" if x == "stage" else "seconds of training")
+    axes.set_xlabel(AXES[x])
     axes.set_ylabel("mIoU on held-out videos" if validation is None else "mIoU on validation videos")
     axes.set_ylim(0, max([*(e[0] for e in ends), 0.1]) * 1.1)
     axes.set_xlim(left=0)

@@ -79,6 +79,8 @@ class Claim(Struct):
     worse: Name
     section: Name
     verdict: Name
+    form: Name = ""
+    same_information: bool | UnsetType = UNSET
     difference: Number | UnsetType = UNSET
     low: Number | UnsetType = UNSET
     high: Number | UnsetType = UNSET
@@ -130,6 +132,7 @@ class ResultFile(Struct):
     notes: list[Name] = []
     per_query: PerQuery | UnsetType = UNSET
     claims: list[Claim] | UnsetType = UNSET
+    tuned: dict[str, Any] | UnsetType = UNSET
     paper: dict[str, list[Row]] | UnsetType = UNSET
     wall_seconds: Seconds = 0.0
     about: About | UnsetType = UNSET

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from strong_envs.benchmarks.metrics.columns import drop_rank, in_order, is_detail, is_percent, legend_of
+from strong_envs.benchmarks.metrics.curves import FLAT, verdict
 from strong_envs.benchmarks.protocols import Protocol, same_column
 from strong_envs.features.errors import DataError
 
@@ -102,6 +103,7 @@ def table_cells(
         notes.append("± is half the width of the 95 % bootstrap interval.")
     if known and not information:
         notes.extend(_kinds(rows))
+    notes.extend(_ends(rows))
     notes.extend(_caveats([row for _, group in groups for row in group]))
     notes.extend(f"{row['system']}: {row['note']}" for _, group in groups for row in group if row.get("note"))
     notes.extend(legend_of(shown) if legend else [])
@@ -250,6 +252,19 @@ def _kinds(rows: Sequence[Row]) -> list[str]:
         if row.get("sees") or row.get("learns_from"):
             found.setdefault((row.get("sees") or ABSENT, row.get("learns_from") or ABSENT), []).append(row["system"])
     return [f"sees {sees}, learns from {learns}: {', '.join(names)}" for (sees, learns), names in found.items()]
+
+
+def _ends(rows: Sequence[Row]) -> list[str]:
+    """Which learning curves are flat at the end of the training, and which the common budget cut off."""
+    changes = {row["system"]: row["metrics"].get("rise") for row in rows}
+    known = {system: change for system, change in changes.items() if change is not None}
+    flat = [system for system, change in known.items() if verdict(change) == "flat"]
+    rising = [f"{system} {100 * change:+.1f}" for system, change in known.items() if verdict(change) == "rising"]
+    rule = f"points of mIoU on validation in the last quarter of the training, flat below {100 * FLAT:g}"
+    notes = [f"validation curve flat at the end of the training ({rule}): {', '.join(flat)}."] if flat else []
+    if rising:
+        notes.append(f"the common budget ended while the validation curve rose ({rule}): {', '.join(rising)}.")
+    return notes
 
 
 def _escape(text: str) -> str:

@@ -37,6 +37,10 @@ TIE = 1e-9
 in float64 moves them by less than 1e-12."""
 
 
+BEYOND = 1e9
+"""Steps beyond the edge of a video that no move reaches, see `shifted`."""
+
+
 def move_table(step_scale: float = 1.0, multi_scale: bool = False) -> np.ndarray:
     """What each action adds to (start, end), in steps: (A, 2) float64.
 
@@ -67,14 +71,24 @@ def move_names(multi_scale: bool = False) -> list[str]:
     return [*MOVE_NAMES, *fine]
 
 
-def shifted(start: Array, end: Array, shift_start: Array, shift_end: Array, total: float) -> tuple[Array, Array, Array]:
-    """Shift both ends, elementwise: start, end, valid. A span that would leave [0, total] or invert stays as it is."""
-    new_start, new_end = start + shift_start, end + shift_end
-    valid = (new_start >= 0.0) & (new_end <= total) & (new_start < new_end)
-    return start + shift_start * valid, end + shift_end * valid, valid
+def shifted(
+    start: Array, end: Array, shift_start: Array, shift_end: Array, total: float, beyond: float = BEYOND
+) -> tuple[Array, Array, Array]:
+    """Shift both ends, elementwise: start, end, valid. A span that would leave [0, total] or invert stays as it is.
+
+    ``beyond`` is how far a move may lead over the edge and be refused as a whole; with 0 it is cut off at the edge, and
+    refused where nothing of it is left.
+    """
+    by_start, by_end = maximum(shift_start, -start - beyond), minimum(shift_end, total - end + beyond)
+    new_start, new_end = start + by_start, end + by_end
+    stays = (by_start == 0.0) & (by_end == 0.0) & ((shift_start != 0.0) | (shift_end != 0.0))
+    valid = (new_start >= 0.0) & (new_end <= total) & (new_start < new_end) & (stays ^ True)
+    return start + by_start * valid, end + by_end * valid, valid
 
 
-def move(start: Array, end: Array, action: Array, table: Array, total: float) -> tuple[Array, Array, Array]:
+def move(
+    start: Array, end: Array, action: Array, table: Array, total: float, beyond: float = BEYOND
+) -> tuple[Array, Array, Array]:
     """Apply one move to each span; a move that leaves the video or crosses the ends leaves the span as it is.
 
     Args:
@@ -83,6 +97,7 @@ def move(start: Array, end: Array, action: Array, table: Array, total: float) ->
         action: (B,) integers, rows of ``table``.
         table: `move_table`; a third column, as in `tree_table`, moves both ends outward by that share of the length.
         total: steps in a video.
+        beyond: see `shifted`; 0 cuts a move off at the edge of the video.
 
     Returns:
         start (B,), end (B,), valid (B,) bool.
@@ -91,7 +106,7 @@ def move(start: Array, end: Array, action: Array, table: Array, total: float) ->
     if table.shape[1] == 3:
         outward = table[action, 2] * (end - start)
         shift_start, shift_end = shift_start - outward, shift_end + outward
-    return shifted(start, end, shift_start, shift_end, total)
+    return shifted(start, end, shift_start, shift_end, total, beyond)
 
 
 def intersection(start: Array, end: Array, low: Array, high: Array) -> Array:

@@ -39,6 +39,7 @@ class Shot:
     cursor: float | None = None
     footer: str = ""
     true_boxes: bool = True
+    true_windows: bool = True
     seen: Sequence[tuple[float, float]] | None = None
     """Stretches of the video, in seconds, that light up on a time bar of their own."""
     view: tuple[float, float] | None = None
@@ -89,7 +90,7 @@ class Viewer:
             put(canvas, line, (12, 22 + 20 * i), 0.5, INK)
         self._frames(canvas, shot, video, top=48, height=206)
         duration = float(bank.duration[video])
-        true = bank.queries[sample].windows
+        true = bank.queries[sample].windows if shot.true_windows else ()
         above = 274 if shot.seen is None else 256
         self._bar(canvas, above, "true", true, duration, TRUE_COLOUR, shot.cursor)
         if shot.seen is not None:

@@ -262,7 +262,7 @@ def spatial_shot(task: SpatialTask, track: TrackState, frame: int, box: list[flo
     bank, sample = task.bank, int(track.sample)
     second = (frame + 0.5) * float(bank.duration[bank.video[sample]]) / int(task.temporal.n_frames[sample])
     start, end = task.temporal.to_seconds(track.sample, track.start, track.end)[0].tolist()
-    footer = f"frame {frame}   reward {reward:+.0f}"
+    footer = f"frame {frame}   reward {reward:+.2f}"
     if bank.has_boxes:
         true = bank.true_box(track.sample, torch.tensor([frame], device=bank.device)).cpu().to(torch.float64)
         footer += f"   box IoU {float(boxes.box_iou(torch.tensor([box]), true)):.2f}"

@@ -80,6 +80,7 @@ class Rules(NamedTuple):
     total: float
     penalty: float
     ends: bool
+    beyond: float
     kind: int
     mode: int
     max_steps: int
@@ -111,14 +112,14 @@ def move_rows(
     new_end: np.ndarray, refused: np.ndarray,
 ) -> None:  # fmt: skip
     """`spans.shifted` of the spans from a to b: writes the new ones and which moves were refused."""
-    shift_start, shift_end, total = rules.shift_start, rules.shift_end, rules.total
+    shift_start, shift_end, total, beyond = rules.shift_start, rules.shift_end, rules.total, rules.beyond
     for i in range(a, b):
-        one, two, _ = shifted(start[i], end[i], shift_start[action[i]], shift_end[action[i]], total)
+        one, two, _ = shifted(start[i], end[i], shift_start[action[i]], shift_end[action[i]], total, beyond)
         new_start[i] = one
         new_end[i] = two
     # A loop of its own: numbers of one size are vectorised, flags among them are not.
     for i in range(a, b):
-        _, _, valid = shifted(start[i], end[i], shift_start[action[i]], shift_end[action[i]], total)
+        _, _, valid = shifted(start[i], end[i], shift_start[action[i]], shift_end[action[i]], total, beyond)
         refused[i] = not valid
 
 
@@ -164,7 +165,7 @@ def mask_rows(a: Any, b: Any, start: np.ndarray, end: np.ndarray, rules: Rules, 
             continue
         shift_start, shift_end, row = rules.shift_start[j], rules.shift_end[j], mask[j]
         for i in range(a, b):
-            _, _, valid = shifted(start[i], end[i], shift_start, shift_end, rules.total)
+            _, _, valid = shifted(start[i], end[i], shift_start, shift_end, rules.total, rules.beyond)
             row[i] = valid
 
 
@@ -267,7 +268,7 @@ def step_all(
                         out_floats[FINAL_TIOU, i] = maximum(clamped, 0.0)
                         for j in range(n_actions):
                             _, _, valid = shifted(
-                                start[i], end[i], rules.shift_start[j], rules.shift_end[j], rules.total
+                                start[i], end[i], rules.shift_start[j], rules.shift_end[j], rules.total, rules.beyond
                             )
                             out_masks[FINAL_MASK, j, i] = valid
                 episodes[i] += 1

@@ -65,7 +65,7 @@ class HostArrays:
         )
         return c.Rules(
             shift_start, shift_end, low, high, self.seconds, true_low, true_high, self.first, float(config.phi),
-            self.total, self.task.penalty, self.task.ends, self.kind, mode, int(config.max_steps),
+            self.total, self.task.penalty, self.task.ends, self.task.beyond, self.kind, mode, int(config.max_steps),
             config.start == "random", full, index,
         )  # fmt: skip
 

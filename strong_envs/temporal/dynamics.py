@@ -10,8 +10,10 @@ from collections.abc import Callable
 from strong_envs.core.elementwise import Array
 from strong_envs.core.spans import STOP
 
-INVALID = ("refuse", "penalty", "terminate")
-"""What an invalid move does beside leaving the window as it is: nothing, cost 1, end the episode."""
+INVALID = ("refuse", "penalty", "terminate", "clip")
+"""What an invalid move does beside leaving the window as it is: nothing, cost 1, end the episode.
+
+With ``"clip"`` a move over the edge of the video is cut off there instead, and invalid where nothing of it is left."""
 
 
 def outcome(

@@ -130,7 +130,7 @@ class TemporalMomentEnv(ScalarEnv):
     - `phi=0.1`, `max_steps=20`, `z_e=10`, `step_scale=1.0`, `multi_scale=False`, `initial_span=(0.25, 0.75)`,
       `start="initial"` | `"random"`.
     - `iou="signed"` | `"clamped"` | `"legacy"`; `reward="iou_sign"` | `"iou_delta"` | `"read"`.
-    - `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"`.
+    - `invalid="refuse"` | `"penalty"` (-1 more) | `"terminate"` | `"clip"` (cut off at the edge of the video).
     - `global_scope="video"` | `"moment"`; `context=True`; `time_in_observation=False`; `flatten=False`.
     - `observation="features"` | `"index"`; `info="numeric"` | `"full"` | `"light"`.
     - `reveal_truth=None`: whether `info` has `tiou`, `true_span` and `true_spans`. None withholds them on a test part
@@ -223,7 +223,7 @@ class TemporalMomentEnv(ScalarEnv):
         action, task, config, host = int(action), self.task, self.task.config, self._host
         # The functions of `TemporalTask.move`, with the numbers of one episode
         shift_start, shift_end = self._shifts[action]
-        start, end, valid = numbers().shifted(*self._span, shift_start, shift_end, host.total)
+        start, end, valid = numbers().shifted(*self._span, shift_start, shift_end, host.total, task.beyond)
         iou = self._best_iou(start, end, host.kind)
         pay, phi, limit = task.reward.function, config.phi, config.max_steps
         reward, terminated, truncated = outcome(
@@ -286,8 +286,8 @@ class TemporalMomentEnv(ScalarEnv):
         """`TemporalTask.action_mask` of the window, (A,) int8."""
         mask = self._masks.get(self._span)
         if mask is None:
-            (start, end), total, shifted = self._span, self._host.total, numbers().shifted
-            mask = np.array([shifted(start, end, low, high, total)[2] for low, high in self._shifts], np.int8)
+            (start, end), shifted, rules = self._span, numbers().shifted, (self._host.total, self.task.beyond)
+            mask = np.array([shifted(start, end, low, high, *rules)[2] for low, high in self._shifts], np.int8)
             if len(self._masks) < MASKS:
                 self._masks[self._span] = mask
         return mask.copy()

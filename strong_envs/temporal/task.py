@@ -106,6 +106,7 @@ class TemporalTask:
         table: (A, 2) what each move adds to start and end, in steps. n_frames: (S,) int64. seconds: (S,) seconds of a
             step.
         reward: what pays a move. penalty: taken for an invalid one. ends: whether an invalid one ends the episode.
+        beyond: as of `spans.shifted`, 0 where a move is cut off at the edge.
     """
 
     def __init__(self, bank: FeatureBank, local: LocalFeatures, config: TemporalConfig) -> None:
@@ -117,6 +118,7 @@ class TemporalTask:
         self.reward = rewards.find_temporal_reward(config.reward)
         self.penalty = 1.0 if config.invalid == "penalty" else 0.0
         self.ends = config.invalid == "terminate"
+        self.beyond = 0.0 if config.invalid == "clip" else spans.BEYOND
 
     @cached_property
     def truth(self) -> Tensor:
@@ -174,21 +176,21 @@ class TemporalTask:
     def action_mask(self, start: Tensor, end: Tensor) -> Tensor:
         """Which actions change spans (B,), or stop: (B, A) bool."""
         shift = self.table[:, 0], self.table[:, 1]
-        return spans.shifted(start[:, None], end[:, None], *shift, self.config.total)[2]
+        return spans.shifted(start[:, None], end[:, None], *shift, self.config.total, self.beyond)[2]
 
     def shift(self, start: Tensor, end: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a move does to windows (B,), without its reward: start, end, and whether it ends the episode.
 
         Unlike `move` it needs no truth; an agent predicts by it.
         """
-        new_start, new_end, valid = spans.move(start, end, action, self.table, self.config.total)
+        new_start, new_end, valid = spans.move(start, end, action, self.table, self.config.total, self.beyond)
         ended = action == spans.STOP
         return new_start, new_end, ended | ~valid if self.ends else ended
 
     def move(self, samples: Tensor, start: Tensor, end: Tensor, t: Tensor, iou: Tensor, action: Tensor) -> Transition:
         """One step of every episode (Eq. 5). ``t`` (B,) counts from 0, ``iou`` (B,) belongs to the span given."""
         config = self.config
-        new_start, new_end, valid = spans.move(start, end, action, self.table, config.total)
+        new_start, new_end, valid = spans.move(start, end, action, self.table, config.total, self.beyond)
         new_iou = self.iou(samples, new_start, new_end)
         reward, terminated, truncated = outcome(
             action, t, iou, new_iou, valid, self.reward, config.phi, self.penalty, self.ends, config.max_steps
@@ -198,7 +200,7 @@ class TemporalTask:
     def move_rewards(self, samples: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Sign of the change of IoU for every action in every state, (B, A) float32: what Eq. 5 pays before phi."""
         (sample, low, high), action = self._each_action(samples, start, end)
-        new_start, new_end, _ = spans.move(low, high, action, self.table, self.config.total)
+        new_start, new_end, _ = spans.move(low, high, action, self.table, self.config.total, self.beyond)
         change = self.iou(sample, new_start, new_end) - self.iou(sample, low, high)
         return torch.sign(change).to(torch.float32).view(len(samples), self.n_actions)
 

@@ -77,9 +77,11 @@ def whole_run(ragged_store, tmp_path_factory):
 def test_a_run_leaves_a_system_a_log_and_a_result(whole_run, ragged_store, capsys):
     assert sorted(p.name for p in whole_run.iterdir() if "tfevents" not in p.name) == [
         ".lock",
+        "README.md",
         "log.csv",
         "result.json",
         "run.json",
+        "system.card.json",
         "system.safetensors",
     ]
     rows = rows_of(whole_run)

@@ -73,13 +73,13 @@ class Chromium:
                 return answer["result"]
             self._note(answer)
 
-    def open(self, file: Path, width: int, height: int = 900) -> None:
-        """Load a page of the disk at a width in CSS pixels, and wait for it."""
+    def open(self, file: Path | str, width: int, height: int = 900) -> None:
+        """Load a page of the disk, or of an address, at a width in CSS pixels, and wait for it."""
         phone = width < 600
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.requests.clear()
-        self.call("Page.navigate", url=file.as_uri())
+        self.call("Page.navigate", url=file if isinstance(file, str) else file.as_uri())
         deadline = time.monotonic() + self._seconds
         while self.run("document.readyState") != "complete":
             if time.monotonic() > deadline:
@@ -92,6 +92,20 @@ class Chromium:
         if "exceptionDetails" in answer:
             raise RuntimeError(answer["exceptionDetails"]["exception"].get("description", "exception"))
         return answer["result"].get("value")
+
+    def choose_file(self, selector: str, file: Path) -> None:
+        """Put a file into an input of the page, as a user's choice would."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
+
+    def wait(self, script: str) -> None:
+        """Wait until an expression is true."""
+        deadline = time.monotonic() + self._seconds
+        while not self.run(f"!!({script})"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"never true: {script}")
+            time.sleep(0.1)
 
     def press(self, key: str) -> None:
         """A key pressed and let go, wherever the focus is."""

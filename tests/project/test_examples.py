@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +24,8 @@ RUNS = [
     ("one_shot_group.py", [], "torch"),
     ("gymnasium_wrappers.py", [], "gymnasium"),
     ("torchrl_example.py", [], "torchrl"),
+    ("tianshou_example.py", [], "tianshou"),
+    ("offline_cql.py", [], "minari"),
     ("rllib_example.py", [], "ray.rllib"),
     ("pettingzoo_example.py", [], "pettingzoo"),
 ]
@@ -48,3 +52,20 @@ def test_example(name, options, library, monkeypatch, capsys):
         torch.set_num_threads(threads)
     out = capsys.readouterr().out
     assert out.strip() and not re.search(r"\bnan\b", out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["TemporalMomentFlat-v0", "SpatialTrackFlat-v0", "TemporalOneShotFlat-v0"])
+def test_rl_zoo_trains_with_our_settings(name, tmp_path):
+    pytest.importorskip("rl_zoo3", reason="rl_zoo3 is not installed")
+    words = ["--algo", "ppo", "--env", name, "--gym-packages", "strong_envs", "--n-timesteps", "600"]
+    words += ["--conf-file", str(FOLDER / "rl_zoo3.yml"), "--log-folder", str(tmp_path), "--eval-freq", "-1"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "rl_zoo3.train", *words],
+        cwd=FOLDER.parent,
+        env=os.environ | {"PYTHONPATH": str(FOLDER.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "ppo" / f"{name}_1" / f"{name}.zip").is_file()

@@ -79,7 +79,7 @@ def test_sizes_and_dynamics_of_the_papers_read(ragged_store):
     assert (memory.input_size, memory.hidden_size) == (1024, 1024)
     assert (system.network.policy.out_features, system.network.location.out_features) == (7, 2)
     config = system.task.config
-    assert (config.reward, config.invalid, config.max_steps, config.phi) == ("read", "terminate", 10, 0.001)
+    assert (config.reward, config.invalid, config.max_steps, config.phi) == ("read", "clip", 10, 0.001)
     # A move of a tenth of the video
     assert float(system.task.table[0, 0]) / config.total == 0.1
 

@@ -137,7 +137,7 @@ def test_the_answer_is_the_window_with_the_highest_predicted_iou(system):
         observation = task.observe(samples, start, end, torch.zeros_like(samples))
         seen.append(torch.stack((start, end), 1))
         best.append(tree.value(observation)[:, spans.STOP])
-        start, end, _ = spans.move(start, end, tree(observation), task.table, task.config.total)
+        start, end, _ = spans.move(start, end, tree(observation), task.table, task.config.total, task.beyond)
     picked = torch.stack(seen)[torch.stack(best).argmax(0), samples]
     assert torch.allclose(episodes.spans, picked * task.seconds[:, None])
 

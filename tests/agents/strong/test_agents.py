@@ -14,6 +14,7 @@ from strong_envs.agents.strong.agent import Strong, make_level
 from strong_envs.agents.strong.args import level_args, strong_args
 from strong_envs.agents.strong.cell_attention.attention import AttendedFeatures
 from strong_envs.agents.strong.levels.training import train
+from strong_envs.agents.strong.stored import KNOWN_SENTENCES
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.agents.training.networks import Actor, Critic, Standardise
 from strong_envs.agents.training.replay import IndexReplay
@@ -346,7 +347,7 @@ def peaks_of(system, bank):
     """Boxes around the peak of the attention that the boxes of a system follow."""
     if system.frame_attention is not None:
         return system.frame_attention.boxes(bank)
-    return AttendedFeatures(bank, system.cell_attention).peaks
+    return AttendedFeatures(system.words.bank(bank), system.cell_attention).peaks
 
 
 @pytest.mark.parametrize("learns_from", ["own rewards", "frame labels"])
@@ -395,3 +396,16 @@ def test_attention_over_cells_needs_cells_and_boxes(ragged_store, tmp_path):
     bank = features.load(ragged_store, "train")
     with pytest.raises(DataError, match="boxes='cells' has none; use attention='none'"):
         Strong.of(bank, small_strong("cells", attention="cells"))
+
+
+def test_a_loaded_system_reads_unknown_words_as_the_one_that_was_saved(ragged_store, tmp_path):
+    bank, other = (features.load(ragged_store, split) for split in ("train", "test"))
+    system, path = Strong.of(bank, strong_args(boxes="frame")), str(tmp_path / "trl.safetensors")
+    system.save(path)
+    loaded = Strong.load(path, other)
+    assert torch.equal(loaded.words.known, system.words.known) and len(system.words.known)
+    assert torch.equal(loaded.predict(other).spans, system.predict(other).spans)
+    tensors, about = load_weights(path)
+    save_weights(path, tensors | {KNOWN_SENTENCES: torch.zeros(3, 2)}, about)
+    with pytest.raises(DataError, match=f"unusable {KNOWN_SENTENCES!r}"):
+        Strong.load(path, other)

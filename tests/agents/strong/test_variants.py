@@ -26,7 +26,8 @@ NEIGHBOURS = {
     "trl": ("trl+gau", {"boxes"}),
     "trl+local": ("trl", {"boxes"}),
     "trl+cells": ("trl", {"boxes"}),
-    "trl+dis": ("strong", {"spatial_env.inheritance"}),
+    # Without inheritance every frame has the moves of a first one.
+    "trl+dis": ("strong", {"spatial_env.inheritance", "spatial_env.actions_per_frame"}),
     "trl+fix": ("strong", {"spatial_env.inheritance"}),
     "strong (frame labels)": ("strong", {"learns_from", "attention", "box_margin", "random_boxes"}),
     "strong+frame scores": ("strong (frame labels)", {"frame_scores", "frame_attention.change"}),

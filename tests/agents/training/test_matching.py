@@ -78,6 +78,24 @@ def test_the_inside_stays_and_other_windows_are_differences_from_it(shapes, wind
     assert inputs(alike)[:, 8 : windows * 8].abs().max() < 1e-5
 
 
+def test_the_gradients_of_the_scores_are_those_of_the_formula():
+    torch.manual_seed(0)
+    score, x, query = GatedScore(5, 7, 6), torch.randn(4, 3, 5, requires_grad=True), torch.randn(4, 7)
+    said = query.requires_grad_()
+    hidden = score.feature(x) * score.gate(said)[:, None] + score.shift(said)[:, None]
+    inputs, by_row = [x, said, *score.parameters()], torch.randn(4, 3)
+    expected = torch.autograd.grad(score.out(hidden.relu())[..., 0], inputs, by_row)
+    for got, wanted in zip(torch.autograd.grad(score(x, said), inputs, by_row), expected, strict=True):
+        assert torch.allclose(got, wanted, atol=1e-5)
+
+
+def test_scores_are_differentiated_once():
+    scores = GatedScore(5, 7, 6)(torch.randn(2, 3, 5), torch.randn(2, 7)).sum()
+    scores.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        scores.backward()
+
+
 def test_a_whole_frame_may_be_a_vector_of_another_length():
     shapes = TEMPORAL | {"global": (9,)}
     inputs, observation = network(shapes), batch(shapes)

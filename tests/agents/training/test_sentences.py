@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from strong_envs.agents.training.sentences import MOST, Sentences
+from strong_envs import features
+from strong_envs.agents.training.sentences import MOST, KnownWords, Sentences
 
 
 def test_a_known_sentence_stays_and_an_unknown_one_becomes_what_it_is_nearest_to():
@@ -29,3 +30,14 @@ def test_weights_of_one_split_load_into_a_network_made_for_another():
     other.load_state_dict(one.state_dict())
     new = torch.tensor([[0.5, 0.1, 0.0]])
     assert torch.equal(one(new), other(new))
+
+
+def test_a_bank_in_known_words_shares_all_but_its_sentences():
+    bank = features.load("shapes-v0", "test")
+    known = features.load("shapes-v0", "train").query[:40]
+    words = KnownWords(known)
+    read = words.bank(bank)
+    assert torch.equal(read.query, Sentences(known).read(bank.query)) and not torch.equal(read.query, bank.query)
+    assert read.frames is bank.frames and read.texts == bank.texts
+    assert words.bank(bank) is read, "computed once"
+    assert KnownWords(torch.randn(MOST + 1, bank.query_dim)).bank(bank) is bank

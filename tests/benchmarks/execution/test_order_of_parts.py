@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 from random_stores import random_store
+from safetensors.torch import load_file
 
-from strong_envs import features
+from strong_envs import agents, features
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.execution.cell import Cell, run_cell
 from strong_envs.benchmarks.execution.local_engine import Outcome
 from strong_envs.features import FeatureBank
+from strong_envs.features.datasets.types import Report
+from strong_envs.features.store.subset import StoreView
 
 LENGTHS = [12 + 5 * i for i in range(12)]
 STRONG = ["rounds=1", "temporal.num_envs=16", "temporal.batch=8", "spatial.num_envs=16"]
@@ -140,6 +145,63 @@ def test_a_job_opens_the_test_part_when_all_trainings_have_ended(
         references = {row["reference"]: row for row in result["validation"]["references"]}
         assert references["whole"]["protocol"] == {**result["protocol"], "test": "val"}
         assert references["whole"]["queries"] == 2
+
+
+def test_a_tuning_never_opens_the_test_part(
+    fresh: str, tmp_path: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    monkeypatch.setattr("strong_envs.benchmarks.tuning.command.run_matrix", lambda *args, **_: here(*args))
+    words = ["tune", "--features", fresh, "--systems", "mcn,blind one-shot", "--trials", "2", "--budget", "0.001"]
+    assert main([*words, "--jobs", "1", "--out", str(tmp_path / "out")]) == 0
+    assert opened.count("trained") == 4 and "opened val" in opened
+    assert not any("test" in event for event in opened), opened
+    file = json.loads((tmp_path / "out" / "tuned.json").read_text())
+    assert file["protocol"]["test"] == "val" and len(file["systems"]["mcn"]["trials"]) == 2
+
+
+def with_other_truth(store: features.FeatureStore) -> features.FeatureStore:
+    """The same store, with the moments of the test part mirrored in time."""
+    length = {video.id: video.duration for video in store.videos}
+    queries = [
+        replace(q, windows=tuple((length[q.video] - end, length[q.video] - start) for start, end in q.windows))
+        if q.split == "test"
+        else q
+        for q in store.queries
+    ]
+    ends = list(accumulate(video.n_frames for video in store.videos))
+    spans = [(end - video.n_frames, end) for end, video in zip(ends, store.videos, strict=True)]
+    report = Report("another truth")
+    return StoreView(store, "other truth", store.videos, spans, queries, range(len(queries)), store.tracks, report, {})
+
+
+QUICK = ["mcn", "blind one-shot", "sm-rl", "frame classifier", "bilinear regression"]
+LONG = [n for n, spec in agents.REGISTRY.items() if spec.needs_training and not spec.upper_bound and n not in QUICK]
+
+
+@pytest.mark.parametrize("system", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
+def test_another_truth_of_the_test_part_changes_no_weight_no_curve_and_no_answer(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = features.split_validation(str(random_store(tmp_path / "store", LENGTHS, seed=3).path), share=0.3)
+    data = agents.incompatibility(system, features.load(store, "train"))
+    if data is not None:
+        pytest.skip(data)
+    small = {"temporal": {"num_envs": 16, "batch": 8}, "rounds": 1, "spatial": {"num_envs": 16}}
+    options = small if agents.find(system).factory is Strong else {}
+    options = {name: part for name, part in options.items() if name != "spatial" or "strong" in system}
+    results = []
+    for number, one in enumerate((store, with_other_truth(store))):
+        monkeypatch.setattr(Cell, "store", lambda self, one=one: one)
+        cell = Cell(system, 0, "data", "hash", budget=0.001, options=options, evaluations=2)
+        results.append(run_cell(cell, tmp_path / str(number)))
+        results[-1]["weights"] = load_file(str(tmp_path / str(number) / f"{cell.key}.safetensors"))
+    first, second = results
+    assert first["scores"] != second["scores"]  # the rows differ,
+    assert first["spans"] == second["spans"]  # and nothing else does
+    assert [point["IoU"] for point in first["trace"]] == [point["IoU"] for point in second["trace"]]
+    assert first["weights"].keys() == second["weights"].keys()
+    assert all(first["weights"][name].equal(second["weights"][name]) for name in first["weights"])
 
 
 def test_train_and_train_pretrained_score_validation_as_they_learn(

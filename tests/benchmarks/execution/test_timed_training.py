@@ -84,7 +84,7 @@ def test_a_checkpoint_of_other_code_or_none_at_all_starts_anew(ragged_store, tmp
         assert steps == fresh
 
 
-@pytest.mark.parametrize("system", ["sb3-dqn", "mcn", "trl"])
+@pytest.mark.parametrize("system", ["sb3-dqn", "mcn", "trl", "sm-rl", "frame classifier", "tsp-prl"])
 def test_scores_on_the_way_change_no_training(system, ragged_store, tmp_path):
     if system.startswith("sb3") and importlib.util.find_spec("stable_baselines3") is None:
         pytest.skip("Stable-Baselines3 is not installed")
@@ -92,7 +92,9 @@ def test_scores_on_the_way_change_no_training(system, ragged_store, tmp_path):
         "trl": TEMPORAL,
         "sb3-dqn": {"steps": 1600, "num_envs": 8, "settings": {"learning_starts": 64, "gradient_steps": 1}},
     }.get(system, {})
-    budget = {"sb3-dqn": 1.0, "mcn": 0.1}.get(system, 0.001)
+    options |= {"tsp-prl": {"steps": 2_000, "num_envs": 4}, "sm-rl": {"steps": 110, "batch": 8}}.get(system, {})
+    short = {"sb3-dqn": 1.0, "mcn": 0.1, "sm-rl": 1.0, "frame classifier": 0.08, "tsp-prl": 1.0}
+    budget = short.get(system, 0.001)
     base = dataclasses.replace(cell_of(ragged_store, system), budget=budget, options=options)
     made = [base, dataclasses.replace(base, evaluations=3)]
     plain, watched = (run_cell(cell, tmp_path) for cell in made)

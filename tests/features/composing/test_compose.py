@@ -11,7 +11,9 @@ import pytest
 import torch
 from drawn_clips import NAMES, captioned, class_folders
 
+from strong_envs.agents.registry import Prediction
 from strong_envs.benchmarks.cli import main
+from strong_envs.benchmarks.metrics.score import score
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.commands.show import draw_strip
 from strong_envs.features.composing.assemble import area_weights
@@ -27,6 +29,7 @@ from strong_envs.features.extraction import pipeline
 from strong_envs.features.shapes import open_store
 from strong_envs.features.store.store import FeatureStore, StoredVideo
 from strong_envs.features.video_io import open_frames
+from strong_envs.local_features import LocalFeatures
 
 SMALL = EncodeOptions(backbone="colour-cells", fps=5.0, pca=None)
 COUNTS = {"train": 6, "val": 2, "test": 3}
@@ -443,3 +446,17 @@ def test_a_recipe_that_cannot_be_is_refused():
     for pieces in wrong:
         with pytest.raises(DataError):
             Recipe.of(StoredVideo("v", 1.0, 5, None, {"composed": {**good, "pieces": pieces}}))
+
+
+def test_the_right_tile_is_a_metric_of_mosaics_alone(drawn, tmp_path):
+    def tiles_of_true_boxes(layout: Layout) -> dict:
+        bank = FeatureBank(made(drawn, tmp_path / layout.layout, layout), "test")
+        boxes = LocalFeatures(bank, "truth").boxes
+        windows = bank.truth[:, 0] * bank.duration[bank.video][:, None]
+        left = boxes * torch.tensor([0.5, 1.0, 0.5, 1.0])
+        return {name: score(Prediction(windows, boxes=b), bank) for name, b in (("true", boxes), ("left", left))}
+
+    scores = tiles_of_true_boxes(Layout("1x2", clips=(2, 2)))
+    assert (scores["true"]["tile"] == 1).all()
+    assert 0 < scores["left"]["tile"].mean() < 1, "only the queries about the left tile"
+    assert "tile" not in tiles_of_true_boxes(Layout("sequence", clips=(2, 2)))["true"]

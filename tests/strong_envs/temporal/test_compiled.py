@@ -36,7 +36,7 @@ OPTIONS = [
     {"copy": False, "flatten": True, "time_in_observation": True},
     {"copy": False, "observation": "index"},
     {"reward": "iou_delta", "phi": 0.01, "invalid": "penalty"},
-    {"reward": "read", "start": "random"},
+    {"reward": "read", "start": "random", "invalid": "clip", "step_scale": 2.0},
 ]
 
 
@@ -240,8 +240,10 @@ def test_long_parts_are_streamed_from_any_address():
 def test_plain_python_and_numba_agree_on_one_episode():
     kernels, truth = compiled.kernels(), [[2.0, 5.0], [7.5, 9.0]]
     for function in (spans.shifted, kernels.shifted):
-        assert function(0.0, 1.0, -1.0, 0.0, 20.0) == (0.0, 1.0, False)
-        assert function(0.0, 1.0, 1.0, 1.0, 20.0) == (1.0, 2.0, True)
+        assert function(0.0, 1.0, -1.0, 0.0, 20.0, spans.BEYOND) == (0.0, 1.0, False)
+        assert function(0.0, 1.0, 1.0, 1.0, 20.0, spans.BEYOND) == (1.0, 2.0, True)
+        assert function(1.0, 3.0, -2.0, 2.0, 20.0, 0.0) == (0.0, 5.0, True)  # cut off at the edge
+        assert function(0.0, 3.0, -2.0, 0.0, 20.0, 0.0) == (0.0, 3.0, False)  # nothing of it is left
     assert spans.frame_window(19.0, 20.0, 20.0, 3) == kernels.frame_window(19.0, 20.0, 20.0, 3) == (2, 3)
     assert spans.context_windows(4, 9, 3, 10) == kernels.context_windows(4, 9, 3, 10)
     low, high = np.array(truth).T[:, :, None].copy()

@@ -21,6 +21,8 @@ def by_hand(span, truths, action, t, *, phi=0.1, total=20, invalid="refuse"):
     """One move in whole steps, written from the paper: new span, reward, terminated."""
     change = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (0, 0)][action]
     new = (span[0] + change[0], span[1] + change[1])
+    if invalid == "clip":
+        new = (max(new[0], 0), min(new[1], total))
     valid = 0 <= new[0] < new[1] <= total
     new = new if valid else span
 
@@ -32,7 +34,7 @@ def by_hand(span, truths, action, t, *, phi=0.1, total=20, invalid="refuse"):
     return new, reward, action == 6 or (invalid == "terminate" and not valid)
 
 
-@pytest.mark.parametrize("invalid", ["refuse", "penalty", "terminate"])
+@pytest.mark.parametrize("invalid", ["refuse", "penalty", "terminate", "clip"])
 def test_every_step_is_the_papers(invalid, ragged_store):
     env = gym.make("strong_envs:TemporalMoment-v0", features=ragged_store, invalid=invalid).unwrapped
     env.action_space.seed(1)

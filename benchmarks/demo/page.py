@@ -1,0 +1,134 @@
+"""The page itself, made with Gradio: a video file and a sentence, or a held-out query, and the search step by step."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from strong_envs.benchmarks.demo.search import Model, Search, search_file, search_query
+from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.errors import DataError
+from strong_envs.rendering.gif import write_gif
+
+QUERIES = 200
+"""Queries that the list offers."""
+CSS = """
+.gradio-container { max-width: 70rem !important; margin: auto; }
+#answer h2 { margin: 0 0 .3rem; }
+#model { border-left: 3px solid #f5962b; padding-left: .8rem; }
+footer { display: none !important; }
+"""
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+
+
+def theme() -> Any:
+    """A theme without fonts of another address."""
+    import gradio as gr  # type: ignore[import-not-found]
+
+    return gr.themes.Default(primary_hue="orange", font=FONTS, font_mono=["ui-monospace", "monospace"])
+
+
+def build(models: list[Model], bank: FeatureBank | None, folder: Path | None = None) -> Any:
+    """The page, a ``gradio.Blocks``.
+
+    Args:
+        models: at least one.
+        bank: whose queries are offered; None for none.
+        folder: where the GIFs go; a temporary one by default.
+    """
+    import gradio as gr
+
+    by_name = {model.name: model for model in models}
+    place = Path(tempfile.mkdtemp(prefix="strong-envs-demo-")) if folder is None else folder
+    count = [0]
+
+    def show(search: Search, truth: bool) -> list[Any]:
+        count[0] += 1
+        pictures = search.pictures(truth)
+        seconds = [0.8, *[0.35] * (len(pictures) - 2), 2.0][-len(pictures) :]
+        film = write_gif(place / f"search-{count[0] % 50}.gif", pictures, seconds)
+        last = len(pictures) - 1
+        slider = gr.update(maximum=max(last, 1), value=last, visible=last > 0)
+        return [search, search.answer(truth), _shown(str(film)), slider, _shown(pictures[-1])]
+
+    def find_in_file(name: str, path: str | None, sentence: str) -> list[Any]:
+        if not path:
+            raise gr.Error("Choose a video file first.")
+        if not (sentence or "").strip():
+            raise gr.Error("Type a sentence that says what happens.")
+        try:
+            return show(search_file(by_name[name], path, sentence), False)
+        except DataError as error:
+            raise gr.Error(str(error)) from None
+
+    def find_query(name: str, qid: str, truth: bool) -> list[Any]:
+        assert bank is not None
+        try:
+            return show(search_query(by_name[name], bank, qid), truth)
+        except DataError as error:
+            raise gr.Error(str(error)) from None
+
+    def step_of(search: Search | None, step: float, truth: bool) -> Any:
+        return None if search is None else search.picture(int(step), truth)
+
+    with gr.Blocks(title="STRONG-envs: find a moment", analytics_enabled=False) as page:
+        gr.Markdown("# Find a moment\n\nA trained agent moves a window until it holds what a sentence describes.")
+        with gr.Row():
+            chosen = gr.Dropdown(list(by_name), value=models[0].name, label="Model", visible=len(models) > 1)
+        told = gr.Markdown(models[0].about(), elem_id="model")
+        chosen.change(lambda name: by_name[name].about(), chosen, told)
+
+        def results(prefix: str) -> list[Any]:
+            search = gr.State(None)
+            answer = gr.Markdown(elem_id="answer" if prefix == "file" else "answer-query")
+            with gr.Row():
+                film = _picture("The search", f"{prefix}-film", type="filepath")
+                still = _picture("One step of it", f"{prefix}-still")
+            step = gr.Slider(0, 1, value=0, step=1, label="Step", visible=False, elem_id=f"{prefix}-step")
+            return [search, answer, film, step, still]
+
+        with gr.Tab("Your video"):
+            with gr.Row():
+                video = gr.Video(label="Video file", sources=["upload"], height=260)
+                with gr.Column():
+                    sentence = gr.Textbox(label="Sentence", placeholder="a person opens the door", elem_id="sentence")
+                    button = gr.Button("Find the moment", variant="primary", elem_id="find")
+            shown = results("file")
+            inputs = [chosen, video, sentence]
+            button.click(find_in_file, inputs, shown)
+            sentence.submit(find_in_file, inputs, shown)
+            shown[3].release(lambda search, step: step_of(search, step, False), [shown[0], shown[3]], shown[4])
+        if bank is not None:
+            with gr.Tab("Held-out queries"):
+                gr.Markdown(f"Queries of the part `{bank.split}` of {bank.store.name}, which no training has seen.")
+                some = range(min(QUERIES, len(bank)))
+                choices = [(f"{bank.texts[i]} ({bank.queries[i].video})", bank.qids[i]) for i in some]
+                query = gr.Dropdown(choices, value=choices[0][1], label="Query", elem_id="query")
+                with gr.Row():
+                    truth = gr.Checkbox(False, label="Show the truth", elem_id="truth")
+                    ask = gr.Button("Find the moment", variant="primary", elem_id="find-query")
+                seen = results("query")
+                ask.click(find_query, [chosen, query, truth], seen)
+                truth.change(
+                    lambda name, search, qid, on: find_query(name, qid, on) if search else [gr.skip()] * 5,
+                    [chosen, seen[0], query, truth],
+                    seen,
+                )
+                seen[3].release(step_of, [seen[0], seen[3], truth], seen[4])
+    page.strong_envs_folder = place
+    return page
+
+
+def _picture(label: str, elem_id: str, **options: Any) -> Any:
+    """A picture that is hidden until there is one; its label would cover the sentence in it."""
+    import gradio as gr
+
+    hidden = {"show_label": False, "buttons": [], "interactive": False, "visible": False}
+    return gr.Image(label=label, elem_id=elem_id, **hidden, **options)
+
+
+def _shown(value: Any) -> Any:
+    import gradio as gr
+
+    return gr.update(value=value, visible=True)

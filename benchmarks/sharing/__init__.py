@@ -1,0 +1,1 @@
+"""What is given to others: pictures of the environments, offline data sets, model cards."""

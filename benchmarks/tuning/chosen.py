@@ -1,0 +1,124 @@
+"""The file of a tuning, and its use: ``--tuned FILE`` of the commands that train."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from strong_envs.agents.overrides import check_settings, setting_paths, with_setting
+from strong_envs.benchmarks.execution.learned_boxes import SUFFIX
+from strong_envs.benchmarks.results.files import read_tree
+from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import shown
+from strong_envs.features.files.untrusted_json import as_type
+
+if TYPE_CHECKING:
+    from strong_envs.benchmarks.execution.job import Variant
+
+FILE = "tuned.json"
+Value = bool | int | float | str | None
+
+
+class TunedTrial(Struct):
+    """A trial."""
+
+    number: int
+    values: dict[str, Value]
+    mIoU: float | None
+    scores: list[float] = []
+    seconds: float = 0.0
+
+
+class TunedSystem(Struct):
+    """What was tried of a system, and what was chosen; ``chosen`` is None where no trial has finished."""
+
+    space: dict[str, dict[str, Any]]
+    defaults: dict[str, Value]
+    trials: list[TunedTrial]
+    chosen: dict[str, Value] | None
+    mIoU: float | None = None
+    default_mIoU: float | None = None
+
+
+class TunedFile(Struct):
+    """``tuned.json``."""
+
+    data: str
+    part: str
+    trials: int
+    seeds: list[int]
+    budget: float
+    systems: dict[str, TunedSystem]
+    about: dict[str, Any] = {}
+
+
+def read_tuned(path: str) -> TunedFile:
+    """The file of a tuning, checked; `DataError` names what is wrong with it."""
+    return as_type(read_tree(path), TunedFile, f"{shown(path)} is not the file of strong-envs tune")
+
+
+def with_tuned(args: argparse.Namespace, variants: Sequence[Variant]) -> list[Variant]:
+    """Variants with the chosen values of ``--tuned``; what ``--set`` gave stays.
+
+    Raises:
+        DataError: not such a file, or values that a system does not take.
+    """
+    path = getattr(args, "tuned", None)
+    if not path:
+        return list(variants)
+    found = read_tuned(path)
+    made = []
+    for variant in variants:
+        tuned = found.systems.get(key_of(variant))
+        if tuned is None or not tuned.chosen:
+            made.append(variant)
+            continue
+        free = {name: value for name, value in tuned.chosen.items() if not is_given(variant, name)}
+        try:
+            check_settings([variant.system], free)
+        except DataError as error:
+            raise DataError(f"{shown(path)}: {variant.system}: {error}") from None
+        options = variant.options
+        for name, value in free.items():
+            options = with_setting(variant.system, options, name, value)
+        made.append(replace(variant, options=options))
+    return made
+
+
+def key_of(variant: Variant) -> str:
+    """The name of a row in the file of a tuning: that of its system, and whether it looks through learned boxes."""
+    return variant.system + (SUFFIX if variant.boxes else "")
+
+
+def is_given(variant: Variant, name: str) -> bool:
+    """Whether the options of a variant hold a setting already: ``--set`` gave it."""
+    for path in setting_paths(variant.system)[name]:
+        place: Any = variant.options
+        for part in path:
+            place = place.get(part) if isinstance(place, Mapping) else None
+        if place is not None:
+            return True
+    return False
+
+
+def tuned_note(system: str, tuned: TunedFile, data: str) -> str:
+    """A sentence for the row of a system: the values that were chosen, by how many trials, on what."""
+    found = tuned.systems.get(system)
+    if found is None:
+        return "not tuned: default values."
+    if not found.chosen:
+        return "default values: no trial of its tuning has finished."
+    values = ", ".join(f"{name}={shown_value(value)}" for name, value in found.chosen.items())
+    where = f"the part {tuned.part}" + ("" if tuned.data == data else f" of {tuned.data}")
+    before = "" if found.default_mIoU is None else f"; default values: {100 * found.default_mIoU:.2f}"
+    score = "" if found.mIoU is None else f" (mIoU {100 * found.mIoU:.2f} there{before})"
+    return f"tuned in {len(found.trials)} trials on {where}{score}: {values}."
+
+
+def shown_value(value: Any) -> str:
+    """A value as in a table: three digits of a number that is not whole."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
