@@ -21,7 +21,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "benchmarks.tuning.command",
             "choose settings on the validation part, as many trials for every system",
         ),
-        "looks": ("benchmarks.commands.looks", "quality over the number of frames that a search looks at"),
+        "looks": ("benchmarks.looks.command", "quality over the number of frames that a search looks at"),
         "references": ("benchmarks.commands.references", "score baselines that ignore the video"),
     },
     "Data": {

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from strong_envs.benchmarks.cli import main
-from strong_envs.benchmarks.commands.looks import looks_of, rows_of
+from strong_envs.benchmarks.looks.command import looks_of, rows_of
 from strong_envs.benchmarks.looks.result import area, needed
 from strong_envs.features import DataError
 
