@@ -210,7 +210,9 @@ def test_the_table_of_typical_seconds_is_that_of_a_result_file():
     file = Path(__file__).parents[3] / "docs" / "results" / "levels" / "standard.json"
     rows = {row["system"]: row["metrics"] for row in json.loads(file.read_text())["rows"]}
     # Systems that train otherwise since have no row yet: their seconds are estimates, as the source of the table says.
-    estimated = {"frame classifier", "ctrl", "mcn", "acrn", "read", "tsp-prl"} | {name for name in typical() if name not in rows}
+    estimated = {"frame classifier", "ctrl", "mcn", "acrn", "read", "tsp-prl"} | {
+        name for name in typical() if name not in rows
+    }
     assert len(typical().keys() - estimated) >= 6
     for system in typical().keys() - estimated:
         assert typical()[system]["seconds"] == pytest.approx(rows[system]["train s"], abs=0.06)
