@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -68,7 +69,7 @@ def record(
     if base not in IDS:
         raise DataError(f"env_id must be one of {[*IDS, *FLAT_IDS]}, got {env_id!r}")
     try:
-        import minari  # type: ignore[import-not-found]
+        minari: Any = import_module("minari")
     except ImportError:
         raise DataError('offline data sets need Minari: pip install "strong-envs[minari]"') from None
     name = name or default_name(env_id, kind)
