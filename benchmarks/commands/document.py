@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.benchmarks.results import figures
-from strong_envs.benchmarks.results.files import read_result
+from strong_envs.benchmarks.results.files import read_result, read_tree
 from strong_envs.benchmarks.results.tables import format_number, markdown_table
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.files.atomic import write_text
@@ -106,6 +106,11 @@ def block(
     kind: str, path: str, options: Mapping[str, str], file: Path, root: Path, drawing: list[str] | None = None
 ) -> str:
     """The text between the comments of one marker. A figure is drawn where ``drawing`` is a list to report to."""
+    if kind == "looks":
+        from strong_envs.benchmarks.looks.result import markdown
+
+        _known(options, ())
+        return f"\n{markdown(read_tree(root / path))}"
     result = checked_result(root / path)
     if kind == "table":
         _known(options, ("metrics", "systems", "notes", "sort", "beside", "beside_metrics"))
@@ -137,7 +142,7 @@ def block(
             drawing.append(f"{options['file']} drawn")
         link = os.path.relpath(root / options["file"], file.parent)
         return f"\n![{options.get('alt') or options['kind']}]({link})\n"
-    kinds = ("table", "number", "figure", "claims", "walk", "about")
+    kinds = ("table", "number", "figure", "claims", "walk", "looks", "about")
     raise DataError(f"a marker is one of {kinds}, got {kind!r}{nearest(kind, kinds)}")
 
 
