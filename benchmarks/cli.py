@@ -71,6 +71,17 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
 """Commands by group: name to module below ``strong_envs`` and summary. A module is imported when its command runs."""
 
 MODULES = {name: module for group in GROUPS.values() for name, (module, _) in group.items()}
+CONTINUES = "the same command continues where it stopped"
+FILES_KEPT = "files that were finished are kept"
+STOPPED = "nothing was written"
+INTERRUPTED = {
+    **dict.fromkeys(("run", "table1", "table2", "sweep", "walk", "converge"), CONTINUES),
+    **dict.fromkeys(("extract", "compose", "train-pretrained"), CONTINUES),
+    **dict.fromkeys(("gallery", "videos", "episode"), FILES_KEPT),
+    "train": "before the training began; run the same command again",
+    "document": "documents that were finished are kept; run the same command again",
+}
+"""What is kept where Ctrl-C ends a command that does not say it itself; `STOPPED` for the others."""
 PIPE_CLOSED = 128 + 13
 """Exit code where the reader of the output went away, as of a program that SIGPIPE ended."""
 
@@ -146,7 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: cannot write the output: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        words = sys.argv[1:] if arguments is None else arguments
+        print(f"interrupted; {INTERRUPTED.get(words[0] if words else '', STOPPED)}", file=sys.stderr)
         return 130
 
 

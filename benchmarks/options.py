@@ -17,6 +17,7 @@ from strong_envs.features.validation import SHARE
 
 RESULTS = (
     "results.json",
+    "live.html",
     "sweep.json",
     "table.md",
     "table.png",

@@ -22,10 +22,10 @@ Not published, hence ours:
 - Detections are made of centre and length, so that they are never empty or inverted.
 
 Deviations of ``preset="default"``: sizes of 16 to 64 instead of 128 and 1024, standardised inputs, dropout, weight
-decay and early stopping on the validation part (without them it learns its training part by heart), and positions that
-begin as an even sweep over the video (``sweep``), with uniform positions in a fifth of the episodes (``explore``): with
-a standard deviation of .08, positions that begin in the middle stay there, and detection never learns from the rest of
-a video. ``preset="described"`` is the description.
+decay and early stopping on the validation part, the detection of the last look as the answer (``answer``), and
+positions that begin as an even sweep over the video (``sweep``), with uniform positions in a fifth of the episodes
+(``explore``): with a standard deviation of .08, positions that begin in the middle stay there, and detection never
+learns from the rest of a video. ``preset="described"`` is the description.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ class SmrlArgs:
     concept_steps: int = 300
     """Updates of the head of concepts before the agent learns."""
     standardise: bool = True
-    answer: str = "best"
+    answer: str = "last"
     """``"best"``: the detection with the indicator on and the highest match, as described; ``"last"``: that of the last
-    look, which has seen the most."""
+    look, which has seen the most (27.2 instead of 24.9 mIoU on validation, easy level, one seed)."""
     early_stopping: bool = True
     """Keep the weights that are best on the validation part, where the store has one."""
 
@@ -264,6 +264,7 @@ class SmRl(TemporalSystem):
                 dropout=0.0,
                 weight_decay=0.0,
                 early_stopping=False,
+                answer="best",
             ),
             TemporalConfig(context=False),
         ),

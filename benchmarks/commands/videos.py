@@ -165,13 +165,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
     if args.count < 1 or args.draw < 0:
         raise DataError(f"--count must be 1 or more and --draw 0 or more, got {args.count} and {args.draw}")
     out = check_output(args.out)
     name, bank, prediction, scores = source_of(args)
     viewer, described = Viewer(bank), []
     samples = drawn(bank, args.count, args.draw)
-    for number, sample in enumerate(samples):
+    # Nothing is drawn where nobody watches.
+    for number, sample in enumerate(tqdm(samples, "videos", unit="video", disable=None, leave=False)):
         query = bank.queries[sample]
         stem = f"{number:02d}-" + "".join(c if c.isalnum() or c in "-_" else "-" for c in query.qid)
         known = [key for key in ("IoU", "m_vIoU", "box IoU", "coverage") if key in scores]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.benchmarks.execution.cell import Cell, read_cell, run_cell
+from strong_envs.benchmarks.execution.live_page import NAME
 from strong_envs.benchmarks.execution.progress import ProgressBars
 from strong_envs.benchmarks.execution.time_left import by_seed
 from strong_envs.features.errors import DataError
@@ -63,7 +64,8 @@ def run_matrix(
     context = mp.get_context("spawn")
     messages = context.Queue()
     running: dict[str, tuple[Any, Cell]] = {}
-    with ProgressBars(waiting, before, jobs, show, later=later) as bars:
+    page = folder.parent / NAME if show else None
+    with ProgressBars(waiting, before, jobs, show, later=later, page=page) as bars:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:

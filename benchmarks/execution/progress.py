@@ -6,9 +6,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from strong_envs.benchmarks.execution.cell import Cell
+from strong_envs.benchmarks.execution.live_page import LivePage
 from strong_envs.benchmarks.execution.time_left import TimeLeft
 
 EVERY = 60.0
@@ -24,6 +26,7 @@ class ProgressBars:
         jobs: cells at a time.
         show: print anything at all.
         clock: seconds.
+        page: where `live.html` is kept up to date; None for none.
         later: cells that will follow, which the time left counts.
     """
 
@@ -34,6 +37,7 @@ class ProgressBars:
         jobs: int,
         show: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        page: Path | None = None,
         later: Sequence[Cell] = (),
     ) -> None:
         from rich.console import Console
@@ -52,6 +56,7 @@ class ProgressBars:
             disable=not self.live,
         )
         self.total, self.done, self.clock = len(cells) + len(stored) + len(later), len(stored), clock
+        self.later = len(later)
         self.left = TimeLeft([*cells, *later], jobs, clock=clock)
         for cell, result in stored:
             self.left.stored(cell, result)
@@ -60,15 +65,22 @@ class ProgressBars:
         self.names: dict[str, str] = {}
         self.notes: dict[str, str] = {}
         self.said = clock()
+        self.page = None if page is None else LivePage(page, clock)
+        for cell, result in stored if self.page is not None else ():
+            self.page.finished(f"{cell.system} seed {cell.seed}", result)  # type: ignore[union-attr]
 
     def __enter__(self) -> ProgressBars:
         """Start drawing."""
         self.progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         """Stop drawing."""
         self.progress.stop()
+        if kind is not None or self.tasks or self.done + self.later < self.total:
+            self._write_page("stopped: the same command continues with what is stored")
+        else:
+            self._write_page("this part has ended, more follow" if self.later else "finished")
 
     def begin(self, cell: Cell) -> None:
         """A cell starts."""
@@ -87,6 +99,7 @@ class ProgressBars:
 
     def tick(self) -> None:
         """Time has passed: the estimate is drawn anew, and without bars a line is printed now and then."""
+        self._write_page()
         if self.live:
             self.progress.update(self.whole, note=self.left.text().removeprefix(", "))
         elif self.plain and self.tasks and self.clock() - self.said >= EVERY:
@@ -96,11 +109,18 @@ class ProgressBars:
     def end(self, cell: Cell, result: Mapping[str, Any] | None) -> None:
         """A cell has finished with a result, or failed."""
         self.left.end(cell, result)
+        if self.page is not None:
+            self.page.finished(self.names[cell.key], result)
         self.progress.remove_task(self.tasks.pop(cell.key))
         self.progress.advance(self.whole)
         self.done += 1
         what = "FAILED" if result is None else "finished"
         self._say(f"{cell.system} seed {cell.seed}: {what} ({self.done} of {self.total}{self.left.text()})")
+
+    def _write_page(self, ended: str = "") -> None:
+        if self.page is not None:
+            running = [f"{self.names[key]}: {self.notes.get(key, 'loading')}" for key in self.tasks]
+            self.page.write(self.done, self.total, self.left.text(), [] if ended else running, ended)
 
     def _say(self, text: str) -> None:
         if self.plain:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.benchmarks.execution.cell import Cell, read_cell, run_cell
+from strong_envs.benchmarks.execution.live_page import NAME
 from strong_envs.benchmarks.execution.local_engine import Outcome, stored_cells
 from strong_envs.benchmarks.execution.progress import ProgressBars
 from strong_envs.benchmarks.execution.timed_training import checkpoint_files
@@ -58,7 +59,7 @@ def run_matrix_on_ray(
     keeper = _keeper(ray)
     compute = ray.remote(num_cpus=1, max_retries=RETRIES)(_compute)
     running: dict[Any, Cell] = {}
-    with ProgressBars(waiting, before, jobs, show) as bars:
+    with ProgressBars(waiting, before, jobs, show, page=folder.parent / NAME if show else None) as bars:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:

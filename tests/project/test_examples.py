@@ -55,7 +55,9 @@ def test_example(name, options, library, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["TemporalMomentFlat-v0", "SpatialTrackFlat-v0", "TemporalOneShotFlat-v0"])
+@pytest.mark.parametrize(
+    "name", ["TemporalMomentFlat-v0", "SpatialTrackFlat-v0", "TemporalOneShotFlat-v0", "TemporalLookFlat-v0"]
+)
 def test_rl_zoo_trains_with_our_settings(name, tmp_path):
     pytest.importorskip("rl_zoo3", reason="rl_zoo3 is not installed")
     words = ["--algo", "ppo", "--env", name, "--gym-packages", "strong_envs", "--n-timesteps", "600"]

@@ -1,0 +1,58 @@
+"""``live.html``: a page of a running job that loads itself anew, with validation scores alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from strong_envs.benchmarks import cli
+from strong_envs.benchmarks.execution.cell import Cell
+from strong_envs.benchmarks.execution.live_page import EVERY, LivePage, page_of
+from strong_envs.benchmarks.execution.progress import ProgressBars
+
+
+def test_a_page_of_a_running_job_loads_itself_and_an_ended_one_does_not():
+    running = page_of([], 1, 4, ", about 5 min left", ["trl seed 0: temporal <b>"], "")
+    assert "http-equiv" in running and "about 5 min left" in running and "temporal &lt;b&gt;" in running
+    assert "http-equiv" not in page_of([], 4, 4, "", [], "finished")
+    assert "http:" not in running and "https:" not in running
+
+
+def test_runs_are_shown_with_validation_scores_as_they_end(tmp_path):
+    now = [0.0]
+    cells = [Cell("trl", seed, "shapes-v0", "hash") for seed in range(2)]
+    file = tmp_path / "live.html"
+    with ProgressBars(cells, [], 1, show=False, clock=lambda: now[0], page=file) as bars:
+        bars.begin(cells[0])
+        bars.tick()
+        assert "0 of 2" in file.read_text() and "trl seed 0: loading" in file.read_text()
+        history = [{"stage": "a", "IoU": 0.25}, {"stage": "b", "IoU": 0.5}]
+        bars.end(cells[0], {"history": history, "scores": {"IoU": [0.987]}, "seconds": 1.0})
+        bars.tick()
+        assert "0 of 2" in file.read_text()  # not older than EVERY
+        now[0] += EVERY + 1
+        bars.tick()
+        text = file.read_text()
+        assert "1 of 2" in text and ">50.0<" in text and "polyline" in text and "98.7" not in text
+        bars.begin(cells[1])
+        bars.end(cells[1], None)
+    text = file.read_text()
+    assert "2 of 2" in text and "finished" in text and "trl seed 1 (failed)" in text and "refresh" not in text
+
+
+def test_a_page_that_cannot_be_written_does_not_stop_a_job(tmp_path):
+    page = LivePage(tmp_path / "file" / "live.html")
+    (tmp_path / "file").write_text("in the way")
+    page.write(0, 1, "", [])
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("gallery", "files that were finished are kept"), ("show", "nothing was written"), ("compose", "continues where")],
+)
+def test_ctrl_c_says_what_is_kept(command, words, monkeypatch, capsys):
+    def press(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", press)
+    assert cli.main([command]) == 130
+    assert words in capsys.readouterr().err
