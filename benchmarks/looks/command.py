@@ -162,7 +162,7 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
     cells: dict[str, list[Mapping[str, Any]]] = {}
     for row in [*rows, ALL]:
         repeated = args.own_sensor or row == RANDOM or LEARNS.get(row) == "own rewards"
-        for seed in range(args.seeds if repeated and row != ALL else 1):
+        for seed in range(args.seeds if repeated else 1):
             settings = [
                 name,
                 args.train_on,

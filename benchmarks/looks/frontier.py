@@ -275,7 +275,7 @@ def run_all(world: World) -> dict[str, Any]:
     _ = world.posterior
     frames = world.n_frames(world.part)
     iou = [round(x, 4) for x in world.iou(world.part, None).tolist()]
-    return {"row": ALL, "seed": 0, "looks": [float(frames.double().mean())], "iou": [iou]}
+    return {"row": ALL, "seed": world.seed, "looks": [float(frames.double().mean())], "iou": [iou]}
 
 
 def judged(bank: FeatureBank) -> Tensor:

@@ -25,7 +25,7 @@ def world_result(world: World, cells: Mapping[str, Sequence[Mapping[str, Any]]],
     """
     bank = world.bank(world.part)
     groups = [str(query.extra.get("group", query.video)) for query in bank.queries]
-    bound = np.array(cells[ALL][0]["iou"][0])
+    bound = np.array([run["iou"][0] for run in cells[ALL]])
     frames = float(cells[ALL][0]["looks"][0])
     rows = []
     for name, runs in cells.items():
