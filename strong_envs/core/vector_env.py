@@ -19,7 +19,7 @@ from torch import Tensor
 from strong_envs.core.env_base import EnvBase
 from strong_envs.core.observations import flat, split_options
 from strong_envs.core.sampling import draw, keys_from_seeds, seeds_of
-from strong_envs.core.validation import check_actions, check_choice, check_samples, check_whole
+from strong_envs.core.validation import check_actions, check_choice, check_samples, check_whole, shown
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 
@@ -32,6 +32,8 @@ MOST_ENVS = 1_000_000
 def check_observation(observation: str, flatten: bool) -> str:
     """``"features"`` or ``"index"``; an index has no flat form."""
     check_choice(observation, "observation", OBSERVATIONS)
+    if not isinstance(flatten, (bool, np.bool_)):
+        raise DataError(f"flatten must be True or False, got {shown(flatten)}")
     if observation == "index" and flatten:
         raise DataError("observation='index' has no flat form; drop flatten=True")
     return observation

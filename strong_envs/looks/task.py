@@ -18,16 +18,19 @@ from torch import Tensor
 
 from strong_envs import features as feature_registry
 from strong_envs.core import spans
-from strong_envs.core.observations import INDEX_LIMIT, feature_limit, feature_space
+from strong_envs.core.observations import FEATURE_LIMIT, INDEX_LIMIT, feature_limit, feature_space
 from strong_envs.core.validation import check_choice, check_number, check_whole, refuse_unknown
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
+from strong_envs.features.store.store import FeatureStore
 from strong_envs.looks import dynamics
 
 ACTIONS = ("discrete", "box")
 SHOWS = ("frame", "grid")
 FEEDBACK = ("full", "gain", "answer")
 MOST_LOOKS = 4096
+MOST_POSITIONS = 100_000
+"""With an answerer. Without one there are answers between all positions, so `MOST_LOOKS` bounds them too."""
 READS_BEFORE = {"shapes cells": 1}
 """Backbones whose rows need the frames before them: the motion of the drawn world is measured against one frame."""
 
@@ -52,8 +55,10 @@ class LookConfig:
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
-        check_whole(self.positions, "positions", least=2, most=MOST_LOOKS)
-        check_whole(self.max_looks, "max_looks", most=MOST_LOOKS)
+        whole = {
+            "positions": check_whole(self.positions, "positions", least=2, most=MOST_POSITIONS),
+            "max_looks": check_whole(self.max_looks, "max_looks", most=MOST_LOOKS),
+        }
         check_number(self.look_cost, "look_cost", 0, 1)
         check_choice(self.actions, "actions", ACTIONS)
         check_choice(self.shows, "shows", SHOWS)
@@ -61,9 +66,12 @@ class LookConfig:
         if not isinstance(self.zoom, bool):
             raise DataError(f"zoom must be True or False, got {self.zoom!r}")
         if self.neighbours is not None:
-            check_whole(self.neighbours, "neighbours", least=0, most=1000)
+            whole["neighbours"] = check_whole(self.neighbours, "neighbours", least=0, most=1000)
         if self.max_steps is not None:
-            check_whole(self.max_steps, "max_steps", most=100_000)
+            whole["max_steps"] = check_whole(self.max_steps, "max_steps", most=100_000)
+        for name, value in whole.items():
+            # 16.0 is a whole number too, but sizes no tensor.
+            object.__setattr__(self, name, value)
 
     @property
     def limit(self) -> int:
@@ -112,18 +120,26 @@ class LookTask:
         known = READS_BEFORE.get(backbone, 0)
         self.neighbours = known if config.neighbours is None else config.neighbours
         self.n_frames = bank.n_frames[bank.video]
-        self.answers = dynamics.answers(config.positions, bank.device)
+        if answerer is None and config.positions > MOST_LOOKS:
+            raise DataError(
+                f"positions must be a whole number in [2, {MOST_LOOKS:,}] without an answerer, got {config.positions}"
+            )
+        # An answerer names the window; its only action stands for the whole range.
+        self.answers = dynamics.answers(config.positions if answerer is None else 1, bank.device)
         looks_and_zooms = config.positions + len(dynamics.ZOOMS) * config.zoom
         self._first_answer = looks_and_zooms
-        count = looks_and_zooms + (1 if answerer is not None else len(self.answers))
+        count = looks_and_zooms + len(self.answers)
         self.n_actions = count if config.actions == "discrete" else 0
         if sensor is not None:
             first = torch.zeros(1, dtype=torch.int64, device=bank.device)
-            shown = sensor(first, first)
-            if shown.ndim != 2 or len(shown) != 1:
-                raise DataError(f"sensor must return (N, K) for N samples, got {tuple(shown.shape)} for one")
-            self.dim = shown.shape[1]
+            self.dim = 0
+            self.dim = self.look(first, first).shape[1]
         else:
+            if config.shows == "grid" and not bank.has_grid:
+                raise DataError(
+                    f"store {bank.store.name!r} has no spatial grid; extract or import it with --grid, or use "
+                    "shows='frame'"
+                )
             self.dim = bank.frame_dim if config.shows == "frame" else int(np.prod(bank.grid_shape))
 
     @cached_property
@@ -200,7 +216,19 @@ class LookTask:
     def look(self, samples: Tensor, rows: Tensor) -> Tensor:
         """What looks at rows (N,) of the videos of samples (N,) show: (N, dim) float32."""
         if self.sensor is not None:
-            return self.sensor(samples, rows).to(torch.float32)
+            numbers = self.sensor(samples, rows)
+            wanted = f"sensor must return a tensor ({len(rows)}, {self.dim or 'K'})"
+            if not isinstance(numbers, Tensor):
+                raise DataError(f"{wanted}, got {type(numbers).__name__}")
+            if (
+                numbers.ndim != 2
+                or len(numbers) != len(rows)
+                or numbers.shape[1] != (self.dim or numbers.shape[1] or 1)
+            ):
+                raise DataError(f"{wanted}, got {tuple(numbers.shape)}")
+            if numbers.device.type == "cpu" and bool(numbers.isnan().any()):
+                raise DataError(f"{wanted} without NaN")
+            return numbers.detach().to(torch.float32).clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
         at = self.bank.offsets[self.bank.video[samples]] + rows
         source = self.bank.frames if self.config.shows == "frame" else self.bank.grid
         return source[at].flatten(1).to(torch.float32)
@@ -264,10 +292,14 @@ class LookTask:
         if self.answerer is None or (where.device.type == "cpu" and not bool(where.any())):
             return window
         index = where.nonzero().flatten()
-        named = self.answerer({name: part[index] for name, part in state.items()}).to(torch.float64)
-        if named.shape != (len(index), 2):
-            raise DataError(f"answerer must return ({len(index)}, 2) fractions of the video, got {tuple(named.shape)}")
-        window[index] = named.clamp(0, 1).sort(-1).values
+        named = self.answerer({name: part[index] for name, part in state.items()})
+        wanted = f"answerer must return a tensor ({len(index)}, 2) of fractions of the video"
+        if not isinstance(named, Tensor) or named.shape != (len(index), 2):
+            got = tuple(named.shape) if isinstance(named, Tensor) else type(named).__name__
+            raise DataError(f"{wanted}, got {got}")
+        if named.device.type == "cpu" and bool(named.isnan().any()):
+            raise DataError(f"{wanted}, got NaN")
+        window[index] = named.detach().to(torch.float64).clamp(0, 1).sort(-1).values
         return window
 
     def iou(self, sample: Tensor, window: Tensor) -> Tensor:
@@ -300,7 +332,7 @@ def make_look_task(
     return LookTask(bank, checked, sensor, answerer)
 
 
-def load_rows(features: str, split: str, device: str | torch.device = "cpu") -> FeatureBank:
+def load_rows(features: str | FeatureStore, split: str, device: str | torch.device = "cpu") -> FeatureBank:
     """The bank of a split; rows stay in the files of the store where its videos share them, see ``memory="map"``."""
     store = feature_registry.open_store(features)
     shared = bool((store.manifest.get("extra") or {}).get("shared_rows"))

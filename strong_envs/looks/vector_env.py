@@ -137,7 +137,7 @@ class TemporalLookVectorEnv(IndexVectorEnv):
         self._invalid, self._answered = self._invalid & ~mask, self._answered & ~mask
 
     def _advance(self, action: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        done = self.task.act(self.state(), action)
+        done, looks = self.task.act(self.state(), action), self.looks
         answered = done.answered & active
         self.low, self.high, self.rows, self.looks = (done.state[name] for name in STATE)
         self.t = self.t + 1
@@ -148,7 +148,7 @@ class TemporalLookVectorEnv(IndexVectorEnv):
         feedback = self.task.config.feedback
         if feedback == "gain":
             # Asked after every look, also where the answer is not due: the gains add up to the IoU of the answer.
-            looked = (done.new_frames > 0) & active & ~answered
+            looked = (self.looks > looks) & active & ~answered
             would = self.task.answered(done.state, looked)
             now = torch.where(looked, self.task.iou(self.sample, would), torch.where(answered, paid, self._value))
             paid, self._value = now - self._value, now

@@ -281,11 +281,69 @@ def test_what_was_seen_lights_up(ragged_store):
         ({"sensor": lambda samples, rows: rows.float()}, "sensor must return"),
         ({"actions": "box", "answerer": middle}, "answerer"),
         ({"lookcost": 1}, "did you mean 'look_cost'"),
+        ({"flatten": "yes"}, "flatten must be True or False, got 'yes'"),
+        ({"positions": 5000}, "4,096"),
+        ({"sensor": lambda samples, rows: [1.0]}, "sensor must return a tensor .*, got list"),
+        ({"sensor": lambda samples, rows: torch.zeros(len(rows), 0)}, "sensor must return a tensor .*, got"),
+        ({"sensor": lambda samples, rows: torch.full((len(rows), 1), torch.nan)}, "without NaN"),
     ],
 )
 def test_arguments_that_nobody_should_pass_are_explained(options, words, ragged_store):
     with pytest.raises(DataError, match=words):
         gym.make("TemporalLook-v0", features=ragged_store, **options)
+
+
+def test_whole_numbers_may_be_floats(ragged_store):
+    env = gym.make(
+        "TemporalLook-v0", features=ragged_store, positions=4.0, max_looks=3.0, neighbours=1.0, max_steps=9.0
+    )
+    assert env.action_space.n == 4 + 4 + 10 and env.spec.max_episode_steps == 9
+    assert env.reset(seed=0)[0]["mask"].shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(None, "got NoneType"), (torch.zeros(3), "got \\(3,\\)"), (torch.full((1, 2), torch.nan), "got NaN")],
+)
+def test_an_answerer_that_names_no_window_is_explained(answer, words, ragged_store):
+    env = gym.make("TemporalLook-v0", features=ragged_store, answerer=lambda state: answer)
+    env.reset(seed=0)
+    with pytest.raises(DataError, match=f"answerer must return a tensor \\(1, 2\\) of fractions of the video, {words}"):
+        env.step(env.action_space.n - 1)
+
+
+def test_what_a_sensor_returns_stays_in_the_observation_space(ragged_store):
+    env = gym.make("TemporalLook-v0", features=ragged_store, sensor=lambda s, r: torch.full((len(r), 1), torch.inf))
+    env.reset(seed=0)
+    observation = env.step(3)[0]
+    assert env.observation_space.contains(observation) and observation["feature"][0] == 65_504
+
+
+def test_a_look_that_reads_no_new_frame_is_paid_what_it_gains(ragged_store):
+    options = {"features": ragged_store, "answerer": middle, "zoom": False, "positions": 60, "neighbours": 1}
+    env = gym.make("TemporalLook-v0", feedback="gain", **options).unwrapped
+    sample = int((env.bank.n_frames[env.bank.video] == 60).nonzero()[0])
+    env.reset(options={"sample": sample})
+    total = 0.0
+    for row in (30, 1, 0):
+        _, reward, *_, info = env.step(row)
+        total += reward
+        window = middle({"rows": env._one.rows})
+        assert total == pytest.approx(float(env.task.iou(torch.tensor([sample]), window.clamp(0, 1))), abs=1e-6)
+    assert info["frames_read"] == 4 and info["looks"] == 3 and not info["invalid_move"]
+
+
+def test_cells_of_a_store_without_them_are_explained(tmp_path):
+    store = str(random_store(tmp_path / "plain", [30, 40], grid=False).path)
+    with pytest.raises(DataError, match="shows='frame'"):
+        gym.make("TemporalLook-v0", features=store, shows="grid")
+
+
+def test_videos_of_more_rows_than_answers_can_have_are_searched_with_an_answerer(ragged_store):
+    task = make_look_task(ragged_store, answerer=middle, positions=6000, zoom=False)
+    assert task.n_actions == 6001
+    state = task.act(task.initial(torch.tensor([0])), torch.tensor([5999])).state
+    assert int(state["rows"][0, 0]) == int(task.n_frames[0]) - 1
 
 
 def test_masks_reach_maskable_ppo(ragged_store):
