@@ -17,16 +17,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import torch
 
-from strong_envs.agents.looks.posterior import LookPosterior
+from strong_envs.agents.looks.posterior import MOST_LENGTHS, LookPosterior
 from strong_envs.agents.looks.search import unique_even_rows
 from strong_envs.agents.looks.sensor import FrameSensor, SensorArgs
-from strong_envs.agents.training.checkpoint import check_inputs, inputs_of, load_weights, save_weights
-from strong_envs.core.validation import check_whole
+from strong_envs.agents.training.checkpoint import (
+    check_inputs,
+    header_of,
+    inputs_of,
+    load_module,
+    load_weights,
+    save_weights,
+)
+from strong_envs.core.validation import check_number, check_whole
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.features.extraction.single_video import VideoFeatures, encoder_of
@@ -38,6 +46,18 @@ from strong_envs.looks.task import READS_BEFORE
 SEEK_SECONDS = 2.0
 """Longer jumps seek; shorter ones are decoded through."""
 KIND = "look predictor"
+LONGEST = 10_000
+"""Most rows of a moment that are read from a file."""
+
+
+class Header(msgspec.Struct, kw_only=True):
+    """What a saved predictor says of itself."""
+
+    kind: str
+    inputs: dict[str, Any]
+    whole_frames: bool
+    weight: Annotated[float, msgspec.Meta(gt=0, le=1000)]
+    clip: Annotated[float, msgspec.Meta(gt=0, le=1000)]
 
 
 @dataclass(frozen=True)
@@ -113,6 +133,7 @@ class LookPredictor:
         if about.get("kind") != KIND:
             raise DataError(f"{shown(path)} is no {KIND}; it is {str(about.get('kind'))[:40]!r}")
         check_inputs(about, path)
+        header = header_of(about, Header, path)
         inputs = about["inputs"]
         grid = inputs.get("grid")
         blank = OneVideoStore(
@@ -123,14 +144,24 @@ class LookPredictor:
             np.zeros((2, inputs["query_dim"]), np.float32),
         )
         bank = FeatureBank(blank)
-        sensor = FrameSensor(bank, SensorArgs(whole_frames=bool(about.get("whole_frames"))))
-        try:
-            own = {name.removeprefix("sensor."): t for name, t in tensors.items() if name.startswith("sensor.")}
-            sensor.net.load_state_dict(own)
-        except RuntimeError as error:
-            raise DataError(f"{shown(path)} does not fit its own header: {str(error).splitlines()[0]}") from None
+        sensor = FrameSensor(bank, SensorArgs(whole_frames=header.whole_frames))
+        lengths, prior = tensors.pop("lengths", torch.zeros(0)), tensors.pop("prior", torch.zeros(0))
+        load_module(
+            sensor.net, {name.removeprefix("sensor."): t for name, t in tensors.items()}, path, str(inputs["store"])
+        )
         sensor.net.eval()
-        posterior = LookPosterior.of(tensors["lengths"], tensors["prior"], float(about["weight"]), float(about["clip"]))
+        if (
+            (lengths.dtype, prior.dtype) != (torch.int64, torch.float32)
+            or not 1 <= len(lengths) <= MOST_LENGTHS
+            or not lengths.shape == prior.shape == (len(lengths),)
+            or not bool(((lengths >= 1) & (lengths <= LONGEST)).all() & prior.isfinite().all())
+        ):
+            raise DataError(
+                f"{shown(path)} must hold 1 to {MOST_LENGTHS} lengths of moments, int64 in [1, {LONGEST:,}], and as "
+                f"many finite float32 logarithms; it holds {tuple(lengths.shape)} {lengths.dtype} and "
+                f"{tuple(prior.shape)} {prior.dtype}"
+            )
+        posterior = LookPosterior.of(lengths, prior, header.weight, header.clip)
         return cls(sensor, posterior, inputs, device, allow_import)
 
     def predict(
@@ -150,10 +181,14 @@ class LookPredictor:
         """
         if not isinstance(sentence, str) or not sentence.strip():
             raise DataError(f"sentence must be a string of words, got {sentence!r}")
+        if not isinstance(path, (str, os.PathLike)):
+            raise DataError(f"path must name a video file, got {path!r}")
+        first = check_number(first, "first", 0, 1)
+        wanted = None if looks is None else check_whole(looks, "looks")
         _ = self._features, self._encoder  # loaded once; not part of a search
         begun = time.perf_counter()
         video = _OpenVideo(path, self._features, float(self.inputs["fps"]), self.neighbours, looks is not None)
-        count = video.count if looks is None else min(check_whole(looks, "looks"), video.count)
+        count = video.count if wanted is None else min(wanted, video.count)
         score = self._scorer(self._encoder.encode([sentence]))
         seen, n_frames = torch.zeros((1, video.count)), torch.tensor([video.count])
         even = unique_even_rows(n_frames, max(int(first * count), 1))[0].tolist() if looks is not None else []

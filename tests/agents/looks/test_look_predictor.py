@@ -7,10 +7,12 @@ import time
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from strong_envs import features
 from strong_envs.agents.looks.predict import LookPredictor
 from strong_envs.agents.looks.sensor import SensorArgs
+from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.features import DataError
 from strong_envs.features.shapes import render
 
@@ -74,6 +76,41 @@ def test_bad_input_is_explained(predictor, tmp_path):
         predictor.predict(tmp_path / "none.mp4", " ")
     with pytest.raises(DataError, match="no agent at"):
         LookPredictor.load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [({"first": "a"}, "first must lie in"), ({"first": 2}, "first must lie in"), ({"looks": 0}, "looks must be")],
+)
+def test_shares_and_numbers_of_looks_are_checked_before_a_file_is_opened(arguments, words, predictor, tmp_path):
+    with pytest.raises(DataError, match=words):
+        predictor.predict(tmp_path / "none.mp4", "a red circle", **arguments)
+
+
+def test_a_path_that_is_none_is_explained(predictor):
+    with pytest.raises(DataError, match="path must name a video file, got None"):
+        predictor.predict(None, "a red circle")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "about", "words"),
+    [
+        ({"lengths": None}, {}, "lengths of moments"),
+        ({"prior": torch.zeros(1)}, {}, "lengths of moments"),
+        ({"lengths": torch.tensor([10**9]), "prior": torch.zeros(1)}, {}, "lengths of moments"),
+        ({"lengths": torch.tensor([0]), "prior": torch.zeros(1)}, {}, "lengths of moments"),
+        ({"other": torch.zeros(1)}, {}, "unknown tensors"),
+        ({}, {"weight": None}, "weight"),
+        ({}, {"clip": "x"}, "clip"),
+        ({}, {"whole_frames": 3}, "whole_frames"),
+    ],
+)
+def test_a_file_that_was_written_by_other_hands_is_refused(tensors, about, words, predictor, tmp_path):
+    held, header = load_weights(predictor.save(tmp_path / "a.safetensors"))
+    held = {name: value for name, value in (held | tensors).items() if value is not None}
+    file = save_weights(tmp_path / "b.safetensors", held, header | about)
+    with pytest.raises(DataError, match=words):
+        LookPredictor.load(file)
 
 
 @pytest.mark.slow
