@@ -24,6 +24,7 @@ from strong_envs.agents.looks.posterior import LookPosterior, seen_of
 from strong_envs.agents.looks.search import unique_even_rows
 from strong_envs.agents.ranges import check_fields
 from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.errors import DataError
 from strong_envs.looks.task import LookConfig, LookTask
 from strong_envs.looks.vector_env import TemporalLookVectorEnv
 
@@ -56,6 +57,8 @@ class LookAgentArgs:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.least_looks > self.most_looks:
+            raise DataError(f"least_looks must be at most most_looks={self.most_looks}, got {self.least_looks}")
 
 
 class Preferences(nn.Module):

@@ -18,6 +18,7 @@ from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import seeded
 from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.errors import DataError
 
 ROWS_AT_ONCE = 2048
 
@@ -40,6 +41,8 @@ class SensorArgs:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.frames < 2:
+            raise DataError(f"frames must be at least 2, one inside the moment and one outside, got {self.frames}")
 
 
 class FrameSensor:

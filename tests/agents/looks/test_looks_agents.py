@@ -15,6 +15,7 @@ from strong_envs.agents.looks.search import random_rows, uncertainty_rows, uniqu
 from strong_envs.agents.looks.sensor import FrameSensor, SensorArgs, balanced_rows, inside
 from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.core import spans
+from strong_envs.features import DataError
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +192,18 @@ def test_the_librarys_agent_trains_and_looks(bank, perfect):
     rows = LibraryLooker(posterior, args).fit(bank, perfect).rows(bank, perfect, torch.arange(20))
     assert rows.shape == (20, 5) and all(len(set(row) - {-1}) == sum(r >= 0 for r in row) for row in rows.tolist())
     assert (rows[:, 0] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        (LookAgentArgs, {"least_looks": 5, "most_looks": 3}, "least_looks must be at most most_looks=3, got 5"),
+        (LookAgentArgs, {"first": 2.0}, "first must be"),
+        (LookAgentArgs, {"least_looks": 0}, "least_looks must be"),
+        (LibraryLookArgs, {"most_looks": 0}, "most_looks must be"),
+        (SensorArgs, {"frames": 1}, "frames must be at least 2"),
+    ],
+)
+def test_settings_that_cannot_be_trained_with_are_explained(kind, arguments, words):
+    with pytest.raises(DataError, match=words):
+        kind(**arguments)
