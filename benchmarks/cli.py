@@ -75,7 +75,7 @@ CONTINUES = "the same command continues where it stopped"
 FILES_KEPT = "files that were finished are kept"
 STOPPED = "nothing was written"
 INTERRUPTED = {
-    **dict.fromkeys(("run", "table1", "table2", "sweep", "walk", "converge"), CONTINUES),
+    **dict.fromkeys(("run", "table1", "table2", "sweep", "walk", "converge", "looks"), CONTINUES),
     **dict.fromkeys(("extract", "compose", "train-pretrained"), CONTINUES),
     **dict.fromkeys(("gallery", "videos", "episode"), FILES_KEPT),
     "train": "before the training began; run the same command again",

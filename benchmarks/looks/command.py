@@ -11,16 +11,17 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.results.files import read_tree, write_json
 from strong_envs.features.errors import DataError, nearest
-from strong_envs.features.files.atomic import write_text
+from strong_envs.features.files.atomic import write_bytes, write_text
 from strong_envs.features.files.errors import check_output
 from strong_envs.features.files.locks import folder_lock
+from strong_envs.features.store.store import FeatureStore
 
 RESULT = "looks.json"
 LOOKS = {0: (2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64), 200: (20, 40, 60, 90, 120), 2000: (60, 120, 240)}
@@ -82,9 +83,14 @@ def main(args: argparse.Namespace) -> int:
     names = [name.strip() for name in args.features.split(",") if name.strip()]
     if not names:
         raise DataError("--features names no store")
+    if args.looks is not None:
+        looks_of(args.looks, 1)
+    check_stores(names, args.train_on)
     out = check_output(args.out)
     with folder_lock(out, "strong-envs looks") as folder:
         worlds = [run_world(args, name, rows, Budgets().scaled(args.budget), folder) for name in names]
+        pictures = [world.pop("picture") for world in worlds]
+        write_bytes(folder / "search.png", pictures[0].read_bytes())
         result: dict[str, Any] = {"about": about(args) | {"seeds": list(range(args.seeds))}, "worlds": worlds}
         result["wall_seconds"] = time.perf_counter() - begun
         write_json(folder / RESULT, result)
@@ -110,18 +116,43 @@ def rows_of(text: str | None) -> list[str]:
     for name in found:
         if name not in ROWS:
             raise DataError(f"--rows are of {ROWS}, got {name!r}{nearest(name, ROWS)}")
+    if not found:
+        raise DataError(f"--rows names no row; valid are {ROWS}")
     return list(dict.fromkeys(found))
 
 
 def looks_of(text: str | None, frames: int) -> tuple[int, ...]:
-    """``--looks`` as numbers, or those that suit the length of the videos; no more than a third would be few."""
+    """``--looks`` as numbers, or those that suit the length of the videos, which have more rows than looks."""
     if text is None:
         table = next(numbers for least, numbers in sorted(LOOKS.items(), reverse=True) if frames >= least)
-        return tuple(k for k in table if k < frames)
+        return tuple(k for k in table if k < frames) or (1,)
     words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words or not all(word.isdigit() and 1 <= int(word) <= 4096 for word in words):
+    if not words or not all(word.isdecimal() and len(word) <= 9 and 1 <= int(word) <= 4096 for word in words):
         raise DataError(f"--looks are whole numbers in [1, 4096], comma-separated; got {text!r}")
     return tuple(sorted({int(word) for word in words}))
+
+
+def check_stores(names: Sequence[str], train_on: str | None) -> None:
+    """Refuse stores that lack a part, or that differ from ``--train-on``, before anything is computed."""
+    from strong_envs.features.registry import split_validation
+    from strong_envs.looks.task import load_rows
+
+    def sizes(part: str, store: FeatureStore) -> tuple[Any, ...]:
+        if part not in store.splits:
+            raise DataError(
+                f"store {store.name!r} has no part {part!r}, which strong-envs looks needs; it has {store.splits}"
+            )
+        bank = load_rows(store, part)
+        return bank.query_dim, bank.frame_dim, bank.grid_shape if bank.has_grid else None
+
+    for name in names:
+        store = split_validation(name)
+        parts = {part: sizes(part, store) for part in ("val", "test", *(() if train_on else ("train",)))}
+        if train_on and (other := sizes("train", split_validation(train_on))) != parts["test"]:
+            raise DataError(
+                f"--train-on {train_on} has other features than {name}: sentence, frame and grid are {other} and "
+                f"{parts['test']}"
+            )
 
 
 def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any, folder: Path) -> dict[str, Any]:
@@ -142,12 +173,13 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
     )
     from strong_envs.benchmarks.looks.result import world_result
     from strong_envs.benchmarks.looks.speed import seconds_per_answer
+    from strong_envs.features.registry import split_validation
     from strong_envs.looks.task import load_rows
 
     def say(line: str) -> None:
         print(f"{name}: {line}", file=sys.stderr, flush=True)
 
-    bank = load_rows(name, "test")
+    bank = load_rows(split_validation(name), "test")
     looks = looks_of(args.looks, int(bank.n_frames.double().mean()))
     worlds: dict[int, World] = {}
 
@@ -181,7 +213,8 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
                 found = run_all(world) if row == ALL else run_row(world, row, seed)
                 write_json(file, found)
             cells.setdefault(row, []).append(read_tree(file))
-    picture = folder / "search.png"
+    shown = [name, bank.store.content_hash, world_of(0).name_of_sensor, args.train_on, list(looks)]
+    picture = folder / "cells" / f"search-{hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]}.png"
     if not picture.is_file():
         one = world_of(0)
         budget, sample = looks[len(looks) // 2], torch.tensor([0])
@@ -189,4 +222,4 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
         draw_search(one, search(one.part, budget, FIRSTS[2], sample)[0].tolist(), 0, picture)
     middle = looks[len(looks) // 2]
     speed = {"looks": middle, "seconds": seconds_per_answer(world_of(0), middle, int(0.4 * middle))}
-    return world_result(world_of(0), cells) | {"speed": speed}
+    return world_result(world_of(0), cells) | {"speed": speed, "picture": picture}

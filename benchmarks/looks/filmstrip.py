@@ -33,6 +33,7 @@ def draw_search(world: World, rows: list[int], sample: int, path: Path) -> None:
         seen = seen_of(table, state["sample"], state["rows"])
         return world.posterior.answer(seen, n_frames[state["sample"]])
 
+    rows = [row for row in rows if row >= 0]
     env = TemporalLookEnv(
         bank,
         positions=table.shape[1],

@@ -27,7 +27,7 @@ from strong_envs.agents.looks.sensor import FrameSensor, SensorArgs
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
-from strong_envs.features.registry import load, open_store
+from strong_envs.features.registry import load, split_validation
 from strong_envs.features.store.store import FeatureStore
 from strong_envs.features.store.subset import StoreView
 from strong_envs.looks import dynamics
@@ -94,14 +94,17 @@ class World:
 
     @cached_property
     def store(self) -> FeatureStore:
-        """The opened store."""
-        return open_store(self.features)
+        """The store; where it has no validation part, one is carved out of its training part."""
+        return split_validation(self.features)
 
     @cached_property
     def clips(self) -> FeatureBank:
         """The training part that the sensor learns from: that of the clips, where long videos are made of them."""
-        base = self.store.base if isinstance(self.store, StoreView) else self.features
-        return load(base, "train")
+        extra = self.store.manifest.get("extra") or {}
+        if isinstance(self.store, StoreView) and extra.get("shared_rows") and "validation" not in extra:
+            return load(self.store.base, "train")
+        # The clips of a part that validation was carved out of are among those that choices are made on.
+        return load_rows(self.store, "train")
 
     @cached_property
     def name_of_sensor(self) -> str:
@@ -130,7 +133,9 @@ class World:
 
     def bank(self, part: str) -> FeatureBank:
         """A part: ``"train"`` (of `train_on`), ``"val"`` or `part`."""
-        return load_rows(self.train_on or self.features if part == "train" else self.features, part)
+        if part == "train" and self.train_on:
+            return load_rows(split_validation(self.train_on), part)
+        return load_rows(self.store, part)
 
     @cached_property
     def tables(self) -> dict[str, Tensor]:

@@ -47,7 +47,7 @@ def test_a_page_that_cannot_be_written_does_not_stop_a_job(tmp_path):
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("gallery", "files that were finished are kept"), ("show", "nothing was written"), ("compose", "continues where")],
+    [("gallery", "files that were finished are kept"), ("show", "nothing was written"), ("looks", "continues where")],
 )
 def test_ctrl_c_says_what_is_kept(command, words, monkeypatch, capsys):
     def press(*_):

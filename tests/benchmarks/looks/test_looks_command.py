@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+from random_stores import random_store
 
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.looks.command import looks_of, rows_of
+from strong_envs.benchmarks.looks.frontier import Budgets, World
 from strong_envs.benchmarks.looks.result import area, needed
 from strong_envs.features import DataError
+from strong_envs.features.registry import open_store
+
+PARTS = ("train", "val")
 
 
 @pytest.mark.slow
@@ -43,6 +48,11 @@ def test_the_command_writes_a_frontier_and_goes_on_where_it_stopped(tmp_path, ca
     again = json.loads(capsys.readouterr().out)["worlds"][0]
     assert again["rows"] == world["rows"] or "train_seconds" in str(again["rows"])
     assert all(file.stat().st_mtime_ns == before[file] for file in cells[1:])
+    # The picture is that of the stores that were asked for last, also where others were before.
+    before = (out / "search.png").read_bytes()
+    assert main([word.replace("clips=2", "clips=3") for word in words]) == 0
+    assert (out / "search.png").read_bytes() != before
+    assert main(words) == 0 and (out / "search.png").read_bytes() == before
     assert main(["report", str(out)]) == 0
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>") and "uncertainty search" in page and page.count("data:image/png") == 2
@@ -52,7 +62,11 @@ def test_the_command_writes_a_frontier_and_goes_on_where_it_stopped(tmp_path, ca
     ("words", "said"),
     [
         (["--looks", "2,x"], "--looks"),
+        (["--looks", "²"], "--looks"),
         (["--rows", "even"], "--rows"),
+        (["--rows", ","], "--rows"),
+        (["--features", "shapes-v0,nothing-there"], "'nothing-there'"),
+        (["--features", "long:shapes-v0?clips=2&queries=1&train=2&val=2&test=0"], "no part 'test'"),
         (["--seeds", "0"], "--seeds"),
         (["--features", ","], "--features"),
         (["--budget", "-1"], "--budget"),
@@ -64,8 +78,24 @@ def test_bad_input_is_one_sentence(words, said, tmp_path, capsys):
     assert said in error and error.count("\n") == 1
 
 
+def test_agents_are_trained_on_features_of_the_same_sizes(tmp_path, capsys):
+    other = str(random_store(tmp_path / "other", [30] * 12).path)
+    assert main(["looks", "--features", "shapes-v0", "--train-on", other, "--out", str(tmp_path / "x")]) == 2
+    assert "other features" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_choices_are_not_made_on_videos_that_were_trained_on(tmp_path):
+    store = str(random_store(tmp_path / "plain", [20] * 24).path)
+    assert "val" not in open_store(store).splits
+    for name in (store, "long:shapes-v0?clips=2&queries=1&train=6&val=0&test=2"):
+        world = World(name, (2,), Budgets())
+        clips, train, val = ({query.video for query in bank.queries} for bank in (world.clips, *map(world.bank, PARTS)))
+        assert val and not val & train and not val & clips
+
+
 def test_numbers_of_looks_suit_the_length_of_the_videos():
     assert looks_of(None, 60)[-1] == 48 and looks_of(None, 600)[-1] == 120 and looks_of("8, 4,4", 60) == (4, 8)
+    assert looks_of(None, 2) == (1,)
     assert looks_of(None, 20) == (2, 3, 4, 6, 8, 10, 12, 16)
     with pytest.raises(DataError, match="whole numbers"):
         looks_of("0", 60)
