@@ -94,7 +94,7 @@ def help_page() -> str:
         "",
         "Gymnasium environments for video moment localisation, with agents and a benchmark.",
         "",
-        "First run, with data that is drawn on this machine (one minute with --quick, ten without, on two cores):",
+        "First run, with data that is drawn on this machine (two cores: a minute with --quick, 14 without):",
         "  strong-envs run --quick",
         "",
     ]

@@ -100,6 +100,20 @@ def strip(viewer: Viewer, bank: FeatureBank, prediction: Prediction, sample: int
     return canvas
 
 
+def sheet(strips: list[np.ndarray], columns: int = 2) -> np.ndarray:
+    """All filmstrips at half their size on one picture, line by line."""
+    import cv2
+
+    height, width = max(s.shape[0] for s in strips) // 2, max(s.shape[1] for s in strips) // 2
+    lines = -(-len(strips) // columns)
+    canvas = np.full((lines * height, min(columns, len(strips)) * width, 3), strips[0][0, 0], np.uint8)
+    for k, one in enumerate(strips):
+        small = cv2.resize(one, (one.shape[1] // 2, one.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        top, left = (k // columns) * height, (k % columns) * width
+        canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return canvas
+
+
 def size_of(bank: FeatureBank, sample: int) -> tuple[int, float]:
     """Feature rows and seconds of a query's video."""
     video = int(bank.video[sample])
@@ -144,8 +158,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "videos",
         help="write videos of held-out queries with tracked boxes",
         description="Write an mp4 of the whole video and a filmstrip (png) for each of --count held-out queries, with "
-        "tracked and true boxes and windows, and videos.json with their scores. The queries are drawn at random with "
-        "the seed --draw.",
+        "tracked and true boxes and windows, sheet.png with all filmstrips, and videos.json with their scores. The "
+        "queries are drawn at random with the seed --draw.",
     )
     parser.add_argument("source", help="folder of a finished run, a saved system (.safetensors), or 'pretrained'")
     parser.add_argument("--count", type=int, default=10, metavar="N", help="number of queries (%(default)s)")
@@ -171,7 +185,7 @@ def main(args: argparse.Namespace) -> int:
         raise DataError(f"--count must be 1 or more and --draw 0 or more, got {args.count} and {args.draw}")
     out = check_output(args.out)
     name, bank, prediction, scores = source_of(args)
-    viewer, described = Viewer(bank), []
+    viewer, described, strips = Viewer(bank), [], []
     samples = drawn(bank, args.count, args.draw)
     # Nothing is drawn where nobody watches.
     for number, sample in enumerate(tqdm(samples, "videos", unit="video", disable=None, leave=False)):
@@ -183,7 +197,8 @@ def main(args: argparse.Namespace) -> int:
         n_frames, duration = size_of(bank, sample)
         pictures = list(tracked_pictures(viewer, bank, prediction, sample))
         write_video(out / f"{stem}.mp4", pictures, fps=min(max(n_frames / duration, 1.0), 30.0))
-        write_picture(out / f"{stem}.png", strip(viewer, bank, prediction, sample, said))
+        strips.append(strip(viewer, bank, prediction, sample, said))
+        write_picture(out / f"{stem}.png", strips[-1])
         answer = [round(x, 3) for x in path_of(prediction, sample)[-1]]
         about: dict[str, Any] = {
             "query": query.qid,
@@ -203,6 +218,7 @@ def main(args: argparse.Namespace) -> int:
         "videos": described,
     }
     write_json(out / "videos.json", result)
+    write_picture(out / "sheet.png", sheet(strips))
     if args.json:
         print(json.dumps(result, indent=1))
         return 0

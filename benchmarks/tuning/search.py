@@ -38,7 +38,7 @@ class Trial:
 def check_installed() -> None:
     """Raise `DataError` with the line that installs Optuna where it is missing."""
     try:
-        import optuna  # noqa: F401
+        import optuna  # type: ignore[import-not-found]  # noqa: F401
     except ImportError:
         raise DataError(f"strong-envs tune needs Optuna: {INSTALL}") from None
 
@@ -67,9 +67,9 @@ class Search:
         seed: int = 0,
         identity: Any = None,
     ) -> None:
-        import optuna
-        from optuna.distributions import CategoricalDistribution, FloatDistribution
-        from optuna.storages.journal import JournalFileBackend
+        import optuna  # type: ignore[import-not-found]
+        from optuna.distributions import CategoricalDistribution, FloatDistribution  # type: ignore[import-not-found]
+        from optuna.storages.journal import JournalFileBackend  # type: ignore[import-not-found]
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.system, self.space, self.seed = system, space, seed
@@ -119,7 +119,7 @@ class Search:
             scores: of each of them.
             seconds: of training, all runs together.
         """
-        from optuna.trial import TrialState
+        from optuna.trial import TrialState  # type: ignore[import-not-found]
 
         # The storage refuses notes on a finished trial, so they come first.
         study = self._storage.get_study_id_from_name(self.system)
@@ -144,7 +144,7 @@ class Search:
         ]
 
     def _trials(self, *states: str) -> list[Any]:
-        from optuna.trial import TrialState
+        from optuna.trial import TrialState  # type: ignore[import-not-found]
 
         return self._study.get_trials(deepcopy=False, states=tuple(TrialState[state] for state in states))
 
@@ -153,7 +153,7 @@ class Search:
         return len(self._trials("RUNNING", "COMPLETE", "FAIL"))
 
     def _sampler(self, number: int) -> Any:
-        import optuna
+        import optuna  # type: ignore[import-not-found]
 
         digest = hashlib.sha256(f"{self.seed}/{self.system}/{number}".encode()).digest()
         with warnings.catch_warnings():

@@ -37,6 +37,11 @@ def test_a_seed_draws_the_queries_and_each_gets_its_video_and_strip(finished, ra
         assert cv2.imread(str(png)).shape[1] > 1000
         assert 0 <= video["coverage"] <= 1 and video["answer"][0] <= video["answer"][1]
     assert len({tuple(drawn(bank, 2, seed)) for seed in range(20)}) > 1
+    strips = [cv2.imread(str(tmp_path / video["files"][1])) for video in told["videos"]]
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape[1] == sum(strip.shape[1] // 2 for strip in strips), "both side by side, at half their size"
+    half = cv2.resize(strips[1], (strips[1].shape[1] // 2, strips[1].shape[0] // 2), interpolation=cv2.INTER_AREA)
+    assert (sheet[: half.shape[0], -half.shape[1] :] == half).all()
 
 
 def test_a_strip_shows_both_boxes_only_of_a_system_that_tracks(ragged_store):
