@@ -194,6 +194,14 @@ def test_a_damaged_journal_is_refused_and_left_as_it_is(text, tmp_path):
     assert file.read_text() == text
 
 
+@pytest.mark.slow
+def test_a_trial_that_fails_says_why(tmp_path, capsys):
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    words = ["tune", *QUICK, "--systems", "blind one-shot", "--trials", "1", "--set", "lr=1e30"]
+    assert main([*words, "--out", str(tmp_path)]) == 1
+    assert "FAILED blind one-shot, trial 0: " in capsys.readouterr().err
+
+
 def test_without_optuna_one_sentence_says_how_to_install_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(["tune", *QUICK, "--out", str(tmp_path)]) == 2
