@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -43,11 +43,11 @@ class Card(msgspec.Struct, kw_only=True):
     world: str
     train: str
     test: str
-    queries: int
+    queries: Annotated[int, msgspec.Meta(ge=0)]
     protocol: str
-    scores: dict[str, float]
+    scores: dict[str, Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]]
     seed: int
-    budget: float
+    budget: Annotated[float, msgspec.Meta(ge=0.0, le=1e6)]
     settings: dict[str, Any] = {}
     backbone: str = ""
     text_encoder: str = ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 from strong_envs.features.errors import DataError
 
@@ -56,9 +57,12 @@ def main(args: argparse.Namespace) -> int:
 
     models = [model_of(source, args.allow_import) for source in dict.fromkeys(args.models)]
     bank = features.load(args.features, args.test) if args.features else None
-    page = build(models, bank)
     try:
-        with local_server(page, args.port, theme(), CSS) as address:
+        with (
+            # Made here, so that Ctrl-C while the page is built leaves nothing either.
+            tempfile.TemporaryDirectory(prefix="strong-envs-demo-", ignore_cleanup_errors=True) as place,
+            local_server(page := build(models, bank, Path(place)), args.port, theme(), CSS) as address,
+        ):
             print(f"{address}  (Ctrl-C ends it)", flush=True)
             if args.open:
                 import webbrowser
@@ -67,7 +71,5 @@ def main(args: argparse.Namespace) -> int:
             page.block_thread()
     except KeyboardInterrupt:
         pass
-    finally:
-        shutil.rmtree(page.strong_envs_folder, ignore_errors=True)
     print("the demo has ended; nothing was kept", file=sys.stderr)
     return 0

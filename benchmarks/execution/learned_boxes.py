@@ -63,13 +63,24 @@ def tracker_files(source: str) -> tuple[str, ...]:
     """What ``--boxes`` names: ``"pretrained"``, a file, or the agents of a finished run, one a seed.
 
     Args:
-        source: see above; ``FOLDER:SYSTEM`` takes the boxes of another system than `TRACKER`.
+        source: see above, or a folder of ``strong-envs train``; ``FOLDER:SYSTEM`` takes the boxes of another system
+            than `TRACKER`.
 
     Raises:
         DataError: no such file or folder, or a run without that system.
     """
-    if source == PRETRAINED or source.endswith(".safetensors"):
+    from strong_envs.agents.inference import kind_of
+    from strong_envs.agents.model_card import weights_file
+    from strong_envs.agents.training.checkpoint import load_weights
+
+    if source == PRETRAINED:
         return (source,)
+    trained = weights_file(source)
+    if source.endswith(".safetensors") or (trained.is_file() and trained != Path(source)):
+        kind = kind_of(load_weights(trained)[1])
+        if kind != "Strong":
+            raise DataError(f"--boxes {source}: {shown(trained)} is a system of the kind {kind!r}, not a STRONG")
+        return (str(trained),)
     folder, _, system = source.partition(":")
     root = Path(folder) if Path(folder).is_dir() else Path(folder).parent
     cells = read_result(root / "results.json" if root == Path(folder) else folder, need=("cells",))["cells"]

@@ -20,7 +20,7 @@ from strong_envs.benchmarks.execution.live_page import NAME
 from strong_envs.benchmarks.execution.progress import ProgressBars
 from strong_envs.benchmarks.execution.time_left import by_seed
 from strong_envs.features.errors import DataError
-from strong_envs.features.files.errors import sentence
+from strong_envs.features.files.errors import os_errors, sentence, shown
 
 NO_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """Errors after which no other cell could be stored either."""
@@ -39,6 +39,8 @@ def stored_cells(cells: Sequence[Cell], folder: Path) -> tuple[Outcome, list[Cel
     """The results of finished cells, and the cells that are left, those of the first seed first."""
     outcome = Outcome()
     waiting: list[Cell] = []
+    with os_errors(f"write {shown(folder)}"):
+        folder.mkdir(parents=True, exist_ok=True)  # by it the same command knows its own results, even without a cell
     for cell in cells:
         stored = read_cell(folder, cell)
         if stored is None:

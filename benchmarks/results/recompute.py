@@ -72,7 +72,10 @@ def recomputed(result: Mapping[str, Any], where: str, system: str | None = None)
         raise DataError(f"{where} has no queries of {system!r}{nearest(system, there)}; it has those of {there}")
     groups, found = units_of(scores), []
     for name in there if system is None else [system]:
-        row, iou = rows[name], np.array(scores["IoU"][name], np.float64)
+        row = rows[name]
+        if row["metrics"].get("mIoU") is None:
+            raise DataError(f"{where}: the row of {name!r} has no mIoU")
+        iou = np.array(scores["IoU"][name], np.float64)
         estimate = estimates({"mIoU": iou}, groups=groups, deterministic=row.get("seeds") is None)["mIoU"]
         low, high = (row.get("intervals") or {}).get("mIoU", (estimate.low, estimate.high))
         numbers = {"mIoU": (row["metrics"]["mIoU"], estimate.mean)}

@@ -77,7 +77,9 @@ def with_tuned(args: argparse.Namespace, variants: Sequence[Variant]) -> list[Va
         if tuned is None or not tuned.chosen:
             made.append(variant)
             continue
-        free = {name: value for name, value in tuned.chosen.items() if not is_given(variant, name)}
+        known = setting_paths(variant.system)
+        # An unknown name stays, so that it is refused below.
+        free = {k: value for k, value in tuned.chosen.items() if k not in known or not is_given(variant, k)}
         try:
             check_settings([variant.system], free)
         except DataError as error:

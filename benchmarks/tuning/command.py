@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -179,8 +180,9 @@ class Tuning:
     def _tell(self, name: str, number: int, cells: list[Cell], outcome: Outcome) -> None:
         """Note the score of a trial; one that was interrupted stays open."""
         runs = [outcome.results.get(cell.key) for cell in cells]
-        failed = any(cell.key in outcome.failed for cell in cells)
-        if failed:
+        reasons = [outcome.failed[cell.key] for cell in cells if cell.key in outcome.failed]
+        if reasons:
+            print(f"FAILED {name}, trial {number}: {reasons[0]}", file=sys.stderr)
             self.searches[name].tell(number, None, [], 0.0)
         elif all(run is not None for run in runs):
             scores = [float(np.mean(run["scores"]["IoU"])) for run in runs if run is not None]

@@ -16,7 +16,7 @@ from typing import Any
 
 from strong_envs.agents.search_space import Between, Space
 from strong_envs.features.errors import DataError
-from strong_envs.features.files.errors import os_errors, shown
+from strong_envs.features.files.errors import os_errors, sentence, shown
 
 JOURNAL = "trials.journal"
 """Name of the file with all trials, which Optuna's own tools read too."""
@@ -84,14 +84,18 @@ class Search:
         file = folder / JOURNAL
         with os_errors(f"write {shown(file)}"):
             folder.mkdir(parents=True, exist_ok=True)
-            backend = JournalFileBackend(str(file))
-            self._storage = optuna.storages.JournalStorage(backend)
-            self._study = optuna.create_study(
-                storage=self._storage, study_name=system, direction="maximize", load_if_exists=True
-            )
+            mend(file)
+            try:
+                self._storage = optuna.storages.JournalStorage(JournalFileBackend(str(file)))
+                self._study = optuna.create_study(
+                    storage=self._storage, study_name=system, direction="maximize", load_if_exists=True
+                )
+            except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
+                raise _damaged(file, sentence(error)) from None
         theirs = self._study.user_attrs.get("identity")
         if theirs is None:
-            self._study.enqueue_trial(dict(defaults))
+            if not self._study.get_trials(deepcopy=False):
+                self._study.enqueue_trial(dict(defaults))
             self._study.set_user_attr("identity", mine)
         elif theirs != mine:
             raise DataError(
@@ -164,6 +168,33 @@ class Search:
                 multivariate=True,
                 constant_liar=True,
             )
+
+
+def mend(file: Path) -> None:
+    """Cut the unfinished last line off a journal, which a process that was killed while it wrote may leave.
+
+    Raises:
+        DataError: another line is no JSON object; the file is untouched.
+    """
+    if not file.exists():
+        return
+    text = file.read_bytes()
+    whole = text.rfind(b"\n") + 1
+    for number, line in enumerate(text[:whole].splitlines(), 1):
+        try:
+            if not isinstance(json.loads(line), dict):
+                raise ValueError("it is no object")
+        except ValueError as error:
+            raise _damaged(file, f"line {number}: {sentence(error)}") from None
+    if whole < len(text):
+        if not whole:
+            raise _damaged(file, "it has no whole line")
+        with file.open("r+b") as handle:
+            handle.truncate(whole)
+
+
+def _damaged(file: Path, why: str) -> DataError:
+    return DataError(f"{shown(file)} is no journal of trials, or damaged ({why}); choose another --out")
 
 
 def best(trials: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -23,6 +23,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from strong_envs.core.spans import CLAMPED, overlap
 from strong_envs.features.errors import DataError
 
@@ -35,10 +37,14 @@ INSTRUCTION = (
 )
 Window = tuple[float, float]
 
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.S | re.I)
+# No pattern here takes more than linear time: a model that learns writes anything.
+_TAG = re.compile(r"<(/?)answer>", re.I)
 _TIME = r"(\d{1,6}(?::[0-5]?\d){1,2}(?:\.\d+)?|\d{1,6}(?:\.\d+)?)"
-_UNIT = r"\s*(?:seconds?|secs?|s)?"
-_PAIR = re.compile(rf"(?<![\d.:-]){_TIME}{_UNIT}\s*(?:to|until|and|,|;|-|\u2013|\u2014)\s*{_TIME}(?![\d:])", re.I)
+_SPACE = r"\s{0,9}"
+_UNIT = rf"(?:{_SPACE}(?:seconds?|secs?|s))?"
+_LINK = rf"{_SPACE}(?:to|until|and|,|;|-|\u2013|\u2014){_SPACE}"
+_OTHER = rf"[\d:]|e[+-]?\d|{_SPACE}(?:min|hour|h\b|m\b|ms\b|%)"
+_PAIR = re.compile(rf"(?<![\w.:-]){_TIME}{_UNIT}{_LINK}{_TIME}(?!{_OTHER})", re.I)
 _WHOLE = re.compile(
     r"\s*(?:<think>(?:(?!</?think>|</?answer>).)*</think>\s*)?<answer>(?:(?!</?answer>).)*</answer>\s*", re.S
 )
@@ -56,8 +62,7 @@ def parse_window(text: str) -> Window | None:
     Returns:
         Start and end in seconds, start before end; None if there are no two such numbers.
     """
-    tagged = _TAG.findall(text)
-    pairs = _PAIR.findall(tagged[-1] if tagged else text)
+    pairs = _PAIR.findall(_answer(text))
     if not pairs:
         return None
     start, end = (_seconds(part) for part in pairs[-1])
@@ -76,6 +81,9 @@ def iou_reward(completions: Sequence[Any], windows: Sequence[Any] | None = None,
     """
     if windows is None:
         raise DataError("iou_reward needs the true windows: a column 'windows' of the data set, (K, 2) seconds a row")
+    for name, value in (("completions", completions), ("windows", windows)):
+        if not hasattr(value, "__len__"):
+            raise DataError(f"{name} must be a list with one entry a completion, got {str(value)[:80]!r}")
     if len(windows) != len(completions):
         raise DataError(f"there are {len(completions)} completions and {len(windows)} entries of windows")
     paid = []
@@ -106,6 +114,10 @@ def questions(bank: FeatureBank, instruction: str = INSTRUCTION) -> list[dict[st
     Returns:
         Rows with ``prompt``, ``windows`` (K, 2) in seconds, ``duration`` in seconds, ``video`` and ``qid``.
     """
+    try:
+        instruction.format(text="", duration=0.0)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise DataError(f"instruction may hold {{text}} and {{duration}}, got {instruction[:80]!r}: {error}") from None
     rows = []
     for query, video in zip(bank.queries, bank.video.tolist(), strict=True):
         duration = float(bank.duration[video])
@@ -130,8 +142,20 @@ def text_of(completion: Any) -> str:
         if isinstance(content, str):
             return content
         if isinstance(content, Sequence):  # parts of several kinds
-            return "".join(part.get("text", "") for part in content if isinstance(part, Mapping))
+            texts = [part.get("text") for part in content if isinstance(part, Mapping)]
+            return "".join(text for text in texts if isinstance(text, str))
     raise DataError(f"a completion must be a text or a list of messages with 'content', got {str(completion)[:80]!r}")
+
+
+def _answer(text: str) -> str:
+    """What lies inside the last ``<answer>`` that is closed; the whole text where there is none."""
+    inside, opened = text, None
+    for tag in _TAG.finditer(text):
+        if not tag[1]:
+            opened = tag.end()
+        elif opened is not None:
+            inside, opened = text[opened : tag.start()], None
+    return inside
 
 
 def _seconds(text: str) -> float:
@@ -142,10 +166,12 @@ def _seconds(text: str) -> float:
 def _windows(true: Any) -> list[Window]:
     """The true windows of one row."""
     try:
-        pairs = [true] if isinstance(true[0], (int, float)) else list(true)
-        known = [(float(a), float(b)) for a, b in pairs]
-    except (TypeError, ValueError, IndexError):
-        raise DataError(f"windows must be (K, 2) seconds, got {str(true)[:80]!r}") from None
+        pairs = np.asarray(true)
+    except (TypeError, ValueError):
+        pairs = np.zeros(0)  # rows of different lengths
+    if pairs.dtype.kind not in "iuf" or pairs.ndim not in (1, 2) or pairs.shape[-1] != 2:
+        raise DataError(f"windows must be (K, 2) seconds, got {str(true)[:80]!r}")
+    known = [(float(a), float(b)) for a, b in pairs.reshape(-1, 2)]
     if not known or not all(math.isfinite(a) and math.isfinite(b) and a < b for a, b in known):
         raise DataError(f"windows must be pairs with start before end, got {str(true)[:80]!r}")
     return known

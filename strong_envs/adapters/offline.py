@@ -72,8 +72,8 @@ def record(
         minari: Any = import_module("minari")
     except ImportError:
         raise DataError('offline data sets need Minari: pip install "strong-envs[minari]"') from None
-    name = name or default_name(env_id, kind)
-    if not re.fullmatch(r"(?:[\w.-]+/)*[\w.-]+?-v\d+", name) or re.search(r"-v\d+-v\d+$", name):
+    name = default_name(env_id, kind) if name is None else name
+    if not re.fullmatch(r"(?:[\w-]+/)*[\w.-]+?-v\d+", name) or re.search(r"-v\d+-v\d+$", name):
         raise DataError(f"name must be of the form FOLDER/NAME-v0, got {name!r}")
     if name in minari.list_local_datasets():
         raise DataError(f"a data set {name!r} exists; choose another name, or delete it with minari.delete_dataset")

@@ -60,6 +60,14 @@ def test_cards_are_optional_and_read_without_trust(tmp_path):
         read_card(tmp_path)
 
 
+@pytest.mark.parametrize(("field", "value"), [("scores", {"mIoU": 90.6}), ("queries", -3), ("budget", 1e308)])
+def test_a_card_with_impossible_numbers_is_refused(field, value, tmp_path):
+    card = json.loads(card_file(WEIGHTS).read_text()) | {field: value}
+    card_file(tmp_path).write_text(json.dumps(card), encoding="utf-8")
+    with pytest.raises(DataError, match=f"is no model card.*{field}"):
+        read_card(tmp_path)
+
+
 def test_a_card_survives_writing(tmp_path):
     facts = {"data": "mine", "data_hash": "0" * 64, "world": "other", "train": "train", "test": "test", "queries": 3}
     card = Card(system="mine:Mine", description="d", protocol="p", scores={"mIoU": 0.5}, seed=1, budget=1.0, **facts)

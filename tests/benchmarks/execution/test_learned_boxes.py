@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from strong_envs import agents
+from strong_envs.agents.inference import WEIGHTS
+from strong_envs.agents.training.checkpoint import save_weights
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands.paper_tables import pairs_of, with_boxed_rows
 from strong_envs.benchmarks.execution.cell import Cell, run_cell
@@ -45,6 +48,15 @@ def test_boxes_that_are_missing_are_explained(name, source, says, tmp_path, monk
     with pytest.raises(DataError, match=says):
         boxes_for(name, source)
     assert boxes_for("mcn", source) == ()
+
+
+def test_the_folder_of_a_training_gives_its_boxes_if_it_is_a_strong(tmp_path):
+    shutil.copy(WEIGHTS, tmp_path / "system.safetensors")
+    assert tracker_files(str(tmp_path)) == (str(tmp_path / "system.safetensors"),)
+    save_weights(tmp_path / "system.safetensors", {}, {"system": "Ctrl"})
+    for source in (tmp_path, tmp_path / "system.safetensors"):
+        with pytest.raises(DataError, match="is a system of the kind 'Ctrl', not a STRONG"):
+            tracker_files(str(source))
 
 
 def test_seeds_take_turns_and_settings_have_the_last_word():

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 from strong_envs.benchmarks import cli
 from strong_envs.benchmarks.execution.cell import Cell
 from strong_envs.benchmarks.execution.live_page import EVERY, LivePage, page_of
+from strong_envs.benchmarks.execution.local_engine import run_matrix
 from strong_envs.benchmarks.execution.progress import ProgressBars
+from strong_envs.benchmarks.options import add_arguments, held_output
+from strong_envs.features.files.atomic import write_text
 
 
 def test_a_page_of_a_running_job_loads_itself_and_an_ended_one_does_not():
@@ -43,6 +48,21 @@ def test_a_page_that_cannot_be_written_does_not_stop_a_job(tmp_path):
     page = LivePage(tmp_path / "file" / "live.html")
     (tmp_path / "file").write_text("in the way")
     page.write(0, 1, "", [])
+
+
+def test_a_job_that_ended_before_its_first_run_may_go_on(tmp_path):
+    """A folder with live.html and results but without ``cells`` is refused, so the job must make it at once."""
+    run_matrix([], tmp_path / "out" / "cells", 1)
+    write_text(tmp_path / "out" / "live.html", "of this job")
+    args = parsed(["--systems", "trl", "--out", str(tmp_path / "out")])
+    with held_output(args) as out:
+        assert out == tmp_path / "out"
+
+
+def parsed(words):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(words)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,14 @@ def test_a_number_that_does_not_follow_is_named(tmp_path, capsys):
     assert found["differs"] == ["mIoU", "Acc@.5"]
 
 
+def test_a_row_without_miou_is_refused(tmp_path, capsys):
+    result = json.loads((RESULTS / "table1.json").read_text())
+    result["rows"][0]["metrics"] = {}
+    (tmp_path / "results.json").write_text(json.dumps(result))
+    assert main(["recompute", str(tmp_path / "results.json")]) == 2
+    assert "has no mIoU" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("file", "words", "says"),
     [

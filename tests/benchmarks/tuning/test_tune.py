@@ -166,6 +166,42 @@ def test_values_that_a_system_does_not_take_are_refused(tuned, tmp_path, capsys)
     assert "blind one-shot: lr" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["foo", "temporal.gamma", "__class__"])
+def test_a_chosen_setting_that_a_system_does_not_have_is_refused(name, tmp_path, capsys):
+    chosen = {"space": {}, "defaults": {}, "trials": [], "chosen": {name: 1}}
+    file = {"data": "x", "part": "val", "trials": 1, "seeds": [1000], "budget": 1.0, "systems": {"ctrl": chosen}}
+    (tmp_path / "tuned.json").write_text(json.dumps(file))
+    words = ["run", *QUICK, "--systems", "ctrl", "--tuned", str(tmp_path / "tuned.json")]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert "ctrl:" in (said := capsys.readouterr().err) and name in said and said.count("\n") == 1
+
+
+def test_a_search_goes_on_after_a_line_that_was_cut_off(tmp_path):
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    first = searched(tmp_path, 4)
+    with (tmp_path / "trials.journal").open("ab") as journal:
+        journal.write(b'{"op_code":4,"worker_id":"a')
+    assert searched(tmp_path, 5)[:4] == first
+
+
+@pytest.mark.parametrize("text", ["garbage\n", "garbage", '{"op_code":0}\n', '[]\n{"op_code":0}\n', "\0\0\n"])
+def test_a_damaged_journal_is_refused_and_left_as_it_is(text, tmp_path):
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    file = tmp_path / "trials.journal"
+    file.write_text(text)
+    with pytest.raises(DataError, match="no journal of trials, or damaged"):
+        searched(tmp_path, 1)
+    assert file.read_text() == text
+
+
+@pytest.mark.slow
+def test_a_trial_that_fails_says_why(tmp_path, capsys):
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    words = ["tune", *QUICK, "--systems", "blind one-shot", "--trials", "1", "--set", "lr=1e30"]
+    assert main([*words, "--out", str(tmp_path)]) == 1
+    assert "FAILED blind one-shot, trial 0: " in capsys.readouterr().err
+
+
 def test_without_optuna_one_sentence_says_how_to_install_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert main(["tune", *QUICK, "--out", str(tmp_path)]) == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from strong_envs import features
 from strong_envs.adapters.language_rewards import format_reward, iou_reward, parse_window, questions
@@ -26,10 +28,32 @@ from strong_envs.features import DataError
         ("12.5", None),
         ("", None),
         ("nan to inf", None),
+        ("<answer>1e3 to 5e3</answer>", None),
+        ("<answer>3 to 5e3</answer>", None),
+        ("<answer>3 seconds to 5 minutes</answer>", None),
+        ("<answer>3 to 5 %</answer>", None),
+        ("<answer> <answer>3 to 5</answer>", (3.0, 5.0)),
     ],
 )
 def test_windows_are_read(text, window):
     assert parse_window(text) == window
+
+
+@pytest.mark.parametrize("text", ["<answer>" * 20_000, "1" + " " * 50_000, "<think>" * 20_000, "1 to " * 20_000])
+def test_answers_without_end_are_read_at_once(text):
+    # Quadratic patterns took between 20 and 60 seconds, more than the limit of a test.
+    assert parse_window(text) is None and format_reward([text]) == [0.0]
+
+
+def test_windows_of_arrays_are_read():
+    forms = ([np.float32(0), np.float32(5)], [[np.int64(0), np.int64(5)]], np.array([0, 5]), torch.tensor([[0.0, 5.0]]))
+    assert iou_reward(["0 to 10"] * 4, windows=list(forms)) == pytest.approx([0.5] * 4)
+
+
+@pytest.mark.parametrize("instruction", ["{foo}", "{", "{text.x}", "{duration:q}"])
+def test_an_instruction_that_cannot_be_filled_in_is_refused(instruction):
+    with pytest.raises(DataError, match="instruction may hold"):
+        questions(features.load("shapes-v0", "train"), instruction)
 
 
 def test_iou_of_answers():
@@ -57,6 +81,10 @@ def test_format():
     ("completions", "windows", "words"),
     [
         (["1 to 2"], None, "needs the true windows"),
+        (["1 to 2"], [{"start": 1}], "windows must be"),
+        (["1 to 2"], [["1", "2"]], "windows must be"),
+        (["1 to 2"], [[10**400, 10**401]], "windows must be"),
+        (["1 to 2"], 3, "windows must be a list"),
         (["1 to 2"], [], "1 completions and 0 entries"),
         (["1 to 2"], [[[2.0, 1.0]]], "start before end"),
         (["1 to 2"], [[]], "must be"),

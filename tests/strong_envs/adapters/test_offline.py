@@ -61,8 +61,9 @@ def test_the_command_says_what_it_wrote_and_never_replaces(place, capsys):
 def test_bad_arguments_are_one_sentence(place):
     with pytest.raises(DataError, match="kind must be"):
         record("TemporalMoment-v0", "expert")
-    with pytest.raises(DataError, match="FOLDER/NAME-v0"):
-        record("TemporalMoment-v0", name="mine")
+    for name in ("mine", "", "../mine-v0", "a/../../mine-v0"):
+        with pytest.raises(DataError, match="FOLDER/NAME-v0"):
+            record("TemporalMoment-v0", name=name)
     with pytest.raises(DataError, match="env_id must be one of"):
         record("CartPole-v1")
 
