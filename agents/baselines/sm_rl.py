@@ -329,7 +329,9 @@ class SmRl(TemporalSystem):
         text = {one: i for i, one in enumerate(sorted(set(self.bank.texts)))}
         texts = torch.tensor([text[one] for one in self.bank.texts])
         baseline = torch.zeros((), device=self.bank.device)
-        held_out = validation_part(self.bank) if args.early_stopping else None
+        # Boxes that are given as numbers are those of the training part alone.
+        stops = args.early_stopping and not isinstance(self.boxes, Tensor)
+        held_out = validation_part(self.bank) if stops else None
         best = None if held_out is None else BestWeights(network, partial(self._miou, held_out), args.steps)
         for update in range(args.steps):
             if args.decay:

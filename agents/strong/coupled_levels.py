@@ -134,7 +134,7 @@ class CoupledLevels(BaseSystem):
         frame_logits: Tensor | None = None,
     ) -> TemporalTask:
         """The temporal level over boxes; ``frame_logits`` where they are known. Before the first turn they are 0."""
-        config, given, bank = self.args.temporal_env, bank, self.words.bank(bank)
+        config = self.args.temporal_env
         if self.cell_attention is not None:
             if isinstance(boxes, str) and boxes != "frame":
                 boxes = packed_boxes(LocalFeatures(bank, boxes))
@@ -142,6 +142,7 @@ class CoupledLevels(BaseSystem):
                 return self._attended_task(bank, None)
             around = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=boxes.device) * self.args.box_margin
             return self._attended_task(bank, (boxes + around).clamp(0, 1))
+        given, bank = bank, self.words.bank(bank)
         margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
         local = LocalFeatures(bank, boxes, self.args.spp_levels, self.args.spp_reduce, margin)
         if self.args.frame_scores:
@@ -159,6 +160,7 @@ class CoupledLevels(BaseSystem):
     def _attended_task(self, bank: FeatureBank, limits: Tensor | None) -> TemporalTask:
         """The temporal level under the cell attention; ``limits`` are boxes (R, 4) with their margin."""
         assert self.cell_attention is not None
+        bank = self.words.bank(bank)
         seen = AttendedFeatures(bank, self.cell_attention, limits, self.args.box_margin)
         return AttendedTask(bank, seen, self.args.temporal_env)
 

@@ -92,12 +92,13 @@ def known_of(tensors: dict[str, Tensor], query_dim: int, path: str) -> Tensor:
     known = tensors.get(KNOWN_SENTENCES)
     if known is None:
         return torch.zeros(0, query_dim)
-    if known.dim() != 2 or known.shape[1] != query_dim or not bool(known.isfinite().all()):
+    usable = known.is_floating_point() and known.dim() == 2 and known.shape[1] == query_dim
+    if not usable or not bool(known.isfinite().all()):
         raise DataError(
             f"{shown(path)} has unusable {KNOWN_SENTENCES!r}: finite numbers of shape (sentences, {query_dim}) are "
-            f"expected, got {tuple(known.shape)}"
+            f"expected, got {known.dtype} of shape {tuple(known.shape)}"
         )
-    return known
+    return known.to(torch.float32)
 
 
 def has_values(args: StrongArgs, lean: bool) -> bool:

@@ -116,32 +116,26 @@ class GatedScore(nn.Module):
 
 
 class _ReluScore(torch.autograd.Function):
-    """relu(x W) v, with a backward pass that makes no array as large as the hidden layer.
+    """relu(x W) v, with a backward pass that makes one array as large as the hidden layer instead of three.
 
-    That layer is the largest array of a training by far, and most of the time of the usual backward pass goes into two
-    more of its size. Here its sign takes its own place, and everything else goes into the small factors: the gradient
-    of W is (x g)^T [x W > 0] v.
+    That layer is the largest array of a training by far. Everything but its sign goes into the small factors: the
+    gradient of W is (x g)^T [x W > 0] v.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         """(B, N, C), (B, C, H) and (H,) to (B, N)."""
         hidden = torch.bmm(x, weight).relu_()
-        if any(ctx.needs_input_grad):
-            ctx.save_for_backward(x, weight, out)
-            ctx.hidden = hidden
+        ctx.save_for_backward(x, weight, out, hidden)
         return hidden @ out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Gradients of the three inputs; the hidden layer is used up."""
-        x, weight, out = ctx.saved_tensors
-        hidden, ctx.hidden = ctx.hidden, None
-        if hidden is None:
-            raise RuntimeError("the scores of a GatedScore can be differentiated once; compute them again")
+        """Gradients of the three inputs."""
+        x, weight, out, hidden = ctx.saved_tensors
         by_out = torch.mv(hidden.flatten(0, 1).t(), grad.flatten())
-        on = hidden.sign_()
+        on = hidden.sign()
         by_weight = torch.bmm((x * grad[..., None]).transpose(1, 2), on) * out
         by_x = grad[..., None] * torch.bmm(on, (weight * out).transpose(1, 2)) if ctx.needs_input_grad[0] else None
         return by_x, by_weight, by_out

@@ -11,7 +11,12 @@ from strong_envs.agents.strong.agent import Strong
 from strong_envs.benchmarks.results.rows import given_boxes
 from strong_envs.features.errors import DataError
 
-QUICK = {"mcn": dict(steps=10), "read": dict(steps=640, num_envs=8), "sm-rl": dict(steps=5), "tsp-prl": dict(steps=640)}
+QUICK = {
+    "mcn": dict(steps=10),
+    "read": dict(steps=640, num_envs=8),
+    "sm-rl": dict(steps=5, early_stopping=False),
+    "tsp-prl": dict(steps=640),
+}
 
 
 @pytest.fixture(scope="module")
