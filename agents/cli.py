@@ -143,8 +143,8 @@ def main(args: argparse.Namespace) -> int:
         _write_json(out / "run.json", options)
 
         def card(trained: Any, bank: FeatureBank) -> Card:
-            told = {"seed": options["seed"], "budget": options["budget"], "settings": arguments, "upper_bound": bound}
-            return card_of(name, trained, train, bank, **told)
+            facts = {"seed": options["seed"], "budget": options["budget"], "settings": arguments, "upper_bound": bound}
+            return card_of(name, trained, train, bank, **facts)
 
         if not system.resumable:
             return _train(system, validation, test, bound, out, args, card, None)

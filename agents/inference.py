@@ -45,8 +45,8 @@ class Moment:
     with which STRONG's policy stops in this window, or the score of the best candidate; None where a system has no such
     number. ``boxes`` (n, 4) float32, normalised corners in every feature row, or None where the system does not track.
     ``path`` (moves + 1, 2) float64 seconds, the windows of the episode, the last one being the prediction; None for
-    systems that do not move. ``frames_seen`` is the share of the video's frames that was read, None where it is not
-    told. ``ranked`` (K, 2) float64 seconds, the candidates of a system that ranks them, best first;
+    systems that do not move. ``frames_seen`` is the share of the video's frames that was read, None where a
+    system does not say. ``ranked`` (K, 2) float64 seconds, the candidates of a system that ranks them, best first;
     None for others.
     """
 

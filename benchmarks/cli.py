@@ -81,7 +81,7 @@ INTERRUPTED = {
     "train": "before the training began; run the same command again",
     "document": "documents that were finished are kept; run the same command again",
 }
-"""What is kept where Ctrl-C ends a command that does not say it itself; `STOPPED` for the others."""
+"""What is kept when Ctrl-C ends a command that prints no message of its own; `STOPPED` for the others."""
 PIPE_CLOSED = 128 + 13
 """Exit code where the reader of the output went away, as of a program that SIGPIPE ended."""
 

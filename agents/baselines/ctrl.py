@@ -64,8 +64,8 @@ class CtrlArgs(WindowArgs):
     positive_iou: float = 0.5
     positive_outside: float = 0.15
     intra: float = 0.0
-    """Weight of windows of the same video below ``negative_iou`` as further negatives. As published there are none:
-    nothing in the loss compares two windows of one video."""
+    """Weight of additional negatives: windows of the same video with an IoU below ``negative_iou``. The published loss
+    has none, and compares no two windows of one video."""
     negative_iou: float = 0.5
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,9 +81,7 @@ class LibraryLooker:
             reveal_truth=False,
         )
 
-    def fit(
-        self, bank: FeatureBank, table: Tensor, report: Callable[[int, int, float], None] | None = None
-    ) -> LibraryLooker:
+    def fit(self, bank: FeatureBank, table: Tensor) -> LibraryLooker:
         """Train on episodes of the training part; ``table`` (S, N) has the log-odds of its rows."""
         from strong_envs.adapters.sb3 import vec_env
 

@@ -41,7 +41,7 @@ from strong_envs.features.extraction.single_video import VideoFeatures, encoder_
 from strong_envs.features.files.errors import shown
 from strong_envs.features.store.in_memory import OneVideoStore
 from strong_envs.features.video_io import Decoder, row_centres
-from strong_envs.looks.task import READS_BEFORE
+from strong_envs.looks.task import frames_before
 
 SEEK_SECONDS = 2.0
 """Longer jumps seek; shorter ones are decoded through."""
@@ -101,7 +101,7 @@ class LookPredictor:
     ) -> None:
         self.sensor, self.posterior, self.inputs = sensor, posterior, inputs
         self.device, self.allow_import = device, allow_import
-        self.neighbours = READS_BEFORE.get(str(inputs["backbone"].get("name")), 0)
+        self.neighbours = frames_before(inputs["backbone"])
 
     @classmethod
     def fit(

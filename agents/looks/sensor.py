@@ -2,8 +2,8 @@
 
 It is the frame classifier without what reads other frames: STRONG's frame attention (`agents.strong.frame_attention`)
 with ``change=0``, trained on single rows of the training part. Half of the rows of a query are drawn from inside its
-moment and half from outside, so that a score of 0 says nothing and scores of several looks add up, whatever the share
-of the video that the moment fills.
+moment and half from outside, so that a score of 0 is no evidence and scores of several looks add up. The share of the
+video that the moment fills plays no part.
 """
 
 from __future__ import annotations

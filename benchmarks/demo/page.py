@@ -76,8 +76,8 @@ def build(models: list[Model], bank: FeatureBank | None, folder: Path | None = N
         gr.Markdown("# Find a moment\n\nA trained agent moves a window until it holds what a sentence describes.")
         with gr.Row():
             chosen = gr.Dropdown(list(by_name), value=models[0].name, label="Model", visible=len(models) > 1)
-        told = gr.Markdown(models[0].about(), elem_id="model")
-        chosen.change(lambda name: by_name[name].about(), chosen, told)
+        about = gr.Markdown(models[0].about(), elem_id="model")
+        chosen.change(lambda name: by_name[name].about(), chosen, about)
 
         def results(prefix: str) -> list[Any]:
             search = gr.State(None)

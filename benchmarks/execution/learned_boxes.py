@@ -7,7 +7,6 @@ source: the folder of a finished run (the boxes of its seed 0 serve seed 0, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from strong_envs.agents.box_source import PRETRAINED
@@ -47,9 +46,11 @@ def boxes_for(name: str, source: str | None) -> tuple[str, ...]:
     """
     if not name.endswith(SUFFIX):
         return ()
+    from strong_envs import agents
+
     system = plain_name(name)
     if not takes_boxes(system):
-        able = [other for other in _registered() if takes_boxes(other)]
+        able = [other for other in agents.names() if takes_boxes(other)]
         raise DataError(f"{name}: {system} does not look through given boxes; these do: {able}")
     if not source:
         raise DataError(
@@ -102,9 +103,3 @@ def margin_of(file: str) -> float:
     about = load_weights(WEIGHTS if file == PRETRAINED else file)[1]
     args = about.get("args")
     return float(args.get("box_margin", 0.0)) if isinstance(args, dict) else 0.0
-
-
-def _registered() -> Sequence[str]:
-    from strong_envs import agents
-
-    return agents.names()

@@ -1,4 +1,4 @@
-"""``live.html``: how far a job is, in a page that loads itself anew while the job runs.
+"""``live.html``: how far a job is, in a page that reloads itself while the job runs.
 
 It shows the training runs that have ended with their scores on *validation* videos stage by stage, those that run, and
 the estimate of the time left. Scores on the test part are in the report of the finished job alone.
@@ -17,7 +17,7 @@ from strong_envs.features.files.atomic import write_text
 
 NAME = "live.html"
 EVERY = 5.0
-"""Seconds between two versions of the page, and after which it loads itself anew."""
+"""Seconds between two versions of the page, and after which it reloads itself."""
 WIDTH, HEIGHT = 560, 160
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }

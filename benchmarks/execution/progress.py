@@ -66,8 +66,9 @@ class ProgressBars:
         self.notes: dict[str, str] = {}
         self.said = clock()
         self.page = None if page is None else LivePage(page, clock)
-        for cell, result in stored if self.page is not None else ():
-            self.page.finished(f"{cell.system} seed {cell.seed}", result)  # type: ignore[union-attr]
+        if self.page is not None:
+            for cell, result in stored:
+                self.page.finished(f"{cell.system} seed {cell.seed}", result)
 
     def __enter__(self) -> ProgressBars:
         """Start drawing."""

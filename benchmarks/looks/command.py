@@ -7,7 +7,6 @@ and finished rows are kept in ``--out``, so that a killed command goes on where 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -167,6 +166,7 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
         RANDOM,
         UNCERTAIN,
         World,
+        digest_of,
         run_all,
         run_row,
         searcher,
@@ -205,8 +205,7 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
                 args.own_sensor,
                 bank.store.content_hash,
             ] + (["whole frames"] if args.whole_frames else [])
-            key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-            file = folder / "cells" / f"{key}.json"
+            file = folder / "cells" / f"{digest_of(settings)}.json"
             if not file.is_file():
                 file.parent.mkdir(exist_ok=True)
                 world = world_of(seed)
@@ -214,7 +213,7 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
                 write_json(file, found)
             cells.setdefault(row, []).append(read_tree(file))
     shown = [name, bank.store.content_hash, world_of(0).name_of_sensor, args.train_on, list(looks)]
-    picture = folder / "cells" / f"search-{hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]}.png"
+    picture = folder / "cells" / f"search-{digest_of(shown)}.png"
     if not picture.is_file():
         one = world_of(0)
         budget, sample = looks[len(looks) // 2], torch.tensor([0])

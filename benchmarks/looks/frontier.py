@@ -31,7 +31,7 @@ from strong_envs.features.registry import load, split_validation
 from strong_envs.features.store.store import FeatureStore
 from strong_envs.features.store.subset import StoreView
 from strong_envs.looks import dynamics
-from strong_envs.looks.task import READS_BEFORE, load_rows
+from strong_envs.looks.task import frames_before, load_rows
 
 EVEN, RANDOM, UNCERTAIN, OURS, LIBRARY = (
     "even looks",
@@ -51,6 +51,11 @@ JUDGED = 200
 LEARNS = {EVEN: "nothing", RANDOM: "nothing", UNCERTAIN: "nothing", OURS: "own rewards", LIBRARY: "own rewards"}
 
 Say = Callable[[str], None]
+
+
+def digest_of(settings: Sequence[Any], digits: int = 16) -> str:
+    """A name in hexadecimal digits for JSON-ready settings: that of a file which they decide."""
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:digits]
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ class World:
         """Names the data, the training and the seed of the sensor."""
         settings = [self.clips.store.content_hash, self.clips.split, self.budgets.sensor, self.seed]
         settings += ["whole frames"] if self.whole_frames else []
-        return f"sensor-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]}"
+        return f"sensor-{digest_of(settings, 12)}"
 
     @cached_property
     def sensor(self) -> FrameSensor:
@@ -165,7 +170,7 @@ class World:
     @property
     def neighbours(self) -> int:
         """Frames before a row that its features need."""
-        return READS_BEFORE.get(str((self.store.manifest.get("backbone") or {}).get("name")), 0)
+        return frames_before(self.store.manifest.get("backbone"))
 
     def iou(self, part: str, rows: Tensor | None, samples: Tensor | None = None) -> Tensor:
         """IoU (B,) of the answers after looks (B, looks), or after all frames."""

@@ -9,6 +9,7 @@ import torch
 
 from strong_envs.agents.registry import Prediction
 from strong_envs.benchmarks.metrics.ground_truth import GroundTruth, spans_of
+from strong_envs.features.composing.recipe import KEY as COMPOSED
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def tiles_of(truth: GroundTruth) -> np.ndarray | None:
         return None
     bank, grids = truth.bank, {}
     for video in bank.videos:
-        composed = video.extra.get("composed")
+        composed = video.extra.get(COMPOSED)
         grids[video.id] = composed.get("tiles") if isinstance(composed, dict) else None
     corners = []
     for query in bank.queries:

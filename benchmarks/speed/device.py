@@ -112,24 +112,24 @@ def same_as_processor(setting: Setting) -> dict[str, Any]:
     count, steps = (8, 4) if setting.quick else (256, 40)
     for name, make in MAKERS.items():
         ours, theirs = (make(setting.bank("shapes-v0", "train", device), count) for device in (None, "cpu"))
-        largest = 0.0
-        pairs = [(ours.reset(seed=0)[0], theirs.reset(seed=0)[0])]
+        largest = gap(ours.reset(seed=0)[0], theirs.reset(seed=0)[0])
         rng = np.random.default_rng(0)
         for _ in range(steps):
             action = torch.as_tensor(rng.integers(0, ours.single_action_space.n, count))
             mine, other = ours.step(action.to(setting.device)), theirs.step(action)
-            pairs.append((mine[0], other[0]))
             for one, two in zip(mine[1:4], other[1:4], strict=True):
                 if not torch.equal(torch.as_tensor(one).cpu(), torch.as_tensor(two).cpu()):
                     raise DataError(f"{name} on {setting.device} pays or ends otherwise than on the processor")
-            for one, two in pairs[-1:]:
-                for part in one:
-                    gap = (one[part].cpu().to(torch.float64) - two[part].cpu().to(torch.float64)).abs().max()
-                    largest = max(largest, float(gap))
+            largest = max(largest, gap(mine[0], other[0]))
         if not largest <= TOLERANCE:
             raise DataError(f"observations of {name} on {setting.device} differ from the processor's by {largest:.1e}")
         found[name] = {"steps": steps * count, "largest difference of an observation": largest}
     return found
+
+
+def gap(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest difference of two observations."""
+    return max(float((part.cpu().double() - other[name].cpu().double()).abs().max()) for name, part in one.items())
 
 
 def waits_of(step: Callable[[], Any], times: int) -> float:

@@ -98,6 +98,35 @@ def check_actions(actions: Any, count: int, n_actions: int, device: torch.device
     return actions.to(device, torch.int64)
 
 
+def check_fractions(actions: Any, count: int, width: int, what: str, device: torch.device) -> Tensor:
+    """Box actions as (count, width) float64 in [0, 1] on ``device``; numbers out of that range are clipped.
+
+    Gymnasium's ClipAction does the same. Infinite numbers are clipped too: float32 has no others for numbers beyond its
+    range. Values on an accelerator are not looked at.
+
+    Args:
+        actions: anything with that shape.
+        count: environments.
+        width: numbers of an action.
+        what: the numbers in words, for the message.
+        device: of the result.
+
+    Raises:
+        DataError: another shape, or NaN.
+    """
+    wanted = f"actions must be ({count}, {width}) {what}"
+    try:
+        given = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions, np.float64))
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{wanted}; got {shown(actions)}") from None
+    if given.shape != (count, width) or given.is_complex():
+        raise DataError(f"{wanted}; got {tuple(given.shape)} {given.dtype}")
+    given = given.to(device, torch.float64)
+    if given.device.type == "cpu" and bool(given.isnan().any()):
+        raise DataError(f"{wanted}; got NaN in {shown(given.tolist())}")
+    return given.clamp(0, 1)
+
+
 def _is_float(value: Any) -> bool:
     """Whether a number is finite and not beyond the range of a float."""
     try:

@@ -6,10 +6,10 @@ at so far in their order. An observation is a function of this state, and only t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,12 @@ MOST_POSITIONS = 100_000
 """With an answerer. Without one there are answers between all positions, so `MOST_LOOKS` bounds them too."""
 READS_BEFORE = {"shapes cells": 1}
 """Backbones whose rows need the frames before them: the motion of the drawn world is measured against one frame."""
+
+
+def frames_before(backbone: Mapping[str, Any] | None) -> int:
+    """Frames before a row that features of a backbone need, as a store or a saved system describes it; 0 if unknown."""
+    return READS_BEFORE.get(str((backbone or {}).get("name")), 0)
+
 
 Sensor = Callable[[Tensor, Tensor], Tensor]
 """Samples (N,) and rows of their videos (N,), int64, to what a look at each shows (N, K) float32."""
@@ -116,8 +122,7 @@ class LookTask:
             raise DataError("feedback='gain' pays what each look adds to the answer and needs answerer=")
         if config.actions == "box" and answerer is not None:
             raise DataError("a box action names the window itself; drop answerer= or actions='box'")
-        backbone = str((bank.store.manifest.get("backbone") or {}).get("name"))
-        known = READS_BEFORE.get(backbone, 0)
+        known = frames_before(bank.store.manifest.get("backbone"))
         self.neighbours = known if config.neighbours is None else config.neighbours
         self.n_frames = bank.n_frames[bank.video]
         if answerer is None and config.positions > MOST_LOOKS:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from strong_envs.core.validation import check_whole, shown
+from strong_envs.core.validation import check_fractions, check_whole
 from strong_envs.core.vector_env import IndexVectorEnv
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
@@ -160,17 +159,8 @@ class TemporalLookVectorEnv(IndexVectorEnv):
     def _actions(self, actions: Any) -> Tensor:
         if self.task.config.actions == "discrete":
             return super()._actions(actions)
-        wanted = f"actions must be ({self.num_envs}, 4) numbers: look or answer, position, start, end"
-        try:
-            given = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions, np.float64))
-        except (TypeError, ValueError, OverflowError):
-            raise DataError(f"{wanted}; got {shown(actions)}") from None
-        if given.shape != (self.num_envs, 4) or given.is_complex():
-            raise DataError(f"{wanted}; got {tuple(given.shape)} {given.dtype}")
-        given = given.to(self.device, torch.float64)
-        if given.device.type == "cpu" and bool(given.isnan().any()):
-            raise DataError(f"{wanted}; got NaN in {shown(given.tolist())}")
-        return given.clamp(0, 1)
+        what = "numbers: look or answer, position, start, end"
+        return check_fractions(actions, self.num_envs, 4, what, self.device)
 
     def _action_mask(self) -> Tensor:
         if self.task.config.actions == "box":

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from strong_envs.core.env_base import ScalarEnv, refuse_vector_arguments, row_of
 from strong_envs.core.observations import INDEX_LIMIT, feature_space, split_options
-from strong_envs.core.validation import check_samples, check_seed, check_whole, shown
+from strong_envs.core.validation import check_fractions, check_samples, check_seed, check_whole, shown
 from strong_envs.core.vector_env import IndexVectorEnv, check_observation
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
@@ -175,21 +175,7 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         return self.task.iou(self.sample, ends[:, 0], ends[:, 1]), self._all, self._none
 
     def _actions(self, actions: Any) -> Tensor:
-        """(B, 2) float64 in [0, 1]; out of that range they are clipped, as Gymnasium's ClipAction does.
-
-        Infinite numbers too: float32 has no others for numbers beyond its range.
-        """
-        wanted = f"actions must be ({self.num_envs}, 2) fractions, start and end of a window"
-        try:
-            given = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions, np.float64))
-        except (TypeError, ValueError, OverflowError):
-            raise DataError(f"{wanted}; got {shown(actions)}") from None
-        if given.shape != (self.num_envs, 2) or given.is_complex():
-            raise DataError(f"{wanted}; got {tuple(given.shape)} {given.dtype}")
-        given = given.to(self.device, torch.float64)
-        if given.device.type == "cpu" and bool(given.isnan().any()):
-            raise DataError(f"{wanted}; got NaN in {shown(given.tolist())}")
-        return given.clamp(0, 1)
+        return check_fractions(actions, self.num_envs, 2, "fractions, start and end of a window", self.device)
 
     def _action_mask(self) -> Tensor:
         return self._all[:, None].expand(-1, 2)

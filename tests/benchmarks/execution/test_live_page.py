@@ -1,4 +1,4 @@
-"""``live.html``: a page of a running job that loads itself anew, with validation scores alone."""
+"""``live.html``: a page of a running job that reloads itself, with validation scores alone."""
 
 from __future__ import annotations
 
