@@ -286,7 +286,11 @@ class SmRl(TemporalSystem):
         words = self._words or concept_words(task.bank.texts, self.args.concepts, self.args.concept_least)
         # A store without a common word still needs a layer to train.
         self.words = words or ["?"]
-        return SmrlNetwork(task.dims(), len(self.words), self.args).eval()
+        return SmrlNetwork(self.input_shapes(task), len(self.words), self.args).eval()
+
+    def input_shapes(self, task: TemporalTask) -> dict[str, tuple[int, ...]]:
+        """Shapes of a frame, "local", and of a sentence, "query"."""
+        return task.dims()
 
     def remember(self) -> dict[str, Any]:
         """The words of the concepts."""

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strong_envs.benchmarks.execution.provenance import about
 from strong_envs.benchmarks.results.files import read_tree, write_json
@@ -21,6 +21,9 @@ from strong_envs.features.files.atomic import write_bytes, write_text
 from strong_envs.features.files.errors import check_output
 from strong_envs.features.files.locks import folder_lock
 from strong_envs.features.store.store import FeatureStore
+
+if TYPE_CHECKING:
+    from strong_envs.benchmarks.looks.world import Budgets
 
 RESULT = "looks.json"
 LOOKS = {0: (2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64), 200: (20, 40, 60, 90, 120), 2000: (60, 120, 240)}
@@ -70,8 +73,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0."""
     from strong_envs.benchmarks.looks.figure import draw
-    from strong_envs.benchmarks.looks.frontier import Budgets
     from strong_envs.benchmarks.looks.result import markdown
+    from strong_envs.benchmarks.looks.world import Budgets
 
     if args.quick:
         args.seeds, args.budget = 1, min(args.budget, 0.05)
@@ -154,25 +157,15 @@ def check_stores(names: Sequence[str], train_on: str | None) -> None:
             )
 
 
-def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any, folder: Path) -> dict[str, Any]:
+def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Budgets, folder: Path) -> dict[str, Any]:
     """All rows of one store; what is stored already is read."""
     import torch
 
     from strong_envs.benchmarks.looks.filmstrip import draw_search
-    from strong_envs.benchmarks.looks.frontier import (
-        ALL,
-        FIRSTS,
-        LEARNS,
-        RANDOM,
-        UNCERTAIN,
-        World,
-        digest_of,
-        run_all,
-        run_row,
-        searcher,
-    )
+    from strong_envs.benchmarks.looks.frontier import ALL, FIRSTS, LEARNS, RANDOM, UNCERTAIN, run_all, run_row, searcher
     from strong_envs.benchmarks.looks.result import world_result
     from strong_envs.benchmarks.looks.speed import seconds_per_answer
+    from strong_envs.benchmarks.looks.world import World, digest_of
     from strong_envs.features.registry import split_validation
     from strong_envs.looks.task import load_rows
 
@@ -191,20 +184,13 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
             )
         return worlds[number]
 
+    # The contents of both stores: a path may hold other features tomorrow.
+    data = [bank.store.content_hash, split_validation(args.train_on).content_hash if args.train_on else None]
     cells: dict[str, list[Mapping[str, Any]]] = {}
     for row in [*rows, ALL]:
-        repeated = args.own_sensor or row == RANDOM or LEARNS.get(row) == "own rewards"
+        repeated = args.own_sensor or LEARNS.get(row, "nothing") != "nothing" or row == RANDOM
         for seed in range(args.seeds if repeated else 1):
-            settings = [
-                name,
-                args.train_on,
-                row,
-                seed,
-                list(looks),
-                vars(budgets),
-                args.own_sensor,
-                bank.store.content_hash,
-            ] + (["whole frames"] if args.whole_frames else [])
+            settings = [data, row, seed, list(looks), budgets.of(row), args.own_sensor, args.whole_frames]
             file = folder / "cells" / f"{digest_of(settings)}.json"
             if not file.is_file():
                 file.parent.mkdir(exist_ok=True)
@@ -212,13 +198,13 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Any
                 found = run_all(world) if row == ALL else run_row(world, row, seed)
                 write_json(file, found)
             cells.setdefault(row, []).append(read_tree(file))
-    shown = [name, bank.store.content_hash, world_of(0).name_of_sensor, args.train_on, list(looks)]
+    shown = [data, world_of(0).name_of_sensor, list(looks)]
     picture = folder / "cells" / f"search-{digest_of(shown)}.png"
     if not picture.is_file():
         one = world_of(0)
         budget, sample = looks[len(looks) // 2], torch.tensor([0])
-        search, _, _ = searcher(one, UNCERTAIN, 0)
-        draw_search(one, search(one.part, budget, FIRSTS[2], sample)[0].tolist(), 0, picture)
+        search = searcher(one, UNCERTAIN, 0)
+        draw_search(one, search.rows(one.part, budget, FIRSTS[2], sample)[0].tolist(), 0, picture)
     middle = looks[len(looks) // 2]
     speed = {"looks": middle, "seconds": seconds_per_answer(world_of(0), middle, int(0.4 * middle))}
     return world_result(world_of(0), cells) | {"speed": speed, "picture": picture}

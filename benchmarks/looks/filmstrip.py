@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from strong_envs.agents.looks.posterior import seen_of
-from strong_envs.benchmarks.looks.frontier import World
+from strong_envs.benchmarks.looks.world import World
 from strong_envs.features.files.atomic import replaced_file
 from strong_envs.looks.env import TemporalLookEnv
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from strong_envs.benchmarks.looks.frontier import ALL, EVEN, LEARNS, OURS, UNCERTAIN, World
+from strong_envs.benchmarks.looks.frontier import ALL, EVEN, LEARNS, OURS, UNCERTAIN
+from strong_envs.benchmarks.looks.world import World
 from strong_envs.benchmarks.metrics.statistics import difference_test, estimates
 
 NEAR = 0.95

@@ -11,7 +11,8 @@ from torch import Tensor
 from strong_envs.agents.looks.agent import LookAgent, LookAgentArgs
 from strong_envs.agents.looks.search import uncertainty_rows, unique_even_rows
 from strong_envs.agents.training.window_posterior import WindowPosterior
-from strong_envs.benchmarks.looks.frontier import OURS, UNCERTAIN, World
+from strong_envs.benchmarks.looks.frontier import OURS, UNCERTAIN
+from strong_envs.benchmarks.looks.world import World
 
 REPEATS = 7
 MOST_ROWS = 1000
