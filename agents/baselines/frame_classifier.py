@@ -30,6 +30,7 @@ from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAtten
 from strong_envs.agents.strong.frame_attention_training import inside_shares
 from strong_envs.agents.training.early_stopping import validation_part
 from strong_envs.agents.training.window_posterior import WindowPosterior
+from strong_envs.core.sampling import spread
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 
@@ -246,11 +247,6 @@ class FrameClassifier(WindowSystem):
         if not bank.has_grid or bank.grid_shape[2] != made:
             given = f"cells of {bank.grid_shape[2]}" if bank.has_grid else "no grid"
             raise DataError(f"frame classifier was made for cells of {made} numbers; {bank.name!r} has {given}")
-
-
-def spread(count: int, most: int, device: torch.device) -> Tensor:
-    """Up to ``most`` of ``count`` samples, evenly spread: (n,) int64."""
-    return torch.linspace(0, count - 1, min(count, most), device=device).round().to(torch.int64)
 
 
 register(

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from strong_envs.agents.looks.posterior import MOST_LENGTHS, LookPosterior
+from strong_envs.agents.looks.running import RunningPosterior
 from strong_envs.agents.looks.search import unique_even_rows
 from strong_envs.agents.looks.sensor import FrameSensor, SensorArgs
 from strong_envs.agents.training.checkpoint import (
@@ -39,6 +40,7 @@ from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 from strong_envs.features.extraction.single_video import VideoFeatures, encoder_of
 from strong_envs.features.files.errors import shown
+from strong_envs.features.registry import load
 from strong_envs.features.store.in_memory import OneVideoStore
 from strong_envs.features.video_io import Decoder, row_centres
 from strong_envs.looks.task import frames_before
@@ -106,12 +108,26 @@ class LookPredictor:
     @classmethod
     def fit(
         cls,
-        bank: FeatureBank,
+        bank: FeatureBank | str,
         args: SensorArgs | None = None,
         seed: int = 0,
         report: Callable[[int, int], None] | None = None,
     ) -> LookPredictor:
-        """Train a sensor on the training part of a store."""
+        """Train a sensor on the training part of a store.
+
+        Args:
+            bank: the training part, or the key or path of a store.
+            args: see `SensorArgs`.
+            seed: of weights and training.
+            report: hears of updates done and wanted.
+
+        Raises:
+            DataError: neither, or a store that cannot be opened.
+        """
+        if isinstance(bank, str):
+            bank = load(bank, "train")
+        if not isinstance(bank, FeatureBank):
+            raise DataError(f"bank must be a FeatureBank, or the key or path of a store; got {bank!r}")
         return cls(FrameSensor(bank, args, seed).fit(bank, report), LookPosterior(bank), inputs_of(bank))
 
     def save(self, path: str | os.PathLike) -> Path:
@@ -129,6 +145,8 @@ class LookPredictor:
         Raises:
             DataError: another kind of file, or damage.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise DataError(f"path must name a file of LookPredictor.save, got {path!r}")
         tensors, about = load_weights(path)
         if about.get("kind") != KIND:
             raise DataError(f"{shown(path)} is no {KIND}; it is {str(about.get('kind'))[:40]!r}")
@@ -193,18 +211,22 @@ class LookPredictor:
         seen, n_frames = torch.zeros((1, video.count)), torch.tensor([video.count])
         even = unique_even_rows(n_frames, max(int(first * count), 1))[0].tolist() if looks is not None else []
         order: list[int] = []
+        running: RunningPosterior | None = None
         for k in range(count):
             if looks is None:
                 row = k
             elif k < len(even):
                 row = even[k]
             else:
-                doubt = (self.posterior.inside(seen, n_frames)[0] - 0.5).abs()
-                doubt[order] = 9.0
-                row = int(doubt.argmin())
+                if running is None:
+                    made = np.array([order])
+                    running = RunningPosterior(self.posterior, n_frames.numpy(), made, seen.numpy()[:, order])
+                row = int(running.least_sure()[0])
             order.append(row)
             # An uncertain look is still a look: exactly 0 would count as none.
             seen[0, row] = score(*video.features(row)) or 1e-6
+            if running is not None:
+                running.look(np.array([row]), seen[0, row : row + 1].numpy())
         start, end = (self.posterior.answer(seen, n_frames)[0] * video.duration).tolist()
         video.close()
         centres = row_centres(video.duration, video.count)

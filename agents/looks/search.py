@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from strong_envs.agents.looks.posterior import LookPosterior
+from strong_envs.agents.looks.running import RunningPosterior
 from strong_envs.looks.policies import even_rows
 
-BATCH = 256
+BATCH = 64
+"""Videos that are searched together: more of them leave the processor's cache."""
 
 
 def unique_even_rows(n_frames: Tensor, count: int) -> Tensor:
@@ -32,7 +35,7 @@ def uncertainty_rows(
     """Some even looks, then always the row whose chance to lie in the moment is nearest to one half.
 
     Args:
-        posterior: over windows; it is computed anew before every look.
+        posterior: over windows; it is kept up to date look by look (`agents.looks.running`).
         table: (S, N) log-odds; only rows that were chosen are read.
         n_frames: (S,) rows of the videos.
         count: looks.
@@ -49,25 +52,14 @@ def uncertainty_rows(
 def _search(
     posterior: LookPosterior, table: Tensor, n_frames: Tensor, count: int, first: int, samples: Tensor
 ) -> Tensor:
-    length, scores = n_frames[samples], table[samples]
-    seen, looked = torch.zeros_like(scores), torch.arange(scores.shape[1]) >= length[:, None]
-    rows = []
-    for row in unique_even_rows(length, first).T if first else ():
-        rows.append(row)
-        _look(row, scores, seen, looked)
-    for _ in range(count - first):
-        inside = posterior.inside(seen, length)
-        # An almost even posterior has ties everywhere; the first of equals is taken.
-        unsure = (inside - 0.5).abs().masked_fill(looked, 9.0)
-        row = unsure.argmin(1)
-        row = torch.where(looked.gather(1, row[:, None])[:, 0], -1, row)
-        rows.append(row)
-        _look(row, scores, seen, looked)
-    return torch.stack(rows, 1)
-
-
-def _look(row: Tensor, scores: Tensor, seen: Tensor, looked: Tensor) -> None:
-    there = row >= 0
-    at = row.clamp(min=0)[:, None]
-    seen.scatter_(1, at, torch.where(there[:, None], scores.gather(1, at), seen.gather(1, at)))
-    looked.scatter_(1, at, looked.gather(1, at) | there[:, None])
+    length, scores, index = n_frames[samples], table.numpy(), samples.numpy()
+    rows = np.full((len(samples), count), -1)
+    if first:
+        rows[:, :first] = unique_even_rows(length, first).numpy()
+    begun = rows[:, :first]
+    running = RunningPosterior(posterior, length.numpy(), begun, scores[index[:, None], np.maximum(begun, 0)])
+    for k in range(first, count):
+        row = rows[:, k] = running.least_sure()
+        if k + 1 < count:
+            running.look(row, scores[index, np.maximum(row, 0)])
+    return torch.as_tensor(rows)

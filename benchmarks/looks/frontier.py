@@ -22,27 +22,32 @@ from strong_envs.agents.looks.sm_rl import SmRlLooker
 from strong_envs.benchmarks.looks.world import OWN, World, judged
 from strong_envs.looks import dynamics
 
-EVEN, RANDOM, UNCERTAIN, OURS, LIBRARY, SMRL, SMRL_OWN = (
+EVEN, RANDOM, UNCERTAIN, OURS, TOGETHER, LIBRARY, SMRL, SMRL_OWN = (
     "even looks",
     "random looks",
     "uncertainty search",
     "look policy",
+    "look policy by threes",
     "MaskablePPO",
     "SM-RL",
     "SM-RL's own answers",
 )
-ROWS = (EVEN, RANDOM, UNCERTAIN, OURS, LIBRARY, SMRL, SMRL_OWN)
+ROWS = (EVEN, RANDOM, UNCERTAIN, OURS, TOGETHER, LIBRARY, SMRL, SMRL_OWN)
 ALL = "all frames"
 BOTH = "own rewards, true windows"
 LEARNS = {EVEN: "nothing", RANDOM: "nothing", UNCERTAIN: "nothing", OURS: "own rewards", LIBRARY: "own rewards"}
-LEARNS |= {SMRL: BOTH, SMRL_OWN: BOTH}
+LEARNS |= {TOGETHER: "own rewards", SMRL: BOTH, SMRL_OWN: BOTH}
+AT_ONCE = {OURS: 1, TOGETHER: 3}
+"""Looks of a decision of the policy."""
+LONGEST_TRAINED = 1000
+"""Rows up to which the policy trains on videos as long as those that are searched; what it learned holds for longer."""
 FIRSTS = (0.0, 0.2, 0.4, 0.6, 0.8)
 """Shares of the looks that are even and come first, chosen from for every number of looks."""
 LONG, LONG_FIRSTS = 200, (0.4, 0.6, 0.8)
 """Rows from which on a video has first to be covered, and the shares that are tried there."""
 MOST_SLOTS = 64
 """Most looks of the library's agent, whose observation has a slot for each."""
-SMRL_LOOKS, SMRL_MOST = 6, 60
+SMRL_LOOKS, SMRL_MOST = 6, 20
 """SM-RL is trained anew for every number of looks: the one nearest to that of its description, and, where the posterior
 answers, the middle one of those asked for if it is at most the second number."""
 
@@ -85,22 +90,35 @@ def searcher(world: World, row: str, seed: int) -> Search:
             return uncertainty_rows(posterior, table, n_frames, k, int(share * k), samples)
 
         return Search(uncertain, True)
-    made = {OURS: _ours, LIBRARY: _library}.get(row, _sm_rl)(world, row, seed)
-    made.notes["train_seconds"] = time.perf_counter() - begun
+    made = {OURS: _ours, TOGETHER: _ours, LIBRARY: _library}.get(row, _sm_rl)(world, row, seed)
+    made.notes.setdefault("train_seconds", time.perf_counter() - begun)
     return made
 
 
 def _ours(world: World, row: str, seed: int) -> Search:
-    agent = LookAgent(world.posterior, LookAgentArgs(steps=world.budgets.agent), seed).fit(
-        world.bank("train"),
-        world.table("train"),
-        lambda i, n, r: world.say(f"{row} {seed}: {i}/{n}, return {r:.3f}") if i % 50 == 0 else None,
-    )
+    begun = time.perf_counter()
+    if seed not in world.agents:
+        part = OWN if world.bank(OWN).max_frames <= LONGEST_TRAINED else "train"
+        agent = LookAgent(world.posterior, policy_args(world.budgets.agent, world.table(part).shape[1]), seed)
+        agent.fit(
+            world.bank(part),
+            world.table(part),
+            lambda i, n, r: world.say(f"{row} {seed}: {i}/{n}, return {r:.3f}") if i % 50 == 0 else None,
+        )
+        world.agents[seed] = agent, time.perf_counter() - begun
+    agent, seconds = world.agents[seed]
 
     def learned(part: str, k: int, share: float, samples: Tensor) -> Tensor:
-        return agent.rows(world.table(part), world.n_frames(part), k, int(share * k), samples)
+        return agent.rows(world.table(part), world.n_frames(part), k, int(share * k), samples, AT_ONCE[row])
 
-    return Search(learned, True)
+    return Search(learned, True, notes={"train_seconds": seconds})
+
+
+def policy_args(steps: int, rows: int) -> LookAgentArgs:
+    """Arguments of the policy for videos of so many rows: longer ones take more looks, and fewer of them fit in."""
+    if rows < LONG:
+        return LookAgentArgs(steps=steps, copies=2 * steps)
+    return LookAgentArgs(steps=steps, copies=2 * steps, queries=8, least_looks=rows // 30, most_looks=rows // 10)
 
 
 def _library(world: World, row: str, seed: int) -> Search:

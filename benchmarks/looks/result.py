@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from strong_envs.benchmarks.looks.frontier import ALL, EVEN, LEARNS, OURS, UNCERTAIN
+from strong_envs.benchmarks.looks.frontier import ALL, EVEN, LEARNS, OURS, TOGETHER, UNCERTAIN
 from strong_envs.benchmarks.looks.world import World
 from strong_envs.benchmarks.metrics.statistics import difference_test, estimates
 
@@ -103,7 +103,7 @@ def differences(
     cells: Mapping[str, Sequence[Mapping[str, Any]]], groups: Sequence[str], draws: int
 ) -> list[dict[str, Any]]:
     """The mIoU of a row minus that of another at every number of looks, with intervals over runs and clips."""
-    pairs = [(OURS, EVEN), (OURS, UNCERTAIN), (UNCERTAIN, EVEN)]
+    pairs = [(OURS, EVEN), (OURS, UNCERTAIN), (TOGETHER, UNCERTAIN), (UNCERTAIN, EVEN)]
     found = []
     for first, second in pairs:
         if first not in cells or second not in cells:
@@ -151,6 +151,9 @@ def world_markdown(world: Mapping[str, Any]) -> str:
     )
     text = f"{about}. {notes}mIoU by number of looks.\n\n{table}"
     if "speed" in world:
-        each = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in world["speed"]["seconds"].items())
+        one, batch = world["speed"]["seconds"]["one"], world["speed"]["seconds"]["batch"]
+        each = ", ".join(f"{name} {1000 * seconds:.2f} ms" for name, seconds in one.items())
+        many = ", ".join(f"{name} {1000 * seconds:.3f} ms" for name, seconds in batch.items())
         text += f"\n\nChoosing {world['speed']['looks']} looks of one video, reading not included: {each}."
+        text += f" Of many videos together, each: {many}."
     return text

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from strong_envs.agents.looks.agent import LookAgent
 from strong_envs.agents.looks.posterior import CLIPS, WEIGHTS, LookPosterior, seen_of
 from strong_envs.agents.looks.search import unique_even_rows
 from strong_envs.agents.looks.sensor import FrameSensor, SensorArgs
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.core import spans
+from strong_envs.core.sampling import spread
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.registry import load, split_validation
 from strong_envs.features.store.store import FeatureStore
@@ -43,9 +45,9 @@ class Budgets:
     """How much is trained: updates of the sensor, of the agent and of SM-RL, steps of the library's."""
 
     sensor: int = 1500
-    agent: int = 150
+    agent: int = 300
     library: int = 20_000
-    sm_rl: int = 600
+    sm_rl: int = 300
 
     def scaled(self, factor: float) -> Budgets:
         """All of it times a factor."""
@@ -55,8 +57,8 @@ class Budgets:
 
     def of(self, row: str) -> list[int]:
         """What decides a row of the frontier: the training of the sensor, and its own."""
-        own = {"look policy": self.agent, "MaskablePPO": self.library}
-        return [self.sensor, own.get(row, self.sm_rl if row.startswith("SM-RL") else 0)]
+        own = {"look policy": self.agent, "MaskablePPO": self.library, "SM-RL": self.sm_rl}
+        return [self.sensor, *(steps for name, steps in own.items() if row.startswith(name))]
 
 
 @dataclass
@@ -70,6 +72,7 @@ class World:
         say: hears what is done. part: that answers are scored on.
         whole_frames: let the sensor see the vector of a frame in the place of its cells.
         folder: keeps the sensor and the log-odds, so that they are computed once; None keeps nothing.
+        agents: trained look policies, and the seconds that their training took, by seed.
     """
 
     features: str
@@ -82,6 +85,7 @@ class World:
     folder: Path | None = None
     whole_frames: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+    agents: dict[int, tuple[LookAgent, float]] = field(default_factory=dict)
 
     @cached_property
     def store(self) -> FeatureStore:
@@ -194,5 +198,4 @@ class World:
 
 def judged(bank: FeatureBank) -> Tensor:
     """At most `JUDGED` samples spread over a bank."""
-    count = min(len(bank), JUDGED)
-    return (torch.arange(count) * len(bank)) // count
+    return spread(len(bank), JUDGED)

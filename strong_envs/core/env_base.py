@@ -80,7 +80,11 @@ class EnvBase:
 
         if self._viewer is None:
             self._viewer = Viewer(self.bank)
-        return [self._viewer.draw(shot) for shot in self._shots()]
+        shots = self._shots()
+        if not self.reveal_truth:
+            for shot in shots:
+                shot.true_windows = shot.true_boxes = False
+        return [self._viewer.draw(shot) for shot in shots]
 
     def _show(self, picture: np.ndarray) -> None:
         assert self._viewer is not None

@@ -69,3 +69,8 @@ def key_from(generator: np.random.Generator) -> int:
 def keys_from_seeds(seeds: list[int | None], device: torch.device) -> Tensor:
     """Keys of environments seeded one by one, as a scalar environment with that seed would draw them: (B,) int64."""
     return torch.tensor([key_from(seeding.np_random(seed)[0]) for seed in seeds], dtype=torch.int64, device=device)
+
+
+def spread(count: int, most: int, device: torch.device | str = "cpu") -> Tensor:
+    """Up to ``most`` of ``count`` samples, evenly spread: (n,) int64."""
+    return torch.linspace(0, count - 1, min(count, most), device=device).round().to(torch.int64)

@@ -162,7 +162,7 @@ class IndexVectorEnv(EnvBase, gym.vector.VectorEnv):
     # Going on where another process stopped -----------------------------------------------------------------------
 
     COUNTERS: tuple[str, ...] = ("sample", "_keys", "_episode", "_return", "_length", "_done")
-    """Tensors (B,) that say, with what a subclass adds, how all episodes go on."""
+    """Tensors (B, ...) that say, with what a subclass adds, how all episodes go on."""
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copies of all that decides how the episodes go on, random draws included: named tensors (B, ...)."""
@@ -174,9 +174,12 @@ class IndexVectorEnv(EnvBase, gym.vector.VectorEnv):
         """Go on as the environment, of the same arguments, from which `snapshot` was taken. No reset is needed."""
         for name in self.COUNTERS:
             given = snapshot.get(name.lstrip("_"))
-            if given is None or given.shape != (self.num_envs,):
-                got = None if given is None else tuple(given.shape)
-                raise DataError(f"a snapshot of {self.num_envs} episodes is needed; {name.lstrip('_')!r} has {got}")
+            wanted = getattr(self, name).shape
+            if given is None or given.shape != wanted:
+                got = "is missing" if given is None else f"has the shape {tuple(given.shape)}, not {tuple(wanted)}"
+                raise DataError(
+                    f"a snapshot of {self.num_envs} episodes of this environment is needed; {name.lstrip('_')!r} {got}"
+                )
         for name in self.COUNTERS:
             # A tensor of its own: some of those here are views of arrays that a compiled step writes into.
             setattr(self, name, snapshot[name.lstrip("_")].to(self.device, copy=True))

@@ -11,7 +11,6 @@ from torch import Tensor
 from strong_envs.core.validation import check_fractions, check_whole
 from strong_envs.core.vector_env import IndexVectorEnv
 from strong_envs.features.bank.bank import FeatureBank
-from strong_envs.features.errors import DataError
 from strong_envs.looks import dynamics
 from strong_envs.looks.pictures import look_shot
 from strong_envs.looks.task import LookTask, make_look_task
@@ -29,7 +28,10 @@ class TemporalLookVectorEnv(IndexVectorEnv):
     device; there is no compiled path, because a step costs less than what a look shows.
     """
 
-    COUNTERS = (*IndexVectorEnv.COUNTERS, "low", "high", "looks", "t", "frames_read", "_value", "_invalid", "_answered")
+    COUNTERS = (
+        *IndexVectorEnv.COUNTERS,
+        *(*STATE, "t", "frames_read", "_value", "_invalid", "_answered", "window"),
+    )
 
     def __init__(
         self,
@@ -98,20 +100,6 @@ class TemporalLookVectorEnv(IndexVectorEnv):
     def max_steps(self) -> int:
         """The most steps of an episode."""
         return self.task.config.limit
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """Copies of all that decides how the episodes go on: named tensors (B, ...)."""
-        return super().snapshot() | {"rows": self.rows.clone(), "window": self.window.clone()}
-
-    def restore(self, snapshot: dict[str, Tensor]) -> None:
-        """Go on as the environment from which `snapshot` was taken."""
-        for name in ("rows", "window"):
-            given = snapshot.get(name)
-            if given is None or given.shape != getattr(self, name).shape:
-                raise DataError(f"this is no snapshot of {self.num_envs} episodes of TemporalLook-v0: {name!r} differs")
-        super().restore(snapshot)
-        self.rows = snapshot["rows"].to(self.device, copy=True)
-        self.window = snapshot["window"].to(self.device, copy=True)
 
     def state(self) -> dict[str, Tensor]:
         """The compact state of all episodes, named (B, ...) tensors."""

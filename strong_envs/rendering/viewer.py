@@ -90,9 +90,9 @@ class Viewer:
             put(canvas, line, (12, 22 + 20 * i), 0.5, INK)
         self._frames(canvas, shot, video, top=48, height=206)
         duration = float(bank.duration[video])
-        true = bank.queries[sample].windows if shot.true_windows else ()
-        above = 274 if shot.seen is None else 256
-        self._bar(canvas, above, "true", true, duration, TRUE_COLOUR, shot.cursor)
+        if shot.true_windows:
+            above = 274 if shot.seen is None else 256
+            self._bar(canvas, above, "true", bank.queries[sample].windows, duration, TRUE_COLOUR, shot.cursor)
         if shot.seen is not None:
             self._bar(canvas, 275, "seen", shot.seen, duration, SEEN_COLOUR, shot.cursor, shot.view)
         chosen = [] if shot.chosen is None else [shot.chosen]

@@ -62,6 +62,8 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         unreadable: answers that `score` could not read so far.
     """
 
+    COUNTERS = (*IndexVectorEnv.COUNTERS, "window")
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -139,18 +141,6 @@ class TemporalOneShotVectorEnv(IndexVectorEnv):
         # An empty window inside the truth has an overlap of 0; one outside it, too.
         pay = torch.where(readable, self.task.iou(rows, ends[:, 0], ends[:, 1]), worst)
         return pay.reshape(samples.shape if hasattr(samples, "shape") else np.shape(samples))
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """Copies of all that decides how the episodes go on: named tensors (B, ...)."""
-        return super().snapshot() | {"window": self.window.clone()}
-
-    def restore(self, snapshot: dict[str, Tensor]) -> None:
-        """Go on as the environment from which `snapshot` was taken."""
-        window = snapshot.get("window")
-        if window is None or window.shape != self.window.shape:
-            raise DataError(f"this is no snapshot of {self.num_envs} episodes of TemporalOneShot-v0: it lacks 'window'")
-        super().restore(snapshot)
-        self.window = window.to(self.device, copy=True)
 
     def state(self) -> dict[str, Tensor]:
         """The compact state of all episodes: ``sample`` (B,)."""

@@ -9,8 +9,8 @@ from random_stores import random_store
 
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.looks.command import looks_of, rows_of
-from strong_envs.benchmarks.looks.world import Budgets, World
 from strong_envs.benchmarks.looks.result import area, needed
+from strong_envs.benchmarks.looks.world import Budgets, World
 from strong_envs.features import DataError
 from strong_envs.features.registry import open_store
 
