@@ -125,7 +125,9 @@ RANGES: dict[str, Range] = {
     "concept_least": COUNT,
     # of what is read of a video, and of the windows
     "frames": Range(1, 10_000),
-    "first": SHARE,
+    "copies": Range(0, 10**12),
+    "copy_lr": RATE,
+    "at_once": COUNT,
     "least_looks": Range(1, 4096),
     "most_looks": Range(1, 4096),
     "stretches": Range(1, 10_000),

@@ -157,6 +157,13 @@ def check_stores(names: Sequence[str], train_on: str | None) -> None:
             )
 
 
+def contents_of(name: str, train_on: str | None) -> list[str | None]:
+    """What decides cells beside settings: the contents of both stores, as a path may hold other features tomorrow."""
+    from strong_envs.features.registry import split_validation
+
+    return [None if one is None else split_validation(one).content_hash for one in (name, train_on)]
+
+
 def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Budgets, folder: Path) -> dict[str, Any]:
     """All rows of one store; what is stored already is read."""
     import torch
@@ -184,8 +191,7 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Bud
             )
         return worlds[number]
 
-    # The contents of both stores: a path may hold other features tomorrow.
-    data = [bank.store.content_hash, split_validation(args.train_on).content_hash if args.train_on else None]
+    data = contents_of(name, args.train_on)
     cells: dict[str, list[Mapping[str, Any]]] = {}
     for row in [*rows, ALL]:
         repeated = args.own_sensor or LEARNS.get(row, "nothing") != "nothing" or row == RANDOM

@@ -131,3 +131,14 @@ def test_half_an_hour_is_searched_by_reading_twenty_frames(shared_data, tmp_path
     print(f"{time.perf_counter() - begun:.1f} s, true window {window}")
     assert moment.rows > 3000 and moment.frames == 20
     assert 0 <= moment.start < moment.end <= 1810
+
+
+def test_a_store_can_be_named_and_what_is_none_is_explained(tmp_path):
+    assert LookPredictor.fit("shapes-v0", SensorArgs(steps=1)).inputs["query_dim"] > 0
+    for call, words in (
+        (lambda: LookPredictor.fit("shapes-v00"), "shapes-v00"),
+        (lambda: LookPredictor.fit(None), "bank must be a FeatureBank, or the key or path of a store; got None"),
+        (lambda: LookPredictor.load(None), "path must name a file of LookPredictor.save, got None"),
+    ):
+        with pytest.raises(DataError, match=words):
+            call()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from random_stores import random_store
 
 from strong_envs.benchmarks.cli import main
-from strong_envs.benchmarks.looks.command import looks_of, rows_of
+from strong_envs.benchmarks.looks.command import contents_of, looks_of, rows_of
 from strong_envs.benchmarks.looks.result import area, needed
 from strong_envs.benchmarks.looks.world import Budgets, World
 from strong_envs.features import DataError
@@ -82,6 +83,16 @@ def test_agents_are_trained_on_features_of_the_same_sizes(tmp_path, capsys):
     other = str(random_store(tmp_path / "other", [30] * 12).path)
     assert main(["looks", "--features", "shapes-v0", "--train-on", other, "--out", str(tmp_path / "x")]) == 2
     assert "other features" in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_results_of_other_features_at_the_same_path_are_not_taken_up(tmp_path):
+    path = tmp_path / "trained"
+    random_store(path, [30] * 12)
+    before = contents_of("shapes-v0", str(path))
+    assert contents_of("shapes-v0", str(path)) == before != contents_of("shapes-v0", None)
+    shutil.rmtree(path)
+    random_store(path, [30] * 13)
+    assert contents_of("shapes-v0", str(path))[0] == before[0] and contents_of("shapes-v0", str(path)) != before
 
 
 def test_choices_are_not_made_on_videos_that_were_trained_on(tmp_path):

@@ -18,7 +18,7 @@ from strong_envs.looks import dynamics
 from strong_envs.looks.policies import even_rows, oracle_action, random_action
 from strong_envs.looks.task import make_look_task
 from strong_envs.looks.vector_env import TemporalLookVectorEnv
-from strong_envs.rendering.viewer import SEEN_COLOUR
+from strong_envs.rendering.viewer import SEEN_COLOUR, TRUE_COLOUR
 from strong_envs.testing import check
 
 FIRST_ANSWER = 20
@@ -368,3 +368,15 @@ def test_a_snapshot_goes_on_where_it_was_taken(tmp_path):
     for _ in range(10):
         actions = one.action_space.sample()
         assert equal(one.step(actions)[:4], two.step(actions)[:4])
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("TemporalLook-v0", {}), ("TemporalMoment-v0", {})])
+def test_pictures_of_a_test_part_keep_the_truth_back(name, arguments):
+    def green(**more):
+        env = gym.make(name, split="test", render_mode="rgb_array", **arguments, **more)
+        env.reset(options={"sample": 0})
+        picture = env.render()
+        env.close()
+        return int((np.abs(picture.astype(int) - TRUE_COLOUR).max(-1) < 12).sum())
+
+    assert green(reveal_truth=True) > 100 and green() == 0
