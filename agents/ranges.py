@@ -128,6 +128,7 @@ RANGES: dict[str, Range] = {
     "copies": Range(0, 10**12),
     "copy_lr": RATE,
     "at_once": COUNT,
+    "firsts": SHARE,
     "least_looks": Range(1, 4096),
     "most_looks": Range(1, 4096),
     "stretches": Range(1, 10_000),

@@ -38,8 +38,6 @@ SHARPNESS = 20.0
 """What is copied: preferences that are this times the doubt about a row, so that .05 more of it is a factor of e."""
 NOISE = 0.3
 """How much of the noise of a draw the searches have that are copied in."""
-FIRSTS = (0.0, 0.2, 0.4, 0.6)
-"""Shares of the looks that are even and come first, in training."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,8 @@ class LookAgentArgs:
     """Fewest looks of a training episode."""
     most_looks: int = 12
     """Most looks of a training episode; the number is drawn anew for each update."""
+    firsts: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6)
+    """Shares of the looks of a training episode that are even and come first; one is drawn for each update."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -117,7 +117,7 @@ class LookAgent:
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=max(count, 1))
             for _ in range(count):
                 budget = int(torch.randint(args.least_looks, args.most_looks + 1, (), generator=generator))
-                share = FIRSTS[int(torch.randint(len(FIRSTS), (), generator=generator))]
+                share = args.firsts[int(torch.randint(len(args.firsts), (), generator=generator))]
                 optimiser.zero_grad()
                 paid = learn(env, table, n_frames, budget, int(share * budget), generator)
                 nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)

@@ -115,10 +115,17 @@ def _ours(world: World, row: str, seed: int) -> Search:
 
 
 def policy_args(steps: int, rows: int) -> LookAgentArgs:
-    """Arguments of the policy for videos of so many rows: longer ones take more looks, and fewer of them fit in."""
+    """Arguments of the policy for videos of so many rows; where these are long, fewer of them are played."""
     if rows < LONG:
         return LookAgentArgs(steps=steps, copies=2 * steps)
-    return LookAgentArgs(steps=steps, copies=2 * steps, queries=8, least_looks=rows // 30, most_looks=rows // 10)
+    return LookAgentArgs(
+        steps=steps * 5 // 8,
+        copies=steps * 5 // 6,
+        queries=8,
+        firsts=LONG_FIRSTS,
+        least_looks=rows // 30,
+        most_looks=rows // 10,
+    )
 
 
 def _library(world: World, row: str, seed: int) -> Search:

@@ -45,7 +45,7 @@ class Budgets:
     """How much is trained: updates of the sensor, of the agent and of SM-RL, steps of the library's."""
 
     sensor: int = 1500
-    agent: int = 300
+    agent: int = 240
     library: int = 20_000
     sm_rl: int = 300
 
