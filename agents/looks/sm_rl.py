@@ -60,9 +60,10 @@ class SmRlLooker(SmRl):
         frame = bank.frames[bank.offsets[bank.video[samples]] + row].to(torch.float32)
         if self.tables is None:
             return frame
-        if bank.split not in self.tables:
+        table = self.tables.get(str(bank.split))
+        if table is None:
             raise DataError(f"tables has no log-odds of the part {bank.split!r}; it has {sorted(self.tables)}")
-        return torch.cat((frame, self.tables[bank.split][samples, row][:, None] / SCALE), 1)
+        return torch.cat((frame, table[samples, row][:, None] / SCALE), 1)
 
     @torch.no_grad()
     def looks(self, bank: FeatureBank, samples: Tensor | None = None) -> tuple[Tensor, Tensor]:

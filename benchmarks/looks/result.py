@@ -151,9 +151,12 @@ def world_markdown(world: Mapping[str, Any]) -> str:
     )
     text = f"{about}. {notes}mIoU by number of looks.\n\n{table}"
     if "speed" in world:
-        one, batch = world["speed"]["seconds"]["one"], world["speed"]["seconds"]["batch"]
-        each = ", ".join(f"{name} {1000 * seconds:.2f} ms" for name, seconds in one.items())
-        many = ", ".join(f"{name} {1000 * seconds:.3f} ms" for name, seconds in batch.items())
+        seconds = world["speed"]["seconds"]
+        # Files of version 0.1 have seconds of single videos alone.
+        one, batch = seconds.get("one", seconds), seconds.get("batch")
+        each = ", ".join(f"{name} {1000 * taken:.2f} ms" for name, taken in one.items())
         text += f"\n\nChoosing {world['speed']['looks']} looks of one video, reading not included: {each}."
-        text += f" Of many videos together, each: {many}."
+        if batch:
+            many = ", ".join(f"{name} {1000 * taken:.3f} ms" for name, taken in batch.items())
+            text += f" Of many videos together, each: {many}."
     return text
