@@ -42,6 +42,8 @@ def draw_search(world: World, rows: list[int], sample: int, path: Path) -> None:
         sensor=lambda samples, at: table[samples, at][:, None],
         answerer=answer,
         render_mode="rgb_array",
+        # A figure of a result shows what was asked for, also on a test part.
+        reveal_truth=True,
     )
     env.reset(options={"sample": sample})
     pictures, count = [], int(n_frames[sample])

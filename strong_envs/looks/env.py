@@ -149,6 +149,8 @@ class TemporalLookEnv(ScalarEnv):
             reveal_truth=reveal_truth,
             **arguments,
         )
+        # What the task withholds by itself is withheld from pictures, too.
+        self._reveal = self._one._reveal
         self.task, self.bank = self._one.task, self._one.bank
         self.observation_space, self.action_space = self._one.single_observation_space, self._one.single_action_space
         self._ready, self.last_reward = False, 0.0

@@ -134,7 +134,8 @@ class TemporalMomentEnv(ScalarEnv):
     - `global_scope="video"` | `"moment"`; `context=True`; `time_in_observation=False`; `flatten=False`.
     - `observation="features"` | `"index"`; `info="numeric"` | `"full"` | `"light"`.
     - `reveal_truth=None`: whether `info` has `tiou`, `true_span` and `true_spans`. None withholds them on a test part
-      alone, which is a split whose name begins with `test`; pass True to have them there. Rewards are paid in any case.
+      alone, which is a split whose name begins with `test`; pass True to have them there. Pictures draw the
+      truth where `info` tells it. Rewards are paid in any case.
     - `render_mode=None` | `"rgb_array"` | `"human"`.
 
     ## Version history

@@ -370,10 +370,18 @@ def test_a_snapshot_goes_on_where_it_was_taken(tmp_path):
         assert equal(one.step(actions)[:4], two.step(actions)[:4])
 
 
-@pytest.mark.parametrize(("name", "arguments"), [("TemporalLook-v0", {}), ("TemporalMoment-v0", {})])
-def test_pictures_of_a_test_part_keep_the_truth_back(name, arguments):
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("TemporalLook-v0", {"split": "test"}),
+        ("TemporalLook-v0", {"feedback": "answer"}),
+        ("TemporalMoment-v0", {"split": "test"}),
+        ("SpatialTrack-v0", {"split": "test"}),
+    ],
+)
+def test_pictures_keep_the_truth_back_where_info_does(name, arguments):
     def green(**more):
-        env = gym.make(name, split="test", render_mode="rgb_array", **arguments, **more)
+        env = gym.make(name, render_mode="rgb_array", **arguments, **more)
         env.reset(options={"sample": 0})
         picture = env.render()
         env.close()
