@@ -349,8 +349,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "device",
         help="equality, speed, waits, precision and training on an accelerator",
         description="Measure this project on an accelerator, in stages: equality with the processor, steps a second "
-        "and waits of the host, precision, updates, extraction, and STRONG trained from start to end. The file is written after "
-        "every stage; the same command goes on where it stopped.",
+        "and waits of the host, updates, precision, extraction, and STRONG trained from start to end. The file is "
+        "written after every stage; the same command goes on where it stopped.",
     )
     parser.add_argument("--device", default="auto", help="torch device (default: cuda where there is one, else cpu)")
     parser.add_argument("--stages", metavar="NAMES", help=f"comma-separated, of {', '.join(STAGES)} (default: all)")

@@ -59,7 +59,7 @@ class CellAttentionArgs:
     lattice: int = 1
     """Cells are read at every so many rows and columns in training, from a random one on; 1 reads all. A cell is the
     mean with its neighbours, so that every second one still covers the frame, at a quarter of the cost."""
-    capture: bool = True
+    capture: bool = False
     """Whether a CUDA device records an update once and replays it (`agents.training.captured`); with dropout it cannot,
     and other devices ignore it."""
     size: float = 0.1
