@@ -322,6 +322,8 @@ def test_an_update_on_a_device_never_waits_for_it(bank):
     seen = torch.zeros(2, 20, 6, device="meta", requires_grad=True)
     windows = torch.zeros(2, 4, device="meta")
     agent = training.agent.to("meta")
+    for name in ("_trained", "_followers"):
+        vars(agent).pop(name, None)  # on this device the parameters are other objects
     for part in agent.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0  # its seed is drawn on the host, from the host's generator
