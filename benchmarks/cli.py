@@ -6,11 +6,13 @@ import argparse
 import itertools
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, TextIO
 
+from strong_envs.benchmarks.peak_memory import LONG, peak_memory
 from strong_envs.version import __version__
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -192,7 +194,11 @@ def _run(words: list[str]) -> int:
         if "--out=" in words or ("--out", "") in itertools.pairwise(words):
             # As a path it would be the current folder, which an unset variable of a script does not mean.
             raise DataError("--out is empty; it names the place of the result ('.' is the current folder)")
-        return args.run(args)
+        began = time.monotonic()
+        code = args.run(args)
+        if time.monotonic() - began > LONG and (memory := peak_memory()):
+            print(memory, file=sys.stderr)
+        return code
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)
