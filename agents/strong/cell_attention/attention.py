@@ -46,17 +46,17 @@ class CellAttentionArgs:
     """Width of the score."""
     dropout: float | None = None
     """Share of cells' features and of the query that is dropped in training; None: by their number (`dropout_for`)."""
-    queries: int = 24
+    queries: int = 96
     """Queries in an update."""
     moves: int = 8
     """Moves of each of these queries in an update; they share one pass of the attention."""
     episodes: int = 256
     """Episodes that are played between updates."""
-    steps_per_update: int = 128
+    steps_per_update: int = 512
     """Environment steps for each update."""
     slots: int = 64
     """Moves of a query in the replay."""
-    lattice: int = 1
+    lattice: int = 2
     """Cells are read at every so many rows and columns in training, from a random one on; 1 reads all. A cell is the
     mean with its neighbours, so that every second one still covers the frame, at a quarter of the cost."""
     capture: bool = False
