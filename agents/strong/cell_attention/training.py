@@ -169,10 +169,11 @@ class CellAttentionTraining:
             return False
         self.agent.set_progress(min(self.done / self.total, 1.0))
         wanted = min(self.done, self.total) // self.settings.steps_per_update
+        before = self.updates
         while self.updates < wanted:
             self._update()
             self.updates += 1
-        return True
+        return self.updates > before
 
     @torch.no_grad()
     def _fit(self, samples: Tensor) -> None:
