@@ -199,7 +199,10 @@ class CellAttentionTraining:
         height, width, _ = self.task.bank.grid_shape
         every = self.settings.lattice
         row, column = torch.randint(every, (2,), generator=self.generator).tolist() if every > 1 else (0, 0)
-        return sent(self.grid[row % height :: every, column % width :: every].flatten(), self.task.bank.device)
+        # A row beyond the last is one of the first: the number of cells is the same each time.
+        rows = (row + torch.arange(0, height, every)) % height
+        columns = (column + torch.arange(0, width, every)) % width
+        return sent(self.grid[rows[:, None], columns].flatten(), self.task.bank.device)
 
     def _cells(self, samples: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """Cells (B, M, K, C) at ``at`` (K,) and queries (B, Dq) of samples, standardised."""

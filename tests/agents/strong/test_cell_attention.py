@@ -206,8 +206,8 @@ def test_a_replay_goes_on_from_its_state_and_refuses_damage(damage, says):
 # The training ------------------------------------------------------------------------------------------------------
 
 
-def training_of(bank, boxes=None, steps=2000, **changes):
-    args = CellAttentionArgs(**{**vars(CELLS), "stretches": 20, "dropout": 0.1})
+def training_of(bank, boxes=None, steps=2000, cells=None, **changes):
+    args = CellAttentionArgs(**{**vars(CELLS), "stretches": 20, "dropout": 0.1, **(cells or {})})
     attention = CellAttention(bank, args, seed=1)
     task = AttendedTask(bank, AttendedFeatures(bank, attention), CONFIG)
     agent = make_level(task, small_level(gamma=0.5, clip=0.0, **changes), attention=attention)
@@ -338,3 +338,12 @@ def test_an_update_on_a_device_never_waits_for_it(bank):
             agent.attention(cells, queries, box_weights(box, HEIGHT, WIDTH))
         observe_stretches(training.task, seen, moves[:2], windows, windows)["context"].sum().backward()
     assert seen.grad.device.type == "meta"
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 7])
+def test_the_lattice_has_as_many_cells_each_time_and_reaches_all(every, bank):
+    training = training_of(bank, cells={"lattice": every})
+    drawn = [training._lattice() for _ in range(200)]
+    assert {len(cells) for cells in drawn} == {-(-HEIGHT // every) * -(-WIDTH // every)}
+    assert all(len(set(cells.tolist())) == len(cells) for cells in drawn)
+    assert set(torch.cat(drawn).tolist()) == set(range(HEIGHT * WIDTH))
