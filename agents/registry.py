@@ -47,7 +47,8 @@ class Prediction:
     the episode in order; ``boxes`` (R, 4) float32 corners of every frame of each sample, packed, where the system
     tracks. A system that ranks candidates gives them best first in ``ranked`` (S, K, 2) seconds, NaN where a query has
     fewer than K, with their ``scores`` (S, K), higher is better; ``spans`` is then ``ranked[:, 0]``. ``frames_seen``
-    (S,) is the share of the video's frames that the prediction reads.
+    (S,) is the share of the video's frames that the prediction reads; a system that reads single frames also says
+    which: ``rows_seen`` (S, K) int64 rows of the video in their order.
     """
 
     spans: Tensor
@@ -57,6 +58,7 @@ class Prediction:
     ranked: Tensor | None = None
     scores: Tensor | None = None
     frames_seen: Tensor | None = None
+    rows_seen: Tensor | None = None
 
 
 @runtime_checkable

@@ -75,10 +75,11 @@ CONTINUES = "the same command continues where it stopped"
 FILES_KEPT = "files that were finished are kept"
 STOPPED = "nothing was written"
 INTERRUPTED = {
-    **dict.fromkeys(("run", "table1", "table2", "sweep", "walk", "converge", "looks"), CONTINUES),
+    **dict.fromkeys(("run", "table1", "table2", "sweep", "walk", "converge", "looks", "tune"), CONTINUES),
     **dict.fromkeys(("extract", "compose", "train-pretrained"), CONTINUES),
     **dict.fromkeys(("gallery", "videos", "episode"), FILES_KEPT),
     "train": "before the training began; run the same command again",
+    "device": "the stages that had ended are in --out",
     "document": "documents that were finished are kept; run the same command again",
 }
 """What is kept when Ctrl-C ends a command that prints no message of its own; `STOPPED` for the others."""
@@ -187,6 +188,7 @@ def _run(words: list[str]) -> int:
     module.add_parser(commands)
     for one in commands.choices.values():
         one.formatter_class = Formatter
+        one.description = (one.description or "").replace("``", "")  # some are docstrings of modules
     args = parser.parse_args(words)
     try:
         if "--out=" in words or ("--out", "") in itertools.pairwise(words):

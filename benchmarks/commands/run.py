@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,9 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
     names = ("results.json", "table.md", "curve.png", "episode.png", "episode.mp4")
     written = ", ".join(name for name in names if (out / name).is_file())
     print(f"{out}: {written} ({result['wall_seconds']:.0f} s)")
+    if args.quick:
+        print(
+            "This was a trial: one seed and a twentieth of the training, so learned rows lie near those that see "
+            "nothing. Without --quick they are trained in full."
+        )
+    print(f"One page with figures and episodes: strong-envs report {shlex.quote(str(out))}")

@@ -24,9 +24,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "models",
         nargs="*",
-        default=["pretrained"],
+        default=["pretrained", "looks"],
         metavar="MODEL",
-        help="folders of 'strong-envs train', files of weights, or 'pretrained' (pretrained)",
+        help="folders of 'strong-envs train', files of weights (also of LookPredictor.save), or what ships: "
+        "'pretrained', which reads all frames, and 'looks', which looks at a few (pretrained looks)",
     )
     parser.add_argument(
         "--features", default="shapes-v0", metavar="STORE", help="store of the queries; '' for none (%(default)s)"
