@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from strong_envs.benchmarks.demo import time_bar
 from strong_envs.benchmarks.demo.look_search import LOOKS, LookModel
@@ -21,6 +23,7 @@ CSS = (
 .gradio-container { max-width: 70rem !important; margin: auto; }
 #answer h2 { margin: 0 0 .3rem; }
 #model { border-left: 3px solid #f5962b; padding-left: .8rem; }
+#preview video { max-width: 100%; max-height: 16rem; }
 footer { display: none !important; }
 """
     + time_bar.CSS
@@ -55,7 +58,8 @@ def build(models: list[Model], bank: FeatureBank | None, folder: Path | None = N
         seconds = [0.8, *[0.35] * (len(pictures) - 2), 2.0][-len(pictures) :]
         film = write_gif(place / f"search-{count[0] % 50}.gif", pictures, seconds)
         last = len(pictures) - 1
-        slider = gr.update(maximum=max(last, 1), value=last, visible=last > 0)
+        first = search.first_step
+        slider = gr.update(minimum=first, maximum=max(last, 1) + first, value=last + first, visible=last > 0)
         bar = _shown(time_bar.time_bar(search, last, truth))
         return [search, search.answer(truth), _shown(str(film)), slider, _shown(pictures[-1]), bar]
 
@@ -85,7 +89,8 @@ def build(models: list[Model], bank: FeatureBank | None, folder: Path | None = N
     def step_of(search: Search | None, step: float, truth: bool) -> list[Any]:
         if search is None:
             return [gr.skip(), gr.skip()]
-        return [search.picture(int(step), truth), time_bar.time_bar(search, int(step), truth)]
+        step = int(step) - search.first_step
+        return [search.picture(step, truth), time_bar.time_bar(search, step, truth)]
 
     def choose(name: str) -> list[Any]:
         return [by_name[name].about(), gr.update(visible=isinstance(by_name[name], LookModel))]
@@ -93,7 +98,10 @@ def build(models: list[Model], bank: FeatureBank | None, folder: Path | None = N
     # Keys move the slider too; of the steps that are passed quickly the last one is drawn.
     quietly: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
     with gr.Blocks(title="STRONG-envs: find a moment", analytics_enabled=False) as page:
-        gr.Markdown("# Find a moment\n\nA trained agent moves a window until it holds what a sentence describes.")
+        gr.Markdown(
+            "# Find a moment\n\nA trained agent moves a window until it holds what a sentence describes, or looks at a "
+            "few frames and names it."
+        )
         with gr.Row():
             several = len(models) > 1
             chosen = gr.Dropdown(list(by_name), value=models[0].name, label="Model", visible=several, elem_id="models")
@@ -114,7 +122,10 @@ def build(models: list[Model], bank: FeatureBank | None, folder: Path | None = N
 
         with gr.Tab("Your video"):
             with gr.Row():
-                video = gr.Video(label="Video file", sources=["upload"], height=260)
+                with gr.Column():
+                    video = gr.File(label="Video file", file_types=["video"], elem_id="video", height=120)
+                    preview = gr.HTML(elem_id="preview")
+                    video.change(_preview, video, preview)
                 with gr.Column():
                     sentence = gr.Textbox(label="Sentence", placeholder="a person opens the door", elem_id="sentence")
                     button = gr.Button("Find the moment", variant="primary", elem_id="find")
@@ -143,6 +154,14 @@ def build(models: list[Model], bank: FeatureBank | None, folder: Path | None = N
                 seen[3].input(step_of, [seen[0], seen[3], truth], seen[4:], **quietly)
     page.strong_envs_folder = place
     return page
+
+
+def _preview(path: str | None) -> str:
+    """A player for the file that was chosen; it hides itself where the browser cannot play the file."""
+    if path is None:
+        return ""
+    source = html.escape(f"/gradio_api/file={quote(path)}")
+    return f'<video controls muted src="{source}" onerror="this.remove()" aria-label="the chosen video"></video>'
 
 
 def _picture(label: str, elem_id: str, **options: Any) -> Any:

@@ -123,6 +123,11 @@ class Search:
         """Seconds of the video."""
         return float(self.viewer.bank.duration[int(self.viewer.bank.video[self.sample])])
 
+    @property
+    def first_step(self) -> int:
+        """The number of the first step in words: an agent that moves begins before its first move."""
+        return int(self.one_by_one)
+
     def at(self, step: int) -> int:
         """A step that exists."""
         return min(max(step, 0), len(self.path) - 1)
@@ -172,7 +177,8 @@ class Search:
         facts.append(f"looked at {read}")
         if moment.confidence is not None:
             facts.append(f"confidence {moment.confidence:.2f} (not calibrated)")
-        parts.append(", ".join(facts) + ".")
+        said = ", ".join(facts)
+        parts.append(f"{said[0].upper()}{said[1:]}.")
         if truth:
             windows = bank.queries[self.sample].windows
             best = max(_iou((moment.start, moment.end), window) for window in windows)

@@ -1,4 +1,10 @@
-"""Tune the settings of rl_zoo3.yml with Optuna: as many PPO trainings for every id, scored on validation videos."""
+"""Tune the settings of examples/rl_zoo3.yml with Optuna: as many trainings for every id, scored on validation videos.
+
+The first trial of an id has the values of the file. At the end the file's values and the best ones are compared by
+trainings with other seeds, among which nothing was chosen. docs/results/rl_zoo3.json is the result of
+
+    python .ci/tune_rl_zoo3.py --out docs/results/rl_zoo3.json
+"""
 
 import argparse
 import json
@@ -13,6 +19,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from strong_envs.adapters.sb3 import vec_env
 
+FILE = Path(__file__).resolve().parents[1] / "examples" / "rl_zoo3.yml"
 SPACE = {
     "learning_rate": [1e-4, 3e-4, 1e-3, 3e-3],
     "n_steps": [16, 32, 64, 128],
@@ -46,12 +53,13 @@ if __name__ == "__main__":
     parser.add_argument("--env", action="append", help="an id of the file, repeatable (default: all)")
     parser.add_argument("--features", default="shapes-v0-medium")
     parser.add_argument("--trials", type=int, default=8, help="of each id, the values of the file first")
-    parser.add_argument("--steps", type=int, default=40_000, help="of each training")
-    parser.add_argument("--episodes", type=int, default=640, help="on validation")
+    parser.add_argument("--steps", type=int, default=20_000, help="of each training")
+    parser.add_argument("--episodes", type=int, default=320, help="on validation")
     parser.add_argument("--out", type=Path, default=Path("rl_zoo3.json"))
-    args, found = parser.parse_args(), {}
+    args = parser.parse_args()
+    found: dict = {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for name, first in yaml.safe_load(Path(__file__).with_name("rl_zoo3.yml").read_text(encoding="utf-8")).items():
+    for name, first in yaml.safe_load(FILE.read_text(encoding="utf-8")).items():
         if name in (args.env or [name]):
             begun, first = time.perf_counter(), {"gae_lambda": 0.95, **first}
             space = {k: v for k, v in SPACE.items() if first["gamma"] != 0 or k not in ("gamma", "gae_lambda")}
@@ -76,4 +84,5 @@ if __name__ == "__main__":
                 f"{name}: {np.mean(again['before']):.3f} to {np.mean(again['chosen']):.3f}, {study.best_params}",
                 flush=True,
             )
-            args.out.write_text(json.dumps({**vars(args), "out": None, "ids": found}, indent=1), encoding="utf-8")
+            made = {k: v for k, v in vars(args).items() if k not in ("env", "out")}
+            args.out.write_text(json.dumps({**made, "ids": found}, indent=1) + "\n", encoding="utf-8")
