@@ -161,8 +161,10 @@ def test_the_page_in_a_browser(drawn_file, tmp_path, bank):
             assert browser.run(marks) == 60
             # The model that looks at a few frames: as many marks as it looked, fewer at an earlier step.
             browser.run("document.querySelector('#models input').focus()")
-            for key in ("ArrowDown", "ArrowDown", "Enter"):
-                browser.press(key)
+            browser.wait("document.querySelectorAll('[role=option]').length === 2")
+            browser.press("ArrowDown")
+            browser.wait("/looks/.test(document.querySelector('[role=option].active')?.innerText)")
+            browser.press("Enter")
             browser.wait("document.querySelector('#looks input[type=range]')")
             browser.run("document.querySelector('#find').click()")
             browser.wait(f"{marks} === 20")
