@@ -108,8 +108,10 @@ def newcomer() -> None:
 def tutorials() -> None:
     """Every tutorial in an empty folder, one after the other; the default data set is drawn already."""
     about, rows, old = machine(), [], TUTORIALS.read_text(encoding="utf-8")
-    pattern = r"^\| (\[[^\]]+\]\((\d\d_\w+\.py)\)) \| ([^|]*) \| [^|]* \| ([^|]*) \|$"
+    pattern = r"^\|\s*(\[[^\]]+\]\((\d\d_\w+\.py)\))\s*\|([^|]*)\|[^|]*\|([^|]*)\|$"
     found = re.findall(pattern, old, re.M)
+    if len(found) != len(list(TUTORIALS.parent.glob("[0-9]*.py"))):
+        raise SystemExit(f"{TUTORIALS} does not list every tutorial")
     with tempfile.TemporaryDirectory() as place:
         program = Path(place) / "bin" / "strong-envs"
         program.parent.mkdir()

@@ -260,6 +260,8 @@ def names() -> list[str]:
 def find(name: str) -> SystemSpec:
     """The specification of a name; ``module:attribute`` imports a class or function ``(bank, **kwargs)``.
 
+    Attributes ``sees`` and ``learns_from`` of such a class, of `SEES` and `LEARNS_FROM`, fill its columns in tables.
+
     Raises:
         DataError: an unknown name, or a module that cannot be imported.
     """
@@ -270,7 +272,9 @@ def find(name: str) -> SystemSpec:
         lines = (factory.__doc__ or "").strip().splitlines() or [name]
         # What such a system reads is unknown, so no bank is refused for it.
         bound = bool(getattr(factory, "upper_bound", False))
-        return SystemSpec(name, factory, lines[0], needs_frames=False, upper_bound=bound)
+        said = {key: getattr(factory, key, "") for key in ("sees", "learns_from")}
+        said = {key: value for key, value in said.items() if isinstance(value, str)}
+        return SystemSpec(name, factory, lines[0], needs_frames=False, upper_bound=bound, **said)
     raise DataError(f"no system is called {name!r} (registered: {sorted(REGISTRY)}){nearest(name, REGISTRY)}")
 
 

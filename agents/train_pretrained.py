@@ -8,6 +8,7 @@ the table of the full build. Weights that predictions do not use, those of the t
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,11 @@ def main(args: argparse.Namespace) -> int:
     check_value("seed", args.seed, int)
     args.out = args.out or str(LOOKS_WEIGHTS if args.looks else WEIGHTS)
     if args.looks:
-        return train_looks(args)
+        try:
+            return train_looks(args)
+        except KeyboardInterrupt:
+            print("interrupted; the look predictor writes no checkpoints: nothing was written", file=sys.stderr)
+            return 130
     check_output(args.out, "file")
     check_settings([SYSTEM], settings)
     store = features.split_validation(args.features)

@@ -290,4 +290,5 @@ def show(result: Mapping[str, Any], args: argparse.Namespace, out: Path) -> None
         first = "failed" if found["default_mIoU"] is None else f"{100 * found['default_mIoU']:.2f}"
         values = ", ".join(f"{key}={shown_value(value)}" for key, value in found["chosen"].items())
         print(f"{name}: mIoU {first} to {100 * found['mIoU']:.2f} in {len(found['trials'])} trials: {values}")
-    print(f"{out / FILE}: use it with strong-envs run --tuned {out / FILE}")
+    if any(found["chosen"] for found in result["systems"].values()):
+        print(f"{out / FILE}: use it with strong-envs run --tuned {out / FILE}")
