@@ -14,6 +14,7 @@ import datetime
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -156,6 +157,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("what", choices=("newcomer", "tutorials", "libraries"))
     parser.add_argument("--rllib", metavar="PYTHON", help="an environment with RLlib, which pins its own Gymnasium")
     args = parser.parse_args(words)
+    # A shell lets what it starts in the background ignore Ctrl-C, which the test of the demo presses.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     {"newcomer": newcomer, "tutorials": tutorials}.get(args.what, lambda: libraries(args.rllib))()
 
 
