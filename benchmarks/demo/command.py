@@ -52,8 +52,8 @@ def main(args: argparse.Namespace) -> int:
     if not 0 <= args.port <= 65535:
         raise DataError(f"--port must be a number from 0 to 65535, got {args.port}")
     from strong_envs import features
+    from strong_envs.benchmarks.demo.models import model_of
     from strong_envs.benchmarks.demo.page import CSS, build, theme
-    from strong_envs.benchmarks.demo.search import model_of
     from strong_envs.benchmarks.demo.server import local_server
 
     models = [model_of(source, args.allow_import) for source in dict.fromkeys(args.models)]

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -216,21 +215,6 @@ def stored_video(bank: FeatureBank, video: int) -> tuple[np.ndarray, np.ndarray 
     rows = slice(low, low + int(bank.n_frames[video]))
     grid = bank.grid[rows].cpu().numpy() if bank.has_grid else None
     return bank.frames[rows].cpu().numpy(), grid, float(bank.duration[video])
-
-
-@lru_cache(maxsize=8)
-def model_of(source: str, allow_import: bool = False) -> Model:
-    """A model by ``pretrained``, ``looks``, the path of a file of weights, or of a folder with them."""
-    from strong_envs import agents
-    from strong_envs.agents.model_card import weights_file
-    from strong_envs.benchmarks.demo.look_search import SHIPPED, LookModel, is_look_predictor
-
-    if source == "pretrained":
-        return Model("pretrained", agents.pretrained())
-    file = SHIPPED if source == "looks" else weights_file(source)
-    if is_look_predictor(file):
-        return LookModel.of_file(source, file, allow_import)
-    return Model(source, agents.load(source, allow_import=allow_import))
 
 
 def _iou(one: tuple[float, float], other: tuple[float, float]) -> float:

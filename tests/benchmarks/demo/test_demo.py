@@ -14,7 +14,8 @@ from chromium import PROGRAM, Chromium
 from strong_envs import agents, features
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.demo import command
-from strong_envs.benchmarks.demo.search import DRAWN_ONLY, model_of, search_file, search_query
+from strong_envs.benchmarks.demo.models import model_of
+from strong_envs.benchmarks.demo.search import DRAWN_ONLY, search_file, search_query
 from strong_envs.benchmarks.demo.server import OUTSIDE
 from strong_envs.benchmarks.demo.time_bar import time_bar
 from strong_envs.features import DataError
