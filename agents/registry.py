@@ -272,9 +272,9 @@ def find(name: str) -> SystemSpec:
         lines = (factory.__doc__ or "").strip().splitlines() or [name]
         # What such a system reads is unknown, so no bank is refused for it.
         bound = bool(getattr(factory, "upper_bound", False))
-        said = {key: getattr(factory, key, "") for key in ("sees", "learns_from")}
-        said = {key: value for key, value in said.items() if isinstance(value, str)}
-        return SystemSpec(name, factory, lines[0], needs_frames=False, upper_bound=bound, **said)
+        given = [getattr(factory, key, "") for key in ("sees", "learns_from")]
+        sees, learns = (value if isinstance(value, str) else "" for value in given)
+        return SystemSpec(name, factory, lines[0], needs_frames=False, upper_bound=bound, sees=sees, learns_from=learns)
     raise DataError(f"no system is called {name!r} (registered: {sorted(REGISTRY)}){nearest(name, REGISTRY)}")
 
 
