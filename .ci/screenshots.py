@@ -85,7 +85,9 @@ def keep(browser: Chromium, folder: Path, name: str, whole: bool = False) -> Non
     """Store what is in view with 256 colours."""
     browser.screenshot(folder / "shot.png", whole)
     content = BytesIO()
-    Image.open(folder / "shot.png").convert("RGB").quantize(256).save(content, "PNG", optimize=True)
+    Image.open(folder / "shot.png").convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+        content, "PNG", optimize=True
+    )
     (OUT / f"{name}.png").write_bytes(content.getvalue())
     print(f"docs/figures/{name}.png: {len(content.getvalue()) / 1000:.0f} kB")
 

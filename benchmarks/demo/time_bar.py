@@ -52,7 +52,8 @@ def time_bar(search: Search, step: int, truth: bool = False) -> str:
         said += [f"true window {a:.1f} to {b:.1f} s" for a, b in windows]
     rows = "".join(f'<span>{name}</span><div class="lane">{"".join(found)}</div>' for name, found in lanes)
     shown = said[1] + (", the last one in pink" if search.one_by_one else "")
-    ends = f'<span></span><div class="ends"><span>0</span><span>{shown}</span><span>{duration:.1f} s</span></div>'
+    ends = f'<span></span><div class="ends"><span>0</span><span>{duration:.1f} s</span></div>'
+    ends += f"<span></span><div>{shown}.</div>"
     return f'<div class="bar" role="img" aria-label="{_sentence(said)}">{rows}{ends}</div>'
 
 
