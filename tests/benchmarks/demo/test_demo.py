@@ -105,6 +105,12 @@ def test_a_search_by_looks_shows_one_more_frame_a_step(bank, drawn_file):
     assert "looks at 20 frames of a video" in model.about() and "held-out queries" in model.about()
 
 
+def test_a_store_of_other_features_is_one_sentence(ragged_store):
+    other = features.load(ragged_store, "test")
+    with pytest.raises(DataError, match="looks was trained on"):
+        search_query(model_of("looks"), other, other.qids[0])
+
+
 def test_sm_rl_says_which_frames_it_reads(bank):
     system = agents.make("sm-rl", features.load("shapes-v0", "train"), looks=5)
     out = system.predict(bank.masked())
