@@ -47,7 +47,8 @@ class Moment:
     ``path`` (moves + 1, 2) float64 seconds, the windows of the episode, the last one being the prediction; None for
     systems that do not move. ``frames_seen`` is the share of the video's frames that was read, None where a
     system does not say. ``ranked`` (K, 2) float64 seconds, the candidates of a system that ranks them, best first;
-    None for others.
+    None for others. ``rows_seen`` (looks,) int64, the feature rows that were read, in their order, of a system that
+    reads single frames; None for others.
     """
 
     start: float
@@ -57,6 +58,7 @@ class Moment:
     path: np.ndarray | None
     ranked: np.ndarray | None = None
     frames_seen: float | None = None
+    rows_seen: np.ndarray | None = None
 
 
 class Predictor:
@@ -150,6 +152,7 @@ class Predictor:
             path,
             None if out.ranked is None else _present(out.ranked[0].cpu().numpy()),
             None if out.frames_seen is None else float(out.frames_seen[0]),
+            None if out.rows_seen is None else out.rows_seen[0].cpu().numpy(),
         )
 
     @cached_property

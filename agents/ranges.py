@@ -61,6 +61,7 @@ RANGES: dict[str, Range] = {
     "episodes": COUNT,
     "slots": COUNT,
     "steps_per_update": COUNT,
+    "lattice": COUNT,
     "updates": Range(1, 10_000),
     "capacity": Range(1, 10**8),
     "buffer": Range(1, 10**8),

@@ -47,7 +47,8 @@ class Prediction:
     the episode in order; ``boxes`` (R, 4) float32 corners of every frame of each sample, packed, where the system
     tracks. A system that ranks candidates gives them best first in ``ranked`` (S, K, 2) seconds, NaN where a query has
     fewer than K, with their ``scores`` (S, K), higher is better; ``spans`` is then ``ranked[:, 0]``. ``frames_seen``
-    (S,) is the share of the video's frames that the prediction reads.
+    (S,) is the share of the video's frames that the prediction reads; a system that reads single frames also says
+    which: ``rows_seen`` (S, K) int64 rows of the video in their order.
     """
 
     spans: Tensor
@@ -57,6 +58,7 @@ class Prediction:
     ranked: Tensor | None = None
     scores: Tensor | None = None
     frames_seen: Tensor | None = None
+    rows_seen: Tensor | None = None
 
 
 @runtime_checkable
@@ -258,6 +260,8 @@ def names() -> list[str]:
 def find(name: str) -> SystemSpec:
     """The specification of a name; ``module:attribute`` imports a class or function ``(bank, **kwargs)``.
 
+    Attributes ``sees`` and ``learns_from`` of such a class, of `SEES` and `LEARNS_FROM`, fill its columns in tables.
+
     Raises:
         DataError: an unknown name, or a module that cannot be imported.
     """
@@ -268,7 +272,9 @@ def find(name: str) -> SystemSpec:
         lines = (factory.__doc__ or "").strip().splitlines() or [name]
         # What such a system reads is unknown, so no bank is refused for it.
         bound = bool(getattr(factory, "upper_bound", False))
-        return SystemSpec(name, factory, lines[0], needs_frames=False, upper_bound=bound)
+        given = [getattr(factory, key, "") for key in ("sees", "learns_from")]
+        sees, learns = (value if isinstance(value, str) else "" for value in given)
+        return SystemSpec(name, factory, lines[0], needs_frames=False, upper_bound=bound, sees=sees, learns_from=learns)
     raise DataError(f"no system is called {name!r} (registered: {sorted(REGISTRY)}){nearest(name, REGISTRY)}")
 
 

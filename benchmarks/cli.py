@@ -6,11 +6,13 @@ import argparse
 import itertools
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, TextIO
 
+from strong_envs.benchmarks.peak_memory import LONG, peak_memory
 from strong_envs.version import __version__
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
@@ -75,10 +77,11 @@ CONTINUES = "the same command continues where it stopped"
 FILES_KEPT = "files that were finished are kept"
 STOPPED = "nothing was written"
 INTERRUPTED = {
-    **dict.fromkeys(("run", "table1", "table2", "sweep", "walk", "converge", "looks"), CONTINUES),
+    **dict.fromkeys(("run", "table1", "table2", "sweep", "walk", "converge", "looks", "tune"), CONTINUES),
     **dict.fromkeys(("extract", "compose", "train-pretrained"), CONTINUES),
     **dict.fromkeys(("gallery", "videos", "episode"), FILES_KEPT),
     "train": "before the training began; run the same command again",
+    "device": "the stages that had ended are in --out",
     "document": "documents that were finished are kept; run the same command again",
 }
 """What is kept when Ctrl-C ends a command that prints no message of its own; `STOPPED` for the others."""
@@ -94,7 +97,7 @@ def help_page() -> str:
         "",
         "Gymnasium environments for video moment localisation, with agents and a benchmark.",
         "",
-        "First run, with data that is drawn on this machine (two cores: a minute with --quick, 14 without):",
+        "First run, with data that is drawn on this machine (two cores: a minute or two with --quick, 14 without):",
         "  strong-envs run --quick",
         "",
     ]
@@ -187,12 +190,17 @@ def _run(words: list[str]) -> int:
     module.add_parser(commands)
     for one in commands.choices.values():
         one.formatter_class = Formatter
+        one.description = (one.description or "").replace("``", "")  # some are docstrings of modules
     args = parser.parse_args(words)
     try:
         if "--out=" in words or ("--out", "") in itertools.pairwise(words):
             # As a path it would be the current folder, which an unset variable of a script does not mean.
             raise DataError("--out is empty; it names the place of the result ('.' is the current folder)")
-        return args.run(args)
+        began = time.monotonic()
+        code = args.run(args)
+        if time.monotonic() - began > LONG and (memory := peak_memory()):
+            print(memory, file=sys.stderr)
+        return code
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 2)

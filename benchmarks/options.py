@@ -82,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     systems.add_argument(
         "--tuned",
         metavar="FILE",
-        help="use the settings that strong-envs tune chose, and say so in the table; --set has the last word",
+        help="use the settings that strong-envs tune chose (its folder or tuned.json), and say so in the table; --set "
+        "has the last word",
     )
     systems.add_argument(
         "--multi-scale", action="store_true", help="add finer moves, for long videos with short moments"

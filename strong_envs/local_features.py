@@ -13,6 +13,7 @@ from strong_envs.core import boxes as box_ops
 from strong_envs.core.validation import check_number, check_whole
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.bank.pooling import WindowMeans, ragged_prefix_sums, spatial_pyramid
+from strong_envs.features.devices import constant
 from strong_envs.features.errors import DataError, nearest
 
 SOURCES = ("frame", "initial", "gaussian", "truth", "static", "objects", "cells")
@@ -178,7 +179,7 @@ class LocalFeatures:
         A box of NaN (no object in that frame) stands for the whole frame.
         """
         out = []
-        whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
+        whole = constant((0.0, 0.0, 1.0, 1.0), corners.dtype, corners.device)
         step = self._rows_at_once()
         for start in range(0, len(rows), step):
             box = corners[start : start + step]
@@ -194,7 +195,7 @@ class LocalFeatures:
 
     def widened(self, corners: Tensor) -> Tensor:
         """Corners (..., 4) of boxes with the margin around them, inside the frame."""
-        sign = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=corners.device, dtype=corners.dtype)
+        sign = constant((-1.0, -1.0, 1.0, 1.0), corners.dtype, corners.device)
         return (corners + sign * self.margin).clamp(0, 1)
 
     def inside(self, samples: Tensor, frames: Tensor, corners: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ They train in `TemporalMomentVectorEnv` through `strong_envs.adapters.sb3.vec_en
 scored by `strong_envs.rollout.localise` with their greedy policy in batches. The algorithms are the library's; ours are
 
 - the arguments of `LibraryArgs` and ``ALGORITHMS``, chosen for many environments side by side,
-- a layer that standardises the inputs with statistics of the training split, kept with the weights,
+- a layer that standardises the inputs with statistics of the training split, kept with the weights, or matches them
+  with the query (``network="matching"``),
 - phi = 0: the penalty phi * t is not in the state, so that a critic can only learn it as noise.
 
 DDPG has no discrete actions: it returns seven preferences and the largest is taken
@@ -29,7 +30,9 @@ from strong_envs.agents.baselines.sequential import TemporalSystem, standardiser
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.search_space import Between, OneOf, Space
+from strong_envs.agents.training.matching import MatchingInputs, Scale
 from strong_envs.core.observations import flat
+from strong_envs.core.validation import check_choice
 from strong_envs.features.errors import DataError
 from strong_envs.rollout import localise
 from strong_envs.temporal.env import TemporalMomentVectorEnv
@@ -73,12 +76,16 @@ class LibraryArgs:
     """Standard deviation of the noise on DDPG's preferences, which lie in [-1, 1]."""
     lr: float = 1e-3
     gamma: float = 0.4
-    hidden: tuple[int, int] = (128, 128)
+    hidden: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers of every network."""
+    network: str = "plain"
+    """``"plain"``: the hidden layers see all parts of the observation joined; ``"matching"``: they see the query
+    multiplied with every window, as the project's own agents do (`agents.training.matching`)."""
     exploring_starts: bool = True
     """Train from random windows. Predictions begin with the initial window in any case."""
 
     def __post_init__(self) -> None:
+        check_choice(self.network, "network", ("plain", "matching"))
         check_fields(self)
 
 
@@ -145,6 +152,7 @@ class LibraryAgent(TemporalSystem):
         policy = {
             "net_arch": list(args.hidden),
             "features_extractor_class": _extractor(),
+            "features_extractor_kwargs": {"shapes": task.dims() if args.network == "matching" else None},
         }
         with _library_seed(self.seed):
             try:
@@ -182,13 +190,10 @@ class LibraryAgent(TemporalSystem):
 
     def fit_inputs(self) -> None:
         """Take the statistics of the inputs in every network of the policy, the targets too."""
-        x = flat(standardiser_batch(self.training_task(), torch.Generator().manual_seed(self.seed)))
-        spread = x.std(0)
-        scale = torch.where(spread > 1e-4, 1 / spread.clamp(min=1e-4), 0.0)
+        seen = standardiser_batch(self.training_task(), torch.Generator().manual_seed(self.seed))
         for module in self.network.modules():
-            if hasattr(module, "shift") and hasattr(module, "scale"):
-                module.shift.copy_(x.mean(0))
-                module.scale.copy_(scale)
+            if hasattr(module, "inputs"):
+                module.inputs.fit(seen)
 
     @torch.no_grad()
     def act(self, observation: dict[str, Tensor]) -> Tensor:
@@ -247,21 +252,49 @@ def _extractor() -> type:
     """The class of the layer that standardises flat inputs, made here because its base is an optional library's."""
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-    class Standardised(BaseFeaturesExtractor):
-        """Flat observations (B, n) to mean 0 and spread 1 by the statistics in its buffers."""
+    class Inputs(BaseFeaturesExtractor):
+        """Flat observations (B, n) with mean 0 and spread 1, or matched with the query where ``shapes`` are given."""
 
-        shift: Tensor
-        scale: Tensor
-
-        def __init__(self, observation_space: Any) -> None:
-            super().__init__(observation_space, observation_space.shape[0])
-            self.register_buffer("shift", torch.zeros(observation_space.shape[0]))
-            self.register_buffer("scale", torch.ones(observation_space.shape[0]))
+        def __init__(self, observation_space: Any, shapes: dict[str, tuple[int, ...]] | None = None) -> None:
+            size = observation_space.shape[0]
+            inputs = Scaled(size) if shapes is None else Matched(shapes)
+            super().__init__(observation_space, inputs.size)
+            self.inputs = inputs
 
         def forward(self, observations: Tensor) -> Tensor:
-            return ((observations - self.shift) * self.scale).clamp(-10, 10)
+            return self.inputs(observations)
 
-    return Standardised
+    return Inputs
+
+
+class Scaled(Scale):
+    """`Scale` of flat observations."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+    def fit(self, observation: Any) -> None:
+        """Take the statistics from a batch of observations by name."""
+        super().fit(flat(observation))
+
+
+class Matched(nn.Module):
+    """`MatchingInputs` of flat observations; ``shapes`` are those of the parts, in their order."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.parts = MatchingInputs(shapes)
+        self.names, self.widths = list(shapes), [torch.Size(shape).numel() for shape in shapes.values()]
+        self.size = self.parts.size
+
+    def fit(self, observation: dict[str, Tensor]) -> None:
+        """Take the statistics from a batch of observations by name."""
+        self.parts.fit(observation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n) to (B, size)."""
+        return self.parts(dict(zip(self.names, x.split(self.widths, 1), strict=True)))
 
 
 ENV = TemporalConfig(phi=0.0)

@@ -29,6 +29,7 @@ from strong_envs.agents.training.checkpoint import (
 )
 from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.devices import sent
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.files.errors import shown
 from strong_envs.temporal.env import TemporalMomentVectorEnv
@@ -333,7 +334,7 @@ def gumbel_sample(logits: Tensor, generator: torch.Generator) -> Tensor:
 def standardiser_batch(task: TemporalTask, generator: torch.Generator, count: int = 4096) -> dict[str, Tensor]:
     """Observations of random samples and random windows of whole steps: what inputs are standardised by."""
     device = task.bank.device
-    samples = torch.randint(len(task.bank), (count,), generator=generator).to(device)
+    samples = sent(torch.randint(len(task.bank), (count,), generator=generator), device)
     ends = torch.rand(2, count, generator=generator, dtype=torch.float64).to(device).sort(0).values * task.config.total
     start, end = ends[0].floor(), ends[1].floor() + 1
     return task.observe(samples, start, end.clamp(max=task.config.total), torch.zeros_like(samples))

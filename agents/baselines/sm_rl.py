@@ -438,10 +438,11 @@ class SmRl(TemporalSystem):
         detection = episode.detection[picked, row].to(torch.float64)
         duration = task.bank.duration[task.bank.video[samples]]
         n_frames = task.n_frames[samples]
-        frames = (episode.position.to(torch.float64) * n_frames).floor().minimum(n_frames - 1.0).sort(0).values
-        distinct = 1 + (frames.diff(dim=0) > 0).sum(0)
-        length = torch.full_like(samples, self.args.looks)
-        return Prediction(detection * duration[:, None], length=length, frames_seen=distinct / n_frames)
+        frames = (episode.position.to(torch.float64) * n_frames).floor().minimum(n_frames - 1.0)
+        distinct = 1 + (frames.sort(0).values.diff(dim=0) > 0).sum(0)
+        length, rows = torch.full_like(samples, self.args.looks), frames.T.to(torch.int64)
+        seconds = detection * duration[:, None]
+        return Prediction(seconds, length=length, frames_seen=distinct / n_frames, rows_seen=rows)
 
     def _frame(self, task: TemporalTask, samples: Tensor, position: Tensor) -> Tensor:
         """f_o of the frame at positions (B,) in [0, 1]: (B, D), through a window of no length."""

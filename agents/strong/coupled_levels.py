@@ -118,6 +118,8 @@ class CoupledLevels(BaseSystem):
 
     def _training_scores(self, turn: int) -> Scores | None:
         """What learnt boxes follow in training: where clips recur in several videos, a cross-fitted frame attention."""
+        if isinstance(self.task.local, AttendedFeatures) and self.frame_attention is None:
+            return self.task.local
         if self.frame_attention is None or not footage_recurs(self.bank):
             return self._scores(self.bank)
         if self._crossed is None or self._crossed[0] != turn:
@@ -139,9 +141,9 @@ class CoupledLevels(BaseSystem):
             if isinstance(boxes, str) and boxes != "frame":
                 boxes = packed_boxes(LocalFeatures(bank, boxes))
             if isinstance(boxes, str):
-                return self._attended_task(bank, None)
+                return self._attended_task(bank, None, scores)
             around = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=boxes.device) * self.args.box_margin
-            return self._attended_task(bank, (boxes + around).clamp(0, 1))
+            return self._attended_task(bank, (boxes + around).clamp(0, 1), scores)
         given, bank = bank, self.words.bank(bank)
         margin = 0.0 if isinstance(boxes, str) and boxes in ("frame", "gaussian") else self.args.box_margin
         local = LocalFeatures(bank, boxes, self.args.spp_levels, self.args.spp_reduce, margin)
@@ -157,11 +159,12 @@ class CoupledLevels(BaseSystem):
             return AttentionTask(bank, local, config, self.args.attention_stretches, self.args.temporal.attention_timed)
         return TemporalTask(bank, local, config)
 
-    def _attended_task(self, bank: FeatureBank, limits: Tensor | None) -> TemporalTask:
+    def _attended_task(self, bank: FeatureBank, limits: Tensor | None, scores: Scores | None = None) -> TemporalTask:
         """The temporal level under the cell attention; ``limits`` are boxes (R, 4) with their margin."""
         assert self.cell_attention is not None
-        bank = self.words.bank(bank)
-        seen = AttendedFeatures(bank, self.cell_attention, limits, self.args.box_margin)
+        known = scores if isinstance(scores, AttendedFeatures) else None
+        bank = self.words.bank(bank) if known is None else known.bank
+        seen = AttendedFeatures(bank, self.cell_attention, limits, self.args.box_margin, known)
         return AttendedTask(bank, seen, self.args.temporal_env)
 
     def _spatial_task(self, task: TemporalTask, scores: Scores | None) -> SpatialTask:

@@ -15,6 +15,7 @@ from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import UpdateListener, load_optimiser, optimiser_state, run, split
 from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.devices import sent
 
 
 @contextmanager
@@ -109,7 +110,7 @@ class FrameAttentionTraining:
         """One update from random samples."""
         frame_attention, bank, args = self.frame_attention, self.bank, self.frame_attention.args
         count = len(bank) if self.samples is None else len(self.samples)
-        samples = torch.randint(count, (args.queries,), generator=self.generator).to(bank.device)
+        samples = sent(torch.randint(count, (args.queries,), generator=self.generator), bank.device)
         if self.samples is not None:
             samples = self.samples[samples]
         inside = inside_shares(bank.truth[samples], args.frames)

@@ -92,7 +92,11 @@ def optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
     """Tensors named ``<parameter>.<name>`` and the JSON-ready settings of each group, learning rates among them."""
     whole = optimiser.state_dict()
     tensors = {f"{i}.{name}": value.clone() for i, held in whole["state"].items() for name, value in held.items()}
-    return tensors, [{k: v for k, v in group.items() if k != "params"} for group in whole["param_groups"]]
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in whole["param_groups"]]
+    for group in groups:
+        # A recorded step keeps its learning rate on the device (`Level.make_capturable`); a file has the number.
+        group |= {"lr": float(group["lr"]), "capturable": False} if isinstance(group["lr"], Tensor) else {}
+    return tensors, groups
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> None:
@@ -104,6 +108,8 @@ def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor],
         for name, value in given.items():
             if name not in mine or not _alike(value, mine[name]):
                 raise ValueError(f"the optimiser has no setting {name!r} with a value such as {value!r}")
+        if isinstance(mine["lr"], Tensor):
+            given |= {"lr": mine["lr"].fill_(given["lr"]), "capturable": True}
         mine.update(given)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from strong_envs.features.devices import sent
+
 STORED = {torch.float64: torch.float32, torch.int64: torch.int32}
 
 
@@ -35,7 +37,7 @@ class IndexReplay:
 
     def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """``count`` transitions drawn uniformly with replacement, integers as int64."""
-        return self.rows(torch.randint(self.size, (count,), generator=generator).to(self.device))
+        return self.rows(sent(torch.randint(self.size, (count,), generator=generator), self.device))
 
     def rows(self, at: Tensor) -> dict[str, Tensor]:
         """The transitions in places ``at`` (B,) int64 of the ring, integers as int64."""

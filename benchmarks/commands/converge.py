@@ -15,6 +15,7 @@ import numpy as np
 
 from strong_envs.agents.overrides import setting_paths
 from strong_envs.benchmarks.execution.job import finish, importable_here, plain_variants, run_job, systems_of
+from strong_envs.benchmarks.metrics.curves import quality_markdown
 from strong_envs.benchmarks.options import add_arguments, apply_quick, held_output
 from strong_envs.benchmarks.results.collect import collect
 from strong_envs.benchmarks.results.files import write_json
@@ -72,4 +73,5 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
             if scores:
                 spread = f" ({min(scores):.4f} to {max(scores):.4f} over {len(scores)} seeds)"
                 print(f"{label}: {stage['stage']:<14} mIoU {np.mean(scores):.4f}{spread}")
+    print(f"\nseconds of training to a validation mIoU\n{quality_markdown(result.get('traces') or result['curves'])}")
     print(f"{out}: results.json, converge.png, seconds.png ({result['wall_seconds']:.0f} s)")

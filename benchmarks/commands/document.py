@@ -32,6 +32,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from strong_envs.benchmarks.metrics.curves import quality_markdown
 from strong_envs.benchmarks.results import figures
 from strong_envs.benchmarks.results.files import read_result, read_tree
 from strong_envs.benchmarks.results.tables import format_number, markdown_table
@@ -124,6 +125,9 @@ def block(
         # Judged anew where the file has the scores of queries: the rule may have become stricter since.
         anew = result.get("table") and result.get("per_query", {}).get("queries")
         return f"\n{claims_markdown(judge(result, result['table']) if anew else result['claims'])}"
+    if kind == "quality":
+        _known(options, ())
+        return f"\n{quality_markdown(result.get('traces') or result['curves'])}"
     if kind == "walk":
         from strong_envs.benchmarks.commands.walk import walk_markdown
 

@@ -26,6 +26,11 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], Path]:
     path = Path(folder)
     file = path if path.is_file() else path / "results.json"
     if not file.is_file():
+        if (path / "live.html").is_file():
+            raise DataError(
+                f"the run in {shown(path)} has not ended: {path / 'live.html'} shows how far it is and reloads itself; "
+                "results.json comes at the end"
+            )
         raise DataError(f"{str(path)!r} holds no results.json; give the folder that was --out of a run")
     result = read_result(file, NEEDED)
     if not result["per_query"]["queries"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ def main(args: argparse.Namespace) -> int:
         if result["rows"]:
             draw(result, job)
         show(result, args, out)
+        if not (args.json or job.outcome.interrupted):
+            say_what_next(args, out)
         return finish(job)
 
 
@@ -93,3 +96,13 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
     names = ("results.json", "table.md", "curve.png", "episode.png", "episode.mp4")
     written = ", ".join(name for name in names if (out / name).is_file())
     print(f"{out}: {written} ({result['wall_seconds']:.0f} s)")
+
+
+def say_what_next(args: argparse.Namespace, out: Path) -> None:
+    """What a newcomer asks after the first table."""
+    if args.quick:
+        print(
+            "This was a trial: one seed and a twentieth of the training, so learned rows lie near those that see "
+            "nothing. Without --quick they are trained in full."
+        )
+    print(f"One page with figures and episodes: strong-envs report {shlex.quote(str(out))}")

@@ -24,9 +24,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "models",
         nargs="*",
-        default=["pretrained"],
+        default=["pretrained", "looks"],
         metavar="MODEL",
-        help="folders of 'strong-envs train', files of weights, or 'pretrained' (pretrained)",
+        help="folders of 'strong-envs train', files of weights (also of LookPredictor.save), or what ships: "
+        "'pretrained', which reads all frames, and 'looks', which looks at a few (pretrained looks)",
     )
     parser.add_argument(
         "--features", default="shapes-v0", metavar="STORE", help="store of the queries; '' for none (%(default)s)"
@@ -51,8 +52,8 @@ def main(args: argparse.Namespace) -> int:
     if not 0 <= args.port <= 65535:
         raise DataError(f"--port must be a number from 0 to 65535, got {args.port}")
     from strong_envs import features
+    from strong_envs.benchmarks.demo.models import model_of
     from strong_envs.benchmarks.demo.page import CSS, build, theme
-    from strong_envs.benchmarks.demo.search import model_of
     from strong_envs.benchmarks.demo.server import local_server
 
     models = [model_of(source, args.allow_import) for source in dict.fromkeys(args.models)]

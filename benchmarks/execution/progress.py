@@ -56,7 +56,7 @@ class ProgressBars:
             disable=not self.live,
         )
         self.total, self.done, self.clock = len(cells) + len(stored) + len(later), len(stored), clock
-        self.later = len(later)
+        self.later, self.left_to_do = len(later), len(cells)
         self.left = TimeLeft([*cells, *later], jobs, clock=clock)
         for cell, result in stored:
             self.left.stored(cell, result)
@@ -71,7 +71,10 @@ class ProgressBars:
                 self.page.finished(f"{cell.system} seed {cell.seed}", result)
 
     def __enter__(self) -> ProgressBars:
-        """Start drawing."""
+        """Start drawing, and say where the page is."""
+        if self.page is not None and self.left_to_do and (self.live or self.plain):
+            self._write_page()
+            print(f"{self.page.file} shows how far it is and reloads itself", file=self.console.file, flush=True)
         self.progress.start()
         return self
 

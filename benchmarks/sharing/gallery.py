@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 
 from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.files.atomic import write_bytes
 from strong_envs.features.files.errors import check_output
 
 LAST, FIRST, OTHER = 1.6, 0.8, 0.3
@@ -79,7 +80,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns 0."""
     from strong_envs import IDS
-    from strong_envs.rendering.gif import write_gif
+    from strong_envs.rendering.gif import gif_bytes
 
     if args.episodes < 1 or args.seed < 0:
         raise DataError(f"--episodes must be 1 or more and --seed 0 or more, got {args.episodes} and {args.seed}")
@@ -89,11 +90,13 @@ def main(args: argparse.Namespace) -> int:
     written: list[dict[str, Any]] = []
     for name in IDS if args.env is None else [args.env]:
         pictures, seconds = gif_of(name, args.features, args.episodes, args.seed)
-        file = write_gif(out / f"{name}.gif", pictures, seconds)
-        size = file.stat().st_size
-        if size > MOST_BYTES:
-            raise DataError(f"{str(file)!r} has {size:,} bytes, more than {MOST_BYTES:,}; take fewer --episodes")
-        written.append({"id": name, "file": str(file), "pictures": len(pictures), "bytes": size})
+        content, file = gif_bytes(pictures, seconds), out / f"{name}.gif"
+        if len(content) > MOST_BYTES:
+            raise DataError(
+                f"the GIF of {name} would have {len(content):,} bytes, more than {MOST_BYTES:,}; take fewer --episodes"
+            )
+        write_bytes(file, content)
+        written.append({"id": name, "file": str(file), "pictures": len(pictures), "bytes": len(content)})
     if args.json:
         print(json.dumps(written, indent=1))
     else:

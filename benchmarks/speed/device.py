@@ -40,6 +40,8 @@ SYNCS = ("aten::_local_scalar_dense", "cudaStreamSynchronize", "cudaDeviceSynchr
 ENVS = (64, 1024, 16_384, 65_536)
 TOLERANCE = 1e-4
 """Largest difference of an observation between the device and the processor; rewards and flags are equal."""
+LEARNT = 1e-2
+"""Largest difference of a value after ten updates that are recorded and ten that are not: sums in another order."""
 FORMAT = 1
 
 
@@ -124,7 +126,39 @@ def same_as_processor(setting: Setting) -> dict[str, Any]:
         if not largest <= TOLERANCE:
             raise DataError(f"observations of {name} on {setting.device} differ from the processor's by {largest:.1e}")
         found[name] = {"steps": steps * count, "largest difference of an observation": largest}
-    return found
+    return found | {"STRONG": same_updates(setting)}
+
+
+def same_updates(setting: Setting, updates: int = 10) -> dict[str, Any]:
+    """The values of STRONG's temporal level after the same updates: recorded as a graph, not recorded, and on the CPU.
+
+    Raises:
+        DataError: a recorded update learns otherwise than one that is not.
+    """
+    values = {}
+    for name, device, capture in (("recorded", None, True), ("device", None, False), ("processor", "cpu", False)):
+        system, trained = prepared(setting.bank("shapes-v0", "train", device), capture)
+        for _ in range(updates):
+            trained._update()
+        samples = torch.arange(64, device=system.bank.device)
+        observed = system.task.observe(samples, *system.task.initial(samples), torch.zeros_like(samples))
+        values[name] = system.temporal.q_values(observed).cpu().double()
+    gaps = {name: float((values["recorded"] - values[name]).abs().max()) for name in ("device", "processor")}
+    if not gaps["device"] <= LEARNT:
+        raise DataError(f"a recorded update learns otherwise: values differ by {gaps['device']:.1e}")
+    return {"updates": updates, "largest difference of a value": gaps}
+
+
+def prepared(bank: FeatureBank, capture: bool) -> tuple[Any, Any]:
+    """A new STRONG, and a training of its temporal level after its first episodes."""
+    from strong_envs.agents.strong.cell_attention.training import CellAttentionTraining
+
+    system: Any = agents.make("strong", bank, seed=0, cells={"capture": capture})
+    trained = CellAttentionTraining(system.temporal, system.task, 10_000)
+    for _ in range(2):
+        trained.advance()
+    system.temporal.set_progress(0.1)
+    return system, trained
 
 
 def gap(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -205,22 +239,22 @@ def training(setting: Setting) -> dict[str, Any]:
             return {"mIoU": iou}
 
         system.fit(evaluate=judged)
-    update = update_cost(system)
-    return {"data": setting.build, "seconds": taken(), "stages": system.history, "update": update}
+    return {"data": setting.build, "seconds": taken(), "stages": system.history}
 
 
-def update_cost(system: Any, times: int = 20) -> dict[str, float]:
-    """Milliseconds and waits of one update of the temporal level with its attention."""
-    from strong_envs.agents.strong.cell_attention.training import CellAttentionTraining
-
-    trained = CellAttentionTraining(system.temporal, system.task, 10_000)
-    for _ in range(3):
-        trained.advance()
-    device = system.bank.device
-    with seconds_of(device) as taken:
-        for _ in range(times):
+def updates(setting: Setting) -> dict[str, Any]:
+    """Milliseconds and waits of one update of the temporal level with its attention, recorded as a graph and not."""
+    rows, times = [], 5 if setting.quick else 100
+    bank = setting.bank("shapes-v0" if setting.quick else "shapes-v0-medium", "train")
+    for capture in (False, True):
+        _, trained = prepared(bank, capture)
+        for _ in range(10):
             trained._update()
-    return {"ms": 1e3 * taken() / times, "waits": waits_of(trained._update, 4)}
+        with seconds_of(setting.device) as taken:
+            for _ in range(times):
+                trained._update()
+        rows.append({"recorded": trained.captured, "ms": 1e3 * taken() / times, "waits": waits_of(trained._update, 4)})
+    return {"rows": rows}
 
 
 def extraction(setting: Setting) -> dict[str, Any]:
@@ -301,6 +335,7 @@ def write_annotations(path: Path, lines: list[dict[str, Any]]) -> Path:
 STAGES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "same as processor": same_as_processor,
     "steps": steps_per_second,
+    "updates": updates,
     "precision": precision,
     "extraction": extraction,
     "training": training,
@@ -314,8 +349,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "device",
         help="equality, speed, waits, precision and training on an accelerator",
         description="Measure this project on an accelerator, in stages: equality with the processor, steps a second "
-        "and waits of the host, precision, extraction, and STRONG trained from start to end. The file is written after "
-        "every stage; the same command goes on where it stopped.",
+        "and waits of the host, updates, precision, extraction, and STRONG trained from start to end. The file is "
+        "written after every stage; the same command goes on where it stopped.",
     )
     parser.add_argument("--device", default="auto", help="torch device (default: cuda where there is one, else cpu)")
     parser.add_argument("--stages", metavar="NAMES", help=f"comma-separated, of {', '.join(STAGES)} (default: all)")
@@ -385,6 +420,9 @@ def shown(result: dict[str, Any]) -> str:
                 f"{name}, {row['envs']:,} environments: {row['device, steps/s']:,.0f} steps/s, "
                 f"{row['ratio']:.1f} times the processor, {row['waits a step']:g} waits a step"
             )
+    for row in stages.get("updates", {}).get("rows", ()):
+        how = "recorded" if row["recorded"] else "not recorded"
+        lines.append(f"an update of STRONG, {how}: {row['ms']:.1f} ms, {row['waits']:g} waits")
     for row in stages.get("precision", {}).get("rows", ()):
         how = f"{row['features']}, tf32 {row['tf32']}"
         lines.append(f"{how}: mIoU {row['mIoU']:.4f}, {row['queries/s']:,.0f} queries/s")
@@ -393,5 +431,4 @@ def shown(result: dict[str, Any]) -> str:
     if "training" in stages:
         done = stages["training"]
         lines.append(f"STRONG on {done['data']}: {done['seconds']:.0f} s, mIoU {done['stages'][-1]['mIoU']:.3f}")
-        lines.append(f"an update: {done['update']['ms']:.1f} ms, {done['update']['waits']:g} waits")
     return "\n".join(lines)

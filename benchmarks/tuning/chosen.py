@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -57,7 +58,9 @@ class TunedFile(Struct):
 
 
 def read_tuned(path: str) -> TunedFile:
-    """The file of a tuning, checked; `DataError` names what is wrong with it."""
+    """The file of a tuning, or that of its folder, checked; `DataError` names what is wrong with it."""
+    if Path(path).is_dir():
+        path = str(Path(path) / FILE)
     return as_type(read_tree(path), TunedFile, f"{shown(path)} is not the file of strong-envs tune")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from strong_envs.benchmarks.execution.job import Variant, importable_here, plain
 from strong_envs.benchmarks.execution.local_engine import Outcome, run_matrix
 from strong_envs.benchmarks.execution.provenance import about, extras
 from strong_envs.benchmarks.options import add_arguments, apply_quick, held_output
-from strong_envs.benchmarks.results.files import write_json
-from strong_envs.benchmarks.tuning.chosen import FILE, is_given, key_of, shown_value
+from strong_envs.benchmarks.results.files import read_tree, write_json
+from strong_envs.benchmarks.tuning.chosen import FILE, is_given, key_of, read_tuned, shown_value
 from strong_envs.benchmarks.tuning.search import ROUND, Search, Trial, best, check_installed
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
+from strong_envs.features.files.errors import shown
 from strong_envs.features.registry import job_store, load_part
 from strong_envs.features.validation import VALIDATION
 
@@ -76,9 +77,13 @@ def main(args: argparse.Namespace) -> int:
             write_json(out / FILE, result)
         show(result, args, out)
         if interrupted:
-            print(f"interrupted: the trials so far are stored in {out}; run the same command again to continue")
+            print(
+                f"interrupted: the trials so far are stored in {out}; run the same command again to continue",
+                file=sys.stderr,
+            )
             return 130
-        return 1 if any(trial["mIoU"] is None for s in result["systems"].values() for trial in s["trials"]) else 0
+        made = [result["systems"][name]["trials"] for name in tuning.searches]
+        return 1 if any(trial["mIoU"] is None for trials in made for trial in trials) else 0
 
 
 class Tuning:
@@ -97,6 +102,8 @@ class Tuning:
             raise DataError(
                 f"settings are chosen on a validation part, and {self.store.name!r} has none: raise --validation"
             )
+        # Before anything is written: one file holds choices made on the same data alone.
+        self.others = others_of(out / FILE, {key_of(variant) for variant in variants}, self._about())
         train = load_part(self.store, args.train)
         self.left_out: dict[str, str] = {}
         self.searches: dict[str, Search] = {}
@@ -190,8 +197,8 @@ class Tuning:
             self.searches[name].tell(number, float(np.mean(scores)), scores, seconds)
 
     def result(self) -> dict[str, Any]:
-        """The content of `FILE`."""
-        systems = {}
+        """The content of `FILE`: the systems of this search, and those of earlier ones in the same folder."""
+        systems = dict(self.others)
         for name, search in self.searches.items():
             trials = [trial for trial in search.finished() if trial["number"] < self.args.trials]
             chosen = best(trials)
@@ -204,6 +211,11 @@ class Tuning:
                 "mIoU": None if chosen is None else chosen["mIoU"],
                 "default_mIoU": first,
             }
+        more = {"left_out": self.left_out, "about": about(self.args) | {"extras": extras("optuna")}}
+        return {**self._about(), "systems": systems, **more}
+
+    def _about(self) -> dict[str, Any]:
+        """What a search is of, JSON-ready."""
         protocol = protocol_of(self.store, Cell("", 0, "", "", self.args.train, VALIDATION))
         return {
             "data": self.store.name,
@@ -211,11 +223,28 @@ class Tuning:
             "trials": self.args.trials,
             "seeds": self._seeds(),
             "budget": self.args.budget,
-            "protocol": protocol.as_dict(),
-            "systems": systems,
-            "left_out": self.left_out,
-            "about": about(self.args) | {"extras": extras("optuna")},
+            "protocol": json.loads(json.dumps(protocol.as_dict())),
         }
+
+
+def others_of(file: Path, names: Collection[str], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier search in the same folder chose for systems that are not among ``names``.
+
+    Raises:
+        DataError: it was made on other data or with another budget than ``now`` says, so one file cannot hold both.
+    """
+    if not file.is_file():
+        return {}
+    read_tuned(str(file))
+    before = read_tree(file)
+    others = {name: found for name, found in before["systems"].items() if name not in names}
+    changed = [key for key in ("data", "seeds", "budget", "protocol") if before.get(key) != now[key]]
+    if others and changed:
+        raise DataError(
+            f"{shown(file)} holds the choices for {', '.join(others)}, made with another {changed[0]} "
+            f"({str(before.get(changed[0]))[:60]}, now {str(now[changed[0]])[:60]}); choose another --out"
+        )
+    return others
 
 
 def default_values(variant: Variant, space: Space, train: FeatureBank) -> dict[str, Any]:
@@ -261,4 +290,5 @@ def show(result: Mapping[str, Any], args: argparse.Namespace, out: Path) -> None
         first = "failed" if found["default_mIoU"] is None else f"{100 * found['default_mIoU']:.2f}"
         values = ", ".join(f"{key}={shown_value(value)}" for key, value in found["chosen"].items())
         print(f"{name}: mIoU {first} to {100 * found['mIoU']:.2f} in {len(found['trials'])} trials: {values}")
-    print(f"{out / FILE}: use it with strong-envs run --tuned {out / FILE}")
+    if any(found["chosen"] for found in result["systems"].values()):
+        print(f"{out / FILE}: use it with strong-envs run --tuned {out / FILE}")

@@ -185,7 +185,8 @@ def with_links(text: str, source: str, uri: str) -> str:
         page = PAGES.get(path)
         if page is None and path.startswith("docs/tutorials/") and path.endswith(".py"):
             page = path.removeprefix("docs/").removesuffix(".py") + ".md"
-        if page is None and path.startswith("docs/") and (ROOT / path).is_file():
+        # Result files are not part of the site: links to them lead to the repository.
+        if page is None and path.startswith("docs/") and (ROOT / path).is_file() and not path.endswith(".json"):
             page = path.removeprefix("docs/")
         if page is None:
             kind = "tree" if (ROOT / path).is_dir() else "blob"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from strong_envs.features.encoders import backbones
 from strong_envs.features.encoders.backbones import Backbone
 from strong_envs.features.errors import DataError
+from strong_envs.features.extraction.ahead import ahead
 from strong_envs.features.extraction.options import ExtractOptions
 from strong_envs.features.extraction.pca import PCA
 from strong_envs.features.extraction.work_folder import Job, write_shard
@@ -35,7 +37,9 @@ class Setup:
 def extract_video(
     job: Job, setup: Setup, backbone: Backbone, on_rows: Callable[[int], object], detector: Detector | None = None
 ) -> tuple[dict[str, np.ndarray | None], dict[str, Any]]:
-    """Decode and compute one video; ``on_rows`` is called with the number of rows added.
+    """Decode and compute one video, its next frames while those before are encoded.
+
+    ``on_rows`` is called with the number of rows added.
 
     Returns:
         The tensors by name, those that are not wanted None; and facts of the file.
@@ -52,30 +56,42 @@ def extract_video(
     facts: dict[str, Any] = {"width": decoder.width, "height": decoder.height, "source_fps": round(decoder.fps, 6)}
     row, images, whole, shown = 0, [], [], []
     centres = row_centres(job.duration, job.n_rows)
-    for number, centre in enumerate(centres):
-        image = decoder.at(float(centre))
-        if image is not None:
-            images.append(backbone.resize(image))
-            shown.append(decoder.frame)
-            if detector is not None:
-                whole.append(image)
-        if images and (image is None or len(images) == setup.options.batch or number == len(centres) - 1):
-            cells, pooled = (x.cpu().numpy() for x in backbone(np.stack(images)))
-            part = slice(row, row + len(images))
-            frames[part] = _narrow(pooled if reducer is None else reducer.apply(pooled), setup.options.dtype)
-            if grid is not None:
-                grid[part] = _narrow(cells if reducer is None else reducer.apply(cells), setup.options.dtype)
-            if objects is not None and detector is not None:
-                objects[part] = _narrow(detector(whole), setup.options.dtype, "the detector")
-            on_rows(len(images))
-            row, images, whole = row + len(images), [], []
-        if image is None:
-            break
+
+    def decoded() -> Iterator[tuple[np.ndarray, int, np.ndarray | None] | None]:
+        """The image of each row as the backbone takes it, its frame, and the whole image for a detector.
+
+        None where the file ends.
+        """
+        for centre in centres:
+            image = decoder.at(float(centre))
+            if image is None:
+                yield None
+                return
+            yield backbone.resize(image), decoder.frame, None if detector is None else image
+
+    batch = setup.options.batch
+    with closing(ahead(decoded(), 2 * batch)) as rows:
+        for number, found in enumerate(rows):
+            if found is not None:
+                images.append(found[0])
+                shown.append(found[1])
+                if detector is not None:
+                    whole.append(found[2])
+            if images and (found is None or len(images) == batch or number == len(centres) - 1):
+                cells, pooled = (x.cpu().numpy() for x in backbone(np.stack(images)))
+                part = slice(row, row + len(images))
+                frames[part] = _narrow(pooled if reducer is None else reducer.apply(pooled), setup.options.dtype)
+                if grid is not None:
+                    grid[part] = _narrow(cells if reducer is None else reducer.apply(cells), setup.options.dtype)
+                if objects is not None and detector is not None:
+                    objects[part] = _narrow(detector(whole), setup.options.dtype, "the detector")
+                on_rows(len(images))
+                row, images, whole = row + len(images), [], []
     if row < job.n_rows:
         facts["missing_seconds"] = round(_missing(job, decoder, row), 3)
-        for rows in (frames, grid, objects):
-            if rows is not None:
-                rows[row:] = rows[row - 1]
+        for tensor in (frames, grid, objects):
+            if tensor is not None:
+                tensor[row:] = tensor[row - 1]
         on_rows(job.n_rows - row)
     elif decoder.listed_seconds > 1.02 * job.duration + 1.0:
         facts["unused_seconds"] = round(decoder.listed_seconds - job.duration, 3)

@@ -33,10 +33,17 @@ def write_gif(
     Raises:
         DataError: no pictures, or of several sizes; as many ``seconds`` as pictures are not there.
     """
+    if not len(pictures):
+        raise DataError(f"no pictures to write to {os.fspath(path)!r}")
+    return write_bytes(path, gif_bytes(pictures, seconds, colours))
+
+
+def gif_bytes(pictures: Sequence[np.ndarray], seconds: Sequence[float] | float = 0.25, colours: int = 48) -> bytes:
+    """The content of the file that `write_gif` writes; arguments and errors as there."""
     from PIL import Image
 
     if not len(pictures):
-        raise DataError(f"no pictures to write to {os.fspath(path)!r}")
+        raise DataError("a GIF needs one picture or more, got no pictures")
     sizes = {np.shape(picture) for picture in pictures}
     if len(sizes) != 1 or np.shape(pictures[0])[2:] != (3,):
         raise DataError(f"a GIF takes pictures of one size, (height, width, 3); got {sorted(sizes)}")
@@ -51,7 +58,7 @@ def write_gif(
     frames[0].save(
         file, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=False, disposal=1
     )
-    return write_bytes(path, file.getvalue())
+    return file.getvalue()
 
 
 def _sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:

@@ -22,6 +22,7 @@ from torch import Tensor
 from strong_envs.core import boxes, rewards, spans
 from strong_envs.core.observations import INDEX_LIMIT, feature_limit, feature_space
 from strong_envs.core.validation import check_number, check_whole, shown
+from strong_envs.features.devices import constant, sent
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.temporal.task import TemporalTask
 
@@ -180,8 +181,8 @@ class SpatialTask:
     def random_states(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """States drawn uniformly, sample, frame and box, in windows of whole videos; sides are at least a tenth."""
         device = self.bank.device
-        sample = torch.randint(len(self.bank), (count,), generator=generator).to(device)
-        dice = torch.rand(count, 5, generator=generator).to(device, torch.float64)
+        sample = sent(torch.randint(len(self.bank), (count,), generator=generator), device)
+        dice = sent(torch.rand(count, 5, generator=generator), device).to(torch.float64)
         last = self.temporal.n_frames[sample]
         size = 0.1 + 0.9 * dice[:, :2]
         box = torch.cat((size / 2 + (1 - size) * dice[:, 2:4], size), -1)
@@ -424,8 +425,8 @@ class SpatialTask:
     def around(self, rows: Tensor, box: Tensor) -> Tensor:
         """Features of five boxes around each box, clipped to the frame: (B, 5 D)."""
         size = box[:, 2:]
-        shifts = torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=box.dtype, device=box.device)
-        scale = torch.tensor([2.0, 1, 1, 1, 1], dtype=box.dtype, device=box.device)
+        shifts = constant(((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)), box.dtype, box.device)
+        scale = constant((2.0, 1, 1, 1, 1), box.dtype, box.device)
         centre = box[:, None, :2] + shifts * size[:, None]
         half = size[:, None] * scale[:, None] / 2
         # A neighbour outside the frame shrinks to a sliver at its border.

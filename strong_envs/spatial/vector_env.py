@@ -124,6 +124,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
             reveal_truth,
         )
         self.walk: TrackState | None = None
+        self._initial = torch.tensor([self.task.config.initial_box], dtype=torch.float64, device=self.device)
         self.choose_window: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
         self._invalid = self._none
 
@@ -164,8 +165,7 @@ class SpatialTrackVectorEnv(IndexVectorEnv):
             start, end = self.choose_window(self.sample, self._uniform())
         else:
             start, end = self.task.window(self.sample, self._uniform())
-        initial = torch.tensor([self.task.config.initial_box], dtype=torch.float64, device=self.device)
-        box = options.get("box", initial)
+        box = options.get("box", self._initial)
         # The sums are the bulk of a walk, and a fresh copy of them at every reset would be most of what a reset costs.
         kept = None if self.walk is None else self.walk.sums
         fresh = self.task.begin(self.sample, start, end, box.expand(self.num_envs, 4), kept)

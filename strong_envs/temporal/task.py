@@ -22,6 +22,7 @@ from strong_envs.core.observations import INDEX_LIMIT, feature_limit, feature_sp
 from strong_envs.core.sampling import draw
 from strong_envs.core.validation import check_number, check_table, check_whole, refuse_unknown
 from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.devices import sent
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal.dynamics import INVALID, outcome
@@ -159,8 +160,8 @@ class TemporalTask:
     def random_states(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """States drawn uniformly, sample and window: what `IndexVectorEnv.observe_state` takes."""
         device = self.bank.device
-        start, end = (x.to(device) for x in random_windows((count,), self.config.total, generator))
-        sample = torch.randint(len(self.bank), (count,), generator=generator).to(device)
+        start, end = (sent(x, device) for x in random_windows((count,), self.config.total, generator))
+        sample = sent(torch.randint(len(self.bank), (count,), generator=generator), device)
         return {"sample": sample, "start": start, "end": end, "t": torch.zeros_like(sample)}
 
     def iou(self, samples: Tensor, start: Tensor, end: Tensor, kind: str | None = None) -> Tensor:

@@ -73,6 +73,17 @@ def test_an_outsider_with_fit_and_predict_has_the_whole_interface(outsider, attr
     assert system.history == [{"stage": "training"}] and agents.make(f"{outsider}:{attribute}", bank).history == []
 
 
+def test_an_outsider_says_what_it_sees_and_learns_from(outsider):
+    assert agents.find(f"{outsider}:Middle").sees == "" == agents.find(f"{outsider}:made").learns_from
+    kind = sys.modules[outsider].Middle
+    kind.sees, kind.learns_from = "nothing", "window labels"
+    found = agents.find(f"{outsider}:Middle")
+    assert (found.sees, found.learns_from) == ("nothing", "window labels")
+    kind.sees = "nothin"
+    with pytest.raises(DataError, match="did you mean 'nothing'"):
+        agents.find(f"{outsider}:Middle")
+
+
 def test_an_outsider_that_takes_a_session_is_resumable(outsider, bank):
     system = agents.make(f"{outsider}:Slotted", bank, seed=4)
     assert system.resumable and system.seed == 4 and not list(system.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -52,6 +53,40 @@ def test_example(name, options, library, monkeypatch, capsys):
         torch.set_num_threads(threads)
     out = capsys.readouterr().out
     assert out.strip() and not re.search(r"\bnan\b", out)
+
+
+def test_the_settings_of_rl_zoo_are_those_that_the_search_found():
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    settings = yaml.safe_load((FOLDER / "rl_zoo3.yml").read_text(encoding="utf-8"))
+    found = json.loads((FOLDER.parent / "docs" / "results" / "rl_zoo3.json").read_text(encoding="utf-8"))["ids"]
+    assert set(settings) == set(found)
+    for name, search in found.items():
+        first, best = search["trials"][0], max(search["trials"], key=lambda trial: trial["score"])
+        confirmed = sum(search["again"]["chosen"]) > sum(search["again"]["before"])
+        wanted = best["values"] if confirmed else first["values"]
+        assert {key: settings[name].get(key, 0.95) for key in wanted} == wanted, name
+
+
+def test_the_table_of_versions_names_the_pins():
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| [^|]+ \| ([\w-]+) ([\d.]+)\S* \| [^|]+ \| \d+ passed \|$", text, re.M)
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (FOLDER.parent / "constraints.txt").read_text(), re.M))
+    assert len(table) >= 11
+    for package, version in table:
+        assert pins[package] == version, package
+
+
+@pytest.mark.slow
+def test_the_search_of_settings_runs(tmp_path):
+    for package in ("optuna", "yaml"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    words = ["--env", "TemporalOneShotFlat-v0", "--trials", "2", "--steps", "256", "--episodes", "16"]
+    words += ["--features", "shapes-v0", "--out", str(tmp_path / "found.json")]
+    script = FOLDER.parent / ".ci" / "tune_rl_zoo3.py"
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
+    subprocess.run([sys.executable, "-W", "ignore", script, *words], cwd=tmp_path, env=environment, check=True)
+    (found,) = json.loads((tmp_path / "found.json").read_text())["ids"].values()
+    assert len(found["trials"]) == 2 and found["chosen"] in [trial["values"] for trial in found["trials"]]
 
 
 @pytest.mark.slow

@@ -31,6 +31,18 @@ def test_the_list_of_tutorials_is_complete():
     assert {file.name for file in FILES} == set(SAYS) == set(re.findall(r"\((\d\d_\w+\.py)\)", listed))
 
 
+def test_the_tables_say_how_long_everything_takes():
+    text = (ROOT / "docs" / "tutorials" / "README.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"<!-- measured (\w+) -->\n(.*?)<!-- measured end -->", text, re.S))
+    assert all(re.search(rf"\({file.name}\) \|[^|]+\| \d+ \|", blocks["tutorials"]) for file in FILES)
+    assert "05_your_agent.py" in blocks["newcomer"] and "strong-envs run --quick" in blocks["newcomer"]
+    # The newcomer installs as README says.
+    install = re.search(r"`(pip install [^`]+)`", blocks["newcomer"])[1]
+    assert install in (ROOT / "README.md").read_text(encoding="utf-8")
+    for block in blocks.values():
+        assert re.search(r"Measured on \d{4}-\d\d-\d\d on \d+ cores", block)
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_cells_begin_with_a_heading(file):
     text = file.read_text(encoding="utf-8")

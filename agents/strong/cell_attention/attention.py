@@ -12,6 +12,7 @@ many frames around it as a stretch has.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -45,16 +46,22 @@ class CellAttentionArgs:
     """Width of the score."""
     dropout: float | None = None
     """Share of cells' features and of the query that is dropped in training; None: by their number (`dropout_for`)."""
-    queries: int = 24
+    queries: int = 96
     """Queries in an update."""
     moves: int = 8
     """Moves of each of these queries in an update; they share one pass of the attention."""
     episodes: int = 256
     """Episodes that are played between updates."""
-    steps_per_update: int = 128
+    steps_per_update: int = 512
     """Environment steps for each update."""
     slots: int = 64
     """Moves of a query in the replay."""
+    lattice: int = 2
+    """Cells are read at every so many rows and columns in training, from a random one on; 1 reads all. A cell is the
+    mean with its neighbours, so that every second one still covers the frame, at a quarter of the cost."""
+    capture: bool = False
+    """Whether a CUDA device records an update once and replays it (`agents.training.captured`); with dropout it cannot,
+    and other devices ignore it."""
     size: float = 0.1
     """Added to the spread of what the attention rests on, in fractions of the frame: the sides of its box."""
 
@@ -128,97 +135,112 @@ class CellAttention(nn.Module):
         return with_neighbours(self.cell(grid.to(torch.float32)))
 
     @torch.no_grad()
-    def attend(self, bank: FeatureBank, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Attended features and attention boxes in all frames of all samples.
+    def attend(self, bank: FeatureBank, boxes: Tensor | None = None) -> Tensor:
+        """Attended features of all frames of all samples: (R, C) float32, packed sample after sample.
 
         Args:
             bank: features of one split.
             boxes: corners (R, 4) that limit the attention, one for every frame of each sample; None: whole frames.
-
-        Returns:
-            (R, C) float32 features; (R, 4) float32 corners around the peak of the unlimited attention. Packed sample
-            after sample.
         """
         height, width, channels = bank.grid_shape
-        lengths = bank.n_frames[bank.video]
-        first = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).tolist()
-        seen = torch.empty((first[-1], channels), device=bank.device)
-        peaks = torch.empty((first[-1], 4), device=bank.device)
-        order = torch.argsort(bank.video, stable=True)
-        counts = torch.bincount(bank.video, minlength=len(bank.videos)).tolist()
-        offsets = bank.offsets.tolist()
-        query = self.query(bank.query)
-        for video, samples in enumerate(order.split(counts)):
-            if not len(samples):
-                continue
-            grid = bank.grid[offsets[video] : offsets[video + 1]]
-            sharp = self.cell(grid.flatten(1, 2).to(torch.float32))
-            cells = smoothed(self.frames(grid), len(grid) / self.args.stretches)
-            said = query[samples]
+        first = sample_rows(bank)
+        seen = torch.empty((int(first[-1]), channels), device=bank.device)
+        for low, high, samples in by_video(bank):
+            cells = self.smoothed(bank.grid[low:high])
+            rows = first[samples][:, None] + torch.arange(high - low, device=bank.device)
             # The samples of a video share its cells; one after the other they stay in the processor's cache.
-            for sample, one in zip(samples.tolist(), said, strict=True):
-                rows = slice(first[sample], first[sample + 1])
+            for at, one in zip(rows, self.query(bank.query[samples]), strict=True):
                 scores = self.score(cells[None], one[None])[0]
-                weights = (smoothed(scores, 3) / SOFTER).softmax(-1)
-                peaks[rows] = peak_boxes(weights, sharp, height, width, self.args.size)
-                weights = scores.softmax(-1)
                 if boxes is not None:
-                    weights = (scores + (box_weights(boxes[rows], height, width) + FLOOR).log()).softmax(-1)
-                seen[rows] = torch.einsum("nk,nkc->nc", weights, cells)
-        return seen, peaks
+                    scores = scores + (box_weights(boxes[at], height, width) + FLOOR).log()
+                seen[at] = torch.einsum("nk,nkc->nc", scores.softmax(-1), cells)
+        return seen
+
+    def smoothed(self, grid: Tensor) -> Tensor:
+        """`frames` of a whole video, each the mean of as many frames around it as a stretch has."""
+        return smoothed(self.frames(grid), len(grid) / self.args.stretches)
+
+
+def sample_rows(bank: FeatureBank) -> Tensor:
+    """Where the frames of each sample begin when they are packed sample after sample, and their number: (S + 1,)."""
+    lengths = bank.n_frames[bank.video]
+    return torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
+
+
+def by_video(bank: FeatureBank) -> Iterator[tuple[int, int, Tensor]]:
+    """Every video that has samples: its first row, the row after its last, and the samples (n,)."""
+    order = torch.argsort(bank.video, stable=True)
+    counts = torch.bincount(bank.video, minlength=len(bank.videos)).tolist()
+    for (low, high), samples in zip(pairwise(bank.offsets.tolist()), order.split(counts), strict=True):
+        if len(samples):
+            yield low, high, samples
 
 
 def peak_boxes(weights: Tensor, cells: Tensor, height: int, width: int, size: float) -> Tensor:
-    """Boxes around what an attention rests on: weights (n, h * w) and cells (n, h * w, C), standardised, to (n, 4).
+    """Boxes around what an attention rests on.
 
     The attention rests on the part of an object that tells most, which need not be its middle. So the attended feature
     is compared with the cells around the peak, both relative to the median cell of the frame: where they agree there is
     the object. The box has its centre there, and its sides are ``size`` and the spread of the agreement on either axis.
     On validation videos of the drawn world the IoU with the true boxes is .65 (.62 on the travel level), against .43
     with the centre of the attention itself.
+
+    Args:
+        weights: (S, n, h * w), of S samples on the n frames of one video.
+        cells: (n, h * w, C), standardised.
+        height: rows of the grid.
+        width: its columns.
+        size: see above, in fractions of the frame.
+
+    Returns:
+        Corners (S, n, 4).
     """
-    maps = weights.view(-1, 1, height, width)
+    maps = weights.reshape(-1, 1, height, width)
     # Of windows with the same mass, which an attention on one cell gives nine of, the one around the largest weight.
     mass = nn.functional.avg_pool2d(maps, 3, 1, 1, divisor_override=1) + NEARER * maps
-    peak = mass.flatten(1).argmax(-1)
+    peak = mass.view(weights.shape).argmax(-1, keepdim=True)
     cell = torch.arange(height * width, device=weights.device)
     row, column = cell // width, cell % width
-    near = ((row - (peak // width)[:, None]).abs() <= 1) & ((column - (peak % width)[:, None]).abs() <= 1)
+    near = ((row - peak // width).abs() <= 1) & ((column - peak % width).abs() <= 1)
     relative = cells - cells.median(1, keepdim=True).values
-    attended = torch.einsum("nk,nkc->nc", weights, relative)
-    agreement = torch.einsum("nkc,nc->nk", relative, attended).clamp(min=0) * near
+    attended = torch.einsum("snk,nkc->snc", weights, relative)
+    agreement = torch.einsum("nkc,snc->snk", relative, attended).clamp(min=0) * near
     # Where nothing agrees the attention itself says where.
     agreement = torch.where(agreement.sum(-1, keepdim=True) > 0, agreement, weights * near)
     share = agreement / agreement.sum(-1, keepdim=True).clamp(min=1e-12)
     place = torch.stack(((column + 0.5) / width, (row + 0.5) / height), -1)
     centre = share @ place
-    spread = (torch.einsum("nk,nka->na", share, (place - centre[:, None]).square())).sqrt()
+    spread = torch.einsum("snk,snka->sna", share, (place - centre[..., None, :]).square()).sqrt()
     half = ((size + spread) / 2).clamp(max=0.5)
     centre = torch.maximum(torch.minimum(centre, 1 - half), half)
     return torch.cat((centre - half, centre + half), -1)
 
 
 @torch.no_grad()
-def scored_cells(attention: CellAttention, bank: FeatureBank) -> tuple[Tensor, Tensor]:
-    """Cells as an attention sees them, and their scores for every query.
+def scored_cells(attention: CellAttention, bank: FeatureBank) -> tuple[Tensor, Tensor, Tensor]:
+    """What the spatial level asks of an attention that nothing limits.
 
     Returns:
-        (N, K, C) float16, the frames of all videos; (R, K) float32, those of each sample, packed sample after sample.
+        (N, K, C) float16, the cells of the frames of all videos as the attention sees them; (R, K) float32, their
+        scores for every sample, packed sample after sample; (R, 4) float32, corners around the peak of the attention.
     """
     height, width, channels = bank.grid_shape
-    lengths = bank.n_frames[bank.video]
-    first = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).tolist()
+    first = sample_rows(bank)
     cells = torch.empty((len(bank.grid), height * width, channels), dtype=torch.float16, device=bank.device)
-    scores = torch.empty((first[-1], height * width), device=bank.device)
-    query, video = attention.query(bank.query), bank.video.tolist()
-    offsets = bank.offsets.tolist()
-    for low, high in pairwise(offsets):
+    scores = torch.empty((int(first[-1]), height * width), device=bank.device)
+    peaks = torch.empty((int(first[-1]), 4), device=bank.device)
+    for low, high, samples in by_video(bank):
         grid = bank.grid[low:high]
-        cells[low:high] = smoothed(attention.frames(grid), len(grid) / attention.args.stretches)
-    for sample, of in enumerate(video):
-        seen = cells[offsets[of] : offsets[of + 1]].to(torch.float32)
-        scores[first[sample] : first[sample + 1]] = attention.score(seen[None], query[sample : sample + 1])[0]
-    return cells, scores
+        seen = attention.smoothed(grid)
+        cells[low:high] = seen
+        rows = first[samples][:, None] + torch.arange(high - low, device=bank.device)
+        query = attention.query(bank.query[samples])
+        said = torch.stack([attention.score(seen[None], one[None])[0] for one in query])
+        scores[rows] = said
+        weights = (smoothed(said.transpose(0, 1), 3) / SOFTER).softmax(-1).transpose(0, 1)
+        sharp = attention.cell(grid.flatten(1, 2).to(torch.float32))
+        peaks[rows] = peak_boxes(weights, sharp, height, width, attention.args.size)
+    return cells, scores, peaks
 
 
 class AttendedFeatures(LocalFeatures):
@@ -229,6 +251,7 @@ class AttendedFeatures(LocalFeatures):
         attention: see `CellAttention`.
         boxes: corners (R, 4) that limit the attention, or None for whole frames.
         margin: around the boxes that `inside` is asked for, in fractions of the frame; ``boxes`` come with theirs.
+        scored: others of the same bank and attention, whose scores of cells serve these too.
 
     Features and peaks are computed at first use. An attention that is trained further needs a new object.
     """
@@ -236,31 +259,31 @@ class AttendedFeatures(LocalFeatures):
     by_frame = True
 
     def __init__(
-        self, bank: FeatureBank, attention: CellAttention, boxes: Tensor | None = None, margin: float = 0.0
+        self,
+        bank: FeatureBank,
+        attention: CellAttention,
+        boxes: Tensor | None = None,
+        margin: float = 0.0,
+        scored: AttendedFeatures | None = None,
     ) -> None:
-        self.bank, self.attention, self.boxes = bank, attention, boxes
+        self.bank, self.attention, self.boxes, self.of = bank, attention, boxes, scored
         self.levels, self.margin, self.reduce = (1,), margin, "concat"
         self.source = "frame" if boxes is None else "given"
-        lengths = bank.n_frames[bank.video]
-        self.rows = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        self.rows = sample_rows(bank)
         self.dim = bank.grid_shape[2]
-
-    @cached_property
-    def _attended(self) -> tuple[Tensor, Tensor]:
-        return self.attention.attend(self.bank, self.boxes)
 
     @property
     def peaks(self) -> Tensor:
-        """Attention boxes: corners, packed (R, 4)."""
-        return self._attended[1]
+        """Boxes around the peak of the unlimited attention: corners, packed (R, 4)."""
+        return self._scored[2]
 
     @cached_property
-    def _scored(self) -> tuple[Tensor, Tensor]:
-        return scored_cells(self.attention, self.bank)
+    def _scored(self) -> tuple[Tensor, Tensor, Tensor]:
+        return scored_cells(self.attention, self.bank) if self.of is None else self.of._scored
 
     def inside(self, samples: Tensor, frames: Tensor, corners: Tensor) -> Tensor:
         """What the attention sees inside boxes of single frames; see `LocalFeatures.inside`."""
-        cells, scores = self._scored
+        cells, scores, _ = self._scored
         height, width, _ = self.bank.grid_shape
         limited = (
             scores[self.rows[samples] + frames] + (box_weights(self.widened(corners), height, width) + FLOOR).log()
@@ -271,7 +294,8 @@ class AttendedFeatures(LocalFeatures):
     @cached_property
     def means(self) -> WindowMeans:  # type: ignore[override]
         """Window means of the attended features, by sample."""
-        return WindowMeans.of(self._attended[0], self.rows, torch.arange(len(self.bank), device=self.bank.device))
+        seen = self.attention.attend(self.bank, self.boxes)
+        return WindowMeans.of(seen, self.rows, torch.arange(len(self.bank), device=self.bank.device))
 
 
 class AttendedTask(TemporalTask):

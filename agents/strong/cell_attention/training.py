@@ -1,8 +1,8 @@
 """Training of a value-based temporal level and of the attention inside it, from the rewards of its own episodes.
 
 Episodes are played with fixed weights, the attention of each query being computed once; then the networks are updated.
-An update takes several moves of each of a few queries: one pass of the attention, by far the most expensive part,
-serves all moves of its query. 192 moves of 24 queries take a quarter of the time of 96 moves of as many queries.
+An update takes several moves of each of its queries: one pass of the attention, by far the most expensive part, serves
+all moves of its query. It reads every second row and column of cells, from a random one on.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from torch import Tensor
 
 from strong_envs.agents.strong.cell_attention.attention import CellAttention, observe_stretches
 from strong_envs.agents.strong.levels.dqn import DQN
+from strong_envs.agents.training.captured import CapturedStep
 from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import Values, split
 from strong_envs.features.bank.pooling import box_weights
+from strong_envs.features.devices import sent
 from strong_envs.temporal.task import TemporalTask, random_windows
 
 WARMUP = 2
@@ -48,9 +50,8 @@ class QueryReplay:
             column[queries, at] = torch.where(live, value.to(column.dtype), column[queries, at])
         self.count[queries] += live
 
-    def sample(self, queries: Tensor, moves: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """``moves`` of each of ``queries`` (G,), drawn with replacement: columns (G, moves)."""
-        dice = torch.rand(len(queries), moves, generator=generator).to(self.count.device)
+    def sample(self, queries: Tensor, dice: Tensor) -> dict[str, Tensor]:
+        """Moves of each of ``queries`` (G,), drawn with replacement by ``dice`` (G, n) in [0, 1): columns (G, n)."""
         at = (dice * self.count[queries].clamp(max=self.slots)[:, None]).to(torch.int64)
         return {name: column[queries[:, None], at] for name, column in self.columns.items()}
 
@@ -119,6 +120,8 @@ class CellAttentionTraining:
         videos = torch.arange(len(bank.videos), device=bank.device)
         self.maps = self.attention.maps(bank, videos, self.settings.stretches)
         self.rows = torch.cat((task.n_frames.new_zeros(1), task.n_frames.cumsum(0)))
+        height, width, _ = bank.grid_shape
+        self.grid = torch.arange(height * width).view(height, width)
         self.replay = QueryReplay(len(bank), self.settings.slots, bank.device)
         self.generator = torch.Generator().manual_seed(agent.args.seed + 17)
         self.order = torch.randperm(len(bank), generator=self.generator)
@@ -126,6 +129,10 @@ class CellAttentionTraining:
         self.log: dict[str, Tensor] = {}
         self.returns = float("nan")
         self.monitor = TrainingMonitor(stage, steps)
+        self.captured = self.settings.capture and bank.device.type == "cuda" and not agent.drops
+        self.learn = CapturedStep(self._learn, bank.device) if self.captured else self._learn
+        if self.captured:
+            agent.make_capturable()
 
     @property
     def finished(self) -> bool:
@@ -162,10 +169,11 @@ class CellAttentionTraining:
             return False
         self.agent.set_progress(min(self.done / self.total, 1.0))
         wanted = min(self.done, self.total) // self.settings.steps_per_update
+        before = self.updates
         while self.updates < wanted:
             self._update()
             self.updates += 1
-        return True
+        return self.updates > before
 
     @torch.no_grad()
     def _fit(self, samples: Tensor) -> None:
@@ -184,31 +192,45 @@ class CellAttentionTraining:
         count = min(self.settings.episodes, len(self.order))
         at = (torch.arange(count) + self.played) % len(self.order)
         self.played += count
-        return self.order[at].to(self.task.bank.device)
+        return sent(self.order[at], self.task.bank.device)
 
-    def _cells(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Cells (B, M, K, C) and queries (B, Dq) of samples, standardised."""
+    def _lattice(self) -> Tensor:
+        """The cells that are read this time: (K,) int64, every so many rows and columns from a random one on."""
+        height, width, _ = self.task.bank.grid_shape
+        every = self.settings.lattice
+        row, column = torch.randint(every, (2,), generator=self.generator).tolist() if every > 1 else (0, 0)
+        # A row beyond the last is one of the first: the number of cells is the same each time.
+        rows = (row + torch.arange(0, height, every)) % height
+        columns = (column + torch.arange(0, width, every)) % width
+        return sent(self.grid[rows[:, None], columns].flatten(), self.task.bank.device)
+
+    def _cells(self, samples: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells (B, M, K, C) at ``at`` (K,) and queries (B, Dq) of samples, standardised."""
         bank = self.task.bank
-        return self.maps[bank.video[samples]].to(torch.float32), self.attention.query(bank.query[samples])
+        videos, stretch = bank.video[samples], torch.arange(self.settings.stretches, device=samples.device)
+        cells = self.maps[videos[:, None, None], stretch[:, None], at]
+        return cells.to(torch.float32), self.attention.query(bank.query[samples])
 
-    def _inside(self, samples: Tensor) -> Tensor | None:
-        """How much of each cell lies in the box of each stretch: (B, M, K); None where nothing is limited."""
+    def _inside(self, samples: Tensor, at: Tensor) -> Tensor | None:
+        """How much of each cell at ``at`` lies in the box of each stretch: (B, M, K); None where nothing is limited."""
         if self.boxes is None:
             return None
         height, width, _ = self.task.bank.grid_shape
         middle = (torch.arange(self.settings.stretches, device=samples.device) + 0.5) / self.settings.stretches
         frame = (middle * self.task.n_frames[samples][:, None]).to(torch.int64)
         corners = self.boxes[self.rows[samples][:, None] + frame]
-        return box_weights(corners, height, width)
+        return box_weights(corners, height, width)[..., at]
 
     @torch.no_grad()
     def _play(self, samples: Tensor) -> int:
         """Play an episode of each sample by the values, epsilon-greedily; returns the number of steps."""
         task, agent, epsilon = self.task, self.agent, self.epsilon
-        seen = torch.cat([self.attention(*self._cells(part), self._inside(part))[0] for part in samples.split(128)])
+        at = self._lattice()
+        parts = [self.attention(*self._cells(part, at), self._inside(part, at))[0] for part in samples.split(128)]
+        seen = torch.cat(parts)
         if task.config.start == "random":
             start, end = (
-                x.to(samples.device) for x in random_windows((len(samples),), task.config.total, self.generator)
+                sent(x, samples.device) for x in random_windows((len(samples),), task.config.total, self.generator)
             )
         else:
             start, end = task.initial(samples)
@@ -217,7 +239,7 @@ class CellAttentionTraining:
         steps = torch.zeros((), dtype=torch.int64, device=samples.device)
         for _ in range(task.config.max_steps):
             observation = observe_stretches(task, seen, samples, start[:, None], end[:, None])
-            dice = torch.rand(2, len(samples), generator=self.generator).to(samples.device)
+            dice = sent(torch.rand(2, len(samples), generator=self.generator), samples.device)
             random = (dice[1] * task.n_actions).to(torch.int64).clamp(max=task.n_actions - 1)
             action = torch.where(dice[0] < epsilon, random, agent.act(observation))
             result = task.move(samples, start, end, t, iou, action)
@@ -241,16 +263,25 @@ class CellAttentionTraining:
         return int(steps)
 
     def _update(self) -> None:
-        settings, agent, task = self.settings, self.agent, self.task
+        settings = self.settings
         visited = min(self.played, len(self.order))
         pick = torch.randint(visited, (settings.queries,), generator=self.generator)
-        samples = self.order[pick].to(task.bank.device)
-        batch = self.replay.sample(samples, settings.moves, self.generator)
-        cells, query = self._cells(samples)
-        inside = self._inside(samples)
+        drawn = {
+            "samples": self.order[pick],
+            "dice": torch.rand(settings.queries, settings.moves, generator=self.generator),
+            "free": torch.rand(settings.queries, generator=self.generator) < self.whole,
+        }
+        device = self.task.bank.device
+        self.log = self.learn({name: sent(value, device) for name, value in drawn.items()} | {"cells": self._lattice()})
+
+    def _learn(self, drawn: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One update from what was drawn for it: it waits for no number, so that it can be recorded."""
+        agent, task, samples = self.agent, self.task, drawn["samples"]
+        batch = self.replay.sample(samples, drawn["dice"])
+        cells, query = self._cells(samples, drawn["cells"])
+        inside = self._inside(samples, drawn["cells"])
         if inside is not None and self.whole:
-            free = torch.rand(len(samples), generator=self.generator).to(samples.device) < self.whole
-            inside = torch.where(free[:, None, None], 1.0, inside)
+            inside = torch.where(drawn["free"][:, None, None], 1.0, inside)
         with agent.dropping():
             seen, _ = self.attention(cells, query, inside)
         before = observe_stretches(task, seen, samples, batch["start"], batch["end"])
@@ -260,9 +291,8 @@ class CellAttentionTraining:
             after = observe_stretches(task, seen.detach(), samples, batch["next_start"], batch["next_end"])
             by_target = observe_stretches(task, target, samples, batch["next_start"], batch["next_end"])
         flat = {name: batch[name].flatten() for name in ("action", "reward", "terminated")}
-        self.log = agent.learn(
-            before, after, by_target, flat["action"].to(torch.int64), flat["reward"], flat["terminated"]
-        )
+        action = flat["action"].to(torch.int64)
+        return agent.learn(before, after, by_target, action, flat["reward"], flat["terminated"])
 
     def state_dict(self) -> tuple[dict[str, Tensor], Values]:
         """Replay, generator and counters."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -81,11 +82,13 @@ class DQN(Level):
         self.optimiser = torch.optim.AdamW(self._trained, args.lr, weight_decay=args.weight_decay, fused=True)
         self.eval()
 
-    @property
+    # Lists, because walking through all modules in every update takes longer than moving the targets does.
+
+    @cached_property
     def _trained(self) -> list[Tensor]:
         return [p for _, source in self._pairs() for p in source.parameters()]
 
-    @property
+    @cached_property
     def _followers(self) -> list[Tensor]:
         return [p for target, _ in self._pairs() for p in target.parameters()]
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -154,15 +155,32 @@ class Level(nn.Module):
     @contextmanager
     def dropping(self) -> Iterator[None]:
         """Training mode, in which dropout is drawn from the generator of the agent, so that a checkpoint has it."""
-        self.train()
-        devices = {p.device for p in self.parameters() if p.device.type == "cuda"}
-        if any(part.p > 0 for part in self.modules() if isinstance(part, nn.Dropout)):
-            with torch.random.fork_rng(devices=list(devices)):
-                torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
-                yield
-        else:
+        parts = self._dropouts
+        if not parts:
             yield
-        self.eval()
+            return
+        for part in parts:
+            part.training = True
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self.generator)))
+            yield
+        for part in parts:
+            part.training = False
+
+    @cached_property
+    def _dropouts(self) -> list[nn.Dropout]:
+        """The parts that behave otherwise in training; walking through all modules takes longer than they do."""
+        return [part for part in self.modules() if isinstance(part, nn.Dropout) and part.p > 0]
+
+    @property
+    def drops(self) -> bool:
+        """Whether anything is dropped in training."""
+        return bool(self._dropouts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     def training_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the next update depends on: weights, targets, optimisers, generator; and JSON-ready settings."""
@@ -187,4 +205,16 @@ class Level(nn.Module):
             slope = share / 0.3 if share < 0.3 else 0.5 * (1 + math.cos(math.pi * (share - 0.3) / 0.7))
             for name, rate in self.OPTIMISERS.items():
                 for group in getattr(self, name).param_groups:
-                    group["lr"] = getattr(self.args, rate) * max(slope, 0.02)
+                    now = getattr(self.args, rate) * max(slope, 0.02)
+                    if isinstance(group["lr"], Tensor):
+                        group["lr"].fill_(now)
+                    else:
+                        group["lr"] = now
+
+    def make_capturable(self) -> None:
+        """Keep what an optimiser step reads on the device, so that the step can be recorded as a graph."""
+        for name in self.OPTIMISERS:
+            for group in getattr(self, name).param_groups:
+                group["capturable"] = True
+                if not isinstance(group["lr"], Tensor):
+                    group["lr"] = torch.tensor(group["lr"], device=self.device)

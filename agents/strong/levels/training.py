@@ -17,6 +17,7 @@ from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import Training, UpdateListener, Values, run, split
 from strong_envs.agents.training.replay import IndexReplay
+from strong_envs.features.devices import sent
 
 if TYPE_CHECKING:
     from strong_envs.agents.strong.levels.level import Level, LevelEnv
@@ -139,7 +140,7 @@ class ReplayTraining(_LevelTraining):
             action = agent.act(env.observe_state(state))
         else:
             action = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
-        dice = torch.rand(2, env.num_envs, generator=agent.generator).to(env.device)
+        dice = sent(torch.rand(2, env.num_envs, generator=agent.generator), env.device)
         random = (dice[1] * (agent.n_actions - 1)).to(torch.int64).clamp(max=agent.n_actions - 2)
         random = random + (random >= args.stop)
         action = torch.where((dice[0] < epsilon) | (not self.fitted), random, action)

@@ -10,6 +10,7 @@ import torch
 
 from strong_envs import agents, features
 from strong_envs.agents.baselines.sb3 import LibraryA2C, LibraryDDPG, LibraryDQN, LibraryPPO
+from strong_envs.agents.training.matching import MatchingInputs
 from strong_envs.core.observations import flat
 from strong_envs.features.errors import DataError
 from strong_envs.temporal.env import TemporalMomentVectorEnv
@@ -148,3 +149,20 @@ def test_wrong_requests_are_explained(ragged_store):
         agents.make("sb3-dqn", bank, step=3)
     with pytest.raises(DataError, match="did you mean 'sb3-ppo'"):
         agents.make("sb3-pop", bank)
+
+
+@pytest.mark.parametrize("name", ["dqn", "ppo"])
+def test_its_networks_can_match_the_query_with_the_windows(name, ragged_store, tmp_path):
+    bank = features.load(ragged_store, "train")
+    system = make(f"sb3-{name}", bank, network="matching", hidden=(16,)).fit()
+    parts = [module for module in system.network.modules() if isinstance(module, MatchingInputs)]
+    assert parts and all(float(part.query.scale.std()) > 0 for part in parts), "inputs are standardised, targets' too"
+    system.save(str(tmp_path / "one.safetensors"))
+    again = type(system).load(str(tmp_path / "one.safetensors"), bank)
+    assert torch.equal(again.predict(bank).spans, system.predict(bank).spans)
+
+
+def test_an_unknown_network_is_refused(ragged_store):
+    bank = features.load(ragged_store, "train")
+    with pytest.raises(DataError, match=r"network must be one of .*'plain', 'matching'.*got 'deep'"):
+        agents.make("sb3-dqn", bank, network="deep")

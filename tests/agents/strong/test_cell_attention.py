@@ -73,7 +73,7 @@ def test_a_box_limits_the_attention_to_its_cells(bank, attention):
 
 
 def test_frames_are_attended_one_by_one_as_stretches_are(bank, attention):
-    seen, peaks = attention.attend(bank)
+    seen, peaks = attention.attend(bank), AttendedFeatures(bank, attention).peaks
     maps = attention.maps(bank, bank.video, 20).to(torch.float32)
     with torch.no_grad():
         expected, _ = attention(maps, attention.query(bank.query))
@@ -81,8 +81,8 @@ def test_frames_are_attended_one_by_one_as_stretches_are(bank, attention):
     assert peaks.shape == (len(bank) * 20, 4) and peaks.min() >= 0 and peaks.max() <= 1
     assert (peaks[:, 2:] - peaks[:, :2]).min() >= attention.args.size - 1e-5
     boxes = torch.tensor([0.2, 0.25, 0.6, 0.75]).expand(len(bank) * 20, 4)
-    limited, same = attention.attend(bank, boxes)
-    assert torch.equal(same, peaks), "peaks are those of the whole frame"
+    limited = attention.attend(bank, boxes)
+    assert torch.equal(AttendedFeatures(bank, attention, boxes).peaks, peaks), "peaks are those of the whole frame"
     with torch.no_grad():
         inside = box_weights(boxes.view(len(bank), 20, 4), HEIGHT, WIDTH)
         expected, _ = attention(maps, attention.query(bank.query), inside)
@@ -108,7 +108,7 @@ def boxes_around(row, column, shape=((0, 0),)):
     weights[0, row, column] = 0.92
     for down, right in shape:
         cells[0, row + down, column + right, 0] = 2
-    return peak_boxes(weights.flatten(1), cells.flatten(1, 2), 8, 8, 0.2)[0]
+    return peak_boxes(weights.flatten(1)[None], cells.flatten(1, 2), 8, 8, 0.2)[0, 0]
 
 
 @pytest.mark.parametrize(("row", "column"), [(2, 2), (3, 5), (5, 3)])
@@ -140,7 +140,7 @@ def test_stretches_give_what_frames_give(context, bank, attention):
     # Thirds of whole frames; the ends of the video among them.
     start = torch.tensor([[0, 5, 17, 14], [1, 0, 8, 2], [11, 4, 0, 6]]).double()
     end = torch.tensor([[3, 14, 20, 20], [4, 18, 11, 20], [14, 19, 6, 9]]).double()
-    seen = attention.attend(bank)[0].view(len(bank), 20, 6)[samples]
+    seen = attention.attend(bank).view(len(bank), 20, 6)[samples]
     found = observe_stretches(task, seen, samples, start, end)
     state = samples.repeat_interleave(4), start.flatten(), end.flatten(), torch.zeros(12)
     expected = task.observe(*state)
@@ -172,7 +172,7 @@ def test_the_replay_is_a_ring_for_each_query():
     for value in range(6):
         replay.add(torch.tensor([2, 0]), torch.tensor([True, value < 3]), **moves(2, value))
     assert replay.count.tolist() == [3, 0, 6]
-    drawn = replay.sample(torch.tensor([0, 2]), 300, torch.Generator().manual_seed(0))
+    drawn = replay.sample(torch.tensor([0, 2]), torch.rand(2, 300, generator=torch.Generator().manual_seed(0)))
     assert {name: column.shape for name, column in drawn.items()} == dict.fromkeys(drawn, (2, 300))
     assert set(drawn["reward"][0].tolist()) == {0, 1, 2}, "nothing is written where an episode has ended"
     assert set(drawn["reward"][1].tolist()) == {2, 3, 4, 5}, "the last moves are kept"
@@ -206,8 +206,8 @@ def test_a_replay_goes_on_from_its_state_and_refuses_damage(damage, says):
 # The training ------------------------------------------------------------------------------------------------------
 
 
-def training_of(bank, boxes=None, steps=2000, **changes):
-    args = CellAttentionArgs(**{**vars(CELLS), "stretches": 20, "dropout": 0.1})
+def training_of(bank, boxes=None, steps=2000, cells=None, **changes):
+    args = CellAttentionArgs(**{**vars(CELLS), "stretches": 20, "dropout": 0.1, **(cells or {})})
     attention = CellAttention(bank, args, seed=1)
     task = AttendedTask(bank, AttendedFeatures(bank, attention), CONFIG)
     agent = make_level(task, small_level(gamma=0.5, clip=0.0, **changes), attention=attention)
@@ -322,6 +322,8 @@ def test_an_update_on_a_device_never_waits_for_it(bank):
     seen = torch.zeros(2, 20, 6, device="meta", requires_grad=True)
     windows = torch.zeros(2, 4, device="meta")
     agent = training.agent.to("meta")
+    for name in ("_trained", "_followers"):
+        vars(agent).pop(name, None)  # on this device the parameters are other objects
     for part in agent.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0  # its seed is drawn on the host, from the host's generator
@@ -336,3 +338,12 @@ def test_an_update_on_a_device_never_waits_for_it(bank):
             agent.attention(cells, queries, box_weights(box, HEIGHT, WIDTH))
         observe_stretches(training.task, seen, moves[:2], windows, windows)["context"].sum().backward()
     assert seen.grad.device.type == "meta"
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 7])
+def test_the_lattice_has_as_many_cells_each_time_and_reaches_all(every, bank):
+    training = training_of(bank, cells={"lattice": every})
+    drawn = [training._lattice() for _ in range(200)]
+    assert {len(cells) for cells in drawn} == {-(-HEIGHT // every) * -(-WIDTH // every)}
+    assert all(len(set(cells.tolist())) == len(cells) for cells in drawn)
+    assert set(torch.cat(drawn).tolist()) == set(range(HEIGHT * WIDTH))

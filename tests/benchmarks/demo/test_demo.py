@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from chromium import PROGRAM, Chromium
 
-from strong_envs import features
+from strong_envs import agents, features
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.demo import command
-from strong_envs.benchmarks.demo.search import DRAWN_ONLY, model_of, search_file, search_query
+from strong_envs.benchmarks.demo.models import model_of
+from strong_envs.benchmarks.demo.search import DRAWN_ONLY, search_file, search_query
 from strong_envs.benchmarks.demo.server import OUTSIDE
+from strong_envs.benchmarks.demo.time_bar import time_bar
 from strong_envs.features import DataError
 from strong_envs.rendering.viewer import TRUE_COLOUR, Viewer, write_video
 
@@ -72,6 +74,52 @@ def test_what_the_model_is_stands_beside_the_answer():
     assert "mIoU 9" in said and "3,815 held-out queries" in said and "nothing but videos of drawn shapes" in said
 
 
+def marks(bar):
+    return [float(left) for left in re.findall(r'class="look[^"]*" style="left:([\d.]+)%', bar)]
+
+
+def test_the_time_bar_marks_every_frame_that_a_system_reads(bank):
+    found = search_query(model_of("pretrained"), bank, bank.qids[0])
+    rows = int(bank.n_frames[0])
+    assert len(marks(time_bar(found, 0))) == rows and f"{rows} of {rows} frames looked at" in time_bar(found, 0)
+    assert 'class="true"' not in time_bar(found, 0) and 'class="true"' in time_bar(found, 0, truth=True)
+    found.moment.frames_seen = 0.0  # a system that ignores the video
+    assert not marks(time_bar(found, 0))
+    found.moment.rows_seen = np.array([3, 30])
+    assert marks(time_bar(found, 0)) == pytest.approx([100 * 3 / rows, 100 * 30 / rows], abs=1e-3)
+
+
+def test_a_search_by_looks_shows_one_more_frame_a_step(bank, drawn_file):
+    model = model_of("looks")
+    model.looks = 8
+    for found in (search_query(model, bank, bank.qids[0]), search_file(model, drawn_file, bank.texts[0])):
+        steps = [found.looked(step) for step in range(len(found.path))]
+        assert [len(rows) for rows in steps] == list(range(1, 9)) == [len(set(rows)) for rows in steps]
+        assert steps[-1][:-1] == steps[-2] and len(marks(time_bar(found, 4))) == 5
+        assert found.path[-1] == pytest.approx([found.moment.start, found.moment.end])
+        assert "Looked at 8 of 60 frames" in found.answer()
+        assert found.picture(2).shape == (360, 480, 3) and (found.picture(2) != found.picture(3)).any()
+    assert "frames were decoded" in found.answer() and found.note.endswith(DRAWN_ONLY)
+    seconds = model.predictor.predict(drawn_file, bank.texts[0], looks=8, say=False)
+    assert (found.moment.start, found.moment.end) == pytest.approx((seconds.start, seconds.end))
+    assert "looks at 20 frames of a video" in model.about() and "held-out queries" in model.about()
+
+
+def test_a_store_of_other_features_is_one_sentence(ragged_store):
+    other = features.load(ragged_store, "test")
+    with pytest.raises(DataError, match="looks was trained on"):
+        search_query(model_of("looks"), other, other.qids[0])
+
+
+def test_sm_rl_says_which_frames_it_reads(bank):
+    system = agents.make("sm-rl", features.load("shapes-v0", "train"), looks=5)
+    out = system.predict(bank.masked())
+    assert out.rows_seen.shape == (len(bank), 5)
+    distinct = [len(set(rows)) for rows in out.rows_seen.tolist()]
+    n_frames = bank.n_frames[bank.video]
+    assert out.frames_seen.tolist() == pytest.approx([d / int(n) for d, n in zip(distinct, n_frames, strict=True)])
+
+
 def test_a_file_that_is_no_video_is_one_sentence(tmp_path):
     (tmp_path / "no.mp4").write_text("no video")
     with pytest.raises(DataError, match=r"no\.mp4"):
@@ -106,7 +154,7 @@ def test_the_page_in_a_browser(drawn_file, tmp_path, bank):
             assert "nothing but videos of drawn shapes" in browser.run("document.querySelector('#model').innerText")
             browser.wait("document.querySelector('input[type=file]')")
             browser.choose_file("input[type=file]", drawn_file)
-            browser.wait("document.querySelector('video')")
+            browser.wait("/drawn/.test(document.querySelector('#video')?.innerText)")
             box = "document.querySelector('#sentence textarea, #sentence input')"
             typed = f"{box}.value = {bank.texts[0]!r}; {box}.dispatchEvent(new Event('input', {{bubbles: true}}))"
             browser.run(typed)
@@ -116,14 +164,34 @@ def test_the_page_in_a_browser(drawn_file, tmp_path, bank):
             assert (
                 re.search(r"\d\.\d to \d\.\d s", said) and "looked at all 60 frames" in said and "drawn shapes" in said
             )
+            marks = "document.querySelectorAll('#file-bar .look').length"
+            assert browser.run(marks) == 60
+            # The model that looks at a few frames: as many marks as it looked, fewer at an earlier step.
+            browser.run("document.querySelector('#models input').focus()")
+            browser.wait("document.querySelectorAll('[role=option]').length === 2")
+            browser.press("ArrowDown")
+            browser.wait("/looks/.test(document.querySelector('[role=option].active')?.innerText)")
+            browser.press("Enter")
+            browser.wait("document.querySelector('#looks input[type=range]')")
+            browser.run("document.querySelector('#find').click()")
+            browser.wait(f"{marks} === 20")
+            told = "document.querySelector('#file-bar .bar').getAttribute('aria-label')"
+            assert "look 20 of 20; 20 of 60 frames looked at" in browser.run(told)
+            browser.run("document.querySelector('#file-step input[type=range]').focus()")
+            browser.press("ArrowLeft")
+            browser.wait(f"{marks} === 19")
+            assert "look 19 of 20" in browser.run(told)
             browser.run(
                 "[...document.querySelectorAll('button[role=tab]')].find(b => /Held/.test(b.textContent)).click()"
             )
             browser.wait("document.querySelector('#find-query')")
-            browser.run("document.querySelector('#truth input').click()")
             browser.run("document.querySelector('#find-query').click()")
-            browser.wait("/Truth/.test(document.querySelector('#answer-query')?.innerText)")
             browser.wait("document.querySelector('#query-still img')?.naturalWidth")
+            truth = "document.querySelectorAll('#query-bar .true').length"
+            assert browser.run(truth) == 0 and "Truth" not in browser.run("document.body.innerText")
+            browser.run("document.querySelector('#truth input').click()")
+            browser.wait("/Truth/.test(document.querySelector('#answer-query')?.innerText)")
+            browser.wait(f"{truth} === 1")
             outside = [r for r in browser.requests if not r.startswith((address, "data:", "blob:"))]
             assert not outside and not browser.errors
             browser.open(address, 375)

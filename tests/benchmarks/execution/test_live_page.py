@@ -67,7 +67,12 @@ def parsed(words):
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("gallery", "files that were finished are kept"), ("show", "nothing was written"), ("looks", "continues where")],
+    [
+        ("gallery", "files that were finished are kept"),
+        ("show", "nothing was written"),
+        ("looks", "continues where"),
+        ("tune", "continues where"),
+    ],
 )
 def test_ctrl_c_says_what_is_kept(command, words, monkeypatch, capsys):
     def press(*_):
@@ -76,3 +81,10 @@ def test_ctrl_c_says_what_is_kept(command, words, monkeypatch, capsys):
     monkeypatch.setattr(cli, "_run", press)
     assert cli.main([command]) == 130
     assert words in capsys.readouterr().err
+
+
+def test_a_report_of_a_run_that_goes_on_leads_to_the_live_page(tmp_path, capsys):
+    (tmp_path / "live.html").write_text("<!doctype html>")
+    assert cli.main(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "has not ended" in said and str(tmp_path / "live.html") in said and said.count("\n") == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from strong_envs.benchmarks.metrics.curves import rise, verdict
+from strong_envs.benchmarks.metrics.curves import quality_markdown, quality_rows, rise, seconds_to, verdict
 from strong_envs.benchmarks.protocols import Protocol
 from strong_envs.benchmarks.results.collect import with_shares
 from strong_envs.benchmarks.results.tables import markdown_table
@@ -53,3 +53,20 @@ def test_tables_say_which_curves_are_flat_and_which_budget_ended_too_early():
     table = markdown_table(rows)
     assert "validation curve flat at the end of the training" in table and "flat below 1): a." in table
     assert "the common budget ended while the validation curve rose" in table and ": b +2.4." in table
+
+
+def scored(*points):
+    return [{"seconds": seconds, "IoU": iou} for seconds, iou in points]
+
+
+def test_seconds_to_a_level_are_those_of_the_first_score_that_reaches_it():
+    trace = scored((0.0, 0.2), (5.0, 0.5), (9.0, 0.4), (12.0, 0.81))
+    assert [seconds_to(trace, level) for level in (0.1, 0.5, 0.7, 0.85)] == [0.0, 5.0, 12.0, None]
+
+
+def test_the_table_tells_the_spread_and_how_many_runs_reached_a_level():
+    fast, slow = scored((4.0, 0.6), (8.0, 0.72)), scored((6.0, 0.55), (12.0, 0.68))
+    (row,) = quality_rows({"ours": [fast, slow]}, (0.5, 0.7, 0.9))
+    assert row["to"] == {0.5: [4.0, 6.0], 0.7: [8.0], 0.9: []} and row["best"] == pytest.approx(0.7)
+    lines = quality_markdown({"ours": [fast, slow]}, (0.5, 0.7, 0.9)).splitlines()
+    assert lines[2] == "| ours | 2 | 70.0 | 5 s (4 to 6) | 8 s, 1 of 2 | - |"

@@ -11,6 +11,7 @@ from PIL import Image
 
 import strong_envs
 from strong_envs.benchmarks.cli import main
+from strong_envs.benchmarks.sharing import gallery
 from strong_envs.benchmarks.sharing.gallery import MOST_BYTES
 from strong_envs.demonstrations import DEMONSTRATIONS, at_random, demonstration, look_ahead, name_the_truth
 from strong_envs.features import DataError
@@ -33,6 +34,15 @@ def test_the_checked_in_gifs_are_small_and_one_an_environment():
     folder = Path(__file__).parents[3] / "docs" / "gallery"
     assert {file.stem for file in folder.glob("*.gif")} == set(strong_envs.IDS)
     assert all(file.stat().st_size < 500_000 for file in folder.glob("*.gif"))
+
+
+def test_a_gif_that_is_too_large_replaces_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gallery, "MOST_BYTES", 1000)
+    (tmp_path / "TemporalOneShot-v0.gif").write_bytes(b"old")
+    words = ["gallery", "--env", "TemporalOneShot-v0", "--episodes", "1", "--out", str(tmp_path)]
+    assert main(words) == 2
+    assert "more than 1,000; take fewer --episodes" in capsys.readouterr().err
+    assert (tmp_path / "TemporalOneShot-v0.gif").read_bytes() == b"old"
 
 
 def test_bad_arguments_are_one_sentence(tmp_path, capsys):

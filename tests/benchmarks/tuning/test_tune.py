@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -116,10 +117,25 @@ def test_other_options_in_the_same_folder_are_refused(tuned, capsys):
 
 
 @pytest.mark.slow
+def test_a_second_search_in_the_same_folder_keeps_the_first(tuned, tmp_path, capsys):
+    out, file = tuned
+    shutil.copytree(out, tmp_path / "both")
+    words = ["tune", "--trials", "1", "--out", str(tmp_path / "both"), "--systems", "ctrl", "--jobs", "1"]
+    data = ["--features", "shapes-v0"]
+    assert main([*words, *data, "--budget", "0.02"]) == 2
+    said = capsys.readouterr().err
+    assert "holds the choices for blind one-shot, made with another budget (0.01, now 0.02)" in said
+    assert json.loads((tmp_path / "both" / "tuned.json").read_text()) == file
+    assert main([*words, *data, "--budget", "0.01"]) == 0
+    both = json.loads((tmp_path / "both" / "tuned.json").read_text())["systems"]
+    assert list(both) == ["blind one-shot", "ctrl"] and both["blind one-shot"] == file["systems"]["blind one-shot"]
+
+
+@pytest.mark.slow
 def test_the_table_uses_and_prints_the_chosen_values(tuned, tmp_path, capsys):
     out, file = tuned
     words = ["run", *QUICK, "--seeds", "1", "--systems", "blind one-shot,ctrl", "--out", str(tmp_path)]
-    assert main([*words, "--tuned", str(out / "tuned.json"), "--set", "dropout=0.25"]) == 0
+    assert main([*words, "--tuned", str(out), "--set", "dropout=0.25"]) == 0  # the folder, or its tuned.json
     result = json.loads((tmp_path / "results.json").read_text())
     assert result["tuned"]["systems"] == file["systems"]
     notes = {row["system"]: row.get("note", "") for row in result["rows"]}
@@ -200,6 +216,12 @@ def test_a_trial_that_fails_says_why(tmp_path, capsys):
     words = ["tune", *QUICK, "--systems", "blind one-shot", "--trials", "1", "--set", "lr=1e30"]
     assert main([*words, "--out", str(tmp_path)]) == 1
     assert "FAILED blind one-shot, trial 0: " in capsys.readouterr().err
+
+
+def test_a_folder_without_the_file_of_a_tuning_is_refused(tmp_path, capsys):
+    words = ["run", *QUICK, "--systems", "ctrl", "--tuned", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "tuned.json" in capsys.readouterr().err
 
 
 def test_without_optuna_one_sentence_says_how_to_install_it(monkeypatch, tmp_path, capsys):
