@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ WAIT = 0.1
 """Seconds after which a full queue is looked at again, so that the thread ends where nobody reads on."""
 
 
-def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The same items in the same order, up to ``depth`` of them computed before they are asked for.
 
     An error of ``items`` is raised where its item would come. The thread ends with the iterator, also where it is
@@ -33,7 +33,7 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
 
     def compute() -> None:
         try:
-            with closing(iter(_generated(items))) as source:
+            with closing(_generated(items)) as source:
                 for item in source:
                     if not put("item", item):
                         return
@@ -57,5 +57,5 @@ def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
         thread.join()
 
 
-def _generated(items: Iterable[T]) -> Iterator[T]:
+def _generated(items: Iterable[T]) -> Generator[T, None, None]:
     yield from items

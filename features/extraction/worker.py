@@ -57,8 +57,8 @@ def extract_video(
     row, images, whole, shown = 0, [], [], []
     centres = row_centres(job.duration, job.n_rows)
 
-    def decoded() -> Iterator[tuple[np.ndarray, int, np.ndarray | None] | None]:
-        """The image of each row as the backbone takes it, its frame, and the whole image for a detector.
+    def decoded() -> Iterator[tuple[np.ndarray, int | None, np.ndarray] | None]:
+        """The image of each row as the backbone takes it, its frame, and the whole image where a detector wants it.
 
         None where the file ends.
         """
@@ -67,7 +67,8 @@ def extract_video(
             if image is None:
                 yield None
                 return
-            yield backbone.resize(image), decoder.frame, None if detector is None else image
+            resized = backbone.resize(image)
+            yield resized, decoder.frame, resized if detector is None else image
 
     batch = setup.options.batch
     with closing(ahead(decoded(), 2 * batch)) as rows:
