@@ -48,6 +48,14 @@ class _Running:
     stages: list[str] = field(default_factory=list)
 
 
+def told(left: float) -> str:
+    """Seconds that are left, in words that follow a sentence: ``, about 5 min left``."""
+    minutes = left / 60
+    if minutes >= 90:
+        return f", about {minutes / 60:.1f} h left"
+    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
+
+
 class TimeLeft:
     """Estimates from the events of a matrix how many seconds are left.
 
@@ -139,12 +147,7 @@ class TimeLeft:
     def text(self) -> str:
         """``, about 5 min left``; nothing where none is left or nothing is known."""
         left = self.seconds() if self.running or self.waiting else None
-        if left is None:
-            return ""
-        minutes = left / 60
-        if minutes >= 90:
-            return f", about {minutes / 60:.1f} h left"
-        return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
+        return "" if left is None else told(left)
 
     def _rest(self) -> float:
         return sum(self.rests) / len(self.rests) if self.rests else REST

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strong_envs.benchmarks.execution.provenance import about
+from strong_envs.benchmarks.execution.time_left import told
 from strong_envs.benchmarks.results.files import read_tree, write_json
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.files.atomic import write_bytes, write_text
@@ -164,6 +165,20 @@ def contents_of(name: str, train_on: str | None) -> list[str | None]:
     return [None if one is None else split_validation(one).content_hash for one in (name, train_on)]
 
 
+def time_left(left: Sequence[tuple[str, int]], taken: Mapping[str, Sequence[float]]) -> str:
+    """``, about 4 min left`` from the seconds of finished cells; a row without one is taken for their mean.
+
+    Args:
+        left: rows and seeds to come.
+        taken: seconds of finished cells, by row.
+    """
+    if not left:
+        return ""
+    means = {row: sum(seconds) / len(seconds) for row, seconds in taken.items()}
+    usual = sum(means.values()) / len(means)
+    return told(sum(means.get(row, usual) for row, _ in left))
+
+
 def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Budgets, folder: Path) -> dict[str, Any]:
     """All rows of one store; what is stored already is read."""
     import torch
@@ -192,18 +207,25 @@ def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Bud
         return worlds[number]
 
     data = contents_of(name, args.train_on)
-    cells: dict[str, list[Mapping[str, Any]]] = {}
+    files: dict[tuple[str, int], Path] = {}
     for row in [*rows, ALL]:
         repeated = args.own_sensor or LEARNS.get(row, "nothing") != "nothing" or row == RANDOM
         for seed in range(args.seeds if repeated else 1):
             settings = [data, row, seed, list(looks), budgets.of(row), args.own_sensor, args.whole_frames]
-            file = folder / "cells" / f"{digest_of(settings)}.json"
-            if not file.is_file():
-                file.parent.mkdir(exist_ok=True)
-                world = world_of(seed)
-                found = run_all(world) if row == ALL else run_row(world, row, seed)
-                write_json(file, found)
-            cells.setdefault(row, []).append(read_tree(file))
+            files[row, seed] = folder / "cells" / f"{digest_of(settings)}.json"
+    left = [cell for cell, file in files.items() if not file.is_file()]
+    taken: dict[str, list[float]] = {}
+    cells: dict[str, list[Mapping[str, Any]]] = {}
+    for (row, seed), file in files.items():
+        if (row, seed) in left:
+            file.parent.mkdir(exist_ok=True)
+            world, begun = world_of(seed), time.perf_counter()
+            found = run_all(world) if row == ALL else run_row(world, row, seed)
+            write_json(file, found)
+            left.remove((row, seed))
+            taken.setdefault(row, []).append(time.perf_counter() - begun)
+            say(f"{row}, seed {seed}: done, {len(files) - len(left)} of {len(files)}{time_left(left, taken)}")
+        cells.setdefault(row, []).append(read_tree(file))
     shown = [data, world_of(0).name_of_sensor, list(looks)]
     picture = folder / "cells" / f"search-{digest_of(shown)}.png"
     if not picture.is_file():

@@ -9,7 +9,7 @@ import pytest
 from random_stores import random_store
 
 from strong_envs.benchmarks.cli import main
-from strong_envs.benchmarks.looks.command import contents_of, looks_of, rows_of
+from strong_envs.benchmarks.looks.command import contents_of, looks_of, rows_of, time_left
 from strong_envs.benchmarks.looks.result import area, needed
 from strong_envs.benchmarks.looks.world import Budgets, World
 from strong_envs.features import DataError
@@ -124,3 +124,12 @@ def test_looks_that_are_needed_are_interpolated():
     assert found["looks"] == pytest.approx(4.0) and found["frames"] == pytest.approx(8.0)
     assert found["share_of_frames"] == pytest.approx(0.08)
     assert needed(points, 0.1, 100)["looks"] == pytest.approx(2) and needed(points, 0.95, 100) is None
+
+
+def test_the_time_left_is_told_from_finished_cells_of_each_row():
+    taken = {"even looks": [1.0, 3.0], "look policy": [240.0]}
+    assert time_left([("look policy", 1), ("look policy", 2)], taken) == ", about 8 min left"
+    # A row that has not run yet is taken for the mean of those that have.
+    assert time_left([("SM-RL", 0)], taken) == ", about 2 min left"
+    assert time_left([("even looks", 2)], taken) == ", less than a minute left"
+    assert time_left([], taken) == ""
