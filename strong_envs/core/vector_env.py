@@ -174,7 +174,9 @@ class IndexVectorEnv(EnvBase, gym.vector.VectorEnv):
         """Go on as the environment, of the same arguments, from which `snapshot` was taken. No reset is needed."""
         for name in self.COUNTERS:
             given = snapshot.get(name.lstrip("_"))
-            wanted = getattr(self, name).shape
+            held = getattr(self, name)
+            # Before the first reset some are not there yet; these are (B,).
+            wanted = (self.num_envs,) if held is None else held.shape
             if given is None or given.shape != wanted:
                 got = "is missing" if given is None else f"has the shape {tuple(given.shape)}, not {tuple(wanted)}"
                 raise DataError(

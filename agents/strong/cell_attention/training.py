@@ -169,11 +169,10 @@ class CellAttentionTraining:
             return False
         self.agent.set_progress(min(self.done / self.total, 1.0))
         wanted = min(self.done, self.total) // self.settings.steps_per_update
-        before = self.updates
         while self.updates < wanted:
             self._update()
             self.updates += 1
-        return self.updates > before
+        return True
 
     @torch.no_grad()
     def _fit(self, samples: Tensor) -> None:
@@ -298,6 +297,8 @@ class CellAttentionTraining:
         """Replay, generator and counters."""
         tensors = {f"replay.{name}": value for name, value in self.replay.state_dict().items()}
         tensors |= {"generator": self.generator.get_state(), "order": self.order.clone()}
+        # An iteration on few queries may make no update; its report then has the losses of the last one.
+        tensors |= {f"log.{name}": value.clone() for name, value in self.log.items()}
         names = ("done", "iteration", "played", "updates")
         return tensors, {name: getattr(self, name) for name in names}
 
@@ -314,3 +315,6 @@ class CellAttentionTraining:
         if not torch.equal(order.sort().values, torch.arange(len(self.order))):
             raise ValueError("the order of the queries in the checkpoint is not a permutation")
         self.order = order
+        self.log = {name: value.to(self.task.bank.device) for name, value in split(tensors, "log.").items()}
+        if not all(value.shape == () for value in self.log.values()):
+            raise ValueError("the losses of the checkpoint are no numbers")
