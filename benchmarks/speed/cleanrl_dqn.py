@@ -59,7 +59,10 @@ class QNetwork(nn.Module):
 
 
 class CleanDQN(TemporalSystem):
-    """See the file."""
+    """DQN after CleanRL's loop, with the network of the project's own agents."""
+
+    sees = "whole frames"
+    learns_from = "own rewards"
 
     # The moves and the reward of the project's own agents.
     ENV = TemporalConfig(multi_scale=True, reward="iou_delta", phi=0.001)
