@@ -84,7 +84,7 @@ INTERRUPTED = {
     "device": "the stages that had ended are in --out",
     "document": "documents that were finished are kept; run the same command again",
 }
-"""What is kept when Ctrl-C ends a command that prints no message of its own; `STOPPED` for the others."""
+"""By command, the message after Ctrl-C that says which results are kept; `STOPPED` is that of the other commands."""
 PIPE_CLOSED = 128 + 13
 """Exit code where the reader of the output went away, as of a program that SIGPIPE ended."""
 

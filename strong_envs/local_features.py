@@ -12,7 +12,7 @@ from torch import Tensor
 from strong_envs.core import boxes as box_ops
 from strong_envs.core.validation import check_number, check_whole
 from strong_envs.features.bank.bank import FeatureBank
-from strong_envs.features.bank.pooling import WindowMeans, ragged_prefix_sums, spatial_pyramid
+from strong_envs.features.bank.pooling import WindowMeans, ragged_prefix_sums, spatial_pyramid, starts_of
 from strong_envs.features.devices import constant
 from strong_envs.features.errors import DataError, nearest
 
@@ -75,7 +75,7 @@ class LocalFeatures:
         self.source = source if isinstance(source, str) else "given"
         self.boxes: Tensor | None = None
         lengths = bank.n_frames[bank.video]
-        self.rows = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        self.rows = starts_of(lengths)
         if self.source == "frame":
             self.means = bank.frame_means
         elif self.source in ("initial", "gaussian", *BOXLESS):
@@ -115,7 +115,7 @@ class LocalFeatures:
         """Rows of ``bank.grid`` for all frames of ``samples``, packed."""
         videos = self.bank.video[samples]
         lengths = self.bank.n_frames[videos]
-        begin = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        begin = starts_of(lengths)
         start = torch.repeat_interleave(self.bank.offsets[videos] - begin[:-1], lengths)
         return start + torch.arange(int(begin[-1]), device=self.bank.device)
 
@@ -159,7 +159,7 @@ class LocalFeatures:
             self._set_all(box.expand(len(self.bank), 4))
             self.source = "given"
         lengths = self.bank.n_frames[self.bank.video[samples]]
-        begin = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        begin = starts_of(lengths)
         if boxes.shape != (int(begin[-1]), 4):
             raise DataError(f"{len(samples)} samples have {int(begin[-1])} frames, got boxes {tuple(boxes.shape)}")
         boxes = boxes.to(self.bank.device, torch.float32)

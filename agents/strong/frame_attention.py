@@ -26,6 +26,7 @@ from strong_envs.agents.strong.cells import smoothed, with_neighbours
 from strong_envs.agents.training.matching import GatedScore, Scale, dropout_for
 from strong_envs.agents.training.sentences import Sentences
 from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.bank.pooling import starts_of
 from strong_envs.features.errors import DataError
 
 SMOOTHED = 3
@@ -108,7 +109,7 @@ class FrameAttention(nn.Module):
         where all frames are alike. Packed sample after sample, float32.
         """
         lengths = bank.n_frames[bank.video]
-        first = torch.cat((lengths.new_zeros(1), lengths.cumsum(0))).tolist()
+        first = starts_of(lengths).tolist()
         boxes, frame_logits = (torch.empty((first[-1], *shape), device=bank.device) for shape in ((4,), ()))
         order = torch.argsort(bank.video, stable=True)
         counts = torch.bincount(bank.video, minlength=len(bank.videos)).tolist()

@@ -48,8 +48,8 @@ class _Running:
     stages: list[str] = field(default_factory=list)
 
 
-def told(left: float) -> str:
-    """Seconds that are left, in words that follow a sentence: ``, about 5 min left``."""
+def time_left_text(left: float) -> str:
+    """Seconds that are left as the end of a line: ``, about 5 min left``."""
     minutes = left / 60
     if minutes >= 90:
         return f", about {minutes / 60:.1f} h left"
@@ -147,7 +147,7 @@ class TimeLeft:
     def text(self) -> str:
         """``, about 5 min left``; nothing where none is left or nothing is known."""
         left = self.seconds() if self.running or self.waiting else None
-        return "" if left is None else told(left)
+        return "" if left is None else time_left_text(left)
 
     def _rest(self) -> float:
         return sum(self.rests) / len(self.rests) if self.rests else REST

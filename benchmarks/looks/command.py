@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strong_envs.benchmarks.execution.provenance import about
-from strong_envs.benchmarks.execution.time_left import told
+from strong_envs.benchmarks.execution.time_left import time_left_text
 from strong_envs.benchmarks.results.files import read_tree, write_json
 from strong_envs.features.errors import DataError, nearest
 from strong_envs.features.files.atomic import write_bytes, write_text
@@ -176,7 +176,7 @@ def time_left(left: Sequence[tuple[str, int]], taken: Mapping[str, Sequence[floa
         return ""
     means = {row: sum(seconds) / len(seconds) for row, seconds in taken.items()}
     usual = sum(means.values()) / len(means)
-    return told(sum(means.get(row, usual) for row, _ in left))
+    return time_left_text(sum(means.get(row, usual) for row, _ in left))
 
 
 def run_world(args: argparse.Namespace, name: str, rows: list[str], budgets: Budgets, folder: Path) -> dict[str, Any]:

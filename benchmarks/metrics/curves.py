@@ -1,4 +1,4 @@
-"""Learning curves on the validation part: whether one is flat at its end, and when it reaches a level."""
+"""Learning curves on the validation part: whether one is flat at its end, and the seconds to a level."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FLAT = 0.01
 """Rise of the validation mIoU over that share, below which the curve counts as flat."""
 
 LEVELS = (0.5, 0.7, 0.8, 0.85)
-"""Validation mIoU whose seconds are told."""
+"""Levels of validation mIoU for which the seconds of training are printed."""
 
 
 def seconds_to(trace: Sequence[Mapping[str, Any]], level: float) -> float | None:

@@ -16,6 +16,7 @@ from strong_envs.temporal.task import random_windows
 
 if TYPE_CHECKING:
     from strong_envs.features.bank.bank import FeatureBank
+from strong_envs.features.bank.pooling import starts_of
 
 APART = 0.1
 """Largest mean IoU over the frames at which two boxes count as boxes of different objects."""
@@ -41,7 +42,7 @@ def q_ranking(system: Any, bank: FeatureBank, windows: int = 6, seed: int = 0) -
         return {}
     generator = torch.Generator().manual_seed(seed)
     lengths = bank.n_frames[bank.video]
-    rows = torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
+    rows = starts_of(lengths)
     owner = torch.repeat_interleave(torch.arange(len(bank), device=bank.device), lengths)
     frame = torch.arange(len(owner), device=bank.device) - rows[owner]
     whole = torch.tensor([0.0, 0.0, 1.0, 1.0], device=bank.device)

@@ -19,6 +19,7 @@ from strong_envs.agents.baselines.sequential import TemporalSystem, standardiser
 from strong_envs.agents.registry import Prediction, ProgressCallback
 from strong_envs.agents.training.matching import MatchingInputs
 from strong_envs.agents.training.networks import HeadsCritic
+from strong_envs.features.devices import sent
 from strong_envs.rollout import localise
 from strong_envs.temporal.env import TemporalMomentVectorEnv
 from strong_envs.temporal.task import TemporalConfig, TemporalTask
@@ -90,15 +91,15 @@ class CleanDQN(TemporalSystem):
             epsilon = max(args.start_e + (args.end_e - args.start_e) * share, args.end_e)
             with torch.no_grad():
                 greedy = q_network(obs).argmax(1)
-            dice = torch.rand(2, args.num_envs, generator=generator).to(device)
+            dice = sent(torch.rand(2, args.num_envs, generator=generator), device)
             actions = torch.where(dice[0] < epsilon, (dice[1] * task.n_actions).long(), greedy)
             next_obs, rewards, terminations, _, _ = envs.step(actions)
             # Where an episode ended, `next_obs` begins the next one; the value behind a terminal step is not used.
             row = {f"obs.{k}": v for k, v in obs.items()} | {f"next.{k}": v for k, v in next_obs.items()}
             row |= {"action": actions, "reward": rewards, "done": terminations.float()}
             if not held:
-                held = {k: torch.zeros(args.buffer_size, *v.shape[1:], dtype=v.dtype) for k, v in row.items()}
-            places = (torch.arange(args.num_envs) + at) % args.buffer_size
+                held = {k: v.new_zeros(args.buffer_size, *v.shape[1:]) for k, v in row.items()}
+            places = (torch.arange(args.num_envs, device=device) + at) % args.buffer_size
             for k, v in row.items():
                 held[k][places] = v
             at, size = (at + args.num_envs) % args.buffer_size, min(size + args.num_envs, args.buffer_size)
@@ -108,7 +109,7 @@ class CleanDQN(TemporalSystem):
             if unit is None:
                 unit = 1 / held["reward"][:size].std().clamp(min=1e-3)
             for _ in range(args.updates):
-                pick = torch.randint(size, (args.batch_size,), generator=generator)
+                pick = sent(torch.randint(size, (args.batch_size,), generator=generator), device)
                 data = {k: v[pick] for k, v in held.items()}
                 now, after = ({k[len(p) :]: v for k, v in data.items() if k.startswith(p)} for p in ("obs.", "next."))
                 with torch.no_grad():
@@ -129,4 +130,4 @@ class CleanDQN(TemporalSystem):
         """Greedy episodes."""
         with torch.no_grad():
             episodes = localise(task, lambda o: self.network(o).argmax(-1), samples, batch=len(samples))
-        return Prediction(**vars(episodes), frames_seen=torch.ones(len(samples)))
+        return Prediction(**vars(episodes), frames_seen=torch.ones(len(samples), device=task.bank.device))

@@ -23,6 +23,11 @@ CHUNK = 1 << 23
 """Elements that a sum over packed rows holds in float64 at a time (64 MiB)."""
 
 
+def starts_of(lengths: Tensor) -> Tensor:
+    """Where sequences of lengths (S,) begin when they are packed one after the other, and their sum: (S + 1,) int64."""
+    return torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
+
+
 def ragged_prefix_sums(rows: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """Prefix sums of packed sequences, each starting from a row of zeros.
 

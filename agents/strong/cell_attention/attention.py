@@ -24,7 +24,7 @@ from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.strong.cells import smoothed, with_neighbours
 from strong_envs.agents.training.matching import GatedScore, Scale, dropout_for
 from strong_envs.features.bank.bank import FeatureBank
-from strong_envs.features.bank.pooling import WindowMeans, box_weights
+from strong_envs.features.bank.pooling import WindowMeans, box_weights, starts_of
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal.task import CONTEXT_STEPS, TemporalTask
 
@@ -163,8 +163,7 @@ class CellAttention(nn.Module):
 
 def sample_rows(bank: FeatureBank) -> Tensor:
     """Where the frames of each sample begin when they are packed sample after sample, and their number: (S + 1,)."""
-    lengths = bank.n_frames[bank.video]
-    return torch.cat((lengths.new_zeros(1), lengths.cumsum(0)))
+    return starts_of(bank.n_frames[bank.video])
 
 
 def by_video(bank: FeatureBank) -> Iterator[tuple[int, int, Tensor]]:

@@ -17,7 +17,7 @@ from strong_envs.agents.training.captured import CapturedStep
 from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import Values, split
-from strong_envs.features.bank.pooling import box_weights
+from strong_envs.features.bank.pooling import box_weights, starts_of
 from strong_envs.features.devices import sent
 from strong_envs.temporal.task import TemporalTask, random_windows
 
@@ -119,7 +119,7 @@ class CellAttentionTraining:
         bank = task.bank
         videos = torch.arange(len(bank.videos), device=bank.device)
         self.maps = self.attention.maps(bank, videos, self.settings.stretches)
-        self.rows = torch.cat((task.n_frames.new_zeros(1), task.n_frames.cumsum(0)))
+        self.rows = starts_of(task.n_frames)
         height, width, _ = bank.grid_shape
         self.grid = torch.arange(height * width).view(height, width)
         self.replay = QueryReplay(len(bank), self.settings.slots, bank.device)
