@@ -53,6 +53,7 @@ RANGES: dict[str, Range] = {
     "temporal_steps": STEPS,
     "concept_steps": Range(0, 10**12),
     "rounds": Range(0, 100),
+    "folds": Range(2, 100),
     "ramp": Range(0, 100, open_low=True),
     "num_envs": COUNT,
     "batch": COUNT,

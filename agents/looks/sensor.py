@@ -107,7 +107,7 @@ class FrameSensor:
                 # The samples of a video share its cells.
                 at = torch.arange(int(bank.offsets[video]), int(bank.offsets[video]) + count)
                 held = video, torch.cat([self._cells(bank, part) for part in at.split(ROWS_AT_ONCE)])
-            query = self.net._query(bank, torch.tensor([sample]))
+            query = self.net.query(bank, torch.tensor([sample]))
             scores = [self.net.scores(part[None], query)[0] for part in held[1].split(ROWS_AT_ONCE)]
             out[sample, :count] = torch.cat(scores)
         return out
@@ -117,7 +117,7 @@ class FrameSensor:
 
     def _scores(self, bank: FeatureBank, samples: Tensor, rows: Tensor) -> Tensor:
         at = bank.offsets[bank.video[samples]][:, None] + rows
-        return self.net.scores(self._cells(bank, at), self.net._query(bank, samples))
+        return self.net.scores(self._cells(bank, at), self.net.query(bank, samples))
 
 
 def inside(bank: FeatureBank, samples: Tensor, rows: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ from strong_envs.agents.strong.levels.ddpg import DDPG
 from strong_envs.agents.strong.levels.dqn import DQN
 from strong_envs.agents.strong.levels.level import Level
 from strong_envs.agents.strong.levels.training import train
+from strong_envs.agents.strong.posterior_scores import CELLS, fit_posterior
 from strong_envs.agents.strong.stored import (
     KNOWN_SENTENCES,
     Header,
@@ -76,6 +77,7 @@ from strong_envs.agents.training.checkpoint import (
 from strong_envs.agents.training.loop import run, split
 from strong_envs.agents.training.sentences import KnownWords
 from strong_envs.agents.training.session import Session
+from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
@@ -146,6 +148,9 @@ class Strong(CoupledLevels):
         self._crossed: tuple[int, FrameScores] | None = None
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
         self._tracking: tuple[SpatialTask, Scores | None] | None = None
+        self.posterior: WindowPosterior | None = None
+        if args.score_observation == "posterior":
+            self.posterior = WindowPosterior(CELLS).to(bank.device)
         self.cell_attention: CellAttention | None = None
         if args.attention == "cells":
             self.cell_attention = CellAttention(bank, args.cells, args.seed).to(bank.device)
@@ -379,6 +384,8 @@ class Strong(CoupledLevels):
         """Give the boxes of the spatial level to the temporal level."""
         self.turn = turn
         scores = self._training_scores(turn)
+        if self.posterior is not None and self.frame_attention is not None and isinstance(scores, FrameScores):
+            fit_posterior(self.posterior, self.bank, self.frame_attention, scores)
         if self.spatial is None:
             self._give_boxes(self.boxes(self.bank, scores), scores)
             return
@@ -390,7 +397,12 @@ class Strong(CoupledLevels):
 
     def _parts(self) -> list[tuple[str, torch.nn.Module]]:
         """Networks by the prefix of their weights."""
-        parts = (("temporal.", self.temporal), ("spatial.", self.spatial), ("frame_attention.", self.frame_attention))
+        parts = (
+            ("temporal.", self.temporal),
+            ("spatial.", self.spatial),
+            ("frame_attention.", self.frame_attention),
+            ("posterior.", self.posterior),
+        )
         return [(name, part) for name, part in parts if part is not None]
 
     def identity(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ BOUNDS = ("truth", "static")
 """Boxes that use the truth: upper bounds."""
 SELECT = ("last", "value")
 ATTENTION = ("cells", "frames", "none")
+SCORE_OBSERVATION = ("means", "posterior")
 TRACKED_WINDOW = ("video", "localised")
 LEARNS_FROM = ("own rewards", "frame labels", "all rewards")
 ALGORITHMS: dict[str, type[LevelArgs]] = {"dqn": DQNArgs, "ddpg": DDPGArgs, "full feedback": FullFeedbackArgs}
@@ -157,6 +158,12 @@ class StrongArgs:
     frame_scores: bool = False
     """Adds the logits of the frame attention, averaged in the window and around it, to the observation of the temporal
     level; see `FrameScoresTask`."""
+    score_observation: str = "means"
+    """What of these scores is observed: ``"means"``, those means; ``"posterior"``, also what the posterior over windows
+    that all scores of the video give says about the window and each move (`agents.strong.posterior_scores`)."""
+    folds: int = 5
+    """Where clips recur in several videos, the boxes and scores that the levels train on are those of as many frame
+    attentions, each of which has not learnt from a part of the groups of clips and answers for it."""
     random_boxes: float = 0.3
     """Share of the samples with another box while the temporal level trains in a tracked system: the whole frame where
     it has an attention over cells, else a random one."""
@@ -210,6 +217,7 @@ class StrongArgs:
             ("boxes", BOXES),
             ("attention", ATTENTION),
             ("select", SELECT),
+            ("score_observation", SCORE_OBSERVATION),
             ("spp_reduce", REDUCE),
             ("tracked_window", TRACKED_WINDOW),
             ("outside_boxes", OUTSIDE),
@@ -257,6 +265,9 @@ class StrongArgs:
                 f"got learns_from={self.learns_from!r}, boxes={self.boxes!r}, reward={self.spatial_env.reward!r}, "
                 f"attention={self.attention!r}"
             )
+
+        if self.score_observation != "means" and not self.frame_scores:
+            raise DataError(f"score_observation={self.score_observation!r} requires frame_scores=True")
 
     @property
     def takes_turns(self) -> bool:

@@ -22,7 +22,9 @@ from strong_envs.agents.strong.levels.ddpg import DDPG, DDPGArgs
 from strong_envs.agents.strong.levels.dqn import DQN, DQNArgs
 from strong_envs.agents.strong.levels.full_feedback import FullFeedback, FullFeedbackArgs
 from strong_envs.agents.strong.levels.level import Level, LevelArgs
+from strong_envs.agents.strong.posterior_scores import PosteriorScoresTask
 from strong_envs.agents.training.sentences import KnownWords
+from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.core import boxes as box_ops
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
@@ -33,7 +35,7 @@ from strong_envs.temporal.task import TemporalTask
 
 Scores = FrameScores | AttendedFeatures
 """Their ``peaks`` are what learnt boxes follow."""
-VISUAL = ("local", "global", "context", "frame_scores")
+VISUAL = ("local", "global", "context", "frame_scores", "posterior")
 """Parts of the observation that ``blind`` hides."""
 
 
@@ -43,7 +45,7 @@ class CoupledLevels(BaseSystem):
     Attributes:
         args: see `StrongArgs`. bank: the training split. turn: turns of training done.
         temporal, spatial: the levels' agents; ``spatial`` is None without a tracker.
-        cell_attention, frame_attention: see the modules; None where the arguments ask for none.
+        cell_attention, frame_attention, posterior: see the modules; None where the arguments ask for none.
         task: the temporal level's task with its training boxes.
         words: brings sentences in other words than those of the training into these, where there are few
             (`agents.training.sentences`).
@@ -57,6 +59,7 @@ class CoupledLevels(BaseSystem):
     spatial: Level | None
     cell_attention: CellAttention | None
     frame_attention: FrameAttention | None
+    posterior: WindowPosterior | None
     task: TemporalTask
     _crossed: tuple[int, FrameScores] | None
 
@@ -125,7 +128,7 @@ class CoupledLevels(BaseSystem):
         if self._crossed is None or self._crossed[0] != turn:
             # A resumed process computes the same again.
             seed = self.args.seed + 100 * turn
-            self._crossed = turn, cross_fitted(self.bank, self.args.frame_attention, seed)
+            self._crossed = turn, cross_fitted(self.bank, self.args.frame_attention, seed, self.args.folds)
         return self._crossed[1]
 
     def _temporal_task(
@@ -153,7 +156,10 @@ class CoupledLevels(BaseSystem):
                 if known is None and self.turn and self.frame_attention is not None:
                     known = FrameScores(self.frame_attention, given)
                 frame_logits = torch.zeros(int(local.rows[-1])) if known is None else known.logits
-            return FrameScoresTask(bank, local, config, frame_logits.to(bank.device))
+            frame_logits = frame_logits.to(bank.device)
+            if self.posterior is not None:
+                return PosteriorScoresTask(bank, local, config, frame_logits, self.posterior)
+            return FrameScoresTask(bank, local, config, frame_logits)
         # Frames are a visual part, which a blind agent does not observe.
         if self.args.attention == "frames" and not self.args.blind:
             return AttentionTask(bank, local, config, self.args.attention_stretches, self.args.temporal.attention_timed)

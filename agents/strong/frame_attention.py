@@ -65,6 +65,8 @@ class FrameAttentionArgs:
     """Share of cells' channels and of the query that is dropped in training; None: by the number of channels
     (`dropout_for`)."""
     weight_decay: float = 1e-3
+    lattice: int = 1
+    """In training, cells are read at every so many rows and columns, from a random one on; 1 reads all."""
     whole_frames: bool = False
     """See the vector of the whole frame in the place of its cells."""
 
@@ -99,20 +101,23 @@ class FrameAttention(nn.Module):
         some = torch.arange(0, rows, max(rows * self._cell_count(bank) // 100_000, 1))
         self.cell_scale.fit(self._maps(bank, some))
         self.sentences = Sentences(bank.query)
+        # As used: a training turns dropout on for its updates only.
+        self.eval()
 
     @torch.no_grad()
-    def attend(self, bank: FeatureBank) -> tuple[Tensor, Tensor]:
-        """Attention boxes and scores in all frames of all samples.
+    def attend(self, bank: FeatureBank, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attention boxes and scores in all frames of all samples, or of those that ``wanted`` (S,) bool names.
 
         Returns corners (R, 4) of the boxes around the peaks, and the scores (R,) of the frames: log-odds that a frame
         lies inside the moment, or with ``"contrast"``, which fixes no level, the logarithm of its share in the video, 0
         where all frames are alike. Packed sample after sample, float32.
         """
-        lengths = bank.n_frames[bank.video]
+        lengths, order = bank.n_frames[bank.video], torch.argsort(bank.video, stable=True)
+        if wanted is not None:
+            lengths, order = lengths * wanted, order[wanted[order]]
         first = starts_of(lengths).tolist()
         boxes, frame_logits = (torch.empty((first[-1], *shape), device=bank.device) for shape in ((4,), ()))
-        order = torch.argsort(bank.video, stable=True)
-        counts = torch.bincount(bank.video, minlength=len(bank.videos)).tolist()
+        counts = torch.bincount(bank.video[order], minlength=len(bank.videos)).tolist()
         offsets = bank.offsets.tolist()
         for video, samples in enumerate(order.split(counts)):
             if not len(samples):
@@ -122,7 +127,7 @@ class FrameAttention(nn.Module):
             raw = self._maps(bank, rows)
             height, width = raw.shape[1:3]
             maps = smoothed(self._cells(raw), SMOOTHED)
-            cells, query = self.attention.feature(maps), self._query(bank, samples)
+            cells, query = self.attention.feature(maps), self.query(bank, samples)
             scores = [
                 smoothed(self.attention.out(torch.addcmul(shift, cells, gate).relu_()), SMOOTHED)
                 for gate, shift in zip(self.attention.gate(query), self.attention.shift(query), strict=True)
@@ -157,7 +162,7 @@ class FrameAttention(nn.Module):
     def _cell_count(self, bank: FeatureBank) -> int:
         return 1 if self.args.whole_frames else bank.grid_shape[0] * bank.grid_shape[1]
 
-    def _query(self, bank: FeatureBank, samples: Tensor) -> Tensor:
+    def query(self, bank: FeatureBank, samples: Tensor) -> Tensor:
         return self.sentences(bank.query[samples])
 
     def _cells(self, maps: Tensor) -> Tensor:
@@ -173,7 +178,11 @@ class FrameAttention(nn.Module):
 
     def inputs(self, bank: FeatureBank, samples: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Cells of stretches (B, count, h * w, C) and sentences (B, Dq), standardised."""
-        return self._cells(self._stretches(bank, bank.video[samples], count)), self._query(bank, samples)
+        return self.stretch_cells(bank, bank.video[samples], count), self.query(bank, samples)
+
+    def stretch_cells(self, bank: FeatureBank, videos: Tensor, count: int) -> Tensor:
+        """Cells of ``count`` equal stretches of videos (B,), standardised: (B, count, h * w, C)."""
+        return self._cells(self._stretches(bank, videos, count))
 
     def scores(self, cells: Tensor, query: Tensor) -> Tensor:
         """`inputs` to scores of the stretches: (B, count)."""

@@ -10,6 +10,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from strong_envs.agents.strong.cells import lattice
 from strong_envs.agents.strong.frame_attention import FrameAttention
 from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
@@ -72,10 +73,18 @@ def train_frame_attention(
     run(FrameAttentionTraining(frame_attention, bank, generator, stage), report, 10, session)
 
 
+def stretch_maps(frame_attention: FrameAttention, bank: FeatureBank) -> Tensor:
+    """Cells of the stretches of all videos as a training sees them: (V, frames, h * w, C) half precision."""
+    videos = torch.arange(len(bank.videos), device=bank.device)
+    parts = [frame_attention.stretch_cells(bank, part, frame_attention.args.frames) for part in videos.split(16)]
+    return torch.cat([part.to(torch.float16) for part in parts])
+
+
 class FrameAttentionTraining:
     """One training of a `FrameAttention`, an update each time; see `agents.training.loop`.
 
-    ``samples`` (n,) are those of the bank that it learns from, None: all.
+    ``samples`` (n,) are those of the bank that it learns from, None: all. ``maps`` are the `stretch_maps` of another
+    training on the same bank, which a lattice reads.
     """
 
     def __init__(
@@ -85,9 +94,12 @@ class FrameAttentionTraining:
         generator: torch.Generator,
         stage: str = "frame attention",
         samples: Tensor | None = None,
+        maps: Tensor | None = None,
     ) -> None:
         self.frame_attention, self.bank, self.generator, self.stage = frame_attention, bank, generator, stage
         self.samples = samples
+        lattice_of_cells = frame_attention.args.lattice > 1 and not frame_attention.args.whole_frames
+        self.maps = (stretch_maps(frame_attention, bank) if maps is None else maps) if lattice_of_cells else None
         self.total, self.done, self.iteration = frame_attention.args.steps, 0, 0
         args = frame_attention.args
         self.optimiser = torch.optim.AdamW(frame_attention.parameters(), args.lr, weight_decay=args.weight_decay)
@@ -116,7 +128,7 @@ class FrameAttentionTraining:
         inside = inside_shares(bank.truth[samples], args.frames)
         with seeded(self.generator if frame_attention.dropout else None):
             frame_attention.train()
-            loss = frame_attention.loss(frame_attention.logits(bank, samples), inside)
+            loss = frame_attention.loss(self._logits(samples), inside)
             frame_attention.eval()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -126,6 +138,17 @@ class FrameAttentionTraining:
         self.loss = loss.detach()
         self.iteration = self.done = self.done + 1
         return True
+
+    def _logits(self, samples: Tensor) -> Tensor:
+        """Scores of the stretches of samples, from all cells or those of a lattice: (B, frames)."""
+        frame_attention, bank = self.frame_attention, self.bank
+        if self.maps is None:
+            return frame_attention.logits(bank, samples)
+        height, width, _ = bank.grid_shape
+        at = sent(lattice(height, width, frame_attention.args.lattice, self.generator), bank.device)
+        stretch = torch.arange(self.maps.shape[1], device=bank.device)
+        cells = self.maps[bank.video[samples][:, None, None], stretch[:, None], at]
+        return frame_attention.scores(cells.to(torch.float32), frame_attention.query(bank, samples))
 
     def check(self) -> None:
         """Raise `TrainingDiverged` for a loss that is not finite."""

@@ -1,4 +1,9 @@
-"""Scores of the frame attention as part of the temporal level's observation (``frame_scores=True``)."""
+"""Scores of the frame attention as part of the temporal level's observation (``frame_scores=True``).
+
+They enter as means over the windows of f_o, and with ``score_observation="posterior"`` as what the posterior over
+windows that they give (`agents.training.window_posterior`) says about the window and each move
+(`agents.strong.posterior_scores`).
+"""
 
 from __future__ import annotations
 
@@ -85,14 +90,17 @@ def cross_fitted(bank: FeatureBank, args: FrameAttentionArgs, seed: int, folds: 
     lengths = bank.n_frames[bank.video]
     peaks = torch.empty(int(lengths.sum()), 4, device=bank.device)
     logits = torch.empty(len(peaks), device=bank.device)
+    maps: Tensor | None = None
     for part in range(folds):
         frame_attention = FrameAttention(bank, args, seed + part).to(bank.device)
         generator = torch.Generator().manual_seed(seed + part)
         others = (fold != part).nonzero()[:, 0]
-        run(FrameAttentionTraining(frame_attention, bank, generator, f"fold {part + 1}", others))
-        mine = (fold == part).repeat_interleave(lengths)
-        found, said = frame_attention.attend(bank)
-        peaks[mine], logits[mine] = found[mine], said[mine]
+        training = FrameAttentionTraining(frame_attention, bank, generator, f"fold {part + 1}", others, maps)
+        run(training)
+        maps = training.maps
+        mine = fold == part
+        rows = mine.repeat_interleave(lengths)
+        peaks[rows], logits[rows] = frame_attention.attend(bank, mine)
     return GivenScores(bank, peaks, logits)
 
 

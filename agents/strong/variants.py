@@ -18,6 +18,7 @@ Each differs from its neighbour in the part that its name says and in nothing el
 | static attention box | attention boxes | one box a video, the median of these (ours) |
 | strong (frame labels) | strong | boxes follow an attention that is trained with frame labels (ours) |
 | strong+frame scores | strong (frame labels) | the temporal level also observes the scores of that attention (ours) |
+| strong+posterior | strong+frame scores | it observes the posterior over windows that these scores give (ours) |
 | strong (all rewards) | strong (frame labels) | both levels know the rewards of all moves (ours) |
 | strong (paper) | | the letter of the paper, ``preset="paper"`` |
 | GT static box, GT boxes | trl | f_o from GT boxes (upper bounds) |
@@ -121,6 +122,17 @@ _register(
     learns_from="frame labels",
     frame_scores=True,
     frame_attention={"change": 0.05},
+)
+_register(
+    "strong+posterior",
+    "the same, which observes the posterior over windows that these scores give",
+    "tracked",
+    learns_from="frame labels",
+    frame_scores=True,
+    score_observation="posterior",
+    frame_attention={"change": 0.05, "objective": "both"},
+    temporal={"gamma": 0.6},
+    env={"iou": "clamped"},
 )
 _register(
     "strong (paper)", "STRONG to the letter of the paper: DDPG, Eq. 11, plain networks", "tracked", preset="paper"

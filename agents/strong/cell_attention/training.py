@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from strong_envs.agents.strong.cell_attention.attention import CellAttention, observe_stretches
+from strong_envs.agents.strong.cells import lattice
 from strong_envs.agents.strong.levels.dqn import DQN
 from strong_envs.agents.training.captured import CapturedStep
 from strong_envs.agents.training.checkpoint import Count
@@ -120,8 +121,6 @@ class CellAttentionTraining:
         videos = torch.arange(len(bank.videos), device=bank.device)
         self.maps = self.attention.maps(bank, videos, self.settings.stretches)
         self.rows = starts_of(task.n_frames)
-        height, width, _ = bank.grid_shape
-        self.grid = torch.arange(height * width).view(height, width)
         self.replay = QueryReplay(len(bank), self.settings.slots, bank.device)
         self.generator = torch.Generator().manual_seed(agent.args.seed + 17)
         self.order = torch.randperm(len(bank), generator=self.generator)
@@ -196,12 +195,7 @@ class CellAttentionTraining:
     def _lattice(self) -> Tensor:
         """The cells that are read this time: (K,) int64, every so many rows and columns from a random one on."""
         height, width, _ = self.task.bank.grid_shape
-        every = self.settings.lattice
-        row, column = torch.randint(every, (2,), generator=self.generator).tolist() if every > 1 else (0, 0)
-        # A row beyond the last is one of the first: the number of cells is the same each time.
-        rows = (row + torch.arange(0, height, every)) % height
-        columns = (column + torch.arange(0, width, every)) % width
-        return sent(self.grid[rows[:, None], columns].flatten(), self.task.bank.device)
+        return sent(lattice(height, width, self.settings.lattice, self.generator), self.task.bank.device)
 
     def _cells(self, samples: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         """Cells (B, M, K, C) at ``at`` (K,) and queries (B, Dq) of samples, standardised."""

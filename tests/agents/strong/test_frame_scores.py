@@ -61,7 +61,7 @@ def test_the_scores_of_a_frame_are_their_formula(change, objective, bank):
     assert len(frame_logits) == sum(lengths) and torch.equal(boxes, frame_attention.boxes(bank))
     sample = max(range(len(bank)), key=lambda s: (lengths[s] < 40, lengths[s]))
     base, n = int(bank.offsets[bank.video[sample]]), lengths[sample]
-    query = frame_attention._query(bank, torch.tensor([sample]))
+    query = frame_attention.query(bank, torch.tensor([sample]))
 
     def around(rows: torch.Tensor) -> torch.Tensor:
         return torch.stack([rows[max(i - 1, 0) : i + 2].mean(0) for i in range(n)])
