@@ -50,13 +50,14 @@ from strong_envs.agents.strong.cell_attention.training import CellAttentionTrain
 from strong_envs.agents.strong.coupled_levels import VISUAL, CoupledLevels, Scores, make_level, random_boxes
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import train_frame_attention
-from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask
+from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask, footage_recurs
 from strong_envs.agents.strong.levels.ddpg import DDPG
 from strong_envs.agents.strong.levels.dqn import DQN
 from strong_envs.agents.strong.levels.level import Level
 from strong_envs.agents.strong.levels.training import train
 from strong_envs.agents.strong.posterior_scores import CELLS, fit_posterior
 from strong_envs.agents.strong.stored import (
+    FOLDS,
     KNOWN_SENTENCES,
     Header,
     Progress,
@@ -161,9 +162,17 @@ class Strong(CoupledLevels):
         self.frame_attention: FrameAttention | None = None
         if args.has_frame_attention:
             self.frame_attention = FrameAttention(bank, args.frame_attention, args.seed).to(bank.device)
+        self.fold_attentions: torch.nn.ModuleList | None = None
+        if self.frame_attention is not None and args.average_folds and footage_recurs(bank):
+            self._make_folds()
         if args.boxes == "tracked":
             spatial_task = self._spatial_task(self.task, self._scores(bank))
             self.spatial = make_level(spatial_task, replace(args.spatial, seed=args.seed + 1))
+
+    def _make_folds(self) -> None:
+        args, bank = self.args, self.bank
+        folds = [FrameAttention(bank, args.frame_attention, args.seed).to(bank.device) for _ in range(args.folds)]
+        self.fold_attentions = torch.nn.ModuleList(folds)
 
     # The interface of systems ---------------------------------------------------------------------------------------
 
@@ -272,7 +281,7 @@ class Strong(CoupledLevels):
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Trained numbers of both levels and the frame attention; targets, which follow them, are not counted."""
-        parts = (self.temporal, self.spatial, self.frame_attention)
+        parts = (self.temporal, self.spatial, self.frame_attention, self.fold_attentions)
         return [p for part in parts if part is not None for p in part.parameters() if p.requires_grad]
 
     def save(self, path: str, lean: bool = False) -> None:
@@ -305,6 +314,10 @@ class Strong(CoupledLevels):
             # Weights that were left out keep their initial values; predictions do not use them.
             args = lean_args(args)
         system = cls.of(bank, args)
+        # Whether footage recurs was a matter of the training split.
+        system.fold_attentions = None
+        if args.average_folds and any(name.startswith(FOLDS) for name in tensors):
+            system._make_folds()
         system.words = KnownWords(known_of(tensors, bank.query_dim, path))
         system.history, system.turn, system.lean = header.history, header.turn, header.lean
         for name, level in system._parts():
@@ -384,8 +397,8 @@ class Strong(CoupledLevels):
         """Give the boxes of the spatial level to the temporal level."""
         self.turn = turn
         scores = self._training_scores(turn)
-        if self.posterior is not None and self.frame_attention is not None and isinstance(scores, FrameScores):
-            fit_posterior(self.posterior, self.bank, self.frame_attention, scores)
+        if self.posterior is not None and isinstance(scores, FrameScores):
+            fit_posterior(self.posterior, self.bank, self._members(), scores)
         if self.spatial is None:
             self._give_boxes(self.boxes(self.bank, scores), scores)
             return
@@ -401,6 +414,7 @@ class Strong(CoupledLevels):
             ("temporal.", self.temporal),
             ("spatial.", self.spatial),
             ("frame_attention.", self.frame_attention),
+            (FOLDS, self.fold_attentions),
             ("posterior.", self.posterior),
         )
         return [(name, part) for name, part in parts if part is not None]

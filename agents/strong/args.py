@@ -164,6 +164,8 @@ class StrongArgs:
     folds: int = 5
     """Where clips recur in several videos, the boxes and scores that the levels train on are those of as many frame
     attentions, each of which has not learnt from a part of the groups of clips and answers for it."""
+    average_folds: bool = False
+    """Whether predictions take the mean of these frame attentions and the one that has learnt from all groups."""
     random_boxes: float = 0.3
     """Share of the samples with another box while the temporal level trains in a tracked system: the whole frame where
     it has an attention over cells, else a random one."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from strong_envs.agents.registry import BaseSystem
 from strong_envs.agents.strong.args import StrongArgs
@@ -46,6 +46,7 @@ class CoupledLevels(BaseSystem):
         args: see `StrongArgs`. bank: the training split. turn: turns of training done.
         temporal, spatial: the levels' agents; ``spatial`` is None without a tracker.
         cell_attention, frame_attention, posterior: see the modules; None where the arguments ask for none.
+        fold_attentions: frame attentions that predictions average with it, where the arguments ask for that.
         task: the temporal level's task with its training boxes.
         words: brings sentences in other words than those of the training into these, where there are few
             (`agents.training.sentences`).
@@ -59,6 +60,7 @@ class CoupledLevels(BaseSystem):
     spatial: Level | None
     cell_attention: CellAttention | None
     frame_attention: FrameAttention | None
+    fold_attentions: nn.ModuleList | None
     posterior: WindowPosterior | None
     task: TemporalTask
     _crossed: tuple[int, FrameScores] | None
@@ -115,9 +117,14 @@ class CoupledLevels(BaseSystem):
     def _scores(self, bank: FeatureBank) -> Scores | None:
         """What learnt boxes follow: the attention inside the temporal critic, or that of frame labels."""
         if self.frame_attention is not None:
-            return FrameScores(self.frame_attention, bank)
+            return FrameScores(self._members(), bank)
         # A frame attention reads unknown words itself.
         return None if self.cell_attention is None else AttendedFeatures(self.words.bank(bank), self.cell_attention)
+
+    def _members(self) -> list[FrameAttention]:
+        """The frame attentions that predictions average."""
+        both = (self.frame_attention, *(self.fold_attentions or ()))
+        return [member for member in both if isinstance(member, FrameAttention)]
 
     def _training_scores(self, turn: int) -> Scores | None:
         """What learnt boxes follow in training: where clips recur in several videos, a cross-fitted frame attention."""
@@ -128,7 +135,9 @@ class CoupledLevels(BaseSystem):
         if self._crossed is None or self._crossed[0] != turn:
             # A resumed process computes the same again.
             seed = self.args.seed + 100 * turn
-            self._crossed = turn, cross_fitted(self.bank, self.args.frame_attention, seed, self.args.folds)
+            args = self.args
+            made = cross_fitted(self.bank, args.frame_attention, seed, args.folds, self.fold_attentions)
+            self._crossed = turn, made
         return self._crossed[1]
 
     def _temporal_task(
@@ -154,7 +163,7 @@ class CoupledLevels(BaseSystem):
             if frame_logits is None:
                 known = scores if isinstance(scores, FrameScores) else None
                 if known is None and self.turn and self.frame_attention is not None:
-                    known = FrameScores(self.frame_attention, given)
+                    known = FrameScores(self._members(), given)
                 frame_logits = torch.zeros(int(local.rows[-1])) if known is None else known.logits
             frame_logits = frame_logits.to(bank.device)
             if self.posterior is not None:

@@ -15,6 +15,7 @@ evidence lies. `agents.strong.agent` can reward the spatial level for following 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -104,42 +105,23 @@ class FrameAttention(nn.Module):
         # As used: a training turns dropout on for its updates only.
         self.eval()
 
-    @torch.no_grad()
     def attend(self, bank: FeatureBank, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Attention boxes and scores in all frames of all samples, or of those that ``wanted`` (S,) bool names.
+        """`attend_together` of this frame attention alone."""
+        return attend_together([self], bank, wanted)
 
-        Returns corners (R, 4) of the boxes around the peaks, and the scores (R,) of the frames: log-odds that a frame
-        lies inside the moment, or with ``"contrast"``, which fixes no level, the logarithm of its share in the video, 0
-        where all frames are alike. Packed sample after sample, float32.
-        """
-        lengths, order = bank.n_frames[bank.video], torch.argsort(bank.video, stable=True)
-        if wanted is not None:
-            lengths, order = lengths * wanted, order[wanted[order]]
-        first = starts_of(lengths).tolist()
-        boxes, frame_logits = (torch.empty((first[-1], *shape), device=bank.device) for shape in ((4,), ()))
-        counts = torch.bincount(bank.video[order], minlength=len(bank.videos)).tolist()
-        offsets = bank.offsets.tolist()
-        for video, samples in enumerate(order.split(counts)):
-            if not len(samples):
-                continue
-            # The samples of a video share its cells; one after the other they stay in the processor's cache.
-            rows = torch.arange(offsets[video], offsets[video + 1], device=bank.device)
-            raw = self._maps(bank, rows)
-            height, width = raw.shape[1:3]
-            maps = smoothed(self._cells(raw), SMOOTHED)
-            cells, query = self.attention.feature(maps), self.query(bank, samples)
-            scores = [
-                smoothed(self.attention.out(torch.addcmul(shift, cells, gate).relu_()), SMOOTHED)
-                for gate, shift in zip(self.attention.gate(query), self.attention.shift(query), strict=True)
-            ]
-            weights = torch.stack(scores).squeeze(-1).softmax(-1)
-            found = attention_box(weights.flatten(0, 1), height, width, self.args.size).unflatten(0, weights.shape[:2])
-            inside = self._inside(torch.einsum("snk,nkc->snc", weights, maps), query)
-            if self.args.objective == "contrast":
-                inside = inside.log_softmax(1) + math.log(inside.shape[1])
-            for sample, *parts in zip(samples.tolist(), found, inside, strict=True):
-                boxes[first[sample] : first[sample + 1]], frame_logits[first[sample] : first[sample + 1]] = parts
-        return boxes, frame_logits
+    def looks(self, maps: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of cells (S, n, K) and scores of frames (S, n), from smoothed cells (n, K, C) and queries (S, Dq)."""
+        # The samples of a video share its cells; one after the other they stay in the processor's cache.
+        cells = self.attention.feature(maps)
+        scores = [
+            smoothed(self.attention.out(torch.addcmul(shift, cells, gate).relu_()), SMOOTHED)
+            for gate, shift in zip(self.attention.gate(query), self.attention.shift(query), strict=True)
+        ]
+        weights = torch.stack(scores).squeeze(-1).softmax(-1)
+        inside = self._inside(torch.einsum("snk,nkc->snc", weights, maps), query)
+        if self.args.objective == "contrast":
+            inside = inside.log_softmax(1) + math.log(inside.shape[1])
+        return weights, inside
 
     def boxes(self, bank: FeatureBank) -> Tensor:
         """The boxes of `attend`."""
@@ -163,6 +145,7 @@ class FrameAttention(nn.Module):
         return 1 if self.args.whole_frames else bank.grid_shape[0] * bank.grid_shape[1]
 
     def query(self, bank: FeatureBank, samples: Tensor) -> Tensor:
+        """Standardised sentences of samples (B,), in words of the training: (B, Dq)."""
         return self.sentences(bank.query[samples])
 
     def _cells(self, maps: Tensor) -> Tensor:
@@ -203,6 +186,43 @@ class FrameAttention(nn.Module):
         frame = ((pair + 0.5) * n / (2 * count)).floor().to(torch.int64)
         maps = self._maps(bank, bank.offsets[videos][:, None] + frame).to(torch.float32)
         return maps.view(len(videos), count, 2, *maps.shape[2:]).mean(2)
+
+
+@torch.no_grad()
+def attend_together(
+    members: Sequence[FrameAttention], bank: FeatureBank, wanted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention boxes and scores in all frames of all samples, means over frame attentions of the same training split.
+
+    Args:
+        members: their weights of cells and their scores are averaged.
+        bank: features of one split.
+        wanted: (S,) bool, the samples that are asked about; None: all.
+
+    Returns:
+        Corners (R, 4) of the boxes around the peaks, and the scores (R,) of the frames: log-odds that a frame lies
+        inside the moment, or with ``"contrast"``, which fixes no level, the logarithm of its share in the video, 0
+        where all frames are alike. Packed sample after sample, float32.
+    """
+    lengths, order, one = bank.n_frames[bank.video], torch.argsort(bank.video, stable=True), members[0]
+    if wanted is not None:
+        lengths, order = lengths * wanted, order[wanted[order]]
+    first = starts_of(lengths).tolist()
+    boxes, frame_logits = (torch.empty((first[-1], *shape), device=bank.device) for shape in ((4,), ()))
+    counts = torch.bincount(bank.video[order], minlength=len(bank.videos)).tolist()
+    offsets = bank.offsets.tolist()
+    for video, samples in enumerate(order.split(counts)):
+        if not len(samples):
+            continue
+        raw = one._maps(bank, torch.arange(offsets[video], offsets[video + 1], device=bank.device))
+        height, width = raw.shape[1:3]
+        maps, query = smoothed(one._cells(raw), SMOOTHED), one.query(bank, samples)
+        all_weights, all_inside = zip(*(member.looks(maps, query) for member in members), strict=True)
+        weights, inside = sum(all_weights) / len(members), sum(all_inside) / len(members)
+        found = attention_box(weights.flatten(0, 1), height, width, one.args.size).unflatten(0, weights.shape[:2])
+        for sample, *parts in zip(samples.tolist(), found, inside, strict=True):
+            boxes[first[sample] : first[sample + 1]], frame_logits[first[sample] : first[sample + 1]] = parts
+    return boxes, frame_logits
 
 
 def static_boxes_of(boxes: Tensor, lengths: Tensor) -> Tensor:

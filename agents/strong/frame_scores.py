@@ -7,12 +7,13 @@ windows that they give (`agents.training.window_posterior`) says about the windo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
+from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs, attend_together
 from strong_envs.agents.strong.frame_attention_training import FrameAttentionTraining
 from strong_envs.agents.training.loop import run
 from strong_envs.features.bank.bank import FeatureBank
@@ -25,17 +26,17 @@ SUREST = 6.0
 
 
 class FrameScores:
-    """Boxes and log-odds of a frame attention in a bank, computed at first use.
+    """Boxes and log-odds of a frame attention, or of several on average, in a bank, computed at first use.
 
     A frame attention that is trained further needs a new object.
     """
 
-    def __init__(self, frame_attention: FrameAttention, bank: FeatureBank) -> None:
-        self.frame_attention, self.bank = frame_attention, bank
+    def __init__(self, members: Sequence[FrameAttention], bank: FeatureBank) -> None:
+        self.members, self.bank = members, bank
 
     @cached_property
     def _both(self) -> tuple[Tensor, Tensor]:
-        return self.frame_attention.attend(self.bank)
+        return attend_together(self.members, self.bank)
 
     @property
     def peaks(self) -> Tensor:
@@ -71,7 +72,9 @@ def footage_recurs(bank: FeatureBank) -> bool:
     return bool((torch.bincount(pairs[0]) > 1).any())
 
 
-def cross_fitted(bank: FeatureBank, args: FrameAttentionArgs, seed: int, folds: int = 2) -> FrameScores:
+def cross_fitted(
+    bank: FeatureBank, args: FrameAttentionArgs, seed: int, folds: int = 2, kept: nn.ModuleList | None = None
+) -> FrameScores:
     """What frame attentions say about samples whose footage they did not learn to find.
 
     A level that learns from another one's boxes on the very samples that those were trained on meets better boxes than
@@ -83,6 +86,7 @@ def cross_fitted(bank: FeatureBank, args: FrameAttentionArgs, seed: int, folds: 
         args: of the frame attentions, one for each fold.
         seed: of the folds, the weights and the samples.
         folds: parts that the groups are dealt to; each is answered by what was trained on the others.
+        kept: as many frame attentions, which receive the weights of those that are trained.
     """
     group = clip_groups(bank)
     deal = torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed)) % folds
@@ -98,6 +102,8 @@ def cross_fitted(bank: FeatureBank, args: FrameAttentionArgs, seed: int, folds: 
         training = FrameAttentionTraining(frame_attention, bank, generator, f"fold {part + 1}", others, maps)
         run(training)
         maps = training.maps
+        if kept is not None:
+            kept[part].load_state_dict(frame_attention.state_dict())
         mine = fold == part
         rows = mine.repeat_interleave(lengths)
         peaks[rows], logits[rows] = frame_attention.attend(bank, mine)

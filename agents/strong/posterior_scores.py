@@ -14,10 +14,12 @@ classifier makes its answer of, so that an agent with this observation should be
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from strong_envs.agents.strong.frame_attention import FrameAttention
+from strong_envs.agents.strong.frame_attention import FrameAttention, attend_together
 from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask
 from strong_envs.agents.training.early_stopping import validation_part
 from strong_envs.agents.training.window_posterior import WindowPosterior
@@ -109,14 +111,14 @@ def stretch_scores(frame_logits: Tensor, lengths: Tensor, cells: int) -> Tensor:
 
 
 def fit_posterior(
-    posterior: WindowPosterior, bank: FeatureBank, frame_attention: FrameAttention, training: FrameScores
+    posterior: WindowPosterior, bank: FeatureBank, members: Sequence[FrameAttention], training: FrameScores
 ) -> None:
-    """Fit a posterior to the scores of a frame attention in the validation part.
+    """Fit a posterior to the scores of frame attentions in the validation part.
 
     Args:
         posterior: fitted in place.
         bank: the training split, which gives the lengths of windows.
-        frame_attention: as predictions use it.
+        members: the frame attentions that predictions average.
         training: scores in the training split, which stand in where the store has no validation part.
     """
     posterior.fit_lengths(bank.truth)
@@ -130,6 +132,6 @@ def fit_posterior(
         wanted = torch.zeros(len(judged), dtype=torch.bool, device=judged.device)
         wanted[samples] = True
         samples = wanted.nonzero()[:, 0]
-        logits = frame_attention.attend(judged, wanted)[1]
+        logits = attend_together(members, judged, wanted)[1]
         scores = stretch_scores(logits, judged.n_frames[judged.video[samples]], posterior.cells)
     posterior.fit(scores, judged.truth[samples])

@@ -18,6 +18,9 @@ from strong_envs.features.files.errors import shown
 KNOWN_SENTENCES = "known sentences"
 """The tensor of a saved system that holds the sentences of its training, where these are few."""
 
+FOLDS = "fold_attentions."
+"""Prefix of the weights of the frame attentions that predictions average with the one of all groups."""
+
 
 class Progress(msgspec.Struct):
     """State of a training beside its tensors, and beside the groups of the optimisers."""
@@ -76,6 +79,8 @@ def lean_args(args: StrongArgs) -> StrongArgs:
 def unused_weights(args: StrongArgs) -> tuple[str, ...]:
     """Prefixes of the weights that predictions do not use, by their names in the file."""
     unused = [] if args.frame_scores else ["frame_attention.inside."]
+    if not args.frame_scores and args.average_folds:
+        unused += [f"{FOLDS}{fold}.inside." for fold in range(args.folds)]
     for name, level in levels_of(args).items():
         unused.append(f"{name}.target_")
         if not _acts_by_values(level):

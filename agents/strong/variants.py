@@ -130,6 +130,7 @@ _register(
     learns_from="frame labels",
     frame_scores=True,
     score_observation="posterior",
+    average_folds=True,
     frame_attention={"change": 0.05, "objective": "both"},
     temporal={"gamma": 0.6},
     env={"iou": "clamped"},

@@ -132,16 +132,16 @@ def test_no_sample_is_answered_by_what_learnt_from_its_footage(bank, monkeypatch
             super().__init__(*args)
             learnt.append(set(clip_groups(composed)[args[4]].tolist()))
 
-    def which(self, given):
-        rows = int(given.n_frames[given.video].sum())
+    def which(self, given, wanted):
+        rows = int(given.n_frames[given.video][wanted].sum())
         return torch.full((rows, 4), float(len(learnt))), torch.full((rows,), float(len(learnt)))
 
     monkeypatch.setattr(frame_scores, "FrameAttentionTraining", Recorded)
     monkeypatch.setattr(FrameAttention, "attend", which)
-    found = cross_fitted(composed, FrameAttentionArgs(steps=2, queries=4, frames=6, hidden=4, inside_hidden=4), seed=0)
+    found = cross_fitted(composed, FrameAttentionArgs(steps=2, queries=4, frames=6, hidden=4, inside_hidden=4), 0, 3)
     lengths = composed.n_frames[composed.video].tolist()
     by_sample = [part[0] for part in found.logits.split(lengths)]
-    assert len(learnt) == 2 and set.union(*learnt) == set(range(5))
+    assert len(learnt) == 3 and set.union(*learnt) == set(range(5))
     for group, told in zip(clip_groups(composed).tolist(), by_sample, strict=True):
         assert group not in learnt[int(told) - 1]
     assert torch.equal(found.peaks[:, 0], found.logits)
