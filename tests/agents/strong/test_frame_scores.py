@@ -14,6 +14,7 @@ from strong_envs import agents, features
 from strong_envs.agents.strong import frame_scores
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.strong.args import strong_args
+from strong_envs.agents.strong.cells import lattice
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import FrameAttentionTraining
 from strong_envs.agents.strong.frame_scores import (
@@ -120,10 +121,64 @@ def test_frame_scores_require_frame_attention(changes, bank):
         Strong.of(bank, strong_args(**{"learns_from": "frame labels", "frame_scores": True, **changes}))
 
 
-def test_no_sample_is_answered_by_what_learnt_from_its_footage(bank, monkeypatch):
-    """Clips of five groups recur in all videos, as in composed ones."""
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_loaded_system_attends_as_the_one_that_was_saved(dropout, ragged_store, bank, tmp_path):
+    test = features.load(ragged_store, "test")
+    attention = FrameAttentionArgs(steps=5, queries=4, frames=6, hidden=8, inside_hidden=8, dropout=dropout)
+    system = Strong.of(bank, small_strong("attention", "frame labels", frame_scores=True, frame_attention=attention))
+    system.fit().save(str(tmp_path / "system.safetensors"))
+    loaded = Strong.load(str(tmp_path / "system.safetensors"), test)
+    for wanted, found in zip(*(s.frame_attention.attend(test) for s in (system, loaded)), strict=True):
+        assert torch.equal(wanted, found)
+
+
+def in_groups(bank, count=5):
+    """The bank as a composed one: clips of some groups recur in all videos."""
     composed = copy.copy(bank)
-    composed.queries = [replace(q, extra={**q.extra, "group": str(i % 5)}) for i, q in enumerate(bank.queries)]
+    composed.queries = [replace(q, extra={**q.extra, "group": str(i % count)}) for i, q in enumerate(bank.queries)]
+    return composed
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_predictions_average_the_frame_attentions_of_all_folds(lean, ragged_store, bank, tmp_path):
+    test = features.load(ragged_store, "test")
+    args = small_strong("attention", "frame labels", frame_scores=True, folds=2, average_folds=True)
+    system = Strong.of(in_groups(bank), args).fit()
+    members = [system.frame_attention, *system.fold_attentions]
+    assert len({float(member.inside.out.bias.detach()) for member in members}) == 3, "each learnt from other groups"
+    said = system._scores(test).logits
+    mean = sum(member.attend(test)[1] for member in members) / 3
+    assert torch.allclose(said, mean, atol=1e-5)
+    path = str(tmp_path / "system.safetensors")
+    system.save(path, lean=lean)
+    wanted = system.predict(test)
+    # No footage recurs in the test part; what was trained decides.
+    found = Strong.load(path, test).predict(test)
+    assert torch.equal(found.spans, wanted.spans) and torch.equal(found.boxes, wanted.boxes)
+
+
+def test_where_no_footage_recurs_there_is_one_frame_attention(bank):
+    system = Strong.of(bank, small_strong("attention", "frame labels", frame_scores=True, average_folds=True))
+    assert system.fold_attentions is None
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_a_lattice_reads_the_cells_that_all_cells_have_there(every, bank):
+    args = FrameAttentionArgs(steps=2, queries=4, frames=6, hidden=4, inside_hidden=4, lattice=every)
+    frame_attention = FrameAttention(bank, args)
+    training = FrameAttentionTraining(frame_attention, bank, torch.Generator().manual_seed(0))
+    samples = torch.arange(len(bank))[:8]
+    cells, query = frame_attention.inputs(bank, samples, 6)
+    at = lattice(*bank.grid_shape[:2], every, torch.Generator().manual_seed(5))
+    assert 0 < len(at) < cells.shape[2]
+    training.generator.manual_seed(5)
+    found = training._logits(samples)
+    assert torch.allclose(found, frame_attention.scores(cells[:, :, at], query), atol=1e-2)
+    assert not torch.allclose(found, frame_attention.scores(cells, query), atol=1e-2)
+
+
+def test_no_sample_is_answered_by_what_learnt_from_its_footage(bank, monkeypatch):
+    composed = in_groups(bank)
     assert footage_recurs(composed) and not footage_recurs(bank)
     learnt: list[set[int]] = []
 

@@ -31,6 +31,10 @@ NEIGHBOURS = {
     "trl+fix": ("strong", {"spatial_env.inheritance"}),
     "strong (frame labels)": ("strong", {"learns_from", "attention", "box_margin", "random_boxes"}),
     "strong+frame scores": ("strong (frame labels)", {"frame_scores", "frame_attention.change"}),
+    "strong+posterior": (
+        "strong+frame scores",
+        {"score_observation", "average_folds", "temporal.gamma", "temporal_env.iou", "frame_attention.objective"},
+    ),
     "attention boxes": ("strong", {"boxes"}),
     "static attention box": ("attention boxes", {"boxes"}),
 }
