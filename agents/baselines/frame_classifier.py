@@ -47,8 +47,8 @@ JUDGED = 400
 class FrameClassifierArgs(RankArgs):
     """Arguments of `FrameClassifier`; see `agents.strong.frame_attention.FrameAttentionArgs` for those without text."""
 
-    steps: int = 1000
-    """Updates."""
+    steps: int = 1300
+    """Updates: as many as the frame attention of STRONG has in two turns."""
     batch: int = FrameAttentionArgs.queries
     lr: float = FrameAttentionArgs.lr
     frames: int = FrameAttentionArgs.frames
