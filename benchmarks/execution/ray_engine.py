@@ -6,7 +6,8 @@ agents of your own must be installed on its nodes, and ``--features`` must be a 
 node draws by itself, or a path that all nodes see. Results come back over Ray, so no disk needs to be shared.
 
 A cell whose worker or node is lost is computed again, `RETRIES` times at most. Its checkpoints are sent to the driver,
-so that it continues from the last one on another node, and after the driver itself was stopped.
+so that it continues from the last one on another node, and after the driver itself was stopped. The driver makes these
+attempts, and not Ray, because what the driver has on its disk is there whichever node is lost.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +59,9 @@ def run_matrix_on_ray(
     if ours:
         _start(ray, jobs, address)
     keeper = _keeper(ray)
-    compute = ray.remote(num_cpus=1, max_retries=RETRIES)(_compute)
+    compute = ray.remote(num_cpus=1, max_retries=0)(_compute)
     running: dict[Any, Cell] = {}
+    lost: Counter[str] = Counter()
     with ProgressBars(waiting, before, jobs, show, page=folder.parent / NAME if show else None) as bars:
         try:
             while waiting or running:
@@ -73,8 +76,12 @@ def run_matrix_on_ray(
                 bars.tick()
                 for reference in done:
                     cell = running.pop(reference)
-                    _store(ray, reference, cell, folder, outcome)
-                    bars.end(cell, outcome.results.get(cell.key))
+                    again = lost[cell.key] < RETRIES
+                    if _store(ray, reference, cell, folder, outcome, again):
+                        bars.end(cell, outcome.results.get(cell.key))
+                    else:
+                        lost[cell.key] += 1
+                        waiting.insert(0, cell)
         except KeyboardInterrupt:
             outcome.interrupted = True
             _note(ray, keeper, folder, bars, outcome)
@@ -99,10 +106,6 @@ class Keeper:
         """The checkpoint of a cell."""
         self.files[key] = files
         self.fresh.add(key)
-
-    def latest(self, key: str) -> Files:
-        """The newest checkpoint of a cell; empty where there is none."""
-        return self.files.get(key, {})
 
     def report(self, key: str, stage: str, done: int, total: int, scalars: dict[str, float]) -> None:
         """The progress of a cell."""
@@ -160,7 +163,6 @@ def _keeper(ray: Any) -> Any:
 
 def _compute(cell: Cell, reached: Files, keeper: Any, checkpoint_every: float) -> dict[str, Any]:
     """Body of a worker: the cell's files by name, or why it failed. Losing the worker is Ray's to notice."""
-    import ray
     import torch
 
     torch.set_num_threads(1)  # as in a local run: other thread counts add in other orders
@@ -170,8 +172,7 @@ def _compute(cell: Cell, reached: Files, keeper: Any, checkpoint_every: float) -
             raise DataError(f"{cell.features!r} holds other data on the worker: {store.content_hash}, not {cell.data}")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            # After the loss of a node the arguments are those of the first attempt; the keeper has what came since.
-            for file, content in (ray.get(keeper.latest.remote(cell.key)) or reached).items():
+            for file, content in reached.items():
                 (folder / file).write_bytes(content)
             run_cell(cell, folder, _reporter(cell, folder, keeper), checkpoint_every=checkpoint_every)
             return {"files": {file.name: file.read_bytes() for file in folder.iterdir()}}
@@ -218,21 +219,28 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         write_bytes(folder / name, content)
 
 
-def _store(ray: Any, reference: Any, cell: Cell, folder: Path, outcome: Outcome) -> None:
-    """Write what a worker sent, the result last: its file says that the cell is finished."""
+def _store(ray: Any, reference: Any, cell: Cell, folder: Path, outcome: Outcome, again: bool) -> bool:
+    """Write what a worker sent, the result last: its file says that the cell is finished.
+
+    Returns:
+        False where the worker was lost with its answer and the cell is to be computed ``again``.
+    """
     try:
         answer = ray.get(reference)
     except ray.exceptions.RayError as error:
+        if again and not isinstance(error, ray.exceptions.RayTaskError):
+            return False
         outcome.failed[cell.key] = f"the worker was lost {RETRIES + 1} times: {type(error).__name__}: {sentence(error)}"
-        return
+        return True
     if "failed" in answer:
         outcome.failed[cell.key] = answer["failed"]
         if "log" in answer:
             _write(folder, {f"{cell.key}.log": answer["log"].encode("utf-8", "backslashreplace")})
-        return
+        return True
     _write(folder, dict(sorted(answer["files"].items(), key=lambda item: item[0] == f"{cell.key}.json")))
     for file in checkpoint_files(folder / cell.key):
         file.unlink(missing_ok=True)
     stored = read_cell(folder, cell)
     if stored is not None:
         outcome.results[cell.key] = stored
+    return True

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Score = Callable[[Any], tuple[Prediction, dict[str, np.ndarray]]]
 """A system's checked predictions and their scores, one value a query."""
+LATER = 4
+"""Scores within a later stage are fewer by this factor: turns of STRONG are many and short."""
 
 
 def checkpoint_files(path: Path) -> list[Path]:
@@ -75,6 +77,7 @@ class _State(msgspec.Struct):
     trace: list[dict[str, Any]]
     stage: str
     part: int
+    wanted: int
 
 
 class TimedTraining:
@@ -84,7 +87,8 @@ class TimedTraining:
         path: the files of the cell without their endings; a checkpoint lies beside them during the training.
         score: predictions and scores of a system on the validation part; None without such a part.
         report: called with the progress.
-        evaluations: such scores within each stage of the training, besides the one after it.
+        evaluations: such scores within the first stage of the training, besides the one after it; later stages have a
+            quarter as many.
         every: seconds between checkpoints; None writes none.
         measure: further numbers of a system after each stage, for the history.
         made_by: JSON-ready; a checkpoint that was made by something else is ignored.
@@ -121,7 +125,7 @@ class TimedTraining:
         self.trace: list[dict[str, Any]] = []
         self.resumed = self._stores = False
         self._system: Any = None
-        self._stage, self._part, self._share = "", 0, 1.0
+        self._stage, self._part, self._share, self._wanted = "", 0, 1.0, self.evaluations
 
     def fit(self, system: Any, signals: tuple[Signals, ...] = ()) -> None:
         """Train; a system that stores its training continues where a killed one stopped.
@@ -152,9 +156,12 @@ class TimedTraining:
             # The very first report is scored as well: the beginning of the curve. Stages that take turns within one
             # training (root and leaves of TSP-PRL) go on counting.
             begins = done / max(total, 1) <= self._share
-            self._stage, self._part = stage, (0 if self.trace else -1) if begins else self._part
+            if begins:
+                self._part = 0 if self.trace else -1
+                self._wanted = max(self.evaluations // LATER, 1) if self.trace else self.evaluations
+            self._stage = stage
         self._share = done / max(total, 1)
-        part = self.evaluations * done // max(total, 1)
+        part = self._wanted * done // max(total, 1)
         if self.score is not None and self.evaluations and part > self._part and done < total:
             with self.clock.paused(), undisturbed(self._system):
                 self._note(stage, done, total, self.score(self._system)[1])
@@ -195,7 +202,7 @@ class TimedTraining:
             return Session(self.checkpoint, **options)
         if state.made_by != self.made_by:
             return Session(self.checkpoint, **options)
-        self._stage, self._part, self.trace = state.stage, state.part, state.trace
+        self._stage, self._part, self._wanted, self.trace = state.stage, state.part, state.wanted, state.trace
         self.stages = [stage for stage in stages if stage[0] in state.stages]
         self.clock.seconds, self.resumed = state.seconds, True
         return session
@@ -203,7 +210,7 @@ class TimedTraining:
     def _state(self) -> dict[str, Any]:
         names = [name for name, _ in self.stages]
         state = {"made_by": self.made_by, "seconds": self.clock.seconds, "stages": names, "trace": self.trace}
-        return state | {"stage": self._stage, "part": self._part}
+        return state | {"stage": self._stage, "part": self._part, "wanted": self._wanted}
 
 
 @contextmanager

@@ -59,7 +59,9 @@ class LevelArgs:
     """Environment steps before the first update."""
     weight_decay: float = 1e-3
     decay: bool = True
-    """Whether the learning rates rise over the first 30 % of the training and fall to zero along a cosine."""
+    """Whether the learning rates rise over the first part of the training and fall to zero along a cosine."""
+    rise: float = 0.3
+    """Share of the training over which they rise."""
     gamma: float = 0.2
     tau: float = 0.02
     """Share of the source that enters the targets in each update (Eq. 9)."""
@@ -202,7 +204,8 @@ class Level(nn.Module):
     def set_progress(self, share: float) -> None:
         """Learning rates for a share in [0, 1] of the training done."""
         if self.args.decay:
-            slope = share / 0.3 if share < 0.3 else 0.5 * (1 + math.cos(math.pi * (share - 0.3) / 0.7))
+            rise = self.args.rise
+            slope = share / rise if share < rise else 0.5 * (1 + math.cos(math.pi * (share - rise) / (1 - rise)))
             for name, rate in self.OPTIMISERS.items():
                 for group in getattr(self, name).param_groups:
                     now = getattr(self.args, rate) * max(slope, 0.02)

@@ -20,8 +20,9 @@ from strong_envs.spatial.task import SpatialConfig
 from strong_envs.temporal.env import TemporalMomentEnv
 
 NEIGHBOURS = {
-    "blind": ("trl", {"blind"}),
-    "trl+attention": ("trl", {"attention"}),
+    # Both are flat long before; see `SHORT`.
+    "blind": ("trl", {"blind", "pretrain_steps", "rounds"}),
+    "trl+attention": ("trl", {"attention", "temporal.rise"}),
     "strong": ("trl+attention", {"boxes", "box_margin", "pretrain_steps", "random_boxes"}),
     "trl": ("trl+gau", {"boxes"}),
     "trl+local": ("trl", {"boxes"}),
