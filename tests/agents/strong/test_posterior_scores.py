@@ -44,7 +44,9 @@ def test_the_observation_has_the_posterior_of_both_ends_and_the_expected_iou_of_
     low, high = (x.tolist() for x in (task.posterior.start, task.posterior.end))
 
     def iou(a: float, b: float, share: torch.Tensor) -> float:
-        return sum(float(p) * spans.overlap(a, b, x, y, spans.CLAMPED) for p, x, y in zip(share, low, high, strict=True))
+        return sum(
+            float(p) * spans.overlap(a, b, x, y, spans.CLAMPED) for p, x, y in zip(share, low, high, strict=True)
+        )
 
     for row in range(0, 40, 4):
         told, share = seen["posterior"][row], shares[row]
