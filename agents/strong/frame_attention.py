@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.ranges import check_fields
-from strong_envs.agents.strong.cells import smoothed, with_neighbours
+from strong_envs.agents.strong.cell_attention.cells import smoothed, with_neighbours
 from strong_envs.agents.training.matching import GatedScore, Scale, dropout_for
 from strong_envs.agents.training.sentences import Sentences
 from strong_envs.features.bank.bank import FeatureBank

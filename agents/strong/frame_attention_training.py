@@ -10,7 +10,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from strong_envs.agents.strong.cells import lattice
+from strong_envs.agents.strong.cell_attention.cells import lattice
 from strong_envs.agents.strong.frame_attention import FrameAttention
 from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from strong_envs.agents.strong.cell_attention.attention import CellAttention, observe_stretches
-from strong_envs.agents.strong.cells import lattice
+from strong_envs.agents.strong.cell_attention.cells import lattice
 from strong_envs.agents.strong.levels.dqn import DQN
 from strong_envs.agents.training.captured import CapturedStep
 from strong_envs.agents.training.checkpoint import Count

@@ -14,7 +14,7 @@ from strong_envs import agents, features
 from strong_envs.agents.strong import frame_scores
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.strong.args import strong_args
-from strong_envs.agents.strong.cells import lattice
+from strong_envs.agents.strong.cell_attention.cells import lattice
 from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention_training import FrameAttentionTraining
 from strong_envs.agents.strong.frame_scores import (
