@@ -6,12 +6,14 @@ import sys
 
 LONG = 10.0
 """Seconds from which a command counts as long."""
+_workers = [0.0]
+"""Peaks that workers reported, in GiB."""
 
 
-def peak_memory() -> str | None:
-    """``"peak memory 1.2 GiB, largest worker 0.9 GiB"`` of this process so far; None where the system does not tell.
+def own_peak(children: bool = False) -> float | None:
+    """GiB that this process, or the largest of its children that ended, had resident at once.
 
-    Memory is what was resident at once, files that are mapped and were read included.
+    Files that are mapped and were read are included. None where the system does not tell.
     """
     try:
         import resource
@@ -19,7 +21,18 @@ def peak_memory() -> str | None:
         return None
     # Kilobytes, on macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024
-    own, worker = (
-        resource.getrusage(who).ru_maxrss * unit / 2**30 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    return resource.getrusage(resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def note_worker(peak: float | None) -> None:
+    """Count a worker that is no child of this process, with its `own_peak`."""
+    _workers.append(peak or 0.0)
+
+
+def peak_memory() -> str | None:
+    """``"peak memory 1.2 GiB, largest worker 0.9 GiB"`` so far; None where the system does not tell."""
+    own, children = own_peak(), own_peak(children=True)
+    if own is None or children is None:
+        return None
+    worker = max(children, *_workers)
     return f"peak memory {own:.1f} GiB" + (f", largest worker {worker:.1f} GiB" if worker else "")

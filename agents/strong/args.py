@@ -150,6 +150,8 @@ class StrongArgs:
     rounds: int = 3
     """Turns of spatial and temporal training, after the pre-training of the temporal level."""
     pretrain_steps: int = 800_000
+    """Steps of the temporal level before the first turn. A system without turns trains for as many as are given, and by
+    default for as many as a tracked one spends on its temporal level."""
     spatial_steps: int = 60_000
     temporal_steps: int = 160_000
     """Steps of the temporal level in a turn, on average over the turns."""
@@ -429,7 +431,7 @@ def system_args(
     reward = spatial.get("reward") if isinstance(spatial, Mapping) else None
     base = {name: given[name] for name in ("learns_from", "boxes", "attention") if name in given}
     args = changed_args(strong_args(preset, reward, **base), {**given, "seed": seed})
-    if not args.takes_turns:
+    if not args.takes_turns and "pretrain_steps" not in given:
         # The same number of steps as a tracked system spends on its temporal level.
         args = replace(args, pretrain_steps=args.pretrain_steps + args.rounds * args.temporal_steps)
     steps = max(int(args.frame_attention.steps * budget), 10)

@@ -6,6 +6,7 @@ import errno
 import multiprocessing as mp
 import os
 import queue
+import sys
 import threading
 import time
 import traceback
@@ -19,11 +20,15 @@ from strong_envs.benchmarks.execution.cell import Cell, read_cell, run_cell
 from strong_envs.benchmarks.execution.live_page import NAME
 from strong_envs.benchmarks.execution.progress import ProgressBars
 from strong_envs.benchmarks.execution.time_left import by_seed
+from strong_envs.benchmarks.peak_memory import note_worker, own_peak
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import os_errors, sentence, shown
 
 NO_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 """Errors after which no other cell could be stored either."""
+IMPORTED = ["torch", "torch._dynamo", "gymnasium", "msgspec", "safetensors.torch"]
+"""What every cell needs and takes seconds to import. Modules of this project are not among them: their path is known
+to the processes of the cells alone."""
 
 
 @dataclass
@@ -63,7 +68,7 @@ def run_matrix(
     """
     outcome, waiting = stored_cells(cells, folder)
     before = [(cell, outcome.results[cell.key]) for cell in cells if cell.key in outcome.results]
-    context = mp.get_context("spawn")
+    context = _context()
     messages = context.Queue()
     running: dict[str, tuple[Any, Cell]] = {}
     page = folder.parent / NAME if show else None
@@ -72,7 +77,9 @@ def run_matrix(
             while waiting or running:
                 while waiting and len(running) < jobs:
                     cell = waiting.pop(0)
-                    process = context.Process(target=_work, args=(cell, folder, messages), daemon=True)
+                    process = context.Process(
+                        target=_work, args=(cell, folder, messages, dict(os.environ)), daemon=True
+                    )
                     process.start()
                     running[cell.key] = (process, cell)
                     bars.begin(cell)
@@ -100,14 +107,26 @@ def run_matrix(
     return outcome
 
 
-def _work(cell: Cell, folder: Path, messages: Any) -> None:
+def _context() -> Any:
+    """Processes that are copied from one which has made the imports; on other systems than Linux fresh ones."""
+    if sys.platform != "linux":
+        return mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
+
+
+def _work(cell: Cell, folder: Path, messages: Any, environment: dict[str, str]) -> None:
     """Body of a worker process."""
     import signal
 
+    # A copied process has the environment that the first run of this session had.
+    os.environ.clear()
+    os.environ.update(environment)
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _end_with(os.getppid())
+    _end_with_parent()
     # One thread each: small batches lose time on a second one, and cells run side by side anyway.
     torch.set_num_threads(1)
     last = 0.0
@@ -136,15 +155,19 @@ def _work(cell: Cell, folder: Path, messages: Any) -> None:
             with suppress(OSError):
                 folder.mkdir(parents=True, exist_ok=True)
                 (folder / f"{cell.key}.log").write_text(traceback.format_exc(), "utf-8", "backslashreplace")
+    finally:
+        messages.put(("memory", cell.key, own_peak()))
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent: a run that was killed must not go on beside the next one."""
+def _end_with_parent() -> None:
+    """End this process soon after the run that started it: one that was killed must not go on beside the next one."""
     import signal
 
+    parent = mp.parent_process()  # of a copied process, too, it is the run and not the process that it is a copy of
+    assert parent is not None
+
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)  # time for a checkpoint
         os._exit(128 + signal.SIGTERM)
@@ -170,6 +193,8 @@ def _drain(messages: Any, bars: ProgressBars, outcome: Outcome) -> None:
             return
         if kind == "progress":
             bars.update(key, *rest)
+        elif kind == "memory":
+            note_worker(*rest)
         elif kind == "failed":
             outcome.failed[key] = rest[0]
         else:

@@ -20,6 +20,15 @@ def test_it_grows_with_what_is_held():
     assert gib(peak_memory()) >= min(before + 0.5, held.nbytes / 2**30)
 
 
+def test_a_worker_that_is_no_child_counts(monkeypatch):
+    from strong_envs.benchmarks import peak_memory as module
+
+    monkeypatch.setattr(module, "_workers", [0.0])
+    module.note_worker(7.25)
+    module.note_worker(None)
+    assert peak_memory().endswith("largest worker 7.2 GiB")
+
+
 def test_a_long_command_says_it_and_a_short_one_does_not(monkeypatch, capsys):
     assert cli.main(["sizes", "shapes-v0"]) == 0
     assert "peak memory" not in capsys.readouterr().err

@@ -21,7 +21,7 @@ from strong_envs.temporal.env import TemporalMomentEnv
 
 NEIGHBOURS = {
     # Both are flat long before; see `SHORT`.
-    "blind": ("trl", {"blind", "pretrain_steps", "rounds"}),
+    "blind": ("trl", {"blind", "pretrain_steps"}),
     "trl+attention": ("trl", {"attention", "temporal.rise"}),
     "strong": ("trl+attention", {"boxes", "box_margin", "pretrain_steps", "random_boxes"}),
     "trl": ("trl+gau", {"boxes"}),

@@ -39,7 +39,7 @@ def timeless(trace: list[dict]) -> list[dict]:
 
 @pytest.mark.slow
 def test_a_cell_killed_in_its_middle_goes_on_and_ends_as_if_it_had_not_been(ragged_store, tmp_path):
-    cell = cell_of(ragged_store, evaluations=2)
+    cell = cell_of(ragged_store, evaluations=8)
     whole = run_cell(cell, tmp_path / "whole")
 
     def power_cut(stage, done, total, scalars):
