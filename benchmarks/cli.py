@@ -97,7 +97,7 @@ def help_page() -> str:
         "",
         "Gymnasium environments for video moment localisation, with agents and a benchmark.",
         "",
-        "First run, with data that is drawn on this machine (two cores: a minute or two with --quick, 14 without):",
+        "First run, with data that is drawn on this machine (two cores: half a minute with --quick, 11 without):",
         "  strong-envs run --quick",
         "",
     ]
