@@ -84,7 +84,7 @@ ALL_REWARDS: dict[str, Any] = {
     ),
 }
 """The other arguments of ``learns_from="all rewards"``: those of the result files of 26 November 2026 and before."""
-STILL: dict[str, Any] = {"rise": 0.05}
+QUICK_RISE: dict[str, Any] = {"rise": 0.05}
 """What the default changes in the temporal level where neither boxes nor attention are learnt. Validation, one seed:
 95.0 instead of 94.6 on GT boxes and 35.4 instead of 33.6 on whole frames. ``strong``, whose attention over cells needs
 a slow start, loses five points by it before its first turn."""
@@ -348,7 +348,7 @@ def strong_args(
             made["random_boxes"] = 0.0
             made["box_margin"] = 0.0
         if boxes not in LEARNT and changes.get("attention", "none") == "none":
-            made["temporal"] = changed_level(args.temporal, STILL)
+            made["temporal"] = changed_level(args.temporal, QUICK_RISE)
         if learns_from == "all rewards":
             made["temporal"] = changed_level(
                 args.temporal,
@@ -429,8 +429,11 @@ def system_args(
         given["temporal_env"] = {**given.get("temporal_env", {}), **env}
     spatial = given.get("spatial_env")
     reward = spatial.get("reward") if isinstance(spatial, Mapping) else None
-    base = {name: given[name] for name in ("learns_from", "boxes", "attention") if name in given}
-    args = changed_args(strong_args(preset, reward, **base), {**given, "seed": seed})
+    base = strong_args(preset, reward, **{name: given[name] for name in ("learns_from", "boxes") if name in given})
+    if given.get("attention", "none") != "none":
+        # It is not given to `strong_args`, which would check it before the arguments that it needs are changed, too.
+        base = replace(base, temporal=changed_level(base.temporal, {"rise": LevelArgs.rise}))
+    args = changed_args(base, {**given, "seed": seed})
     if not args.takes_turns and "pretrain_steps" not in given:
         # The same number of steps as a tracked system spends on its temporal level.
         args = replace(args, pretrain_steps=args.pretrain_steps + args.rounds * args.temporal_steps)

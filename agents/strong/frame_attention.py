@@ -109,7 +109,7 @@ class FrameAttention(nn.Module):
         """`attend_together` of this frame attention alone."""
         return attend_together([self], bank, wanted)
 
-    def looks(self, maps: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    def weights_and_scores(self, maps: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of cells (S, n, K) and scores of frames (S, n), from smoothed cells (n, K, C) and queries (S, Dq)."""
         # The samples of a video share its cells; one after the other they stay in the processor's cache.
         cells = self.attention.feature(maps)
@@ -217,7 +217,7 @@ def attend_together(
         raw = one._maps(bank, torch.arange(offsets[video], offsets[video + 1], device=bank.device))
         height, width = raw.shape[1:3]
         maps, query = smoothed(one._cells(raw), SMOOTHED), one.query(bank, samples)
-        all_weights, all_inside = zip(*(member.looks(maps, query) for member in members), strict=True)
+        all_weights, all_inside = zip(*(member.weights_and_scores(maps, query) for member in members), strict=True)
         weights, inside = sum(all_weights) / len(members), sum(all_inside) / len(members)
         found = attention_box(weights.flatten(0, 1), height, width, one.args.size).unflatten(0, weights.shape[:2])
         for sample, *parts in zip(samples.tolist(), found, inside, strict=True):

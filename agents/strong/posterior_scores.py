@@ -8,8 +8,8 @@ scores of all frames up. Of it the level observes
   (end) plus each of `REACH` steps,
 - the expected IoU of the window, and by how much each move changes it.
 
-The agent still learns from its own episodes and rewards what to do about it. What it is told is what the frame
-classifier makes its answer of, so that an agent with this observation should be compared with that system.
+The agent still learns from its own episodes and rewards. The frame classifier computes its answer from the same
+posterior, so an agent with this observation should be compared with that system.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class PosteriorScoresTask(FrameScoresTask):
         ends = [self._before(which, row, at) for which, at in enumerate((start, end))]
         now = self._expected(row, start[:, None], end[:, None])
         after = self._expected(row, start[:, None] + self.table[:, 0], end[:, None] + self.table[:, 1])
-        told = torch.cat((*ends, now, after - now), 1)
-        return super().observe(samples, start, end, t, local) | {"posterior": told}
+        observed = torch.cat((*ends, now, after - now), 1)
+        return super().observe(samples, start, end, t, local) | {"posterior": observed}
 
     def dims(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the parts of an observation, in order."""

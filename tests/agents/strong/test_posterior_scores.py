@@ -49,17 +49,17 @@ def test_the_observation_has_the_posterior_of_both_ends_and_the_expected_iou_of_
         )
 
     for row in range(0, 40, 4):
-        told, share = seen["posterior"][row], shares[row]
+        observed, share = seen["posterior"][row], shares[row]
         for which, (edge, at) in enumerate(((low, float(start[row])), (high, float(end[row])))):
             for place, reach in enumerate(REACH):
                 expected = sum(float(p) for p, x in zip(share, edge, strict=True) if x <= at + reach)
-                assert abs(float(told[which * len(REACH) + place]) - expected) < 1e-4
+                assert abs(float(observed[which * len(REACH) + place]) - expected) < 1e-4
         now = iou(float(start[row]), float(end[row]), share)
-        assert abs(float(told[2 * len(REACH)]) - now) < 2e-3
+        assert abs(float(observed[2 * len(REACH)]) - now) < 2e-3
         for action in range(task.n_actions):
             a, b = (float(x[row]) + float(task.table[action, i]) for i, x in enumerate((start, end)))
             if 0 <= a < b <= STEPS:
-                assert abs(float(told[2 * len(REACH) + 1 + action]) - (iou(a, b, share) - now)) < 2e-3
+                assert abs(float(observed[2 * len(REACH) + 1 + action]) - (iou(a, b, share) - now)) < 2e-3
 
 
 def test_stretches_have_the_score_of_the_frame_in_their_middle():
@@ -68,7 +68,7 @@ def test_stretches_have_the_score_of_the_frame_in_their_middle():
     assert found.tolist() == [[1, 1, 2, 2, 3, 3], [4, 4, 4, 5, 5, 5]]
 
 
-def test_before_the_frame_attention_is_trained_all_samples_are_told_the_same(bank, task):
+def test_before_the_frame_attention_is_trained_all_samples_observe_the_same(bank, task):
     blank = PosteriorScoresTask(bank, task.local, task.config, task.frame_logits * 0, task.posterior)
     samples = torch.tensor([0, 1, 2])
     seen = blank.observe(samples, *task.initial(samples), torch.zeros_like(samples))["posterior"]

@@ -20,7 +20,7 @@ from strong_envs.spatial.task import SpatialConfig
 from strong_envs.temporal.env import TemporalMomentEnv
 
 NEIGHBOURS = {
-    # Both are flat long before; see `SHORT`.
+    # Its validation curve is flat after fewer steps; see `SHORT`.
     "blind": ("trl", {"blind", "pretrain_steps"}),
     "trl+attention": ("trl", {"attention", "temporal.rise"}),
     "strong": ("trl+attention", {"boxes", "box_margin", "pretrain_steps", "random_boxes"}),
@@ -226,3 +226,25 @@ def test_objects_know_no_box(object_store, ragged_store):
     with pytest.raises(DataError, match="no detector features"):
         LocalFeatures(plain, "objects")
     assert "needs detector features" in agents.incompatibility("trl+local", plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "rise"),
+    [
+        ("trl", {}, 0.05),
+        ("trl", {"attention": "cells"}, 0.3),
+        ("strong", {"attention": "none", "spatial_env": SpatialConfig(reward="q_value")}, 0.3),
+        (
+            "strong (paper)",
+            {
+                "attention": "cells",
+                "spp_levels": (1,),
+                "temporal": {"algorithm": "dqn"},
+                "temporal_env": {"global_scope": "video"},
+            },
+            0.3,
+        ),
+    ],
+)
+def test_an_attention_is_checked_together_with_what_is_given_beside_it(name, options, rise, object_store):
+    assert agents.make(name, features.load(object_store, "train"), **options).args.temporal.rise == rise
