@@ -52,6 +52,11 @@ SPACE: Space = {
     "temporal.updates": OneOf(1, 2, 4),
 }
 """Of the temporal level that learns by double DQN."""
+OVER_CELLS: Space = {
+    **{name: kind for name, kind in SPACE.items() if name != "temporal.updates"},
+    "cells.hidden": OneOf(32, 64, 128),
+}
+"""Of one that is trained together with attention over cells, whose updates follow ``cells.steps_per_update``."""
 ACTOR_CRITIC: Space = {
     "temporal.lr_actor": Between(1e-4, 1e-2),
     "temporal.lr_critic": Between(1e-4, 1e-2),
@@ -72,7 +77,9 @@ def _space(boxes: str, defaults: Mapping[str, Any]) -> Space:
     """What is tuned of a variant. The letter of the paper is not tuned, nor are the upper bounds."""
     if defaults.get("preset") == "paper" or boxes in BOUNDS:
         return {}
-    temporal = ACTOR_CRITIC if defaults.get("learns_from") == "all rewards" else SPACE
+    learns_from = defaults.get("learns_from", "own rewards")
+    cells = learns_from == "own rewards" and defaults.get("attention", "cells" if boxes in LEARNT else "none") == "cells"
+    temporal = ACTOR_CRITIC if learns_from == "all rewards" else OVER_CELLS if cells else SPACE
     return {**temporal, **(SPATIAL if boxes in LEARNT else {})}
 
 
@@ -81,7 +88,9 @@ def _sees(boxes: str, attention: str) -> str:
     return "grid" if boxes == "frame" and attention == "cells" else SEES_BOXES[boxes]
 
 
-def _register(name: str, description: str, boxes: str, *, needs: str = "grid", **defaults: Any) -> None:
+def _register(
+    name: str, description: str, boxes: str, *, needs: str = "grid", tuned_as: str | None = None, **defaults: Any
+) -> None:
     """Register a configuration of `Strong`; ``needs`` is the part of a store that its f_o is made of."""
     register(
         SystemSpec(
@@ -98,13 +107,14 @@ def _register(name: str, description: str, boxes: str, *, needs: str = "grid", *
             sees="sentences" if defaults.get("blind") else _sees(boxes, defaults.get("attention", "none")),
             learns_from=defaults.get("learns_from", "own rewards"),
             space=_space(boxes, defaults),
+            tuned_as=tuned_as,
         )
     )
 
 
 _register("blind", "the same agent with every visual input hidden", "frame", needs="frames", blind=True, **SHORT)
 _register("trl", "temporal level alone, whole frames", "frame", needs="frames")
-_register("trl+gau", "temporal level, a fixed centred Gaussian over the frame", "gaussian")
+_register("trl+gau", "temporal level, a fixed centred Gaussian over the frame", "gaussian", tuned_as="trl")
 _register("trl+attention", "temporal level alone, attention over the cells of whole frames", "frame", attention="cells")
 _register("strong", "both levels, trained in turns from their own rewards alone", "tracked")
 _register(
@@ -150,9 +160,17 @@ _register(
     spatial_env={"reward": "q_value"},
 )
 _register(
-    "attention boxes", "STRONG without the tracker: in every frame the box around the attention's peak", "attention"
+    "attention boxes",
+    "STRONG without the tracker: in every frame the box around the attention's peak",
+    "attention",
+    tuned_as="strong",
 )
-_register("static attention box", "the same with one box for the whole video, the median of these", "static_attention")
+_register(
+    "static attention box",
+    "the same with one box for the whole video, the median of these",
+    "static_attention",
+    tuned_as="strong",
+)
 _register(
     "GT static box", "temporal level on one box around the GT boxes of the moment (upper bound)", "static", **BOUND
 )
@@ -164,14 +182,21 @@ _register(
     box_margin=0.05,
     temporal={"algorithm": "ddpg", "network": "matching"},
 )
-_register("trl+local", "temporal level on the mean of detected objects", "objects", needs="objects")
-_register("trl+cells", "temporal level on the five cells of each frame with the largest norm", "cells")
+_register("trl+local", "temporal level on the mean of detected objects", "objects", needs="objects", tuned_as="trl")
+_register(
+    "trl+cells", "temporal level on the five cells of each frame with the largest norm", "cells", tuned_as="trl"
+)
 _register(
     "trl+dis",
     "both levels, every frame's box from b0 alone, with as many moves as STRONG has in its first frame",
     "tracked",
+    tuned_as="strong",
     spatial_env={"inheritance": "none", "actions_per_frame": StrongArgs().spatial_env.first_frame_actions},
 )
 _register(
-    "trl+fix", "both levels, the first frame's box for all frames", "tracked", spatial_env={"inheritance": "first"}
+    "trl+fix",
+    "both levels, the first frame's box for all frames",
+    "tracked",
+    tuned_as="strong",
+    spatial_env={"inheritance": "first"},
 )

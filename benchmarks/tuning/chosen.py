@@ -43,6 +43,8 @@ class TunedSystem(Struct):
     chosen: dict[str, Value] | None
     mIoU: float | None = None
     default_mIoU: float | None = None
+    budget: float | None = None
+    """Of its trials; None in an older file, where it is that of the whole file."""
 
 
 class TunedFile(Struct):
@@ -76,7 +78,7 @@ def with_tuned(args: argparse.Namespace, variants: Sequence[Variant]) -> list[Va
     found = read_tuned(path)
     made = []
     for variant in variants:
-        tuned = found.systems.get(key_of(variant))
+        _, tuned = chosen_of(key_of(variant), found)
         if tuned is None or not tuned.chosen:
             made.append(variant)
             continue
@@ -99,6 +101,15 @@ def key_of(variant: Variant) -> str:
     return variant.system + (SUFFIX if variant.boxes else "")
 
 
+def chosen_of(key: str, file: TunedFile) -> tuple[str, TunedSystem | None]:
+    """What a file holds for a row, and the key it stands under: its own, or that of the system it is a variant of."""
+    from strong_envs import agents
+
+    if key not in file.systems and not key.endswith(SUFFIX):
+        key = agents.find(key).tuned_as or key
+    return key, file.systems.get(key)
+
+
 def is_given(variant: Variant, name: str) -> bool:
     """Whether the options of a variant hold a setting already: ``--set`` gave it."""
     for path in setting_paths(variant.system)[name]:
@@ -112,7 +123,7 @@ def is_given(variant: Variant, name: str) -> bool:
 
 def tuned_note(system: str, tuned: TunedFile, data: str) -> str:
     """A sentence for the row of a system: the values that were chosen, by how many trials, on what."""
-    found = tuned.systems.get(system)
+    key, found = chosen_of(system, tuned)
     if found is None:
         return "not tuned: default values."
     if not found.chosen:
@@ -121,7 +132,9 @@ def tuned_note(system: str, tuned: TunedFile, data: str) -> str:
     where = f"the part {tuned.part}" + ("" if tuned.data == data else f" of {tuned.data}")
     before = "" if found.default_mIoU is None else f"; default values: {100 * found.default_mIoU:.2f}"
     score = "" if found.mIoU is None else f" (mIoU {100 * found.mIoU:.2f} there{before})"
-    return f"tuned in {len(found.trials)} trials on {where}{score}: {values}."
+    budget = tuned.budget if found.budget is None else found.budget
+    whose = "" if key == system else f"values of {key}, "
+    return f"{whose}tuned in {len(found.trials)} trials at a budget of {budget:g} on {where}{score}: {values}."
 
 
 def shown_value(value: Any) -> str:

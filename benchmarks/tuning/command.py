@@ -210,6 +210,7 @@ class Tuning:
                 "chosen": None if chosen is None else chosen["values"],
                 "mIoU": None if chosen is None else chosen["mIoU"],
                 "default_mIoU": first,
+                "budget": self.args.budget,
             }
         more = {"left_out": self.left_out, "about": about(self.args) | {"extras": extras("optuna")}}
         return {**self._about(), "systems": systems, **more}
@@ -231,14 +232,19 @@ def others_of(file: Path, names: Collection[str], now: Mapping[str, Any]) -> dic
     """What an earlier search in the same folder chose for systems that are not among ``names``.
 
     Raises:
-        DataError: it was made on other data or with another budget than ``now`` says, so one file cannot hold both.
+        DataError: it was made on other data or with other seeds than ``now`` says, so one file cannot hold both. Budgets
+            may differ: each system has its own.
     """
     if not file.is_file():
         return {}
     read_tuned(str(file))
     before = read_tree(file)
-    others = {name: found for name, found in before["systems"].items() if name not in names}
-    changed = [key for key in ("data", "seeds", "budget", "protocol") if before.get(key) != now[key]]
+    others = {
+        name: {**found, "budget": found.get("budget", before["budget"])}
+        for name, found in before["systems"].items()
+        if name not in names
+    }
+    changed = [key for key in ("data", "seeds", "protocol") if before.get(key) != now[key]]
     if others and changed:
         raise DataError(
             f"{shown(file)} holds the choices for {', '.join(others)}, made with another {changed[0]} "

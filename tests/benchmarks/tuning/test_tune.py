@@ -122,13 +122,19 @@ def test_a_second_search_in_the_same_folder_keeps_the_first(tuned, tmp_path, cap
     shutil.copytree(out, tmp_path / "both")
     words = ["tune", "--trials", "1", "--out", str(tmp_path / "both"), "--systems", "ctrl", "--jobs", "1"]
     data = ["--features", "shapes-v0"]
-    assert main([*words, *data, "--budget", "0.02"]) == 2
+    assert main([*words, *data, "--budget", "0.01", "--seeds", "2"]) == 2
     said = capsys.readouterr().err
-    assert "holds the choices for blind one-shot, made with another budget (0.01, now 0.02)" in said
+    assert "holds the choices for blind one-shot, made with another seeds ([1000], now [1000, 1001])" in said
     assert json.loads((tmp_path / "both" / "tuned.json").read_text()) == file
-    assert main([*words, *data, "--budget", "0.01"]) == 0
+    # A system that needs longer to learn anything is searched with a budget of its own.
+    assert main([*words, *data, "--budget", "0.02"]) == 0
     both = json.loads((tmp_path / "both" / "tuned.json").read_text())["systems"]
     assert list(both) == ["blind one-shot", "ctrl"] and both["blind one-shot"] == file["systems"]["blind one-shot"]
+    assert [found["budget"] for found in both.values()] == [0.01, 0.02]
+    capsys.readouterr()
+    words = ["run", *QUICK, "--systems", "ctrl", "--tuned", str(tmp_path / "both"), "--out", str(tmp_path / "run")]
+    assert main([*words, "--seeds", "1"]) == 0
+    assert "tuned in 1 trials at a budget of 0.02 on the part val" in (tmp_path / "run" / "table.md").read_text()
 
 
 @pytest.mark.slow
@@ -139,7 +145,7 @@ def test_the_table_uses_and_prints_the_chosen_values(tuned, tmp_path, capsys):
     result = json.loads((tmp_path / "results.json").read_text())
     assert result["tuned"]["systems"] == file["systems"]
     notes = {row["system"]: row.get("note", "") for row in result["rows"]}
-    assert "tuned in 3 trials on the part val" in notes["blind one-shot"]
+    assert "tuned in 3 trials at a budget of 0.01 on the part val" in notes["blind one-shot"]
     assert "not tuned: default values." in notes["ctrl"]
     assert "tuned in 3 trials" in (tmp_path / "table.md").read_text()
     cell = json.loads(next((tmp_path / "cells").glob("blind-one-shot-*.json")).read_text())
@@ -180,6 +186,18 @@ def test_values_that_a_system_does_not_take_are_refused(tuned, tmp_path, capsys)
     words = ["run", *QUICK, "--systems", "blind one-shot", "--tuned", str(tmp_path / "tuned.json")]
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "blind one-shot: lr" in capsys.readouterr().err
+
+
+def test_a_variant_that_was_not_searched_has_the_values_of_its_system(tmp_path, capsys):
+    chosen = {"space": {}, "defaults": {}, "trials": [], "chosen": {"temporal.gamma": 0.125}}
+    file = {"data": "x", "part": "val", "trials": 1, "seeds": [1000], "budget": 1.0, "systems": {"trl": chosen}}
+    (tmp_path / "tuned.json").write_text(json.dumps(file))
+    words = ["run", *QUICK, "--seeds", "1", "--systems", "trl+gau,blind", "--tuned", str(tmp_path / "tuned.json")]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    cells = {c["system"]: c for c in map(json.loads, (f.read_text() for f in (tmp_path / "out/cells").glob("*.json")))}
+    assert cells["trl+gau"]["options"] == {"temporal": {"gamma": 0.125}} and cells["blind"]["options"] == {}
+    notes = {row["system"]: row.get("note", "") for row in json.loads((tmp_path / "out/results.json").read_text())["rows"]}
+    assert "values of trl, tuned in" in notes["trl+gau"] and "not tuned: default values." in notes["blind"]
 
 
 @pytest.mark.parametrize("name", ["foo", "temporal.gamma", "__class__"])
