@@ -220,7 +220,7 @@ class SystemSpec:
     space: Space = field(default_factory=dict)
     """The settings that ``strong-envs tune`` chooses; empty for a system that is not tuned."""
     tuned_as: str | None = None
-    """The system whose chosen settings it has where it was not searched itself: of a variant, what it is a variant of."""
+    """The system whose chosen settings it has where it was not searched itself: that which it is a variant of."""
 
     def __post_init__(self) -> None:
         for what, value, valid in (("sees", self.sees, SEES), ("learns_from", self.learns_from, LEARNS_FROM)):

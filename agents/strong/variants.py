@@ -78,7 +78,9 @@ def _space(boxes: str, defaults: Mapping[str, Any]) -> Space:
     if defaults.get("preset") == "paper" or boxes in BOUNDS:
         return {}
     learns_from = defaults.get("learns_from", "own rewards")
-    cells = learns_from == "own rewards" and defaults.get("attention", "cells" if boxes in LEARNT else "none") == "cells"
+    cells = (
+        learns_from == "own rewards" and defaults.get("attention", "cells" if boxes in LEARNT else "none") == "cells"
+    )
     temporal = ACTOR_CRITIC if learns_from == "all rewards" else OVER_CELLS if cells else SPACE
     return {**temporal, **(SPATIAL if boxes in LEARNT else {})}
 
@@ -183,9 +185,7 @@ _register(
     temporal={"algorithm": "ddpg", "network": "matching"},
 )
 _register("trl+local", "temporal level on the mean of detected objects", "objects", needs="objects", tuned_as="trl")
-_register(
-    "trl+cells", "temporal level on the five cells of each frame with the largest norm", "cells", tuned_as="trl"
-)
+_register("trl+cells", "temporal level on the five cells of each frame with the largest norm", "cells", tuned_as="trl")
 _register(
     "trl+dis",
     "both levels, every frame's box from b0 alone, with as many moves as STRONG has in its first frame",

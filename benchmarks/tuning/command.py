@@ -232,8 +232,8 @@ def others_of(file: Path, names: Collection[str], now: Mapping[str, Any]) -> dic
     """What an earlier search in the same folder chose for systems that are not among ``names``.
 
     Raises:
-        DataError: it was made on other data or with other seeds than ``now`` says, so one file cannot hold both. Budgets
-            may differ: each system has its own.
+        DataError: it was made on other data or with other seeds than ``now`` says, so one file cannot hold both.
+            Budgets may differ: each system has its own.
     """
     if not file.is_file():
         return {}

@@ -196,7 +196,9 @@ def test_a_variant_that_was_not_searched_has_the_values_of_its_system(tmp_path, 
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     cells = {c["system"]: c for c in map(json.loads, (f.read_text() for f in (tmp_path / "out/cells").glob("*.json")))}
     assert cells["trl+gau"]["options"] == {"temporal": {"gamma": 0.125}} and cells["blind"]["options"] == {}
-    notes = {row["system"]: row.get("note", "") for row in json.loads((tmp_path / "out/results.json").read_text())["rows"]}
+    notes = {
+        row["system"]: row.get("note", "") for row in json.loads((tmp_path / "out/results.json").read_text())["rows"]
+    }
     assert "values of trl, tuned in" in notes["trl+gau"] and "not tuned: default values." in notes["blind"]
 
 
