@@ -135,12 +135,13 @@ class CellAttention(nn.Module):
         return with_neighbours(self.cell(grid.to(torch.float32)))
 
     @torch.no_grad()
-    def attend(self, bank: FeatureBank, boxes: Tensor | None = None) -> Tensor:
+    def attend(self, bank: FeatureBank, boxes: Tensor | None = None, scores: Tensor | None = None) -> Tensor:
         """Attended features of all frames of all samples: (R, C) float32, packed sample after sample.
 
         Args:
             bank: features of one split.
             boxes: corners (R, 4) that limit the attention, one for every frame of each sample; None: whole frames.
+            scores: (R, K) of all cells without that limit, from `scored_cells`; None: they are computed.
         """
         height, width, channels = bank.grid_shape
         first = sample_rows(bank)
@@ -150,10 +151,10 @@ class CellAttention(nn.Module):
             rows = first[samples][:, None] + torch.arange(high - low, device=bank.device)
             # The samples of a video share its cells; one after the other they stay in the processor's cache.
             for at, one in zip(rows, self.query(bank.query[samples]), strict=True):
-                scores = self.score(cells[None], one[None])[0]
+                said = self.score(cells[None], one[None])[0] if scores is None else scores[at]
                 if boxes is not None:
-                    scores = scores + (box_weights(boxes[at], height, width) + FLOOR).log()
-                seen[at] = torch.einsum("nk,nkc->nc", scores.softmax(-1), cells)
+                    said = said + (box_weights(boxes[at], height, width) + FLOOR).log()
+                seen[at] = torch.einsum("nk,nkc->nc", said.softmax(-1), cells)
         return seen
 
     def smoothed(self, grid: Tensor) -> Tensor:
@@ -293,7 +294,8 @@ class AttendedFeatures(LocalFeatures):
     @cached_property
     def means(self) -> WindowMeans:  # type: ignore[override]
         """Window means of the attended features, by sample."""
-        seen = self.attention.attend(self.bank, self.boxes)
+        held = vars(self if self.of is None else self.of).get("_scored")
+        seen = self.attention.attend(self.bank, self.boxes, None if held is None else held[1])
         return WindowMeans.of(seen, self.rows, torch.arange(len(self.bank), device=self.bank.device))
 
 
