@@ -8,14 +8,18 @@ helps late may not help early; the table shows this order and no other.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from strong_envs.agents.strong.args import StrongArgs, strong_args
 from strong_envs.agents.strong.levels.ddpg import DDPGArgs
 from strong_envs.agents.strong.levels.level import LevelArgs
+from strong_envs.features.errors import DataError
 
 LEVELS = ("temporal", "spatial")
+DEFAULT = "default"
+"""Label of the first row of `taken_back`."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,51 @@ def walk() -> list[tuple[Change, StrongArgs]]:
         args = replace(args)  # checks what goes with what
         found.append((change, args))
     return found
+
+
+def taken_back() -> list[tuple[Change, StrongArgs]]:
+    """The default, and for each change of the walk the default with that change alone taken back to the letter.
+
+    Where the default cannot be without a change, later ones that need it are taken back with it, and the row says so.
+    Fields that only one of two algorithms has stay as they are.
+    """
+    found = [(Change(DEFAULT, "the default strong", ()), strong_args())]
+    for at, change in enumerate(CHANGES[1:], 1):
+        together: list[Change] = []
+        for later in (None, *CHANGES[at + 1 :]):
+            together += [later] if later else []
+            if _without(change, *together) is not None:
+                break
+        for other in list(together):
+            fewer = [one for one in together if one is not other]
+            if _without(change, *fewer) is not None:
+                together = fewer
+        args = _without(change, *together)
+        assert args is not None, f"{change.label} cannot be taken back"
+        label = " ".join(one.label.replace("+", "-").removesuffix(" (default)") for one in (change, *together))
+        says = "without: " + "; ".join(one.says for one in (change, *together))
+        found.append((Change(label, says, tuple(name for one in (change, *together) for name in one.fields)), args))
+    return found
+
+
+def _without(*changes: Change) -> StrongArgs | None:
+    """The default with the fields of some changes as in the letter; None where they do not go together."""
+    letter, args = strong_args("paper"), strong_args()
+    for name in (name for change in changes for name in change.fields):
+        group, _, part = name.rpartition(".")
+        part = part.partition("=")[0]
+        for owner in LEVELS if group == "levels" else (group,):
+            ours, theirs = getattr(args, owner, None), getattr(letter, owner, None)
+            shared = hasattr(ours, part) and hasattr(theirs, part)
+            if shared or part == "algorithm" or not isinstance(ours, LevelArgs):
+                args = _changed(args, letter, owner, part)
+    # Where the letter's attention over frames does not fit to the rest, there is none.
+    attentions = (args.attention, "none") if args.attention != "cells" else ("cells",)
+    for attention in attentions:
+        made = _rebuilt(_unchecked(args) | {"attention": attention})
+        with contextlib.suppress(DataError):
+            return replace(made)
+    return None
 
 
 def _changed(args: StrongArgs, target: StrongArgs, owner: str, part: str) -> StrongArgs:

@@ -1,8 +1,9 @@
 """``strong-envs walk``: from STRONG to the letter of the paper to the default, one change a row.
 
-Rows and their order are those of `agents.strong.paper_walk`. Every cell is trained on the training part and scored on
-the test part once; a killed walk goes on where it stopped. All rows are measured by one protocol: where a row changes
-the moves of the temporal level, a note below the table says so.
+With ``--back`` every row is the default with one of these changes taken back, which tells what each is worth to a
+system that learns. Rows and their order are those of `agents.strong.paper_walk`. Every cell is trained on the training
+part and scored on the test part once; a killed walk goes on where it stopped. All rows are measured by one protocol:
+where a row changes the moves of the temporal level, a note below the table says so.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from strong_envs.features.files.atomic import write_text
 
 if TYPE_CHECKING:
     from strong_envs.agents.strong.args import StrongArgs
+    from strong_envs.agents.strong.paper_walk import Change
 
 SYSTEM = "strong"
 SHOWN = ("mIoU", "Acc@.5", "m_vIoU", "coverage", "train s")
@@ -53,6 +55,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Train STRONG to the letter of the paper, and then with one change after the other until it is "
         "the default. The rows are fixed; docs/results/walk.json is the results.json of this command.",
     )
+    parser.add_argument(
+        "--back", action="store_true", help="every row is the default with one of the changes taken back to the letter"
+    )
     add_arguments(parser)
     parser.set_defaults(run=main, systems="", out="results/walk", evaluations=0)
 
@@ -67,58 +72,67 @@ def main(args: argparse.Namespace) -> int:
                 "strong-envs run --systems strong takes it"
             )
     with held_output(args) as out:
-        made = run_job(args, variants())
+        from strong_envs.agents.strong.paper_walk import options_of
+
+        rows = rows_of(args.back)
+        made = run_job(args, [Variant(change.label, SYSTEM, options_of(row)) for change, row in rows])
         job = WalkJob(**{part.name: getattr(made, part.name) for part in fields(made)})
-        result = walk_result(job)
+        result = walk_result(job, rows)
         write_json(out / "results.json", result)
         write_text(out / "table.md", walk_markdown(result))
         show(result, args, out)
         return finish(job)
 
 
-def variants() -> list[Variant]:
-    """One variant a row; its options are all arguments of the row, so that a cell never outlives a default."""
-    from strong_envs.agents.strong.paper_walk import options_of, walk
+def rows_of(back: bool) -> list[tuple[Change, StrongArgs]]:
+    """The rows of either walk.
 
-    return [Variant(change.label, SYSTEM, options_of(row)) for change, row in walk()]
+    A cell has all arguments of its row as options, so that it never outlives a default.
+    """
+    from strong_envs.agents.strong.paper_walk import taken_back, walk
+
+    return taken_back() if back else walk()
 
 
-def walk_result(job: Job) -> dict[str, Any]:
+def walk_result(job: Job, rows: list[tuple[Change, StrongArgs]]) -> dict[str, Any]:
     """The result file of `collect`; each row also says what it changes, and by how much the mIoU moves.
 
-    The interval of a step covers training runs and videos (`difference_test`).
+    That is from the row above, or from the default where changes are taken back. The interval of a step covers training
+    runs and videos (`difference_test`).
     """
-    from strong_envs.agents.strong.paper_walk import differences, walk
+    from strong_envs.agents.strong.paper_walk import DEFAULT, differences
 
     result = collect(job, references=False)
     by_label = {row["system"]: row for row in result["rows"]}
     scores = result["per_query"]["IoU"]
-    before: tuple[str, StrongArgs] | None = None
-    for change, args in walk():
+    for at, (change, args) in enumerate(rows):
         row = by_label[change.label]
         row |= {name: row.get(name) or value for name, value in KNOWS.items()} | {"description": change.says}
-        if before is not None:
-            row["changed"] = differences(before[1], args)
-            if change.label in scores and before[0] in scores:
+        if at:
+            other, before = rows[0 if rows[0][0].label == DEFAULT else at - 1]
+            row["changed"] = differences(before, args)
+            if change.label in scores and other.label in scores:
                 groups = units_of(result["per_query"])
-                row["change"] = difference_test(scores[change.label], scores[before[0]], groups=groups).as_dict()
-        before = change.label, args
+                row["change"] = difference_test(scores[change.label], scores[other.label], groups=groups).as_dict()
     return result
 
 
 def walk_markdown(result: Mapping[str, Any]) -> str:
-    """The walk as a Markdown table: what each row changes, its numbers, and the step in mIoU from the row above."""
+    """The walk as a Markdown table: what each row changes, its numbers, and the step in mIoU (`walk_result`)."""
+    from strong_envs.agents.strong.paper_walk import DEFAULT
+
     rows = result["rows"]
     if not any("description" in row for row in rows):
         raise DataError("a walk is the result of strong-envs walk, whose rows say what they change")
     metrics = [name for name in SHOWN if any(name in row["metrics"] for row in rows)]
-    header = ["row", "what changes", *metrics, "step in mIoU", "seeds", "learns from", "sees"]
+    step = "mIoU minus default" if rows[0]["system"] == DEFAULT else "step in mIoU"
+    header = ["row", "what changes", *metrics, step, "seeds", "learns from", "sees"]
     lines = [header, [*["---"] * 2, *["---:"] * (len(metrics) + 2), *["---"] * 2]]
     for row in rows:
-        intervals, step = row.get("intervals") or {}, row.get("change")
+        intervals, change = row.get("intervals") or {}, row.get("change")
         moved = ABSENT
-        if step:
-            moved = f"{100 * step['difference']:+.2f} [{100 * step['low']:+.2f}, {100 * step['high']:+.2f}]"
+        if change:
+            moved = f"{100 * change['difference']:+.2f} [{100 * change['low']:+.2f}, {100 * change['high']:+.2f}]"
         numbers = [format_number(m, row["metrics"].get(m), intervals.get(m)) for m in metrics]
         seeds = ABSENT if row.get("seeds") is None else str(row["seeds"])
         lines.append(
@@ -138,6 +152,7 @@ def show(result: dict[str, Any], args: argparse.Namespace, out: Path) -> None:
     from rich.console import Console
 
     metrics = chosen_metrics(args, result) or [m for m in SHOWN if any(m in r["metrics"] for r in result["rows"])]
-    title = f"From the letter to the default on {result['protocol']['data']}"
+    what = "The default with one change taken back" if args.back else "From the letter to the default"
+    title = f"{what} on {result['protocol']['data']}"
     print_table(result["rows"], metrics, title=title, console=Console(width=max(rich.get_console().width, 140)))
     print(f"{out}: results.json, table.md ({result['wall_seconds']:.0f} s)")

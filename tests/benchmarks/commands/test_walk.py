@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from strong_envs.agents.strong import paper_walk
 from strong_envs.agents.strong.args import strong_args, system_args
-from strong_envs.agents.strong.paper_walk import CHANGES, differences, options_of, walk
+from strong_envs.agents.strong.paper_walk import CHANGES, differences, options_of, taken_back, walk
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands.document import update
 
@@ -39,6 +40,37 @@ def test_options_are_all_arguments_of_a_row():
         options["spp_levels"] = tuple(options["spp_levels"])
         made = system_args(**options)
         assert made == args, change.label
+
+
+def test_every_change_can_be_taken_back_from_the_default():
+    rows = taken_back()
+    assert rows[0][1] == strong_args() and len(rows) == len(CHANGES)
+    assert len({change.label for change, _ in rows}) == len(rows)
+    letter, default = strong_args("paper"), strong_args()
+    for change, args in rows[1:]:
+        assert options_of(replace(args)) == options_of(args)  # its parts go together
+        named = {name.partition("=")[0].replace("levels.", "") for name in change.fields}
+        for name, (before, after) in differences(default, args).items():
+            assert {name, name.removeprefix("temporal.").removeprefix("spatial.")} & named or "algorithm" in named, name
+            letters = differences(default, letter).get(name)
+            assert letters is None or after in (letters[1], "none") or None in (before, after, letters[1]), name
+    alone = {change.label: set(differences(default, args)) for change, args in rows}
+    assert alone["- matching"] == {"temporal.network"} and alone["- context"] == {"temporal_env.context"}
+    # Without attention over cells there is no box of it that the spatial level could be paid by.
+    assert "- attention over cells - attention_box" in alone
+
+
+def test_a_walk_back_compares_every_row_with_the_default(ragged_store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        paper_walk, "CHANGES", [c for c in CHANGES if c.label in ("the letter", "+ matching", "+ context")]
+    )
+    assert main(["walk", "--back", "--features", ragged_store, *TINY, "--out", str(tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["system"] for row in rows] == ["default", "- context", "- matching"]
+    for row in rows[1:]:
+        step = row["metrics"]["mIoU"] - rows[0]["metrics"]["mIoU"]
+        assert row["change"]["difference"] == pytest.approx(step, abs=1e-4)
+    assert "| mIoU minus default |" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.slow
