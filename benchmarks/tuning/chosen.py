@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from strong_envs.agents.overrides import check_settings, setting_paths, with_setting
-from strong_envs.benchmarks.execution.learned_boxes import SUFFIX
+from strong_envs.benchmarks.execution.learned_boxes import SUFFIX, plain_name
 from strong_envs.benchmarks.results.files import read_tree
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import shown
@@ -102,11 +102,15 @@ def key_of(variant: Variant) -> str:
 
 
 def chosen_of(key: str, file: TunedFile) -> tuple[str, TunedSystem | None]:
-    """What a file holds for a row, and the key it stands under: its own, or that of the system it is a variant of."""
+    """What a file holds for a row, and the key it stands under.
+
+    That is the row's own; where it was not searched, that of the system it is a variant of, or on learned boxes that of
+    the same system on whole frames.
+    """
     from strong_envs import agents
 
-    if key not in file.systems and not key.endswith(SUFFIX):
-        key = agents.find(key).tuned_as or key
+    if key not in file.systems:
+        key = plain_name(key) if key.endswith(SUFFIX) else agents.find(key).tuned_as or key
     return key, file.systems.get(key)
 
 

@@ -12,6 +12,7 @@ from strong_envs import agents
 from strong_envs.agents.overrides import check_settings, settings_of
 from strong_envs.agents.search_space import Between, OneOf
 from strong_envs.benchmarks.cli import main
+from strong_envs.benchmarks.tuning.chosen import chosen_of
 from strong_envs.benchmarks.tuning.search import Search, best
 from strong_envs.features.errors import DataError
 
@@ -186,6 +187,13 @@ def test_values_that_a_system_does_not_take_are_refused(tuned, tmp_path, capsys)
     words = ["run", *QUICK, "--systems", "blind one-shot", "--tuned", str(tmp_path / "tuned.json")]
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "blind one-shot: lr" in capsys.readouterr().err
+
+
+def test_a_row_on_boxes_that_was_not_searched_has_the_values_of_whole_frames():
+    found = {"ctrl": object(), "ctrl+boxes": object(), "mcn": object()}
+    file = type("File", (), {"systems": found})()
+    assert [chosen_of(key, file)[0] for key in ("ctrl", "ctrl+boxes", "mcn+boxes")] == ["ctrl", "ctrl+boxes", "mcn"]
+    assert chosen_of("read+boxes", file)[1] is None
 
 
 def test_a_variant_that_was_not_searched_has_the_values_of_its_system(tmp_path, capsys):
