@@ -13,6 +13,7 @@ The command replaces what stands between two comments of a Markdown file, and no
     <!-- figure docs/results/run.json kind=curves file=docs/figures/curves.svg -->
     <!-- end -->
 
+The paper's numbers stand beside those of ``table1`` and ``table2`` unless ``beside`` names other files.
 ``--check`` writes nothing and fails where a document and its result files differ; a test does the same. Figures are
 ``.svg`` files that end with a digest of the result file they were drawn from, so that another release of the drawing
 library makes no difference.
@@ -51,6 +52,7 @@ FIGURES: dict[str, Figure] = {
     "curves": lambda result, path: figures.learning_curves(result, path),
     "iterations": lambda result, path: figures.learning_curves(result, path, "stage"),
     "seconds": lambda result, path: figures.learning_curves(figures.with_traces(result), path),
+    "share": lambda result, path: figures.learning_curves(figures.with_traces(result), path, "share"),
     "table": lambda result, path: figures.table_figure(result["rows"], path),
     "profiles": lambda result, path: figures.performance_profiles(result["per_query"], path),
     "length": lambda result, path: figures.breakdown(result["per_query"], "length", path),
@@ -218,12 +220,12 @@ def _table(result: Mapping[str, Any], options: Mapping[str, str], root: Path) ->
             groups.setdefault(json.dumps(row["protocol"], sort_keys=True), []).append(row)
         return "\n".join(_rows(group, options, {}) for group in groups.values())
     extra: dict[str, Any] = {}
-    if "paper" in result:
+    if "beside" in options:
+        extra["beside"] = _beside(result, options, root)
+    elif "paper" in result:
         from strong_envs.benchmarks.commands.paper_tables import columns
 
         extra = columns(result)
-    if "beside" in options:
-        extra["beside"] = {**extra.get("beside", {}), **_beside(result, options, root)}
     return _rows(result["rows"], options, extra)
 
 
