@@ -13,7 +13,7 @@ The command replaces what stands between two comments of a Markdown file, and no
     <!-- figure docs/results/run.json kind=curves file=docs/figures/curves.svg -->
     <!-- end -->
 
-The paper's numbers stand beside those of ``table1`` and ``table2`` unless ``beside`` names other files.
+The paper's numbers stand beside those of ``table1`` and ``table2`` unless ``beside`` names other files, or ``none``.
 ``--check`` writes nothing and fails where a document and its result files differ; a test does the same. Figures are
 ``.svg`` files that end with a digest of the result file they were drawn from, so that another release of the drawing
 library makes no difference.
@@ -45,6 +45,7 @@ from strong_envs.features.files.untrusted_json import read_text
 BLOCK = re.compile(r"<!-- (?P<kind>[a-z]+) (?P<words>\S+\.json[^>]*?) -->(?P<body>.*?)<!-- end -->", re.S)
 DRAWN = re.compile(r"<!-- drawn from [0-9a-f]{64} -->")
 OPENING = re.compile(r"<!-- [a-z]+ \S+\.json[^>]*? -->")
+NOTHING = "none"
 PROVENANCE = ("command", "date", "machine", "versions", "commit", "seeds")
 
 Figure = Callable[[Mapping[str, Any], Path], None]
@@ -221,7 +222,7 @@ def _table(result: Mapping[str, Any], options: Mapping[str, str], root: Path) ->
         return "\n".join(_rows(group, options, {}) for group in groups.values())
     extra: dict[str, Any] = {}
     if "beside" in options:
-        extra["beside"] = _beside(result, options, root)
+        extra["beside"] = {} if options["beside"] == NOTHING else _beside(result, options, root)
     elif "paper" in result:
         from strong_envs.benchmarks.commands.paper_tables import columns
 

@@ -93,6 +93,25 @@ def test_results_of_other_data_stand_beside_in_columns_of_their_own(project):
     assert all(value.startswith("12.50") for system, value in cells.items() if system != "constant")
 
 
+@pytest.mark.parametrize("beside", ["none", "before:docs/results/run.json"])
+def test_the_papers_numbers_give_way_to_what_is_named_beside(project, beside):
+    root, result = project
+    printed = {"system": "constant", "protocol": result["rows"][0]["protocol"], "seeds": None}
+    numbers = {"mIoU": 0.5, "Acc@.5": 0.5, "Acc@.7": 0.5}
+    paper = {"Charades-STA": [{**printed, "metrics": numbers}]}
+    (root / "docs" / "results" / "table1.json").write_text(json.dumps({**result, "paper": paper}))
+
+    def header(words):
+        (root / "README.md").write_text(f"<!-- table docs/results/table1.json metrics=mIoU{words} -->\n<!-- end -->\n")
+        assert main(["document", "--root", str(root)]) == 0
+        return next(line for line in (root / "README.md").read_text().splitlines() if line.startswith("|"))
+
+    assert "mIoU (paper, Charades-STA)" in header("")
+    assert "paper" not in header(f" beside={beside}") and ("(before)" in header(f" beside={beside}")) == (
+        beside != "none"
+    )
+
+
 @pytest.mark.parametrize(
     ("marker", "words"),
     [
