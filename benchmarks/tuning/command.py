@@ -247,7 +247,7 @@ def others_of(file: Path, names: Collection[str], now: Mapping[str, Any]) -> dic
     changed = [key for key in ("data", "seeds", "protocol") if before.get(key) != now[key]]
     if others and changed:
         raise DataError(
-            f"{shown(file)} holds the choices for {', '.join(others)}, made with another {changed[0]} "
+            f"{shown(file)} holds the choices for {', '.join(others)}, made with different {changed[0]} "
             f"({str(before.get(changed[0]))[:60]}, now {str(now[changed[0]])[:60]}); choose another --out"
         )
     return others

@@ -125,7 +125,7 @@ def test_a_second_search_in_the_same_folder_keeps_the_first(tuned, tmp_path, cap
     data = ["--features", "shapes-v0"]
     assert main([*words, *data, "--budget", "0.01", "--seeds", "2"]) == 2
     said = capsys.readouterr().err
-    assert "holds the choices for blind one-shot, made with another seeds ([1000], now [1000, 1001])" in said
+    assert "holds the choices for blind one-shot, made with different seeds ([1000], now [1000, 1001])" in said
     assert json.loads((tmp_path / "both" / "tuned.json").read_text()) == file
     # A system that needs longer to learn anything is searched with a budget of its own.
     assert main([*words, *data, "--budget", "0.02"]) == 0
