@@ -42,9 +42,9 @@ def test_a_row_without_miou_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("file", "words", "says"),
     [
-        ("levels/easy.json", [], "does not hold the IoU of every query"),
+        ("full_feedback/levels/easy.json", [], "does not hold the IoU of every query"),
         ("table1.json", ["--system", "STRONGER"], "has no queries of 'STRONGER'; did you mean 'STRONG'"),
-        ("gamma.json", [], "it has no"),
+        ("full_feedback/gamma.json", [], "it has no"),
     ],
 )
 def test_what_cannot_be_recomputed_is_explained(file, words, says, capsys):
