@@ -9,6 +9,7 @@ helps late may not help early; the table shows this order and no other.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -122,10 +123,8 @@ def walk() -> list[tuple[Change, StrongArgs]]:
     target, args = strong_args(), strong_args("paper")
     found = []
     for change in CHANGES:
-        for name in change.fields:
-            group, _, part = name.rpartition(".")
-            for owner in LEVELS if group == "levels" else (group,):
-                args = _changed(args, target, owner, part)
+        for owner, part in _places(change):
+            args = _changed(args, target, owner, part)
         args = replace(args)  # checks what goes with what
         found.append((change, args))
     return found
@@ -139,34 +138,38 @@ def taken_back() -> list[tuple[Change, StrongArgs]]:
     """
     found = [(Change(DEFAULT, "the default strong", ()), strong_args())]
     for at, change in enumerate(CHANGES[1:], 1):
-        together: list[Change] = []
-        for later in (None, *CHANGES[at + 1 :]):
-            together += [later] if later else []
-            if _without(change, *together) is not None:
-                break
-        for other in list(together):
+        together, later = [change], list(CHANGES[at + 1 :])
+        while _without(together) is None:
+            together.append(later.pop(0))
+        for other in together[1:]:
             fewer = [one for one in together if one is not other]
-            if _without(change, *fewer) is not None:
+            if _without(fewer) is not None:
                 together = fewer
-        args = _without(change, *together)
-        assert args is not None, f"{change.label} cannot be taken back"
-        label = " ".join(one.label.replace("+", "-").removesuffix(" (default)") for one in (change, *together))
-        says = "without: " + "; ".join(one.says for one in (change, *together))
-        found.append((Change(label, says, tuple(name for one in (change, *together) for name in one.fields)), args))
+        args = _without(together)
+        assert args is not None
+        label = " ".join(one.label.replace("+", "-").removesuffix(" (default)") for one in together)
+        says = "without: " + "; ".join(one.says for one in together)
+        found.append((Change(label, says, tuple(name for one in together for name in one.fields)), args))
     return found
 
 
-def _without(*changes: Change) -> StrongArgs | None:
+def _places(change: Change) -> Iterator[tuple[str, str]]:
+    """Owner and name of every field of a change; the owner is empty for a field of `StrongArgs` itself."""
+    for name in change.fields:
+        group, _, part = name.rpartition(".")
+        for owner in LEVELS if group == "levels" else (group,):
+            yield owner, part
+
+
+def _without(changes: Sequence[Change]) -> StrongArgs | None:
     """The default with the fields of some changes as in the letter; None where they do not go together."""
     letter, args = strong_args("paper"), strong_args()
-    for name in (name for change in changes for name in change.fields):
-        group, _, part = name.rpartition(".")
-        part = part.partition("=")[0]
-        for owner in LEVELS if group == "levels" else (group,):
-            ours, theirs = getattr(args, owner, None), getattr(letter, owner, None)
-            shared = hasattr(ours, part) and hasattr(theirs, part)
-            if shared or part == "algorithm" or not isinstance(ours, LevelArgs):
-                args = _changed(args, letter, owner, part)
+    for owner, part in (place for change in changes for place in _places(change)):
+        name = part.partition("=")[0]
+        ours, theirs = getattr(args, owner, None), getattr(letter, owner, None)
+        shared = hasattr(ours, name) and hasattr(theirs, name)
+        if shared or name == "algorithm" or not isinstance(ours, LevelArgs):
+            args = _changed(args, letter, owner, name)
     # Where the letter's attention over frames does not fit to the rest, there is none.
     attentions = (args.attention, "none") if args.attention != "cells" else ("cells",)
     for attention in attentions:

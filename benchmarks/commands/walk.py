@@ -72,9 +72,10 @@ def main(args: argparse.Namespace) -> int:
                 "strong-envs run --systems strong takes it"
             )
     with held_output(args) as out:
-        from strong_envs.agents.strong.paper_walk import options_of
+        from strong_envs.agents.strong.paper_walk import options_of, taken_back, walk
 
-        rows = rows_of(args.back)
+        rows = taken_back() if args.back else walk()
+        # All arguments of a row are options of its cells, so that a cell never outlives a default.
         made = run_job(args, [Variant(change.label, SYSTEM, options_of(row)) for change, row in rows])
         job = WalkJob(**{part.name: getattr(made, part.name) for part in fields(made)})
         result = walk_result(job, rows)
@@ -82,16 +83,6 @@ def main(args: argparse.Namespace) -> int:
         write_text(out / "table.md", walk_markdown(result))
         show(result, args, out)
         return finish(job)
-
-
-def rows_of(back: bool) -> list[tuple[Change, StrongArgs]]:
-    """The rows of either walk.
-
-    A cell has all arguments of its row as options, so that it never outlives a default.
-    """
-    from strong_envs.agents.strong.paper_walk import taken_back, walk
-
-    return taken_back() if back else walk()
 
 
 def walk_result(job: Job, rows: list[tuple[Change, StrongArgs]]) -> dict[str, Any]:

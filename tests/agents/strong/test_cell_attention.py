@@ -56,6 +56,15 @@ def test_features_are_means_of_cells_by_softmax_weights(bank, attention):
     assert weights.amax(-1).mean() > 2 / CELLS_OF_A_FRAME, "the test wants scores that differ"
 
 
+def test_scores_that_are_known_give_the_same_features(bank, attention):
+    corners = torch.tensor([0.1, 0.2, 0.6, 0.9]).expand(int(AttendedFeatures(bank, attention).rows[-1]), 4)
+    for boxes in (None, corners):
+        whole = AttendedFeatures(bank, attention)
+        assert whole.peaks.shape == (len(corners), 4)  # its scores are computed
+        again = AttendedFeatures(bank, attention, boxes, scored=whole)
+        assert torch.equal(again.means.prefix, AttendedFeatures(bank, attention, boxes).means.prefix)
+
+
 def test_a_box_limits_the_attention_to_its_cells(bank, attention):
     cells, query = torch.randn(2, 3, CELLS_OF_A_FRAME, 6), torch.randn(2, bank.query_dim)
     box = torch.tensor([0.2, 0.25, 0.6, 0.75])  # columns 1 and 2 of five, rows 1 and 2 of four
