@@ -38,6 +38,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "report": ("benchmarks.commands.report", "write one HTML page with tables, figures and episodes"),
         "compare": ("benchmarks.commands.compare", "print paired differences between systems of two result files"),
         "aggregate": ("benchmarks.commands.aggregate", "print systems over several data sets"),
+        "merge": ("benchmarks.results.merge", "put the systems of several result files into one"),
         "recompute": ("benchmarks.results.recompute", "compute the rows of a result file again from what it holds"),
         "episode": ("benchmarks.commands.episode", "draw one query, step by step"),
         "videos": ("benchmarks.commands.videos", "write videos of held-out queries with tracked boxes"),

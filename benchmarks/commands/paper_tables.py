@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.agents.overrides import check_settings, with_settings
-from strong_envs.benchmarks.execution.job import Job, Variant, finish, importable_here, run_job, settings_of
+from strong_envs.benchmarks.execution.job import Variant, finish, importable_here, run_job, settings_of
 from strong_envs.benchmarks.execution.learned_boxes import SUFFIX, boxes_for, plain_name, takes_boxes
 from strong_envs.benchmarks.metrics.ground_truth import units_of
 from strong_envs.benchmarks.metrics.statistics import difference_test, holm
@@ -60,8 +60,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
             "columns of their own, and its claims are tested.",
         )
         add_arguments(parser)
-        systems = ",".join((*REFERENCES, *TABLES[number][DATA[0]], PAPER_FORM))
+        systems = ",".join(labels_of(number))
         parser.set_defaults(run=partial(main, number=number), systems=systems, out=f"results/table{number}")
+
+
+def labels_of(number: int) -> list[str]:
+    """The rows of a table as it is printed here, without those on learned boxes."""
+    return [*REFERENCES, *TABLES[number][DATA[0]], PAPER_FORM]
 
 
 def main(args: argparse.Namespace, number: int) -> int:
@@ -90,7 +95,7 @@ def main(args: argparse.Namespace, number: int) -> int:
         variants = with_tuned(args, variants)
         job = run_job(args, variants)
         result = collect(job)
-        fill(result, job, list(found), reasons, number)
+        fill(result, list(found), reasons, number)
         for row in result["rows"]:
             if row["system"] in notes:
                 row["note"] = " ".join(filter(None, [notes[row["system"]], row.get("note")]))
@@ -130,7 +135,16 @@ def stand_ins(found: dict[str, str | None], args: argparse.Namespace) -> dict[st
     return notes
 
 
-def fill(result: dict[str, Any], job: Job, labels: list[str], reasons: dict[str, str], number: int) -> None:
+def arrange(result: dict[str, Any]) -> dict[str, Any]:
+    """A table put together from several files: rows in the paper's order, and its claims judged over all of them."""
+    there = {row["system"] for row in result["rows"]}
+    number = result["table"]
+    labels = with_boxed_rows(labels_of(number))
+    fill(result, [label for label in labels if label in there], {}, number)
+    return result
+
+
+def fill(result: dict[str, Any], labels: list[str], reasons: dict[str, str], number: int) -> None:
     """Put rows in the paper's order with those that are absent, the paper's numbers, and what became of its claims."""
     by_system = {row["system"]: row for row in result["rows"]}
     ordered = []
