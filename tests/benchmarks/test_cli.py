@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from strong_envs import features
 from strong_envs.benchmarks import cli
 from strong_envs.benchmarks.cli import GROUPS, MODULES, main
 
@@ -89,6 +90,7 @@ def test_a_word_like_no_command_has_no_guess(capsys):
     ],
 )
 def test_a_closed_pipe_ends_in_silence(words, code):
+    features.load("shapes-v0", "test")  # drawing the data set shows how far it is
     command = [sys.executable, "-u", "-m", "strong_envs", *words]
     reader, writer = os.pipe()
     os.close(reader)  # nobody reads: the first write fails
