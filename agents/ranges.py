@@ -60,6 +60,7 @@ RANGES: dict[str, Range] = {
     "queries": COUNT,
     "moves": COUNT,
     "episodes": COUNT,
+    "window_episodes": COUNT,
     "slots": COUNT,
     "steps_per_update": COUNT,
     "lattice": COUNT,

@@ -147,6 +147,8 @@ class Strong(CoupledLevels):
         self.history = []
         self.lean = False
         self._crossed: tuple[int, FrameScores] | None = None
+        self._found: tuple[FeatureBank, Tensor] | None = None
+        self.frame_attention: FrameAttention | None = None
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
         self._tracking: tuple[SpatialTask, Scores | None] | None = None
         self.posterior: WindowPosterior | None = None
@@ -159,7 +161,6 @@ class Strong(CoupledLevels):
         hidden = VISUAL if args.blind else ()
         self.temporal = make_level(self.task, replace(args.temporal, seed=args.seed), hidden, self.cell_attention)
         self.spatial: Level | None = None
-        self.frame_attention: FrameAttention | None = None
         if args.has_frame_attention:
             self.frame_attention = FrameAttention(bank, args.frame_attention, args.seed).to(bank.device)
         self.fold_attentions: torch.nn.ModuleList | None = None
@@ -232,6 +233,9 @@ class Strong(CoupledLevels):
         turns = args.takes_turns
         if turns and args.random_boxes:
             session.step(lambda: self._give_boxes(None))
+        elif self.frame_attention is not None and not turns:
+            session.step(partial(self._train_frame_attention, 1, report, session))
+            session.step(self._take_scores)
         alone = "temporal alone" if turns else "temporal"
         session.step(lambda: self._train_temporal(alone, args.pretrain_steps, report, session))
         session.step(lambda: note("pre-training" if turns else "training"))
@@ -371,9 +375,10 @@ class Strong(CoupledLevels):
         if self.frame_attention is None:
             return
         generator = torch.Generator().manual_seed(self.args.seed + 100 * turn)
-        stage = f"round {turn}, frame attention"
+        stage = f"round {turn}, frame attention" if self.args.takes_turns else "frame attention"
         staged = _staged(report, stage, self.args.frame_attention.steps)
-        train_frame_attention(self.frame_attention, self.bank, generator, staged, stage, session)
+        windows = self._windows(self.bank)
+        train_frame_attention(self.frame_attention, self.bank, generator, staged, stage, session, windows)
 
     def _train_spatial(self, turn: int, report: ProgressCallback | None, session: Session) -> None:
         if self.spatial is None:
@@ -393,12 +398,22 @@ class Strong(CoupledLevels):
             env.choose_window = lambda samples, _: (start[samples], end[samples])
         return env
 
+    def _fitted_scores(self, turn: int) -> Scores | None:
+        """The scores that the levels train on, with the posterior fitted to them."""
+        scores = self._training_scores(turn)
+        if self.posterior is not None and isinstance(scores, FrameScores):
+            fit_posterior(self.posterior, self.bank, self._members(), scores, self._windows)
+        return scores
+
+    def _take_scores(self) -> None:
+        """Give the scores of frames to a temporal level without boxes."""
+        if self.frame_attention is not None:
+            self.task = self._temporal_task(self.bank, self.untracked(self.bank), self._fitted_scores(1))
+
     def _take_turn(self, turn: int) -> None:
         """Give the boxes of the spatial level to the temporal level."""
         self.turn = turn
-        scores = self._training_scores(turn)
-        if self.posterior is not None and isinstance(scores, FrameScores):
-            fit_posterior(self.posterior, self.bank, self._members(), scores)
+        scores = self._fitted_scores(turn)
         if self.spatial is None:
             self._give_boxes(self.boxes(self.bank, scores), scores)
             return
@@ -455,6 +470,9 @@ class Strong(CoupledLevels):
                 self.task = self._attended_task(self.bank, boxes)
             else:
                 self.task = self._temporal_task(self.bank, boxes, frame_logits=tensors.get("frame_logits"))
+        elif "frame_logits" in tensors and not self.args.takes_turns:
+            boxes_of = self.untracked(self.bank)
+            self.task = self._temporal_task(self.bank, boxes_of, frame_logits=tensors["frame_logits"])
 
 
 def _staged(report: ProgressCallback | None, stage: str, total: int) -> Callable[[int, dict[str, float]], None] | None:

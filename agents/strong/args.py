@@ -167,6 +167,10 @@ class StrongArgs:
     score_observation: str = "means"
     """What of these scores is observed: ``"means"``, those means; ``"posterior"``, also what the posterior over windows
     that all scores of the video give says about the window and each move (`agents.strong.posterior_scores`)."""
+    window_episodes: int = 8
+    """With ``frame_scores=True`` and ``learns_from="own rewards"``: episodes of random moves in every training query.
+    What they paid tells where its moment is, and this is what the frame attention learns
+    (`agents.strong.levels.windows_from_rewards`)."""
     folds: int = 5
     """Where clips recur in several videos, the boxes and scores that the levels train on are those of as many frame
     attentions, each of which has not learnt from a part of the groups of clips and answers for it."""
@@ -260,20 +264,18 @@ class StrongArgs:
                 "attention='cells' needs time_in_observation=False and global_scope='video' of temporal_env, got "
                 f"{self.temporal_env.time_in_observation} and {self.temporal_env.global_scope!r}"
             )
-        if self.needs_attention_boxes and self.learns_from == "own rewards" and self.attention != "cells":
+        if self.needs_attention_boxes and not self.has_frame_attention and self.attention != "cells":
             raise DataError(
                 f"boxes={self.boxes!r} follow an attention; with learns_from='own rewards' it must be "
-                f"attention='cells', got {self.attention!r}"
+                f"attention='cells', or that of frame_scores=True, got {self.attention!r}"
             )
-        if self.frame_scores and (self.attention != "none" or not self.has_frame_attention):
+        if self.frame_scores and (self.attention != "none" or not (self.needs_attention_boxes or self.scores_frames)):
             raise DataError(
-                "frame_scores=True requires frame attention: learns_from must be 'frame labels' or 'all rewards', "
-                "boxes 'attention', 'static_attention', or 'tracked' with reward='attention_box', and attention "
-                "'none'; "
-                f"got learns_from={self.learns_from!r}, boxes={self.boxes!r}, reward={self.spatial_env.reward!r}, "
-                f"attention={self.attention!r}"
+                "frame_scores=True requires frame attention: boxes must be 'attention', 'static_attention', 'tracked' "
+                "with reward='attention_box', or 'frame' with frame_attention.whole_frames, and attention 'none'; "
+                f"got boxes={self.boxes!r}, reward={self.spatial_env.reward!r}, attention={self.attention!r}, "
+                f"whole_frames={self.frame_attention.whole_frames}"
             )
-
         if self.score_observation != "means" and not self.frame_scores:
             raise DataError(f"score_observation={self.score_observation!r} requires frame_scores=True")
 
@@ -290,8 +292,13 @@ class StrongArgs:
 
     @property
     def has_frame_attention(self) -> bool:
-        """Whether the system trains a frame attention with frame labels."""
-        return self.needs_attention_boxes and self.learns_from != "own rewards"
+        """Whether the system trains a frame attention, with frame labels or for the scores of frames."""
+        return self.frame_scores or (self.needs_attention_boxes and self.learns_from != "own rewards")
+
+    @property
+    def scores_frames(self) -> bool:
+        """Whether the frame attention scores whole frames and gives no boxes."""
+        return self.boxes == "frame" and self.frame_attention.whole_frames
 
     def turn_steps(self, turn: int) -> int:
         """Steps of the temporal level in a turn, counted from 1."""

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ from strong_envs.agents.strong.levels.ddpg import DDPG, DDPGArgs
 from strong_envs.agents.strong.levels.dqn import DQN, DQNArgs
 from strong_envs.agents.strong.levels.full_feedback import FullFeedback, FullFeedbackArgs
 from strong_envs.agents.strong.levels.level import Level, LevelArgs
+from strong_envs.agents.strong.levels.windows_from_rewards import windows_from_rewards
 from strong_envs.agents.strong.posterior_scores import PosteriorScoresTask
 from strong_envs.agents.training.sentences import KnownWords
 from strong_envs.agents.training.window_posterior import WindowPosterior
@@ -64,6 +67,7 @@ class CoupledLevels(BaseSystem):
     posterior: WindowPosterior | None
     task: TemporalTask
     _crossed: tuple[int, FrameScores] | None
+    _found: tuple[FeatureBank, Tensor] | None
 
     @property
     def values_boxes(self) -> bool:
@@ -136,9 +140,20 @@ class CoupledLevels(BaseSystem):
             # A resumed process computes the same again.
             seed = self.args.seed + 100 * turn
             args = self.args
-            made = cross_fitted(self.bank, args.frame_attention, seed, args.folds, self.fold_attentions)
+            windows = self._windows(self.bank)
+            made = cross_fitted(self.bank, args.frame_attention, seed, args.folds, self.fold_attentions, windows)
             self._crossed = turn, made
         return self._crossed[1]
+
+    def _windows(self, bank: FeatureBank) -> Tensor:
+        """What the frame attention takes for moments, (S, K, 2) fractions: the truth, or what rewards tell of it."""
+        if self.args.learns_from != "own rewards":
+            return bank.truth
+        if self._found is None or self._found[0] is not bank:
+            config = replace(self.args.temporal_env, start="random" if self.args.exploring_starts else "initial")
+            task = TemporalTask(bank, LocalFeatures(bank, "frame"), config)
+            self._found = bank, windows_from_rewards(task, self.args.window_episodes, self.args.seed)
+        return self._found[1]
 
     def _temporal_task(
         self,
@@ -162,7 +177,8 @@ class CoupledLevels(BaseSystem):
         if self.args.frame_scores:
             if frame_logits is None:
                 known = scores if isinstance(scores, FrameScores) else None
-                if known is None and self.turn and self.frame_attention is not None:
+                trained = self.turn or not self.args.takes_turns
+                if known is None and trained and self.frame_attention is not None:
                     known = FrameScores(self._members(), given)
                 frame_logits = torch.zeros(int(local.rows[-1])) if known is None else known.logits
             frame_logits = frame_logits.to(bank.device)

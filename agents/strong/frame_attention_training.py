@@ -59,6 +59,7 @@ def train_frame_attention(
     report: Callable[[int, dict[str, float]], None] | None = None,
     stage: str = "frame attention",
     session: UpdateListener | None = None,
+    windows: Tensor | None = None,
 ) -> None:
     """Train in place on all samples of a bank.
 
@@ -69,8 +70,10 @@ def train_frame_attention(
         report: called with the step and scalars of the log.
         stage: name of this training, for messages.
         session: writes checkpoints and resumes from one, see `agents.training.session.Session`.
+        windows: (S, K, 2) fractions, what counts as the moments; None: the true ones.
     """
-    run(FrameAttentionTraining(frame_attention, bank, generator, stage), report, 10, session)
+    training = FrameAttentionTraining(frame_attention, bank, generator, stage, windows=windows)
+    run(training, report, 10, session)
 
 
 def stretch_maps(frame_attention: FrameAttention, bank: FeatureBank) -> Tensor:
@@ -84,7 +87,7 @@ class FrameAttentionTraining:
     """One training of a `FrameAttention`, an update each time; see `agents.training.loop`.
 
     ``samples`` (n,) are those of the bank that it learns from, None: all. ``maps`` are the `stretch_maps` of another
-    training on the same bank, which a lattice reads.
+    training on the same bank, which a lattice reads. ``windows`` (S, K, 2) stand for the moments, None: the true ones.
     """
 
     def __init__(
@@ -95,9 +98,11 @@ class FrameAttentionTraining:
         stage: str = "frame attention",
         samples: Tensor | None = None,
         maps: Tensor | None = None,
+        windows: Tensor | None = None,
     ) -> None:
         self.frame_attention, self.bank, self.generator, self.stage = frame_attention, bank, generator, stage
         self.samples = samples
+        self.windows = bank.truth if windows is None else windows
         lattice_of_cells = frame_attention.args.lattice > 1 and not frame_attention.args.whole_frames
         self.maps = (stretch_maps(frame_attention, bank) if maps is None else maps) if lattice_of_cells else None
         self.total, self.done, self.iteration = frame_attention.args.steps, 0, 0
@@ -125,7 +130,7 @@ class FrameAttentionTraining:
         samples = sent(torch.randint(count, (args.queries,), generator=self.generator), bank.device)
         if self.samples is not None:
             samples = self.samples[samples]
-        inside = inside_shares(bank.truth[samples], args.frames)
+        inside = inside_shares(self.windows[samples], args.frames)
         with seeded(self.generator if frame_attention.dropout else None):
             frame_attention.train()
             loss = frame_attention.loss(self._logits(samples), inside)

@@ -73,7 +73,12 @@ def footage_recurs(bank: FeatureBank) -> bool:
 
 
 def cross_fitted(
-    bank: FeatureBank, args: FrameAttentionArgs, seed: int, folds: int = 2, kept: nn.ModuleList | None = None
+    bank: FeatureBank,
+    args: FrameAttentionArgs,
+    seed: int,
+    folds: int = 2,
+    kept: nn.ModuleList | None = None,
+    windows: Tensor | None = None,
 ) -> FrameScores:
     """What frame attentions say about samples whose footage they did not learn to find.
 
@@ -87,6 +92,7 @@ def cross_fitted(
         seed: of the folds, the weights and the samples.
         folds: parts that the groups are dealt to; each is answered by what was trained on the others.
         kept: as many frame attentions, which receive the weights of those that are trained.
+        windows: (S, K, 2) fractions, what counts as the moments; None: the true ones.
     """
     group = clip_groups(bank)
     deal = torch.randperm(int(group.max()) + 1, generator=torch.Generator().manual_seed(seed)) % folds
@@ -99,7 +105,8 @@ def cross_fitted(
         frame_attention = FrameAttention(bank, args, seed + part).to(bank.device)
         generator = torch.Generator().manual_seed(seed + part)
         others = (fold != part).nonzero()[:, 0]
-        training = FrameAttentionTraining(frame_attention, bank, generator, f"fold {part + 1}", others, maps)
+        stage = f"fold {part + 1}"
+        training = FrameAttentionTraining(frame_attention, bank, generator, stage, others, maps, windows)
         run(training)
         maps = training.maps
         if kept is not None:

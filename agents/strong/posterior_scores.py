@@ -14,7 +14,8 @@ posterior, so an agent with this observation should be compared with that system
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -111,7 +112,11 @@ def stretch_scores(frame_logits: Tensor, lengths: Tensor, cells: int) -> Tensor:
 
 
 def fit_posterior(
-    posterior: WindowPosterior, bank: FeatureBank, members: Sequence[FrameAttention], training: FrameScores
+    posterior: WindowPosterior,
+    bank: FeatureBank,
+    members: Sequence[FrameAttention],
+    training: FrameScores,
+    windows_of: Callable[[FeatureBank], Tensor] = attrgetter("truth"),
 ) -> None:
     """Fit a posterior to the scores of frame attentions in the validation part.
 
@@ -120,8 +125,9 @@ def fit_posterior(
         bank: the training split, which gives the lengths of windows.
         members: the frame attentions that predictions average.
         training: scores in the training split, which stand in where the store has no validation part.
+        windows_of: (S, K, 2) what counts as the moments of a bank.
     """
-    posterior.fit_lengths(bank.truth)
+    posterior.fit_lengths(windows_of(bank))
     judged = validation_part(bank)
     if judged is None:
         judged = bank
@@ -134,4 +140,4 @@ def fit_posterior(
         samples = wanted.nonzero()[:, 0]
         logits = attend_together(members, judged, wanted)[1]
         scores = stretch_scores(logits, judged.n_frames[judged.video[samples]], posterior.cells)
-    posterior.fit(scores, judged.truth[samples])
+    posterior.fit(scores, windows_of(judged)[samples])

@@ -152,6 +152,32 @@ _register(
     env={"iou": "clamped"},
 )
 _register(
+    "trl+posterior",
+    "temporal level alone, whole frames; it observes a posterior over windows that its own rewards have taught",
+    "frame",
+    needs="frames",
+    frame_scores=True,
+    score_observation="posterior",
+    average_folds=True,
+    frame_attention={"whole_frames": True, "change": 0.05, "objective": "both"},
+    temporal={"gamma": 0.6},
+    env={"iou": "clamped"},
+)
+_register(
+    "strong+posterior (own rewards)",
+    "STRONG+posterior without labels: its frame attention learns what the rewards of random episodes tell",
+    "tracked",
+    attention="none",
+    random_boxes=0.0,
+    box_margin=0.0,
+    frame_scores=True,
+    score_observation="posterior",
+    average_folds=True,
+    frame_attention={"change": 0.05, "objective": "both"},
+    temporal={"gamma": 0.6},
+    env={"iou": "clamped"},
+)
+_register(
     "strong (paper)", "STRONG to the letter of the paper: DDPG, Eq. 11, plain networks", "tracked", preset="paper"
 )
 _register(

@@ -36,6 +36,7 @@ NEIGHBOURS = {
         "strong+frame scores",
         {"score_observation", "average_folds", "temporal.gamma", "temporal_env.iou", "frame_attention.objective"},
     ),
+    "strong+posterior (own rewards)": ("strong+posterior", {"learns_from"}),
     "attention boxes": ("strong", {"boxes"}),
     "static attention box": ("attention boxes", {"boxes"}),
 }
