@@ -27,8 +27,8 @@ from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, Wi
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
 from strong_envs.agents.search_space import Between, OneOf, Space
-from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
-from strong_envs.agents.strong.frame_attention_training import inside_shares
+from strong_envs.agents.strong.frame_attention.attention import FrameAttention, FrameAttentionArgs
+from strong_envs.agents.strong.frame_attention.training import inside_shares
 from strong_envs.agents.training.early_stopping import validation_part
 from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.core.sampling import spread
@@ -45,7 +45,7 @@ JUDGED = 400
 
 @dataclass(frozen=True)
 class FrameClassifierArgs(RankArgs):
-    """Arguments of `FrameClassifier`; see `agents.strong.frame_attention.FrameAttentionArgs` for those without text."""
+    """Arguments of `FrameClassifier`; see `FrameAttentionArgs` for those without text."""
 
     steps: int = 1300
     """Updates: as many as the frame attention of STRONG has in two turns."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.ranges import check_fields
-from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
-from strong_envs.agents.strong.frame_attention_training import seeded
+from strong_envs.agents.strong.frame_attention.attention import FrameAttention, FrameAttentionArgs
+from strong_envs.agents.strong.frame_attention.training import seeded
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.errors import DataError
 

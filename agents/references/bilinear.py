@@ -21,7 +21,7 @@ from strong_envs.agents.baselines.ranking import Inputs, RankArgs, WindowNet, Wi
 from strong_envs.agents.references.heuristics import windows_on_grid
 from strong_envs.agents.registry import Prediction, SystemSpec, register
 from strong_envs.agents.search_space import Between, OneOf, Space
-from strong_envs.agents.strong.frame_attention_training import inside_shares
+from strong_envs.agents.strong.frame_attention.training import inside_shares
 from strong_envs.agents.training.early_stopping import validation_part
 from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.features.bank.bank import FeatureBank

@@ -41,21 +41,22 @@ import torch
 from torch import Tensor
 
 from strong_envs.agents.registry import Evaluate, Prediction, ProgressCallback
-from strong_envs.agents.strong.args import BOUNDS, AnyLevelArgs, StrongArgs, stored_args, system_args
+from strong_envs.agents.strong.args import BOUNDS, AnyLevelArgs, StrongArgs
 from strong_envs.agents.strong.cell_attention.attention import (
     CellAttention,
     CellAttentionArgs,
 )
 from strong_envs.agents.strong.cell_attention.training import CellAttentionTraining
 from strong_envs.agents.strong.coupled_levels import VISUAL, CoupledLevels, Scores, make_level, random_boxes
-from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
-from strong_envs.agents.strong.frame_attention_training import train_frame_attention
-from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask, footage_recurs
+from strong_envs.agents.strong.frame_attention.attention import FrameAttention, FrameAttentionArgs
+from strong_envs.agents.strong.frame_attention.posterior import CELLS, fit_posterior
+from strong_envs.agents.strong.frame_attention.scores import FrameScores, FrameScoresTask, footage_recurs
+from strong_envs.agents.strong.frame_attention.training import train_frame_attention
 from strong_envs.agents.strong.levels.ddpg import DDPG
 from strong_envs.agents.strong.levels.dqn import DQN
 from strong_envs.agents.strong.levels.level import Level
 from strong_envs.agents.strong.levels.training import train
-from strong_envs.agents.strong.posterior_scores import CELLS, fit_posterior
+from strong_envs.agents.strong.presets import stored_args, system_args
 from strong_envs.agents.strong.stored import (
     FOLDS,
     KNOWN_SENTENCES,

@@ -18,14 +18,14 @@ from strong_envs.agents.strong.cell_attention.attention import (
     AttendedTask,
     CellAttention,
 )
-from strong_envs.agents.strong.frame_attention import FrameAttention, static_boxes_of
-from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask, cross_fitted, footage_recurs
+from strong_envs.agents.strong.frame_attention.attention import FrameAttention, static_boxes_of
+from strong_envs.agents.strong.frame_attention.posterior import PosteriorScoresTask
+from strong_envs.agents.strong.frame_attention.scores import FrameScores, FrameScoresTask, cross_fitted, footage_recurs
+from strong_envs.agents.strong.frame_attention.windows_from_rewards import windows_from_rewards
 from strong_envs.agents.strong.levels.ddpg import DDPG, DDPGArgs
 from strong_envs.agents.strong.levels.dqn import DQN, DQNArgs
 from strong_envs.agents.strong.levels.full_feedback import FullFeedback, FullFeedbackArgs
 from strong_envs.agents.strong.levels.level import Level, LevelArgs
-from strong_envs.agents.strong.levels.windows_from_rewards import windows_from_rewards
-from strong_envs.agents.strong.posterior_scores import PosteriorScoresTask
 from strong_envs.agents.training.sentences import KnownWords
 from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.core import boxes as box_ops

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from strong_envs.agents.strong.args import StrongArgs, strong_args
+from strong_envs.agents.strong.args import StrongArgs
 from strong_envs.agents.strong.levels.ddpg import DDPGArgs
 from strong_envs.agents.strong.levels.level import LevelArgs
+from strong_envs.agents.strong.presets import strong_args
 from strong_envs.features.errors import DataError
 
 LEVELS = ("temporal", "spatial")

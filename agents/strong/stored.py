@@ -8,10 +8,11 @@ import msgspec
 import torch
 from torch import Tensor
 
-from strong_envs.agents.strong.args import StrongArgs, changed_args
+from strong_envs.agents.strong.args import StrongArgs
 from strong_envs.agents.strong.levels.ddpg import DDPGArgs
 from strong_envs.agents.strong.levels.dqn import DQNArgs
 from strong_envs.agents.strong.levels.level import LevelArgs
+from strong_envs.agents.strong.presets import changed_args
 from strong_envs.features.errors import DataError
 from strong_envs.features.files.errors import shown
 

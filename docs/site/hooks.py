@@ -87,6 +87,7 @@ API: dict[str, tuple[str, ...]] = {
         "strong_envs.agents.model_card",
         "strong_envs.agents.strong.agent",
         "strong_envs.agents.strong.args",
+        "strong_envs.agents.strong.presets",
         "strong_envs.agents.training.session",
         "strong_envs.agents.training.checkpoint",
     ),

@@ -10,7 +10,7 @@ from strong_envs.agents.baselines.sequential import nearest_truth
 from strong_envs.agents.baselines.sm_rl import inside_truth
 from strong_envs.agents.cli import held_out
 from strong_envs.agents.registry import Prediction
-from strong_envs.agents.strong.frame_attention_training import inside_shares
+from strong_envs.agents.strong.frame_attention.training import inside_shares
 from strong_envs.features import FeatureBank, Query, StoreContents, StoredVideo, write_store
 from strong_envs.temporal.task import make_task
 

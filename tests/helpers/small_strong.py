@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from strong_envs.agents.strong.args import StrongArgs, level_args, strong_args
+from strong_envs.agents.strong.args import StrongArgs, level_args
 from strong_envs.agents.strong.cell_attention.attention import CellAttentionArgs
-from strong_envs.agents.strong.frame_attention import FrameAttentionArgs
+from strong_envs.agents.strong.frame_attention.attention import FrameAttentionArgs
+from strong_envs.agents.strong.presets import strong_args
 
 PACE = dict(num_envs=16, batch=32, updates=1, warmup=64)
 DDPG = dict(actor_hidden=(32, 16), critic_hidden=(32, 16))

@@ -11,8 +11,8 @@ from strong_envs import agents, features
 from strong_envs.agents.baselines.candidates import best_iou
 from strong_envs.agents.baselines.frame_classifier import FrameClassifier
 from strong_envs.agents.references.heuristics import windows_on_grid
-from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs, changes
-from strong_envs.agents.strong.frame_attention_training import inside_shares, train_frame_attention
+from strong_envs.agents.strong.frame_attention.attention import FrameAttention, FrameAttentionArgs, changes
+from strong_envs.agents.strong.frame_attention.training import inside_shares, train_frame_attention
 from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.features.errors import DataError
 

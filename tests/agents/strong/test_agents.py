@@ -11,9 +11,10 @@ from small_strong import small_level, small_strong
 
 from strong_envs import agents, features
 from strong_envs.agents.strong.agent import Strong, make_level
-from strong_envs.agents.strong.args import level_args, strong_args
+from strong_envs.agents.strong.args import level_args
 from strong_envs.agents.strong.cell_attention.attention import AttendedFeatures
 from strong_envs.agents.strong.levels.training import train
+from strong_envs.agents.strong.presets import strong_args
 from strong_envs.agents.strong.stored import KNOWN_SENTENCES
 from strong_envs.agents.training.checkpoint import load_weights, save_weights
 from strong_envs.agents.training.networks import Actor, Critic, Standardise

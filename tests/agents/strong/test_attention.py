@@ -9,9 +9,10 @@ import torch
 
 from strong_envs import features
 from strong_envs.agents.strong.agent import Strong, make_level
-from strong_envs.agents.strong.args import level_args, strong_args
+from strong_envs.agents.strong.args import level_args
 from strong_envs.agents.strong.attention import AttentionTask, AttentiveInputs
 from strong_envs.agents.strong.levels.training import train
+from strong_envs.agents.strong.presets import strong_args
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal.env import TemporalMomentVectorEnv
 from strong_envs.temporal.task import TemporalConfig

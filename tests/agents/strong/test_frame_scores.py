@@ -13,17 +13,17 @@ from small_strong import small_strong
 from strong_envs import agents, features
 from strong_envs.agents.strong import frame_scores
 from strong_envs.agents.strong.agent import Strong
-from strong_envs.agents.strong.args import strong_args
 from strong_envs.agents.strong.cell_attention.cells import lattice
-from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs
-from strong_envs.agents.strong.frame_attention_training import FrameAttentionTraining
-from strong_envs.agents.strong.frame_scores import (
+from strong_envs.agents.strong.frame_attention.attention import FrameAttention, FrameAttentionArgs
+from strong_envs.agents.strong.frame_attention.scores import (
     SUREST,
     FrameScoresTask,
     clip_groups,
     cross_fitted,
     footage_recurs,
 )
+from strong_envs.agents.strong.frame_attention.training import FrameAttentionTraining
+from strong_envs.agents.strong.presets import strong_args
 from strong_envs.features.errors import DataError
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal.task import TemporalConfig, TemporalTask

@@ -10,7 +10,7 @@ from random_stores import random_store
 
 from strong_envs import features
 from strong_envs.agents.strong.agent import Strong, make_level
-from strong_envs.agents.strong.args import changed_args, level_args, strong_args
+from strong_envs.agents.strong.args import level_args
 from strong_envs.agents.strong.attention import AttentionTask
 from strong_envs.agents.strong.cell_attention.attention import (
     AttendedFeatures,
@@ -18,6 +18,7 @@ from strong_envs.agents.strong.cell_attention.attention import (
     CellAttention,
     CellAttentionArgs,
 )
+from strong_envs.agents.strong.presets import changed_args, strong_args
 from strong_envs.core import boxes as box_ops
 from strong_envs.core import spans
 from strong_envs.features.bank.pooling import box_weights

@@ -8,8 +8,13 @@ from small_strong import small_level, small_strong
 
 from strong_envs import features
 from strong_envs.agents.strong.agent import Strong
-from strong_envs.agents.strong.args import strong_args
-from strong_envs.agents.strong.posterior_scores import REACH, PosteriorScoresTask, fit_posterior, stretch_scores
+from strong_envs.agents.strong.frame_attention.posterior import (
+    REACH,
+    PosteriorScoresTask,
+    fit_posterior,
+    stretch_scores,
+)
+from strong_envs.agents.strong.presets import strong_args
 from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.core import spans
 from strong_envs.features.errors import DataError

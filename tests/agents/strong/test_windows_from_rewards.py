@@ -9,8 +9,8 @@ from strong_envs import features
 from strong_envs.agents.baselines.candidates import best_iou
 from strong_envs.agents.strong import coupled_levels
 from strong_envs.agents.strong.agent import Strong
-from strong_envs.agents.strong.frame_attention_training import FrameAttentionTraining
-from strong_envs.agents.strong.levels.windows_from_rewards import windows_from_rewards
+from strong_envs.agents.strong.frame_attention.training import FrameAttentionTraining
+from strong_envs.agents.strong.frame_attention.windows_from_rewards import windows_from_rewards
 from strong_envs.agents.training.session import Session
 from strong_envs.features.errors import DataError
 from strong_envs.local_features import LocalFeatures

@@ -12,8 +12,9 @@ from small_strong import tiny_strong as tiny
 
 from strong_envs import features
 from strong_envs.agents.strong.agent import Strong, make_level
-from strong_envs.agents.strong.args import level_args, strong_args
+from strong_envs.agents.strong.args import level_args
 from strong_envs.agents.strong.cell_attention.attention import CellAttention
+from strong_envs.agents.strong.presets import strong_args
 from strong_envs.agents.training.checkpoint import load_weights
 from strong_envs.agents.training.health import CollapseWarning, TrainingDiverged, TrainingMonitor
 from strong_envs.agents.training.session import Session

@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 
 from strong_envs.agents.strong import paper_walk
-from strong_envs.agents.strong.args import strong_args, system_args
 from strong_envs.agents.strong.paper_walk import CHANGES, differences, options_of, taken_back, walk
+from strong_envs.agents.strong.presets import strong_args, system_args
 from strong_envs.benchmarks.cli import main
 from strong_envs.benchmarks.commands.document import update
 

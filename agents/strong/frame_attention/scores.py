@@ -2,7 +2,7 @@
 
 They enter as means over the windows of f_o, and with ``score_observation="posterior"`` as what the posterior over
 windows that they give (`agents.training.window_posterior`) says about the window and each move
-(`agents.strong.posterior_scores`).
+(`agents.strong.frame_attention.posterior`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from strong_envs.agents.strong.frame_attention import FrameAttention, FrameAttentionArgs, attend_together
-from strong_envs.agents.strong.frame_attention_training import FrameAttentionTraining
+from strong_envs.agents.strong.frame_attention.attention import FrameAttention, FrameAttentionArgs, attend_together
+from strong_envs.agents.strong.frame_attention.training import FrameAttentionTraining
 from strong_envs.agents.training.loop import run
 from strong_envs.features.bank.bank import FeatureBank
 from strong_envs.features.bank.pooling import WindowMeans

@@ -20,8 +20,8 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
-from strong_envs.agents.strong.frame_attention import FrameAttention, attend_together
-from strong_envs.agents.strong.frame_scores import FrameScores, FrameScoresTask
+from strong_envs.agents.strong.frame_attention.attention import FrameAttention, attend_together
+from strong_envs.agents.strong.frame_attention.scores import FrameScores, FrameScoresTask
 from strong_envs.agents.training.early_stopping import validation_part
 from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.core.sampling import spread

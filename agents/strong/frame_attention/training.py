@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.strong.cell_attention.cells import lattice
-from strong_envs.agents.strong.frame_attention import FrameAttention
+from strong_envs.agents.strong.frame_attention.attention import FrameAttention
 from strong_envs.agents.training.checkpoint import Count
 from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import UpdateListener, load_optimiser, optimiser_state, run, split

@@ -1,0 +1,43 @@
+"""How much the rewards of random episodes tell of the moment of a query.
+
+Nothing is trained and no feature is read: for each query, random moves are made and what they paid is remembered. The
+window that explains these rewards best is compared with the true one. Rewards are computed from the IoU with the true
+window, so training from rewards is not training without labels.
+
+    python examples/what_rewards_tell.py --features shapes-v0-medium --episodes 1 2 4 8 16
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from strong_envs import features
+from strong_envs.agents.strong.frame_attention.windows_from_rewards import windows_from_rewards
+from strong_envs.core import spans
+from strong_envs.local_features import LocalFeatures
+from strong_envs.temporal.task import TemporalConfig, TemporalTask
+
+REWARDS = {
+    "sign of the change (Eq. 5)": TemporalConfig(),
+    "change of the IoU": TemporalConfig(multi_scale=True, reward="iou_delta", iou="clamped", phi=0.001),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--features", default="shapes-v0", help="key or path of a feature store")
+    parser.add_argument("--split", default="val", help="its part")
+    parser.add_argument("--episodes", type=int, nargs="+", default=[1, 2, 4, 8], help="in each query")
+    args = parser.parse_args()
+    bank = features.load(args.features, args.split)
+    print("| reward | " + " | ".join(f"{n} episodes" for n in args.episodes) + " |")
+    print("| --- |" + " ---: |" * len(args.episodes))
+    for name, config in REWARDS.items():
+        task = TemporalTask(bank, LocalFeatures(bank, "frame"), config)
+        found = [windows_from_rewards(task, n, seed=0) for n in args.episodes]
+        ious = [spans.iou_with_each(windows, bank.truth).amax((1, 2)).mean() for windows in found]
+        print(f"| {name} | " + " | ".join(f"{100 * float(iou):.1f}" for iou in ious) + " |")
+
+
+if __name__ == "__main__":
+    main()
