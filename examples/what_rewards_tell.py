@@ -4,7 +4,7 @@ Nothing is trained and no feature is read: for each query, random moves are made
 window that explains these rewards best is compared with the true one. Rewards are computed from the IoU with the true
 window, so training from rewards is not training without labels.
 
-    python examples/what_rewards_tell.py --features shapes-v0-medium --episodes 1 2 4 8 16
+    python examples/what_rewards_tell.py --features shapes-v0-medium --steps 320
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--features", default="shapes-v0", help="key or path of a feature store")
     parser.add_argument("--split", default="val", help="its part")
-    parser.add_argument("--episodes", type=int, nargs="+", default=[1, 2, 4, 8], help="in each query")
+    parser.add_argument("--steps", type=int, default=160, help="most environment steps in each query, 20 an episode")
     args = parser.parse_args()
+    counts = [2**k for k in range(20) if 20 * 2**k <= max(args.steps, 20)]
     bank = features.load(args.features, args.split)
-    print("| reward | " + " | ".join(f"{n} episodes" for n in args.episodes) + " |")
-    print("| --- |" + " ---: |" * len(args.episodes))
+    print("| reward | " + " | ".join(f"{n} episode{'s' if n > 1 else ''}" for n in counts) + " |")
+    print("| --- |" + " ---: |" * len(counts))
     for name, config in REWARDS.items():
         task = TemporalTask(bank, LocalFeatures(bank, "frame"), config)
-        found = [windows_from_rewards(task, n, seed=0) for n in args.episodes]
+        found = [windows_from_rewards(task, n, seed=0) for n in counts]
         ious = [spans.iou_with_each(windows, bank.truth).amax((1, 2)).mean() for windows in found]
         print(f"| {name} | " + " | ".join(f"{100 * float(iou):.1f}" for iou in ious) + " |")
 

@@ -19,6 +19,8 @@ Each differs from its neighbour in the part that its name says and in nothing el
 | strong (frame labels) | strong | boxes follow an attention that is trained with frame labels (ours) |
 | strong+frame scores | strong (frame labels) | the temporal level also observes the scores of that attention (ours) |
 | strong+posterior | strong+frame scores | it observes the posterior over windows that these scores give (ours) |
+| strong+posterior (own rewards) | strong+posterior | no labels: what the rewards of random episodes tell (ours) |
+| trl+posterior | trl | it observes such a posterior, of whole frames (ours) |
 | strong (all rewards) | strong (frame labels) | both levels know the rewards of all moves (ours) |
 | strong (paper) | | the letter of the paper, ``preset="paper"`` |
 | GT static box, GT boxes | trl | f_o from GT boxes (upper bounds); trained for fewer steps |

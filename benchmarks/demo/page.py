@@ -168,7 +168,7 @@ def _picture(label: str, elem_id: str, **options: Any) -> Any:
     """A picture that is hidden until there is one; its label would cover the sentence in it."""
     import gradio as gr
 
-    hidden = {"show_label": False, "buttons": [], "interactive": False, "visible": False}
+    hidden: dict[str, Any] = {"show_label": False, "buttons": [], "interactive": False, "visible": False}
     return gr.Image(label=label, elem_id=elem_id, **hidden, **options)
 
 

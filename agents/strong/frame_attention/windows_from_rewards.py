@@ -5,8 +5,8 @@ difference). An agent that remembers what its moves paid can therefore ask of ev
 what would these moves have paid?* The windows whose answer agrees with the rewards received are those that the moment
 may be. The window of highest expected IoU among them stands for it.
 
-Nothing but `step` is asked, in training episodes of a random policy. With a reward that has the IoU in it, a few
-episodes leave one window, so such a reward carries the label (docs/systems/strong.md has the numbers).
+Nothing but what `step` pays is asked, in episodes of random moves. A few of them leave one window, so rewards that are
+made of the IoU carry the label; docs/systems/strong.md has the numbers.
 """
 
 from __future__ import annotations
