@@ -107,9 +107,9 @@ class StrongArgs:
     learns_from: str = "own rewards"
     """``"own rewards"``: both levels learn from what `step` pays in their own episodes, and the attention from the
     error of the temporal critic, or with ``frame_scores=True`` from what these payments tell (`window_episodes`).
-    ``"frame labels"``: the same levels, but the boxes follow a frame attention that is
-    trained to classify frames as inside or outside the moment. ``"all rewards"``: with such a frame attention, and
-    levels that know the rewards of all moves in uniformly drawn states (`agents.strong.levels.full_feedback`)."""
+    ``"frame labels"``: the same levels, but the boxes follow a frame attention that is trained to classify frames as
+    inside or outside the moment. ``"all rewards"``: with such a frame attention, and levels that know the rewards of
+    all moves in uniformly drawn states (`agents.strong.levels.full_feedback`)."""
     boxes: str = "tracked"
     """Source of f_o: see `agents.strong.agent`."""
     attention: str = "cells"
