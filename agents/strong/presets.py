@@ -7,13 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from strong_envs.agents.ranges import check_value, hints_of
-from strong_envs.agents.strong.args import (
-    LEARNS_FROM,
-    LEARNT,
-    StrongArgs,
-    changed_level,
-    level_args,
-)
+from strong_envs.agents.strong.args import LEARNS_FROM, LEARNT, StrongArgs, changed_level, level_args
 from strong_envs.agents.strong.levels.dqn import DQNArgs
 from strong_envs.agents.strong.levels.level import LevelArgs
 from strong_envs.core import boxes as box_ops
