@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -150,8 +148,7 @@ class CoupledLevels(BaseSystem):
         if self.args.learns_from != "own rewards":
             return bank.truth
         if self._found is None or self._found[0] is not bank:
-            config = replace(self.args.temporal_env, start="random" if self.args.exploring_starts else "initial")
-            task = TemporalTask(bank, LocalFeatures(bank, "frame"), config)
+            task = TemporalTask(bank, LocalFeatures(bank, "frame"), self.args.temporal_env)
             self._found = bank, windows_from_rewards(task, self.args.window_episodes, self.args.seed)
         return self._found[1]
 

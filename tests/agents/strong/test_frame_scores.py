@@ -11,9 +11,9 @@ import torch
 from small_strong import small_strong
 
 from strong_envs import agents, features
-from strong_envs.agents.strong import frame_scores
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.strong.cell_attention.cells import lattice
+from strong_envs.agents.strong.frame_attention import scores as frame_scores
 from strong_envs.agents.strong.frame_attention.attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention.scores import (
     SUREST,
