@@ -8,7 +8,9 @@ arguments, the networks, acting, the critic's update (Eqs. 6 and 7), the actor's
 ``preset="default"`` deviates:
 
 - *Exploration*: the paper names none. Epsilon-greedy, from 1 down to ``epsilon_end``.
-- *Entropy*: without it the softmax saturates while the critic still learns, and the actor never recovers.
+- *Entropy*: the softmax of an actor without it can saturate while the critic still learns, and never recovers then, as
+  the actor of ``preset="paper"`` does. With a matching network and a rate that falls it does not, and is better without
+  (docs/systems/strong.md).
 - *Weights*: PyTorch's own initialisation, weight decay, and a learning rate that rises over the first third of the
   training and falls to zero. On GT boxes of the default world (400,000 steps, one seed) a held-out mIoU of .84 for
   the actor and .85 for the critic taken greedily, against .83 and .84 with a rate that only falls and no weight decay.
