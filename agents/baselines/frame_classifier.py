@@ -30,7 +30,6 @@ from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.strong.frame_attention.attention import FrameAttention, FrameAttentionArgs
 from strong_envs.agents.strong.frame_attention.training import inside_shares
 from strong_envs.agents.training.early_stopping import validation_part
-from strong_envs.agents.training.matching import dropout_for
 from strong_envs.agents.training.window_posterior import WindowPosterior
 from strong_envs.core.sampling import spread
 from strong_envs.features.bank.bank import FeatureBank
@@ -171,8 +170,7 @@ class FrameClassifier(WindowSystem):
                 if value < self._best[i][0]:
                     self._best[i] = value, copy.deepcopy(rival.state_dict())
             self.net.train()
-        if step == steps // 2 and not dropout_for(len(self.net.frame_attention.cell_scale.shift), None):
-            # On redundant features the rival with dropout is the slower one, and better at the end.
+        if step == steps // 2:
             self._choose()
         if step == steps:
             self._finish()

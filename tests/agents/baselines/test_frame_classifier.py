@@ -125,21 +125,6 @@ def test_validation_chooses_the_dropout_and_the_update(train):
     assert all(torch.equal(v, good[k]) for k, v in system.net.frame_attention.state_dict().items())
 
 
-@pytest.mark.parametrize(("wider", "left"), [(1, 1), (64, 2)])
-def test_the_rival_that_is_behind_in_the_middle_goes_on_where_features_are_redundant(wider, left, tmp_path):
-    from random_stores import random_store
-
-    bank = features.load(str(random_store(tmp_path / "wide", [9, 14, 11], wider=wider).path), "train")
-    system = agents.make("frame classifier (whole frames)", bank, **QUICK, dropout=0.0)
-    system.net.rivals.append(FrameAttention(bank, system.net.frame_attention.args))
-    system.examples()
-    system._val = bank
-    system.updated(10, 20)
-    assert len(system.net.rivals) == left
-    system.updated(20, 20)
-    assert len(system.net.rivals) == 1
-
-
 def test_whole_frames_need_no_grid_and_give_no_boxes(tmp_path):
     from random_stores import random_store
 
