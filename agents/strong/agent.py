@@ -117,7 +117,7 @@ class Strong(StoredLevels):
         self.history = []
         self.lean = False
         self._crossed: tuple[int, FrameScores] | None = None
-        self._found: tuple[FeatureBank, Tensor] | None = None
+        self._recovered: dict[str | None, Tensor] = {}
         self.frame_attention: FrameAttention | None = None
         self.turn, self.seconds, self._began = 0, 0.0, time.perf_counter()
         self._tracking: tuple[SpatialTask, Scores | None] | None = None
@@ -323,8 +323,7 @@ class Strong(StoredLevels):
 
     def _take_scores(self) -> None:
         """Give the scores of frames to a temporal level without boxes."""
-        if self.frame_attention is not None:
-            self.task = self._temporal_task(self.bank, self.untracked(self.bank), self._fitted_scores(1))
+        self.task = self._temporal_task(self.bank, self.untracked(self.bank), self._fitted_scores(1))
 
     def _take_turn(self, turn: int) -> None:
         """Give the boxes of the spatial level to the temporal level."""

@@ -106,10 +106,10 @@ class StrongArgs:
 
     learns_from: str = "own rewards"
     """``"own rewards"``: both levels learn from what `step` pays in their own episodes, and the attention from the
-    error of the temporal critic, or with ``frame_scores=True`` from what these payments tell (`window_episodes`).
-    ``"frame labels"``: the same levels, but the boxes follow a frame attention that is trained to classify frames as
-    inside or outside the moment. ``"all rewards"``: with such a frame attention, and levels that know the rewards of
-    all moves in uniformly drawn states (`agents.strong.levels.full_feedback`)."""
+    error of the temporal critic, or with ``frame_scores=True`` from windows recovered from these rewards
+    (`window_episodes`). ``"frame labels"``: the same levels, but the boxes follow a frame attention that is trained to
+    classify frames as inside or outside the moment. ``"all rewards"``: with such a frame attention, and levels that
+    know the rewards of all moves in uniformly drawn states (`agents.strong.levels.full_feedback`)."""
     boxes: str = "tracked"
     """Source of f_o: see `agents.strong.agent`."""
     attention: str = "cells"
@@ -140,7 +140,7 @@ class StrongArgs:
     (`agents.strong.frame_attention.posterior`)."""
     window_episodes: int = 8
     """With ``frame_scores=True`` and ``learns_from="own rewards"``: episodes of random moves in every training query.
-    What they paid tells where its moment is, and this is what the frame attention learns
+    Their rewards determine where its moment is, and the frame attention learns these windows
     (`agents.strong.frame_attention.windows_from_rewards`)."""
     folds: int = 5
     """Where clips recur in several videos, the boxes and scores that the levels train on are those of as many frame

@@ -65,7 +65,7 @@ class CoupledLevels(BaseSystem):
     posterior: WindowPosterior | None
     task: TemporalTask
     _crossed: tuple[int, FrameScores] | None
-    _found: tuple[FeatureBank, Tensor] | None
+    _recovered: dict[str | None, Tensor]
 
     @property
     def values_boxes(self) -> bool:
@@ -144,13 +144,16 @@ class CoupledLevels(BaseSystem):
         return self._crossed[1]
 
     def _windows(self, bank: FeatureBank) -> Tensor:
-        """What the frame attention takes for moments, (S, K, 2) fractions: the truth, or what rewards tell of it."""
+        """What the frame attention takes for moments, (S, K, 2) fractions: the true windows, or recovered ones.
+
+        They are recovered once for each part of the store.
+        """
         if self.args.learns_from != "own rewards":
             return bank.truth
-        if self._found is None or self._found[0] is not bank:
+        if bank.split not in self._recovered:
             task = TemporalTask(bank, LocalFeatures(bank, "frame"), self.args.temporal_env)
-            self._found = bank, windows_from_rewards(task, self.args.window_episodes, self.args.seed)
-        return self._found[1]
+            self._recovered[bank.split] = windows_from_rewards(task, self.args.window_episodes, self.args.seed)
+        return self._recovered[bank.split]
 
     def _temporal_task(
         self,

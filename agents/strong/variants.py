@@ -19,7 +19,7 @@ Each differs from its neighbour in the part that its name says and in nothing el
 | strong (frame labels) | strong | boxes follow an attention that is trained with frame labels (ours) |
 | strong+frame scores | strong (frame labels) | the temporal level also observes the scores of that attention (ours) |
 | strong+posterior | strong+frame scores | it observes the posterior over windows that these scores give (ours) |
-| strong+posterior (own rewards) | strong+posterior | no labels: what the rewards of random episodes tell (ours) |
+| strong+posterior (own rewards) | strong+posterior | no labels: windows recovered from rewards (ours) |
 | trl+posterior | trl | it observes such a posterior, of whole frames (ours) |
 | strong (all rewards) | strong (frame labels) | both levels know the rewards of all moves (ours) |
 | strong (paper) | | the letter of the paper, ``preset="paper"`` |
@@ -71,6 +71,14 @@ SHORT: dict[str, Any] = {"pretrain_steps": 512_000}
 """Steps of `blind`, whose validation curve is flat: 24.0 after these, 24.4 after the 1,280,000 of `trl`."""
 BOUND: dict[str, Any] = {"pretrain_steps": 800_000}
 """Steps of the systems on GT boxes, which learn faster than those that must find what a sentence names."""
+POSTERIOR: dict[str, Any] = {
+    "frame_scores": True,
+    "score_observation": "posterior",
+    "average_folds": True,
+    "temporal": {"gamma": 0.6},
+    "env": {"iou": "clamped"},
+}
+"""Of systems that observe the posterior over windows."""
 SPATIAL: Space = {"box_margin": Between(0.0, 0.3, log=False)}
 """Of a system with learnt boxes, besides."""
 
@@ -146,38 +154,26 @@ _register(
     "the same, which observes the posterior over windows that these scores give",
     "tracked",
     learns_from="frame labels",
-    frame_scores=True,
-    score_observation="posterior",
-    average_folds=True,
+    **POSTERIOR,
     frame_attention={"change": 0.05, "objective": "both"},
-    temporal={"gamma": 0.6},
-    env={"iou": "clamped"},
 )
 _register(
     "trl+posterior",
-    "temporal level alone, whole frames; it observes a posterior over windows that its own rewards have taught",
+    "temporal level alone, whole frames; it observes a posterior over windows that is learned from its own rewards",
     "frame",
     needs="frames",
-    frame_scores=True,
-    score_observation="posterior",
-    average_folds=True,
+    **POSTERIOR,
     frame_attention={"whole_frames": True, "change": 0.05, "objective": "both"},
-    temporal={"gamma": 0.6},
-    env={"iou": "clamped"},
 )
 _register(
     "strong+posterior (own rewards)",
-    "STRONG+posterior without labels: its frame attention learns what the rewards of random episodes tell",
+    "STRONG+posterior without labels: its frame attention learns windows recovered from rewards",
     "tracked",
     attention="none",
     random_boxes=0.0,
     box_margin=0.0,
-    frame_scores=True,
-    score_observation="posterior",
-    average_folds=True,
+    **POSTERIOR,
     frame_attention={"change": 0.05, "objective": "both"},
-    temporal={"gamma": 0.6},
-    env={"iou": "clamped"},
 )
 _register(
     "strong (paper)", "STRONG to the letter of the paper: DDPG, Eq. 11, plain networks", "tracked", preset="paper"

@@ -25,6 +25,16 @@ SUREST = 8.0
 """Bound of the scores."""
 
 
+def grid_windows(cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The windows of `windows_on_grid` and the IoU of each with each.
+
+    Returns:
+        (W, 2) float64 fractions of the duration, and (W, W) float32.
+    """
+    windows = torch.as_tensor(windows_on_grid(cells), device=device)
+    return windows, spans.iou_with_each(windows[None], windows[None])[0].to(torch.float32)
+
+
 class WindowPosterior(nn.Module):
     """Posterior over the windows of `windows_on_grid`, in its order.
 
@@ -106,6 +116,5 @@ class WindowPosterior(nn.Module):
         """Mean IoU of every window over the posterior: scores (B, cells) to (B, windows) in [0, 1]."""
         shared = self._shared
         if shared is None or shared.device != scores.device:
-            windows = self.windows(scores)
-            shared = self._shared = spans.iou_with_each(windows[None], windows[None])[0].to(torch.float32)
+            shared = self._shared = grid_windows(self.cells, scores.device)[1]
         return self(scores).exp() @ shared

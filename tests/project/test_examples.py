@@ -29,7 +29,7 @@ RUNS = [
     ("offline_cql.py", [], "minari"),
     ("rllib_example.py", [], "ray.rllib"),
     ("pettingzoo_example.py", [], "pettingzoo"),
-    ("what_rewards_tell.py", [], "torch"),
+    ("windows_from_rewards.py", [], "torch"),
 ]
 
 

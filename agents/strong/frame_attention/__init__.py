@@ -1,1 +1,1 @@
-"""Attention over the cells of frames that is trained with labels or what rewards tell, and the scores that it gives."""
+"""Attention over the cells of frames that is trained with labels or with recovered windows, and the scores it gives."""

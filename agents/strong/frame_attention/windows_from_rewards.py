@@ -1,12 +1,12 @@
-"""Where the moments of the training queries lie, as far as the rewards of a level's own episodes tell.
+"""Windows of the training queries, recovered from the rewards of a level's own episodes.
 
 A reward of the temporal level compares the IoU of the window before a move with that after it (Eq. 5, or their
 difference). An agent that remembers what its moves paid can therefore ask of every window: *if this were the moment,
 what would these moves have paid?* The windows whose answer agrees with the rewards received are those that the moment
 may be. The window of highest expected IoU among them stands for it.
 
-Nothing but what `step` pays is asked, in episodes of random moves. A few of them leave one window, so rewards that are
-made of the IoU carry the label; docs/systems/strong.md has the numbers.
+Only what `step` pays is used, in episodes of random moves. A few episodes determine the window, so rewards that are
+computed from the IoU contain the label; docs/systems/strong.md has the numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from strong_envs.agents.references.heuristics import windows_on_grid
+from strong_envs.agents.training.window_posterior import grid_windows
 from strong_envs.core import spans
 from strong_envs.features.devices import sent
 from strong_envs.temporal.task import TemporalTask, random_windows
@@ -40,10 +40,12 @@ def windows_from_rewards(task: TemporalTask, episodes: int, seed: int) -> Tensor
         (S, 1, 2) float64, fractions of the duration. A query with several true windows has the one that explains its
         rewards best.
     """
-    device, total = task.bank.device, task.config.total
+    device = task.bank.device
     generator = torch.Generator().manual_seed(seed)
-    grid = torch.as_tensor(windows_on_grid(CELLS), dtype=torch.float32, device=device)
-    shared = spans.iou_with_each(grid[None], grid[None])[0]
+    windows, shared = grid_windows(CELLS, device)
+    grid = windows.to(torch.float32)
+    steps = grid * task.config.total
+    made = torch.arange(task.config.max_steps, dtype=torch.float32, device=device)
     samples = torch.arange(len(task.bank), device=device).repeat_interleave(episodes)
     path, paid, moved = (part.unflatten(0, (-1, episodes)) for part in _random_episodes(task, samples, generator))
     deviation = AGREES * paid[moved].std().clamp(min=1e-6)
@@ -52,11 +54,10 @@ def windows_from_rewards(task: TemporalTask, episodes: int, seed: int) -> Tensor
         error = torch.zeros(len(rows), len(grid), device=device)
         for episode in range(episodes):
             # One move at a time, (B, windows), stays in the processor's cache.
-            before = spans.iou_with_each(path[rows, episode, 0], grid * total, task.config.iou)
+            before = spans.iou_with_each(path[rows, episode, 0], steps, task.config.iou)
             for move in range(task.config.max_steps):
-                after = spans.iou_with_each(path[rows, episode, move + 1], grid * total, task.config.iou)
-                made = torch.tensor(float(move), device=device)
-                expected = task.reward(before, after, made, task.config.phi)
+                after = spans.iou_with_each(path[rows, episode, move + 1], steps, task.config.iou)
+                expected = task.reward(before, after, made[move], task.config.phi)
                 difference = (expected - paid[rows, episode, move, None]).square_()
                 error.addcmul_(difference, moved[rows, episode, move, None].to(difference.dtype))
                 before = after

@@ -1,4 +1,4 @@
-"""What rewards tell of the moments, and a frame attention that learns it in the place of labels."""
+"""Windows recovered from rewards, and a frame attention that learns them in the place of labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def quality(windows, truth) -> float:
     return float(best_iou(windows, truth)[:, 0].mean())
 
 
-def test_eight_random_episodes_tell_almost_all_and_signs_most_of_it(bank):
+def test_eight_random_episodes_determine_the_window_and_signs_most_of_it(bank):
     assert quality(windows_from_rewards(task_of(bank), 8, 0), bank.truth) > 0.97
     signs = [quality(windows_from_rewards(task_of(bank, TemporalConfig()), n, 0), bank.truth) for n in (1, 8)]
     assert signs[0] + 0.1 < signs[1] and signs[1] > 0.85
@@ -48,7 +48,7 @@ def test_windows_are_those_that_are_paid_for_and_not_those_of_the_bank(bank):
     assert quality(found, bank.truth) < 0.6
 
 
-def test_rewards_that_tell_nothing_leave_the_windows_unknown(bank):
+def test_constant_rewards_leave_the_windows_unknown(bank):
     task = task_of(bank)
     task.reward = lambda before, after, t, phi: 0.0 * before
     found = windows_from_rewards(task, 4, 0)
@@ -67,8 +67,10 @@ def make(bank, **changes) -> Strong:
 
 
 def test_the_frame_attention_and_the_posterior_learn_these_windows_alone(bank, monkeypatch):
-    told = torch.tensor([0.5, 0.75], dtype=torch.float64).expand(len(bank), 1, 2)
-    monkeypatch.setattr(coupled_levels, "windows_from_rewards", lambda task, *_: told[:1].expand(len(task.bank), 1, 2))
+    recovered = torch.tensor([0.5, 0.75], dtype=torch.float64).expand(len(bank), 1, 2)
+    monkeypatch.setattr(
+        coupled_levels, "windows_from_rewards", lambda task, *_: recovered[:1].expand(len(task.bank), 1, 2)
+    )
     learned = []
     begun = FrameAttentionTraining.__init__
 
@@ -78,7 +80,7 @@ def test_the_frame_attention_and_the_posterior_learn_these_windows_alone(bank, m
 
     monkeypatch.setattr(FrameAttentionTraining, "__init__", remembered)
     system = make(bank).fit()
-    assert learned and all(torch.equal(windows, told) for windows in learned)
+    assert learned and all(torch.equal(windows, recovered) for windows in learned)
     # A quarter of the video is what the prior knows of lengths.
     assert int(system.posterior.prior.argmax()) in range(13, 16)
     spans = system.predict(bank).spans / bank.duration[bank.video][:, None]

@@ -1,10 +1,10 @@
-"""How much the rewards of random episodes tell of the moment of a query.
+"""How closely the moments of queries can be recovered from the rewards of random episodes.
 
-Nothing is trained and no feature is read: for each query, random moves are made and what they paid is remembered. The
-window that explains these rewards best is compared with the true one. Rewards are computed from the IoU with the true
+Nothing is trained and no feature is read: for each query, random moves are made and their rewards are kept. The
+window that predicts these rewards best is compared with the true one. Rewards are computed from the IoU with the true
 window, so training from rewards is not training without labels.
 
-    python examples/what_rewards_tell.py --features shapes-v0-medium --steps 320
+    python examples/windows_from_rewards.py --features shapes-v0-medium --steps 320
 """
 
 from __future__ import annotations
