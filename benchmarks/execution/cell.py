@@ -51,6 +51,17 @@ class Cell:
     """Scores on the validation part on the way, in each stage of the training."""
     validation: float = 0.0
     """Share of the training videos that validate where the store has no validation part; 0 trains on all of them."""
+    label: str = field(default="", compare=False)
+    """Name of its row, where that is not the system's; for progress alone."""
+
+    @property
+    def name(self) -> str:
+        """``trl, phi = 0.1 seed 0``: what progress and messages call it."""
+        return f"{self.label or self.system} seed {self.seed}"
+
+    def numbers_from(self) -> dict[str, Any]:
+        """The fields that its numbers depend on."""
+        return {k: v for k, v in asdict(self).items() if k != "label"}
 
     def store(self) -> FeatureStore:
         """The store whose parts are trained and scored on."""
@@ -61,7 +72,8 @@ class Cell:
         """Names the file of the cell; changes with everything that its numbers depend on, and with nothing else."""
         from strong_envs import __version__
 
-        about = {k: v for k, v in asdict(self).items() if k not in ("features", "device")} | {"version": __version__}
+        about = {k: v for k, v in self.numbers_from().items() if k not in ("features", "device")}
+        about["version"] = __version__
         # Left out where they are empty, so that the names of cells do not depend on fields that are not used.
         about = {k: v for k, v in about.items() if v or k not in ("code", "evaluations", "validation")}
         digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:10]
@@ -121,7 +133,7 @@ def run_cell(
     predict_seconds = time.perf_counter() - start
     scores = score(prediction, test_bank)
     result = {
-        **asdict(cell),
+        **cell.numbers_from(),
         "key": cell.key,
         "seconds": seconds,
         "seconds_per_query": predict_seconds / len(test_bank),

@@ -198,9 +198,9 @@ def run_job(args: argparse.Namespace, variants: Sequence[Variant]) -> Job:
         learns = agents.find(variant.system).needs_training
         budget, evaluations = (args.budget, looks) if learns else (1.0, 0)
         where = (args.features, store.content_hash, args.train, args.test)
-        code = code_hash(variant.system)
+        fixed = (code_hash(variant.system), evaluations, share, variant.label)
         cells[variant.label] = [
-            Cell(variant.system, seed, *where, budget, args.device, variant.options_for(seed), code, evaluations, share)
+            Cell(variant.system, seed, *where, budget, args.device, variant.options_for(seed), *fixed)
             for seed in range(args.seeds)
         ]
     main = Cell("", 0, args.features, store.content_hash, args.train, args.test, options={"env": _grid(args)})

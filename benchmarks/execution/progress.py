@@ -68,7 +68,7 @@ class ProgressBars:
         self.page = None if page is None else LivePage(page, clock)
         if self.page is not None:
             for cell, result in stored:
-                self.page.finished(f"{cell.system} seed {cell.seed}", result)
+                self.page.finished(cell.name, result)
 
     def __enter__(self) -> ProgressBars:
         """Start drawing, and say where the page is."""
@@ -89,7 +89,7 @@ class ProgressBars:
     def begin(self, cell: Cell) -> None:
         """A cell starts."""
         self.left.begin(cell)
-        self.names[cell.key] = f"{cell.system} seed {cell.seed}"
+        self.names[cell.key] = cell.name
         self.tasks[cell.key] = self.progress.add_task(self.names[cell.key], total=None, note="loading")
         self._say(f"{self.names[cell.key]}: started{self.left.text()}")
 
@@ -119,7 +119,7 @@ class ProgressBars:
         self.progress.advance(self.whole)
         self.done += 1
         what = "FAILED" if result is None else "finished"
-        self._say(f"{cell.system} seed {cell.seed}: {what} ({self.done} of {self.total}{self.left.text()})")
+        self._say(f"{cell.name}: {what} ({self.done} of {self.total}{self.left.text()})")
 
     def _write_page(self, ended: str = "") -> None:
         if self.page is not None:

@@ -160,8 +160,9 @@ class Tuning:
                 changed = with_setting(system, changed, setting, value)
         where = (args.features, self.store.content_hash, args.train, VALIDATION, args.budget, args.device)
         tried = replace(variant, options=changed)
+        label = f"{name}, trial {trial.number}"
         return [
-            Cell(system, seed, *where, tried.options_for(seed), code_hash(system), 0, args.validation)
+            Cell(system, seed, *where, tried.options_for(seed), code_hash(system), 0, args.validation, label)
             for seed in self._seeds()
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,7 +181,9 @@ def test_the_text(seconds, text):
 def test_lines_are_printed_at_events_and_now_and_then(capsys, monkeypatch):
     monkeypatch.delenv("STRONG_ENVS_QUIET", raising=False)
     now = [0.0]
-    cells = cells_of(("strong",), 2)
+    plain, labelled = cells_of(("strong",), 2)
+    cells = [plain, replace(labelled, label="strong, gamma = 0.4")]
+    assert cells[1].key == labelled.key
     with ProgressBars(cells, [], 1, clock=lambda: now[0]) as bars:
         bars.begin(cells[0])
         bars.update(cells[0].key, "round 1, temporal", 1, 10, {"return": 0.25})
@@ -195,7 +198,7 @@ def test_lines_are_printed_at_events_and_now_and_then(capsys, monkeypatch):
         "strong seed 0, round 1, temporal  return +0.25"
     )
     assert "strong seed 0: finished (1 of 2, about 2 min left)" in lines[3]
-    assert lines[5] == "strong seed 1: FAILED (2 of 2)"
+    assert lines[5] == "strong, gamma = 0.4 seed 1: FAILED (2 of 2)"
 
 
 def test_a_bar_shows_the_return_or_else_the_loss():
