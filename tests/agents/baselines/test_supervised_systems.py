@@ -237,8 +237,8 @@ BOXED = (*SYSTEMS, "one-shot")
 
 @pytest.mark.slow
 def test_boxes_replace_whole_frames_and_show_what_those_hide(train, test):
-    whole = agents.make("mcn", train, budget=0.3).fit()
-    boxed = agents.make("mcn", train, budget=0.3, boxes="truth", box_margin=0.05).fit()
+    whole = agents.make("mcn", train, budget=0.1).fit()
+    boxed = agents.make("mcn", train, budget=0.1, boxes="truth", box_margin=0.05).fit()
     assert miou(boxed, test) > miou(whole, test) + 0.1
 
 

@@ -75,10 +75,11 @@ def test_a_walk_back_compares_every_row_with_the_default(ragged_store, tmp_path,
 
 @pytest.mark.slow
 def test_every_row_trains(ragged_store, tmp_path, capsys):
-    assert main(["walk", "--features", ragged_store, *TINY, "--out", str(tmp_path), "--json"]) == 0
+    arguments = ["walk", "--features", ragged_store, *TINY, "--seeds", "1", "--out", str(tmp_path), "--json"]
+    assert main(arguments) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["system"] for row in rows] == [change.label for change in CHANGES]
-    assert all(row["seeds"] == 2 and "m_vIoU" in row["metrics"] for row in rows)
+    assert all(row["seeds"] == 1 and "m_vIoU" in row["metrics"] for row in rows)
 
 
 def test_a_walk_is_resumed_and_becomes_a_table_of_a_document(ragged_store, tmp_path, monkeypatch, capsys):
