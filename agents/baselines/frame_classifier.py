@@ -8,8 +8,8 @@ the frames before and after each frame (``change``), without which it cannot tel
 move; ``change=0`` is STRONG's.
 
 What the validation part of the store decides, where it has one: the dropout (one network without and one with much of
-it are trained on the same batches, and the better one alone from the middle on), the update whose weights are kept, and
-three factors of the posterior.
+it are trained on the same batches, and the better one alone from the middle on), the update of the second half whose
+weights are kept, and three factors of the posterior.
 
 A system that moves or tracks with this frame attention adds something where it scores above this row.
 """
@@ -163,7 +163,11 @@ class FrameClassifier(WindowSystem):
         return [rival for rival in self.net.rivals if isinstance(rival, FrameAttention)]
 
     def updated(self, step: int, steps: int) -> None:
-        """Keeps the weights that are best on validation; after the last update, chooses and fits the posterior."""
+        """Keeps the weights that are best on validation; after the last update, chooses and fits the posterior.
+
+        In the first half the learning rate is high and the loss jumps: a low value there chooses the network and no
+        weights.
+        """
         if self._val is not None and (step % max(steps // LOOKS, 1) == 0 or step == steps):
             self.net.eval()
             for i, (value, rival) in enumerate(zip(self._judge(self._val), self._rivals(), strict=True)):
@@ -172,6 +176,7 @@ class FrameClassifier(WindowSystem):
             self.net.train()
         if step == steps // 2:
             self._choose()
+            self._best = [(float("inf"), {})] * len(self._best)
         if step == steps:
             self._finish()
 
