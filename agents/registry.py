@@ -172,9 +172,14 @@ class BaseSystem:
 SEES = ("nothing", "sentences", "whole frames", "grid", "learned boxes", "GT boxes", "objects")
 """What a system is given to predict, beside the sentence where it is more than that: one vector a frame, the cells of
 every frame, the boxes of a tracker or of attention, the true boxes (an upper bound), detected objects."""
-LEARNS_FROM = ("nothing", "sentences", "frame labels", "window labels", "all rewards", "own rewards")
+OWN_REWARDS_AND_WINDOWS = "own rewards, true windows"
+LEARNS_FROM = (
+    *("nothing", "sentences", "frame labels", "window labels", "all rewards", "own rewards"),
+    OWN_REWARDS_AND_WINDOWS,
+)
 """What a system is trained with: whether a frame lies in the moment, the true windows or the IoU of any window with
-them, the rewards of all moves in any state, the rewards of its own episodes alone."""
+them, the rewards of all moves in any state, the rewards of its own episodes alone, or these and a loss on true windows.
+"""
 SEES_BOXES = {
     "frame": "whole frames",
     "initial": "grid",

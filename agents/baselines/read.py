@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns, nearest_truth
 from strong_envs.agents.ranges import check_fields
-from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
+from strong_envs.agents.registry import OWN_REWARDS_AND_WINDOWS, Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.rollout import localise
@@ -262,7 +262,7 @@ register(
         Read,
         "READ: recurrent actor-critic with multi-task heads",
         sees="whole frames",
-        learns_from="own rewards",
+        learns_from=OWN_REWARDS_AND_WINDOWS,
         space=SPACE,
     )
 )

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, nearest_truth, standardiser_batch
 from strong_envs.agents.ranges import check_fields
-from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
+from strong_envs.agents.registry import OWN_REWARDS_AND_WINDOWS, Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.training.early_stopping import BestWeights, validation_part
 from strong_envs.agents.training.networks import Standardise
@@ -477,7 +477,7 @@ register(
         SmRl,
         "SM-RL, from description: reads single frames, then detects",
         sees="whole frames",
-        learns_from="own rewards",
+        learns_from=OWN_REWARDS_AND_WINDOWS,
         space=SPACE,
     )
 )

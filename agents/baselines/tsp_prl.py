@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from strong_envs.agents.baselines.sequential import TemporalSystem, gumbel_sample, n_step_returns
 from strong_envs.agents.ranges import check_fields
-from strong_envs.agents.registry import Prediction, ProgressCallback, SystemSpec, register
+from strong_envs.agents.registry import OWN_REWARDS_AND_WINDOWS, Prediction, ProgressCallback, SystemSpec, register
 from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import rewards, spans
@@ -350,7 +350,7 @@ register(
         TspPrl,
         "TSP-PRL: a tree of sixteen moves, root and leaves trained in turns",
         sees="whole frames",
-        learns_from="own rewards",
+        learns_from=OWN_REWARDS_AND_WINDOWS,
         space=SPACE,
     )
 )

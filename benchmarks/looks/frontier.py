@@ -19,6 +19,7 @@ from strong_envs.agents.looks.agent import LookAgent, LookAgentArgs
 from strong_envs.agents.looks.library import LibraryLookArgs, LibraryLooker
 from strong_envs.agents.looks.search import random_rows, uncertainty_rows, unique_even_rows
 from strong_envs.agents.looks.sm_rl import SmRlLooker
+from strong_envs.agents.registry import OWN_REWARDS_AND_WINDOWS
 from strong_envs.benchmarks.looks.world import OWN, World, judged
 from strong_envs.looks import dynamics
 
@@ -34,9 +35,8 @@ EVEN, RANDOM, UNCERTAIN, OURS, TOGETHER, LIBRARY, SMRL, SMRL_OWN = (
 )
 ROWS = (EVEN, RANDOM, UNCERTAIN, OURS, TOGETHER, LIBRARY, SMRL, SMRL_OWN)
 ALL = "all frames"
-BOTH = "own rewards, true windows"
 LEARNS = {EVEN: "nothing", RANDOM: "nothing", UNCERTAIN: "nothing", OURS: "own rewards", LIBRARY: "own rewards"}
-LEARNS |= {TOGETHER: "own rewards", SMRL: BOTH, SMRL_OWN: BOTH}
+LEARNS |= {TOGETHER: "own rewards", SMRL: OWN_REWARDS_AND_WINDOWS, SMRL_OWN: OWN_REWARDS_AND_WINDOWS}
 AT_ONCE = {OURS: 1, TOGETHER: 3}
 """Looks of a decision of the policy."""
 LONGEST_TRAINED = 1000
