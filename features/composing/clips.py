@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from strong_envs.features.datasets.types import Report
+from strong_envs.features.encoders.hashed_words import words
 
 PARTS = ("train", "val", "test")
 """Names of the parts, in the order in which videos are composed."""
@@ -26,9 +25,9 @@ PART_NAMES = {
     "test": "test",
     "testing": "test",
     "tst": "test",
+    "public_test": "test",
 }
 """Spellings of the parts in files and folders."""
-_WORD = re.compile(r"\w+")
 
 
 def part_of(name: object) -> str | None:
@@ -39,7 +38,7 @@ def part_of(name: object) -> str | None:
 @lru_cache(maxsize=1 << 20)
 def sentence_key(text: str) -> str:
     """What makes two sentences the same: words in lower case without punctuation, ``""`` for text without a word."""
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(words(text))
 
 
 def about_label(label: str) -> str:
@@ -64,6 +63,7 @@ class Clip:
         shows: keys of everything that is known to be seen in it, ``about`` and those of its sentences included.
         rows: first and last row in the store of encoded clips, or None before it is encoded.
         row_boxes: (n_rows, 4) float32 boxes at its rows, or None.
+        stretch: seconds of its source that a list gives for it, or None; its file must be as long.
         pixels: what `strong_envs.features.composing.recipe.Source` needs to find its pixels, JSON-ready.
     """
 
@@ -80,6 +80,7 @@ class Clip:
     rows: tuple[int, int] | None = None
     row_boxes: np.ndarray | None = field(default=None, compare=False, repr=False)
     pixels: dict = field(default_factory=dict, compare=False, repr=False)
+    stretch: tuple[float, float] | None = field(default=None, compare=False)
 
     def asks(self) -> list[tuple[str, tuple[str, ...]]]:
         """What can be asked about it: a key of the truth with the sentences that share it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -32,10 +33,13 @@ from strong_envs.features.composing.parts import (
     one_part_a_sentence,
     refuse_leaks,
 )
-from strong_envs.features.composing.plan import PlannedVideo, plan_fitting
-from strong_envs.features.composing.sentences import word_classes
+from strong_envs.features.composing.plan import PlannedVideo, check_pools, plan_fitting
+from strong_envs.features.composing.readers.captions import FIELDS
+from strong_envs.features.composing.sentences import Wording, word_classes
 from strong_envs.features.composing.sources import ClipOptions, open_clips
 from strong_envs.features.datasets.types import Report
+from strong_envs.features.encoders.text import load as load_text
+from strong_envs.features.errors import DataError
 from strong_envs.features.extraction.options import DTYPES
 from strong_envs.features.files.errors import os_errors, shown
 from strong_envs.features.store.store import FeatureStore, check_target, write_store
@@ -78,15 +82,39 @@ def compose(
     options, reading, encode = options or ComposeOptions(), clips or ClipOptions(), encode or EncodeOptions()
     say: Say = (lambda line: print(line, file=sys.stderr, flush=True)) if progress else len
     target = Path(out)
+    place = target.with_name(target.name + ".clips") if encoded is None else Path(encoded)
     check_target(target, overwrite)
+    _refuse_own_source(target, source, place)
     started = time.perf_counter()
     found, store, wording = open_clips(source, reading)
+    if store is not None:
+        _doubt_encoding(encode, encoded, found.report)
+    try:
+        return _compose(
+            found, store, wording, target, place, options, reading, encode, overwrite, say, progress, started
+        )
+    except DataError:
+        # What was left out often says why the rest is not enough.
+        if found.report.findings:
+            say(str(found.report))
+        raise
+
+
+def _compose(
+    found: ClipSet, store: FeatureStore | None, wording: Wording | None, target: Path, place: Path,
+    options: ComposeOptions, reading: ClipOptions, encode: EncodeOptions, overwrite: bool, say: Say, progress: bool,
+    started: float,
+) -> tuple[FeatureStore, Report]:  # fmt: skip
+    """The clips of a source, dealt to parts, worded, encoded, planned and written."""
     assign_parts(found, options.seed, reading.val_share, reading.test_share, reading.conflicts)
     word_classes(found, wording)
     one_part_a_sentence(found)
     say(_summary(found))
+    check_pools(found.clips, options.videos, options.layout)
     if store is None:
-        place = target.with_name(target.name + ".clips") if encoded is None else Path(encoded)
+        if not place.exists():
+            # A text encoder that is not there is told before hours of encoding.
+            load_text(options.text, options.device, options.text_weights)
         store = encode_clips(found, place, encode, say, progress)
         found.clips = with_rows(found, store)
         rate = encode.fps
@@ -104,6 +132,27 @@ def compose(
     )
     found.report.kept = len({p.clip for v in plan for p in v.pieces})
     return made, found.report
+
+
+def _refuse_own_source(target: Path, source: str | os.PathLike | FeatureStore, place: Path) -> None:
+    """Refuse a store that would be written over the clips that it is made of."""
+    own = {"the encoded clips (--encoded)": place}
+    if isinstance(source, FeatureStore):
+        own["its clips"] = source.path
+    elif os.path.exists(source):
+        own["its clips"] = Path(source)
+    for what, path in own.items():
+        if os.path.realpath(path) == os.path.realpath(target):
+            raise DataError(f"the store cannot be written to {shown(target)}: {what} lie there; choose another --out")
+
+
+def _doubt_encoding(encode: EncodeOptions, encoded: str | os.PathLike | None, report: Report) -> None:
+    """Report options of encoding where the clips of a store are encoded already."""
+    plain = EncodeOptions()
+    given = [f"--{name}" for name in ("backbone", "fps") if getattr(encode, name) != getattr(plain, name)]
+    given += [] if encoded is None else ["--encoded"]
+    if given:
+        report.add("an option of encoding is not used: the clips of a store are encoded", "doubtful", ", ".join(given))
 
 
 def _write(
@@ -190,7 +239,7 @@ def span(text: str) -> tuple[float, float]:
 def whole_span(text: str) -> tuple[int, int]:
     """``"4-8"`` or ``"5"`` as a range of whole numbers."""
     low, high = span(text)
-    if low != int(low) or high != int(high):
+    if not (math.isfinite(low) and math.isfinite(high)) or low != int(low) or high != int(high):
         raise argparse.ArgumentTypeError(f"{text!r} is no range of whole numbers")
     return int(low), int(high)
 
@@ -198,7 +247,7 @@ def whole_span(text: str) -> tuple[int, int]:
 def _renamed(text: str) -> tuple[str, str]:
     ours, sign, theirs = text.partition("=")
     if not sign or not ours or not theirs:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form caption=NAME")
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form sentences=NAME; fields are {', '.join(FIELDS)}")
     return ours, theirs
 
 
@@ -242,7 +291,12 @@ def _layout_arguments(group: argparse._ArgumentGroup) -> None:
 def _reading_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--files", type=Path, metavar="FOLDER", help="folder of the files that a list of clips names")
-    add("--boxes", type=Path, metavar="FILE", help="boxes.json with tracks named after clips")
+    add(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="boxes.json with tracks named after clips, for clips whose rows have none",
+    )
     add("--sentences", type=Path, metavar="FILE", help="json that puts classes into words, by part")
     add("--split-files", nargs="+", type=Path, default=[], metavar="PATH", help="published files of parts")
     add("--split", type=int, default=1, metavar="N", help="which of several splits counts (1)")

@@ -28,6 +28,11 @@ PLACEHOLDER = "clip"
 """Text of the one query a clip has in the store of encoded clips; sentences are encoded when videos are composed."""
 
 
+UNENCODED = ("a broken video", "a clip cannot be decoded")
+TOO_LONG = "a file is longer than the stretch of time that its row gives; cut it to that stretch"
+"""Why clips are not encoded, as the report calls it."""
+
+
 @dataclass(frozen=True)
 class EncodeOptions:
     """How clips are encoded.
@@ -69,10 +74,11 @@ def encode_clips(
     if folder.exists():
         store = FeatureStore.open(folder)
         _same_encoding(store, found, options)
+        _same_files(store, found)
         say(f"clips were encoded before: {folder}, {len(store.videos):,} clips")
         return store
     known = durations(found, folder.with_name(folder.name + ".durations.json"), options.workers, say)
-    usable = [c for c in found.clips if c.id in known]
+    usable = [c for c in found.clips if c.id in known and _as_long_as_said(c, known[c.id], found)]
     if not usable:
         raise DataError(f"none of the {len(found.clips):,} clips can be decoded:\n{found.report}")
     videos = {c.id: Video(c.id, known[c.id], path=c.path) for c in usable}
@@ -129,11 +135,69 @@ def _same_encoding(store: FeatureStore, found: ClipSet, options: EncodeOptions) 
         train = {c.id for c in found.clips if c.part == "train"}
         if pca.get("fitted_on") not in (_fitted_on(train), _fitted_on(train & here)):
             differ.append("its channels were reduced with training clips that are others now (another split or seed)")
+    hint = ", or encode once with --keep-channels, which serves every split" if isinstance(pca, dict) and differ else ""
+    weights = _weights_hash(options)
+    if weights is not None and (made.get("backbone") or {}).get("weights_sha256") not in (None, weights):
+        differ.append(f"the weights of {name} are others than those it was encoded with")
     if differ:
+        told = "; ".join(differ)
         raise DataError(
-            f"the clips at {str(store.path)!r} were encoded otherwise: {'; '.join(differ)}. Name another --encoded, or "
-            "encode once with --keep-channels, which serves every split"
+            f"the clips at {str(store.path)!r} were encoded otherwise: {told}. Name another --encoded{hint}"
         )
+
+
+def _weights_hash(options: EncodeOptions) -> str | None:
+    """Hash of the weights that would encode; None where the backbone has none, or is not installed here."""
+    from strong_envs.features.encoders.backbones import file_hash, load, may_run_code
+
+    if options.weights is not None:
+        return file_hash(Path(options.weights))
+    if options.backbone == "colour-cells" or may_run_code(options.backbone):
+        return None
+    try:
+        return load(options.backbone).describe().get("weights_sha256")
+    except DataError:
+        return None
+
+
+def _same_files(store: FeatureStore, found: ClipSet) -> None:
+    """Refuse encoded clips that were made from other files: those of another folder, or of before an edit."""
+    made = {v.id: v for v in store.videos}
+    others = []
+    for clip in found.clips:
+        video = made.get(clip.id)
+        if video is None or clip.path is None:
+            continue
+        then = video.extra.get("bytes")
+        try:
+            now = os.path.getsize(clip.path)
+            if then is None and video.path is not None and os.path.realpath(video.path) != os.path.realpath(clip.path):
+                then = os.path.getsize(video.path)
+        except OSError:
+            continue
+        if then is not None and then != now:
+            others.append(f"{clip.id} ({then:,} bytes then, {now:,} now)")
+    if others:
+        raise DataError(
+            f"{len(others):,} of the clips at {str(store.path)!r} were encoded from other files: "
+            f"{', '.join(others[:3])}. Name another --encoded, or delete that folder"
+        )
+
+
+def _as_long_as_said(clip: Clip, seconds: float, found: ClipSet) -> bool:
+    """Whether a file is the stretch that its row gives, and not the longer video which that was to be cut from."""
+    if clip.stretch is None:
+        return True
+    start, end = clip.stretch
+    slack = max(0.5, 0.2 * (end - start))
+    if abs(seconds - (end - start)) <= slack:
+        return True
+    told = f"{clip.id}: {start:g} to {end:g} s, the file has {seconds:.1f} s"
+    if seconds > end - start and end <= seconds + slack:
+        found.report.add(TOO_LONG, "dropped", told)
+        return False
+    found.report.add("a file is not as long as the times of its row say; it is taken whole", "doubtful", told)
+    return True
 
 
 def _fitted_on(train: set[str]) -> str:
@@ -152,12 +216,17 @@ def with_rows(found: ClipSet, store: FeatureStore) -> list[Clip]:
     for clip in found.clips:
         if clip.id not in rows:
             kind = "a clip is not among the encoded ones (broken when they were encoded, or added since)"
-            if not any(k in ("a broken video", "a clip cannot be decoded") for k, _ in found.report.findings):
+            if not any(k in (*UNENCODED, TOO_LONG) for k, _ in found.report.findings):
                 found.report.add(kind, "dropped", clip.id)
             continue
         a, b = rows[clip.id]
         video = facts[clip.id]
         row_boxes = None if clip.boxes is None else boxes_at_rows(clip.boxes, b - a)
+        if clip.boxes is not None and video.extra.get("source_fps"):
+            frames = video.duration * video.extra["source_fps"]
+            if abs(frames - len(clip.boxes)) > max(2.0, 0.1 * frames):
+                kind = "a clip has boxes for another number of frames than its file; they are spread evenly"
+                found.report.add(kind, "doubtful", f"{clip.id}: {len(clip.boxes)} boxes, {frames:.0f} frames")
         pixels: dict[str, Any] = {"path": clip.path, "duration": video.duration, "n_frames": video.n_frames}
         size = [video.extra.get("height"), video.extra.get("width")]
         if all(isinstance(x, int) for x in size):
@@ -190,7 +259,7 @@ def durations(found: ClipSet, cache: Path, workers: int, say: Callable[[str], ob
 
     if len(todo) > 2000:
         say(f"reading the lengths of {len(todo):,} files")
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with ThreadPoolExecutor(max(1, min(workers, 32))) as pool:
         for clip, seconds, stamp in pool.map(one, todo):
             if isinstance(seconds, str):
                 found.report.add("a clip cannot be decoded", "dropped", f"{clip.id}: {seconds}")

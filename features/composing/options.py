@@ -13,6 +13,9 @@ from strong_envs.features.errors import DataError, nearest
 LAYOUTS = {"sequence": (1, 1), "mosaic": (2, 2)}
 BOXES = ("auto", "person", "tile", "none")
 VIDEOS = {"train": 800, "val": 100, "test": 200}
+MOST_VIDEOS = 1_000_000
+LONGEST = {"clips": 10_000, "seconds": 86_400, "clip_seconds": 86_400, "gap_seconds": 3_600}
+"""Largest values of ranges: a day of video, an hour of nothing."""
 _TILES = re.compile(r"^([123])x([123])$")
 
 
@@ -71,6 +74,12 @@ class Layout:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value[1]) and 0 < value[0] <= value[1]):
                 raise DataError(f"{name} is a range of positive numbers, least first, got {value[0]} to {value[1]}")
+        for name, most in LONGEST.items():
+            value = getattr(self, name)
+            if value is not None and value[1] > most:
+                raise DataError(f"{name} must be at most {most:,}, got {value[1]:g}")
+        if self.background == 1:
+            raise DataError("background is the chance that nothing is asked about a clip; with 1 there is no query")
         if self.sentences < 1:
             raise DataError(f"sentences must be 1 or more, got {self.sentences}")
         if self.tile_cells is not None and not 1 <= self.tile_cells <= 64:
@@ -135,6 +144,8 @@ class ComposeOptions:
         for part, count in self.videos.items():
             if part not in PARTS or count < 0:
                 raise DataError(f"videos are counts of {PARTS}, got {part!r}: {count}")
+            if count > MOST_VIDEOS:
+                raise DataError(f"a part has at most {MOST_VIDEOS:,} videos, got {part}: {count:,}")
         if not sum(self.videos.values()):
             raise DataError("no video is asked for: every count is 0")
         if self.seed < 0:

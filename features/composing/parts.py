@@ -68,9 +68,14 @@ def assign_parts(
             groups = len({c.group for c in clips})
             raise DataError(
                 f"the {part} part of {found.name} has no clip: {len(clips)} clips of {groups} groups are there; parts "
-                "are made of whole groups"
+                f"are made of whole groups{_largest(clips) if groups < 3 else ''}"
             )
     found.clips = clips
+
+
+def _largest(clips: list[Clip]) -> str:
+    group, count = Counter(c.group for c in clips).most_common(1)[0]
+    return f" (group {group!r} has {count}; a field named group or source, --field group=NAME or --groups makes groups)"
 
 
 def _one_part_a_group(clips: list[Clip], conflicts: str, found: ClipSet) -> list[Clip]:

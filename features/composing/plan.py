@@ -111,19 +111,33 @@ def plan_videos(
         count = videos.get(part, 0)
         if not count:
             continue
-        pool = Pool.of(clips, part)
-        if not pool.by_key:
-            raise DataError(f"the {part} part has {len(pool.members)} clips and no sentence to ask about any of them")
-        least = layout.clips_a_stream[0] * layout.streams
-        if not layout.repeat_classes and least > len(pool.by_kind):
-            raise DataError(
-                f"a video needs {least} clips that show different things, the {part} part has {len(pool.by_kind)}: "
-                "lower --clips-per-stream or the number of tiles, pass --repeat-classes, or change the shares of parts"
-            )
+        pool = _checked_pool(clips, part, layout)
         for i in range(count):
             rng = np.random.default_rng([seed, number, i])
             out.append(_plan(rng, pool, layout, rate, f"{layout.name}_{part}_{i:05d}"))
     return out
+
+
+def _checked_pool(clips: list[Clip], part: str, layout: Layout) -> Pool:
+    pool = Pool.of(clips, part)
+    if not pool.by_key:
+        raise DataError(f"the {part} part has {len(pool.members)} clips and no sentence to ask about any of them")
+    least = layout.clips_a_stream[0] * layout.streams
+    if not layout.repeat_classes and least > len(pool.by_kind):
+        raise DataError(
+            f"a video needs {least} clips that show different things, the {part} part has {len(pool.by_kind)}: "
+            "lower --clips-per-stream or the number of tiles, pass --repeat-classes, or change the shares of parts"
+        )
+    return pool
+
+
+def check_pools(clips: list[Clip], videos: Mapping[str, int], layout: Layout) -> None:
+    """Raise `DataError` for parts that no plan can serve, which is known before a clip is encoded."""
+    fixed = layout.clips is not None or layout.seconds is not None or layout.repeat_classes
+    least = layout if fixed else replace(layout, clips=(2, 2))  # the fewest that `plan_fitting` comes down to
+    for part in PARTS:
+        if videos.get(part, 0):
+            _checked_pool(clips, part, least)
 
 
 def plan_fitting(
@@ -153,17 +167,20 @@ def plan_fitting(
 
 
 def _plan(rng: np.random.Generator, pool: Pool, layout: Layout, rate: float, name: str) -> PlannedVideo:
+    filled = False
     for _ in range(VIDEO_TRIES):
         draft = _Draft(rng, pool, layout, rate)
         if draft.fill():
+            filled = True
             pieces = draft.cut()
             queries = _queries(rng, pool.clips, pieces, layout)
             if queries:
                 return PlannedVideo(name, pool.part, draft.n_rows, tuple(pieces), tuple(queries))
-    raise DataError(
-        f"no video could be drawn from the {len(pool.members)} clips of the {pool.part} part: too many of them "
-        "show the same; lower --clips-per-stream or the number of tiles, or pass --repeat-classes"
-    )
+    where = f"no video could be drawn from the {len(pool.members)} clips of the {pool.part} part"
+    if filled:
+        raise DataError(f"{where}: nothing is left to ask about; lower --background or --repeats")
+    length = "shorten --seconds" if layout.seconds is not None else "lower --clips-per-stream or the number of tiles"
+    raise DataError(f"{where}: too few of them show different things; {length}, or pass --repeat-classes")
 
 
 class _Draft:

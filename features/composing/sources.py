@@ -12,8 +12,8 @@ from typing import Any
 
 from strong_envs.features.composing.clips import Clip, ClipSet
 from strong_envs.features.composing.readers.captions import FIELDS, read_captions
-from strong_envs.features.composing.readers.captions import SUFFIXES as LIST_SUFFIXES
 from strong_envs.features.composing.readers.class_folders import part_folder, read_class_folders
+from strong_envs.features.composing.readers.file_finder import LIST_SUFFIXES
 from strong_envs.features.composing.readers.from_store import clips_of_store
 from strong_envs.features.composing.readers.split_files import apply_split_files, read_split_files
 from strong_envs.features.composing.sentences import Wording, read_sentences
@@ -30,13 +30,22 @@ SENTENCES_FILE = "sentences.json"
 """A file of this name beside clips in class folders or with labels puts the classes into words."""
 
 
+UNUSED = {
+    "a store": ("files", "boxes", "sentences", "split_files", "group_pattern", "fields"),
+    "a list of clips": ("whole_videos",),
+    "class folders": ("files", "fields", "whole_videos"),
+}
+"""Options of `ClipOptions` that say nothing about a kind of source. They are refused there, not passed over."""
+FLAGS = {"group_pattern": "--groups", "fields": "--field"}
+
+
 @dataclass(frozen=True)
 class ClipOptions:
     """How clips are read and dealt to parts.
 
     Attributes:
         files: folder of the files that a list of clips names; its own folder by default.
-        boxes: a boxes.json with tracks named after clips, for class folders.
+        boxes: a boxes.json with tracks named after clips.
         sentences: file that puts classes into words, see `strong_envs.features.composing.sentences.read_sentences`.
         split_files: published files of parts, or folders of them.
         split: which of several splits counts, from 1.
@@ -77,14 +86,16 @@ def open_clips(
         classes where there is one.
 
     Raises:
-        DataError: nothing there that clips can be read from.
+        DataError: nothing there that clips can be read from, or an option that says nothing about such a source.
     """
     from strong_envs.features.registry import keys, open_store
 
     if isinstance(source, FeatureStore):
+        _refuse_unused(options, "a store")
         return clips_of_store(source, whole=options.whole_videos), source, None
     name = str(given_path(source, "the path of the clips"))
     if not Path(name).exists() and (name == "shapes" or name in keys()):
+        _refuse_unused(options, "a store")
         store = open_store("shapes-v0" if name == "shapes" else name)
         return clips_of_store(store, whole=options.whole_videos), store, None
     path = Path(name)
@@ -96,13 +107,29 @@ def open_clips(
         store = FeatureStore.open(path)
         if any(isinstance(v.extra.get("composed"), dict) for v in store.videos):
             raise DataError(f"store {store.name!r} is composed already; compose from its clips")
+        _refuse_unused(options, "a store")
         return clips_of_store(store, whole=options.whole_videos), store, None
     lists = list_files(path)
+    report = Report(path.name if lists and path.is_file() else path.resolve().name)
+    boxes = None if options.boxes is None else read_boxes(options.boxes, report)
     if lists:
-        found = read_captions(lists, videos=options.files, split=options.split, fields=options.fields)
+        _refuse_unused(options, "a list of clips")
+        for other in _lists_in(path) if path.is_dir() else []:
+            if other not in lists:
+                report.add(
+                    "a list of clips lies beside others of another format; it is not read", "doubtful", other.name
+                )
+        found = read_captions(
+            lists,
+            videos=options.files,
+            split=options.split,
+            fields=options.fields,
+            group_pattern=options.group_pattern,
+            boxes=boxes,
+            report=report,
+        )
     elif path.is_dir():
-        report = Report(path.resolve().name)
-        boxes = None if options.boxes is None else read_boxes(options.boxes, report)
+        _refuse_unused(options, "class folders")
         found = read_class_folders(path, group_pattern=options.group_pattern, boxes=boxes, report=report)
     else:
         raise DataError(
@@ -111,6 +138,15 @@ def open_clips(
     if options.split_files:
         apply_split_files(found, read_split_files(options.split_files, options.split, found.report))
     return found, None, _wording(path, options)
+
+
+def _refuse_unused(options: ClipOptions, kind: str) -> None:
+    """Raise `DataError` for options that are given and say nothing about this kind of source."""
+    plain = ClipOptions()
+    given = [name for name in UNUSED[kind] if getattr(options, name) != getattr(plain, name)]
+    if given:
+        flags = ", ".join(FLAGS.get(name, f"--{name.replace('_', '-')}") for name in given)
+        raise DataError(f"{flags} {'says' if len(given) == 1 else 'say'} nothing about {kind}; leave it out")
 
 
 def _wording(path: Path, options: ClipOptions) -> Wording | None:
@@ -124,12 +160,16 @@ def list_files(path: Path) -> list[Path]:
     """The lists of clips at a path: the file itself, or those in a folder; JSON lines before JSON before csv."""
     if path.is_file():
         return [path] if path.suffix.lower() in LIST_SUFFIXES else []
-    files = sorted(p for p in path.iterdir() if p.is_file() and _is_list(p))
+    files = _lists_in(path)
     for suffixes in ((".jsonl", ".ndjson"), (".json",), (".csv", ".tsv")):
         found = [p for p in files if p.suffix.lower() in suffixes]
         if found:
             return found
     return []
+
+
+def _lists_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_file() and _is_list(p))
 
 
 def _is_list(file: Path) -> bool:
@@ -142,7 +182,7 @@ def _is_list(file: Path) -> bool:
     except OSError:
         return False
     if file.suffix.lower() in (".csv", ".tsv"):
-        names = {w.strip().strip('"').lower() for w in re.split(r"[,\t]", head.partition("\n")[0])}
+        names = {w.strip().strip('"').lower() for w in re.split(r"[,;\t|]", head.partition("\n")[0])}
     else:
         names = {k.lower() for k in _KEY.findall(head)}
     says = names & {*FIELDS["sentences"], *FIELDS["label"]}
@@ -189,9 +229,21 @@ def _advice(clips: list[Clip]) -> str:
 
 
 def _has_class_folders(path: Path) -> bool:
-    """Whether a folder holds ``CLASS/clip`` or ``train/CLASS/clip`` of several classes; its first folders are read."""
-    folders = [p for p in sorted(path.iterdir()) if p.is_dir()][:20]
-    inner = [q for p in folders if part_folder(p.name) for q in sorted(p.iterdir()) if q.is_dir()][:20]
-    held = {p.name for p in (*folders, *inner) if any(f.suffix.lower() in VIDEO_SUFFIXES for f in p.iterdir())}
+    """Whether a folder holds clips of several classes: ``CLASS/clip``, below parts or in folders of their own or not.
+
+    Its first folders are read.
+    """
+    classes = _folders(path)
+    classes = [q for p in classes for q in (_folders(p) if part_folder(p.name) else [p])] or classes
+    held = {p.name for p in classes if any(_has_video(q) for q in (p, *_folders(p)))}
+    held |= {p.name for p in _folders(path) if part_folder(p.name) and _has_video(p)}
     # Videos that lie in train and test themselves have no class.
     return len(held) > 1 and not all(part_folder(name) for name in held)
+
+
+def _folders(path: Path) -> list[Path]:
+    return [p for p in sorted(path.iterdir()) if p.is_dir()][:20]
+
+
+def _has_video(path: Path) -> bool:
+    return any(f.suffix.lower() in VIDEO_SUFFIXES for f in path.iterdir())

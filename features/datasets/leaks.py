@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import combinations
 
 from strong_envs.features.datasets.parsing import strip_video_suffix
 from strong_envs.features.datasets.types import Query, Report
+from strong_envs.features.encoders.hashed_words import words
 
 _ORDER = {"train": 0, "val": 1, "test": 2}
 
@@ -72,7 +72,7 @@ def find_copies(digests: Mapping[str, Hashable], queries: Iterable[Query], repor
 
 def plain_text(text: str) -> str:
     """A sentence without case, punctuation and repeated spaces, in one Unicode form."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold())) or text
+    return " ".join(words(text)) or text
 
 
 def _plain_id(video: str) -> str:

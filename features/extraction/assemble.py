@@ -68,7 +68,7 @@ def merge(found: Extraction) -> FeatureStore:
     for job in jobs:
         fact = facts[job.video]
         _doubts(job, fact, report)
-        about = {k: fact[k] for k in ("width", "height", "source_fps")}
+        about = {k: fact[k] for k in ("width", "height", "source_fps", "bytes")}
         stored.append(StoredVideo(job.video, job.duration, job.n_rows, os.path.abspath(job.path), about))
     queries, tracks = box_tracks(jobs, found.annotations, found.queries, found.boxes, facts, report)
     digests = {job.video: hashlib.sha256(read_shard(folder, job, "frames").tobytes()).digest() for job in jobs}

@@ -123,8 +123,9 @@ def run(
     jobs: list[Job], setup: Setup, backbone: Backbone, on_rows: Callable[[int], object]
 ) -> Iterator[tuple[Job, str | None]]:
     """Extract videos, in this process or in several; gives each job with None, or with why it failed."""
-    workers = setup.options.workers
-    if workers == 1 or len(jobs) < 2:
+    # More processes than two a core only take memory.
+    workers = min(setup.options.workers, len(jobs), 2 * (os.cpu_count() or 1))
+    if workers <= 1:
         detector = None if setup.options.objects is None or not jobs else Detector(setup.options.objects)
         for job in jobs:
             yield job, _attempt(job, setup, backbone, on_rows, detector)
@@ -136,7 +137,7 @@ def run(
     # Spawned, not forked: a forked child of a process that has used threads or a device may hang.
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // workers)
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (setup, threads))
+    pool = ProcessPoolExecutor(workers, context, _start, (setup, threads))
     waiting = {}
     try:
         waiting = {pool.submit(_work, job): job for job in jobs}

@@ -6,26 +6,28 @@ sentence. What cannot be used is counted in the report: rows without an id, empt
 
 from __future__ import annotations
 
-import csv
-import io
+import ast
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from strong_envs.features.composing.clips import Clip, ClipSet, about_label, part_of, sentence_key
-from strong_envs.features.datasets.boxes import corners
+from strong_envs.features.composing.readers.class_folders import compiled, group_of
+from strong_envs.features.composing.readers.file_finder import FileFinder
+from strong_envs.features.composing.readers.rows import read_rows
+from strong_envs.features.composing.readers.stretches import Stretch, refuse_several, stretches_of
+from strong_envs.features.datasets.boxes import MAX_FRAMES, corners
 from strong_envs.features.datasets.parsing import (
     MAX_ID_LENGTH,
-    VIDEO_SUFFIXES,
     PathOrPaths,
     number,
-    parse_json,
-    read_json,
-    read_lines,
     show,
     split_of,
     strip_video_suffix,
@@ -55,7 +57,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What a row says about a clip, with its names in files, compared in lower case; the first one that is there counts."""
 MAX_SENTENCE = 20_000
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".ndjson")
+MAX_CELL = 1_000_000
 
 
 def read_captions(
@@ -64,6 +66,8 @@ def read_captions(
     videos: str | os.PathLike | None = None,
     split: int = 1,
     fields: Mapping[str, str] | None = None,
+    group_pattern: str | None = None,
+    boxes: Mapping[str, np.ndarray] | None = None,
     report: Report | None = None,
 ) -> ClipSet:
     """Read a list of clips.
@@ -76,22 +80,38 @@ def read_captions(
             name it has, with or without the suffix, in any subfolder.
         split: which of several splits counts, from 1, where a row lists its part in each of them.
         fields: `FIELDS` name to the name in the file, for files that call them otherwise.
+        group_pattern: regular expression that finds the group in a file's path below the folder of files, as for class
+            folders; it counts before the rows' own groups.
+        boxes: track id to (n_frames, 4) normalised corners of source frames, for clips whose rows have none; a track is
+            named after a clip's id or its file.
         report: takes the counts.
 
     Raises:
-        DataError: no usable row, or a clip that is put into two parts.
+        DataError: no usable row, a clip that is put into two parts, or a file with several stretches of time.
     """
     files = [Path(path)] if isinstance(path, (str, os.PathLike)) else [Path(p) for p in path]
     file = files[0]
     label = file.name if len(files) == 1 else file.parent.name
     report = report or Report(label)
     names = _names(fields)
+    pattern = compiled(group_pattern)
     merged: dict[str, dict[str, Any]] = {}
+    rows = []
     for one in files:
         part = split_of(one) if len(files) > 1 else None
-        for where, row in _rows(one, report):
-            _add(merged, row, where, names, split, part, report)
+        rows += [(where, _lower(row), part) for where, row in read_rows(one, report)]
+    sources = _sources(rows, names)
+    for where, row, part in rows:
+        _add(merged, row, where, names, split, part, sources, report)
+    if rows and not merged:
+        raise DataError(
+            f"no row of {label!r} names a clip; its fields are {', '.join(map(repr, list(rows[0][1])[:12]))}"
+        )
     _refuse_two_parts(merged)
+    stretches: dict[str, set[Stretch]] = defaultdict(set)
+    for clip_id, known in merged.items():
+        stretches[known.get("file", clip_id)] |= known["stretches"]
+    refuse_several(stretches)
     folder = file.parent if videos is None else Path(videos)
     if not folder.is_dir():
         raise DataError(f"there is no folder of clips at {str(folder)!r}")
@@ -102,9 +122,14 @@ def read_captions(
         if found is None:
             report.add("a clip's file is missing", "dropped", f"{clip_id}: {known.get('file') or clip_id}")
             continue
+        if pattern is not None:
+            known["group"] = _group_by(pattern, found, folder, clip_id, report)
+        if boxes and "boxes" not in known:
+            known["track"] = next((boxes[k] for k in (clip_id, found.stem, found.name) if k in boxes), None)
         clips.append(_clip(clip_id, known, found, report))
     if not clips:
         raise DataError(f"none of the {len(merged):,} clips of {label!r} can be used:\n{report}")
+    clips = _shown_labels(clips)
     _same_sentences(clips, report)
     labelled = all(c.about is not None for c in clips)
     report.kept = len(clips)
@@ -120,58 +145,6 @@ def _names(fields: Mapping[str, str] | None) -> dict[str, tuple[str, ...]]:
             raise DataError(f"there is no field {field!r}{nearest(field, FIELDS)}; fields are {', '.join(FIELDS)}")
         names[field] = (own.lower(),)
     return names
-
-
-def _rows(file: Path, report: Report) -> Iterator[tuple[str, dict]]:
-    """Rows of a file as objects, with the place of each."""
-    if file.suffix.lower() in (".csv", ".tsv"):
-        yield from _csv_rows(file, report)
-        return
-    if file.suffix.lower() in (".jsonl", ".ndjson"):
-        for where, line in read_lines(file, report):
-            try:
-                row = parse_json(line, report, where)
-            except DataError as error:
-                report.add("a line cannot be read as JSON", "dropped", str(error))
-                continue
-            if isinstance(row, dict):
-                yield where, row
-            else:
-                report.add("a row is not an object", "dropped", f"{where}: {show(row)}")
-        return
-    tree = read_json(file, report)
-    yield from _json_rows(tree, file.name, report)
-
-
-def _json_rows(tree: object, name: str, report: Report) -> Iterator[tuple[str, dict]]:
-    if isinstance(tree, dict) and isinstance(tree.get("sentences"), list):
-        lists = [tree["sentences"], tree.get("videos", [])]
-    elif isinstance(tree, dict) and isinstance(tree.get("annotations"), list):
-        lists = [tree["annotations"], tree.get("images", []), tree.get("videos", [])]
-    elif isinstance(tree, dict) and tree and all(isinstance(v, (dict, list, str)) for v in tree.values()):
-        lists = [[{"id": k, **(v if isinstance(v, dict) else {"captions": v})} for k, v in tree.items()]]
-    elif isinstance(tree, list):
-        lists = [tree]
-    else:
-        raise DataError(f"{name} is no list of clips: it holds {show(tree)}")
-    for rows in lists:
-        for number_, row in enumerate(rows if isinstance(rows, list) else []):
-            if isinstance(row, dict):
-                yield f"{name}:{number_}", row
-            else:
-                report.add("a row is not an object", "dropped", f"{name}:{number_}: {show(row)}")
-
-
-def _csv_rows(file: Path, report: Report) -> Iterator[tuple[str, dict]]:
-    lines = [text for _, text in read_lines(file, report)]
-    sample = "\n".join(lines[:20])
-    delimiter = "\t" if file.suffix.lower() == ".tsv" or sample.count("\t") > sample.count(",") else ","
-    reader = csv.DictReader(io.StringIO("\n".join(lines)), delimiter=delimiter)
-    try:
-        for count, row in enumerate(reader, 2):
-            yield f"{file.name}:{count}", {k: v for k, v in row.items() if isinstance(k, str) and isinstance(v, str)}
-    except csv.Error as error:
-        raise DataError(f"{file.name} is not a csv table: {error}") from None
 
 
 def _pick(row: dict[str, Any], names: tuple[str, ...]) -> Any:
@@ -202,33 +175,87 @@ def _printable(text: str) -> str:
     return " ".join(text.split())
 
 
+def _lower(row: dict) -> dict[str, Any]:
+    return {str(k).strip().lower(): v for k, v in row.items()}
+
+
+def _stem(file: str) -> str:
+    return strip_video_suffix(file.replace("\\", "/"))
+
+
+def _sources(rows: list[tuple[str, dict[str, Any], str | None]], names: dict[str, tuple[str, ...]]) -> set[str]:
+    """Ids that stand beside several files: they name a source, not a clip."""
+    files: dict[str, set[str]] = defaultdict(set)
+    for _, row, _ in rows:
+        file, clip_id = _pick(row, names["file"]), _text_id(_pick(row, names["id"]))
+        if isinstance(file, str) and clip_id is not None:
+            files[clip_id].add(_stem(file))
+    several = set()
+    for clip_id, stems in files.items():
+        # One file may be written with and without its folder.
+        apart = [a for a in stems if not any(b.endswith(f"/{a}") for b in stems)]
+        if len(apart) > 1:
+            several.add(clip_id)
+    return several
+
+
 def _add(
-    merged: dict[str, dict[str, Any]], raw: dict, where: str, names: dict[str, tuple[str, ...]], split: int,
-    named: str | None, report: Report,
+    merged: dict[str, dict[str, Any]], row: dict[str, Any], where: str, names: dict[str, tuple[str, ...]], split: int,
+    named: str | None, sources: set[str], report: Report,
 ) -> None:  # fmt: skip
-    row = {str(k).strip().lower(): v for k, v in raw.items()}
     file = _pick(row, names["file"])
     clip_id = _text_id(_pick(row, names["id"]))
     if clip_id is None:
-        report.add("a row names no clip", "dropped", f"{where}: {show(raw)}")
+        report.add("a row names no clip", "dropped", f"{where}: {show(row)}")
         return
+    source = None
+    if clip_id in sources:
+        if not isinstance(file, str):
+            report.add("a row names a source with several files and none of them", "dropped", f"{where}: {clip_id}")
+            return
+        kind = "an id stands beside several files; each file is a clip, and the id is its source"
+        source, clip_id = clip_id, _stem(file)
+        if clip_id not in merged:
+            report.add(kind, "doubtful", f"{source}: {file}")
     if len(clip_id) > 2 * MAX_ID_LENGTH:
         report.add("an id is longer than 510 characters", "dropped", f"{where}: {show(clip_id)}")
         return
-    known = merged.setdefault(clip_id, {"sentences": {}, "parts": {}})
+    known = merged.setdefault(clip_id, {"sentences": {}, "parts": {}, "stretches": set()})
     if isinstance(file, str):
         known.setdefault("file", file)
     for name in ("group", "label"):
         value = _text_id(_pick(row, names[name]))
+        if value is None and name == "group":
+            value = source
         if value is not None and known.setdefault(name, value) != value:
             report.add(f"a clip has two {name}s; the first counts", "doubtful", f"{clip_id}: {show(value)}")
     for name in ("fps", "frames", "width", "height", "boxes"):
         value = _pick(row, names[name])
         if value is not None:
             known.setdefault(name, value)
+    known["stretches"].update(stretches_of(row))
     value = _pick(row, names["part"])
     _add_part(known, named if value is None else value, where, clip_id, split, report)
     _add_sentences(known, _pick(row, names["sentences"]), where, clip_id, report)
+
+
+def _group_by(pattern: re.Pattern[str], file: Path, folder: Path, clip_id: str, report: Report) -> str:
+    """The group that the pattern finds in a file's path, else the clip itself."""
+    below = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+    group = group_of(below, "", pattern)
+    if group is None:
+        report.add("a file's name holds no group; the clip is a group of its own", "doubtful", below)
+    return group or clip_id
+
+
+def _shown_labels(clips: list[Clip]) -> list[Clip]:
+    """Clips with captions of their own also show their label, where other clips of the list are asked by theirs."""
+    asked = {c.about for c in clips if c.about is not None}
+    out = []
+    for clip in clips:
+        key = None if clip.label is None else about_label(clip.label)
+        out.append(replace(clip, shows=clip.shows | {key}) if clip.about is None and key in asked else clip)
+    return out
 
 
 def _add_part(known: dict, value: object, where: str, clip_id: str, split: int, report: Report) -> None:
@@ -260,11 +287,7 @@ def _add_sentences(known: dict, value: object, where: str, clip_id: str, report:
     if value is None:
         return
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            parsed = json.loads(value)
-            value = parsed if isinstance(parsed, list) else value
-        except (ValueError, RecursionError):
-            pass
+        value = _list_in(value) or value
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, dict):
             text = _pick({str(k).lower(): v for k, v in text.items()}, FIELDS["sentences"])
@@ -283,6 +306,18 @@ def _add_sentences(known: dict, value: object, where: str, clip_id: str, report:
             known["sentences"][key] = text
 
 
+def _list_in(cell: str) -> list[Any] | None:
+    """A list that a cell of a table holds as text, in the spelling of JSON or of Python; None for other text."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            parsed = read(cell.strip()) if len(cell) <= MAX_CELL else None
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(parsed, list) and parsed and all(isinstance(text, str) for text in parsed):
+            return parsed
+    return None
+
+
 def _clip(clip_id: str, known: dict[str, Any], file: Path, report: Report) -> Clip:
     fps, frames = number(known.get("fps")), whole(known.get("frames"))
     duration = frames / fps if fps and frames and fps > 0 and frames > 0 else None
@@ -292,16 +327,18 @@ def _clip(clip_id: str, known: dict[str, Any], file: Path, report: Report) -> Cl
         group = clip_id
     part = next(iter(known["parts"]), None)
     sentences = tuple(known["sentences"].values())
-    boxes = _boxes(clip_id, known, report)
-    if sentences:
-        return Clip(
-            clip_id, group, label, None, sentences, part, str(file), duration, boxes, frozenset(known["sentences"])
-        )
-    if label is None:
+    boxes = known.get("track")
+    boxes = _boxes(clip_id, known, report) if boxes is None else boxes
+    about, shows = None, frozenset(known["sentences"])
+    if not sentences and label is None:
         report.add("a clip has no usable caption and is used as background", "doubtful", clip_id)
-        return Clip(clip_id, group, None, None, (), part, str(file), duration, boxes)
-    about = about_label(label)
-    return Clip(clip_id, group, label, about, (), part, str(file), duration, boxes, frozenset({about}))
+    elif not sentences:
+        about = about_label(str(label))
+        shows = frozenset({about})
+    return Clip(
+        clip_id, group, label, about, sentences, part, str(file), duration, boxes, shows,
+        stretch=next(iter(known["stretches"]), None),
+    )  # fmt: skip
 
 
 def _boxes(clip_id: str, known: dict[str, Any], report: Report) -> np.ndarray | None:
@@ -323,6 +360,12 @@ def _boxes(clip_id: str, known: dict[str, Any], report: Report) -> np.ndarray | 
         if clipped:
             report.add("a box reaches out of the picture", "clipped", f"{clip_id} {i}: {show(box)}")
         out[i] = found
+    frames = whole(known.get("frames"))
+    if frames and 0 < frames <= MAX_FRAMES and frames != len(out):
+        kind = "a clip has boxes for another number of frames; they are those of its first frames"
+        report.add(kind, "doubtful", f"{clip_id}: {len(out)} boxes of {frames} frames")
+        rest = np.full((max(0, frames - len(out)), 4), np.nan, np.float32)
+        out = np.concatenate([out[:frames], rest])
     return out
 
 
@@ -333,44 +376,3 @@ def _same_sentences(clips: list[Clip], report: Report) -> None:
             first = seen.setdefault(sentence_key(text), clip.id)
             if first != clip.id:
                 report.add("a caption stands at several clips", "doubtful", f"{clip.id} and {first}: {show(text)}")
-
-
-class FileFinder:
-    """Files of clips by what a list calls them: a path, a name, or an id with or without a suffix.
-
-    Folders are searched once, when the first clip is not found at the path that its row names.
-    """
-
-    def __init__(self, folder: Path, base: Path) -> None:
-        self.folder, self.base = folder, base
-        self._by_name: dict[str, Path | None] | None = None
-
-    def find(self, file: str | None, clip_id: str) -> Path | None:
-        """The file of a clip, or None."""
-        for name in (file, clip_id):
-            if not name or "\0" in name:
-                continue
-            for root in (self.folder, self.base):
-                path = root / name
-                try:
-                    if path.is_file() and path.suffix.lower() not in SUFFIXES:
-                        return path
-                except OSError:
-                    continue
-        return self._named(file, clip_id)
-
-    def _named(self, file: str | None, clip_id: str) -> Path | None:
-        if self._by_name is None:
-            self._by_name = {}
-            for path in sorted(self.folder.rglob("*")):
-                if path.suffix.lower() in VIDEO_SUFFIXES:
-                    for name in (path.name, path.stem):
-                        # Two files of one name in two folders name no clip.
-                        self._by_name[name] = None if name in self._by_name else path
-        for called in (file, clip_id):
-            if called:
-                last = called.replace("\\", "/").rsplit("/", 1)[-1]
-                for key in (last, strip_video_suffix(last)):
-                    if (found := self._by_name.get(key)) is not None:
-                        return found
-        return None

@@ -32,7 +32,8 @@ def read_class_folders(
     """Read clips from folders by class.
 
     Args:
-        path: the folder. Its subfolders are the classes, or the parts with the classes inside (Kinetics).
+        path: the folder. Its subfolders are the classes, or the parts with the classes inside (Kinetics). Where clips
+            lie deeper, the first or the last folder is the class, and the report says which.
         group_pattern: regular expression that finds the group in a file's path below ``path``: the text of its
             parentheses, or of the whole match. None reads the names of UCF101 (``_g07_``), HMDB51 and JHMDB (what
             stands before the class) and Kinetics (the video's id).
@@ -45,15 +46,12 @@ def read_class_folders(
     """
     root = Path(path)
     report = report or Report(root.name)
-    try:
-        pattern = None if group_pattern is None else re.compile(group_pattern)
-    except re.error as error:
-        raise DataError(f"the pattern of groups {group_pattern!r} is no regular expression: {error}") from None
+    pattern = compiled(group_pattern)
     tracks = {strip_video_suffix(track): rows for track, rows in (boxes or {}).items()}
     clips: list[Clip] = []
-    for file in sorted(root.rglob("*")):
-        if file.suffix.lower() not in VIDEO_SUFFIXES or not file.is_file():
-            continue
+    files = [f for f in sorted(root.rglob("*")) if f.suffix.lower() in VIDEO_SUFFIXES and f.is_file()]
+    outer = _outer_is_class([f.relative_to(root).parts[:-1] for f in files])
+    for file in files:
         place = file.relative_to(root)
         name = place.as_posix()
         if not is_unicode(name):
@@ -66,8 +64,14 @@ def read_class_folders(
             continue
         # Without the part: one clip in two part folders is one clip.
         inner = place if part is None else place.relative_to(folders[0])
-        clip_id, label = inner.with_suffix("").as_posix(), folders[-1]
+        classes = inner.parts[:-1]
+        clip_id, label = inner.with_suffix("").as_posix(), classes[0] if outer else classes[-1]
         group = group_of(name, label, pattern)
+        if len(set(classes)) > 1:
+            chosen = "first" if outer else "last"
+            report.add(f"a clip lies in folders of folders; the {chosen} one is its class", "doubtful", name)
+            if outer and pattern is None:
+                group = "/".join(classes)
         if group is None:
             report.add("a file's name holds no group; the clip is a group of its own", "doubtful", name)
         about = about_label(label)
@@ -79,6 +83,30 @@ def read_class_folders(
         raise DataError(f"{str(root)!r} holds no clips in class folders (CLASS/clip.mp4 or train/CLASS/clip.mp4)")
     report.kept = len(clips)
     return ClipSet(root.resolve().name, "class folders", root, clips, report)
+
+
+def _outer_is_class(folders: list[tuple[str, ...]]) -> bool:
+    """Whether the first folder of a clip is its class, and not the last, where clips lie in folders of folders.
+
+    A class has clips of many sources, so that an inner folder whose name stands in several outer ones is a class
+    (``PERSON/walking``), unless it is a number (``Diving/001``); one that stands in a single outer folder is a source
+    (``basketball/v_shooting_01``).
+    """
+    inside: dict[str, set[str]] = {}
+    for names in folders:
+        names = names[1:] if len(names) > 1 and part_folder(names[0]) else names
+        if len(names) > 1 and len(set(names)) > 1:
+            inside.setdefault(names[-1], set()).add(names[0])
+    several = [name for name, outer in inside.items() if len(outer) > 1]
+    return bool(inside) and (all(name.isdigit() for name in inside) or 2 * len(several) < len(inside))
+
+
+def compiled(group_pattern: str | None) -> re.Pattern[str] | None:
+    """The pattern of groups; raises `DataError` for text that is no regular expression."""
+    try:
+        return None if group_pattern is None else re.compile(group_pattern)
+    except re.error as error:
+        raise DataError(f"the pattern of groups {group_pattern!r} is no regular expression: {error}") from None
 
 
 def part_folder(name: str) -> str | None:

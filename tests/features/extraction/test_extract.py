@@ -59,7 +59,8 @@ def test_a_row_holds_the_frame_on_the_screen_at_its_centre(clips, tmp_path, fps)
         first += video.n_frames
     assert store.manifest["fps"] == fps and report.kept == 6 and not report.findings
     assert store.tensor("grid").shape == (first, 7, 7, 14) and store.shape("queries") == (6, 128)
-    assert store.videos[0].extra == {"width": 64, "height": 48, "source_fps": FPS}
+    size = (clips / f"{store.videos[0].id}.avi").stat().st_size
+    assert store.videos[0].extra == {"width": 64, "height": 48, "source_fps": FPS, "bytes": size}
     assert store.queries[3].extra == {"event": "grey"} and store.queries[3].windows == ((0.5, 2.5),)
     assert not (tmp_path / "s.work").exists()
     store.verify()

@@ -1,0 +1,219 @@
+"""Lists of clips as other data sets write them: ids that name sources, times, cells with lists, other scripts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from drawn_clips import captioned, frames_of, write_clip
+
+from strong_envs.features.composing.clips import sentence_key
+from strong_envs.features.composing.command import compose
+from strong_envs.features.composing.encoding import EncodeOptions, encode_clips, with_rows
+from strong_envs.features.composing.options import ComposeOptions, Layout
+from strong_envs.features.composing.readers.captions import read_captions
+from strong_envs.features.composing.readers.class_folders import read_class_folders
+from strong_envs.features.composing.sources import ClipOptions, describe, open_clips
+from strong_envs.features.datasets.leaks import plain_text
+from strong_envs.features.datasets.types import Report
+from strong_envs.features.errors import DataError
+from strong_envs.features.registry import open_store
+
+SMALL = EncodeOptions(backbone="colour-cells", fps=5.0, pca=None)
+TEN = 10
+"""Frames of a clip, at ten frames a second."""
+
+
+def kinds(report: Report) -> dict[str, int]:
+    return {f.kind: f.count for f in report.findings.values()}
+
+
+def listed(folder, rows, name="clips.jsonl"):
+    """A list of rows beside one file for each ``video`` or ``path`` that they name."""
+    folder.mkdir(exist_ok=True)
+    for i, row in enumerate(rows):
+        file = row.get("path") or row.get("video")
+        if file and not (folder / file).exists():
+            write_clip(folder / file, frames_of((20 * i % 250, 9, 9), TEN, i))
+    (folder / name).write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
+    return folder / name
+
+
+def test_an_id_beside_several_files_names_their_source(tmp_path):
+    rows = [
+        {"video_id": "film", "path": "a.avi", "caption": "a man walks"},
+        {"video_id": "film", "path": "b.avi", "caption": "a dog runs"},
+        {"video_id": "film", "path": "b.avi", "caption": "an animal is fast"},
+        {"video_id": "other", "path": "c.avi", "caption": "rain falls"},
+        {"video_id": "other", "path": "c.avi", "caption": "it is wet"},
+        {"video_id": "film", "caption": "about neither"},
+    ]
+    found = read_captions(listed(tmp_path, rows))
+    assert {c.id: (c.group, c.sentences) for c in found.clips} == {
+        "a": ("film", ("a man walks",)),
+        "b": ("film", ("a dog runs", "an animal is fast")),
+        "other": ("other", ("rain falls", "it is wet")),
+    }
+    told = kinds(found.report)
+    assert told["an id stands beside several files; each file is a clip, and the id is its source"] == 2
+    assert told["a row names a source with several files and none of them"] == 1
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [
+            {"video": "a.avi", "start": 0, "end": 0.4, "caption": "x"},
+            {"video": "a.avi", "start": 0.4, "end": 1, "caption": "y"},
+        ],
+        [
+            {"clip_id": "1", "video": "a.avi", "start_time": "0", "end_time": "0.4", "caption": "x"},
+            {"clip_id": "2", "video": "a.avi", "start_time": "0.4", "end_time": "1", "caption": "y"},
+        ],
+        [{"video": "a.avi", "timestamps": [[0, 0.4], [0.4, 1.0]], "sentences": ["x", "y"]}],
+    ],
+)
+def test_moments_of_longer_files_are_refused(tmp_path, rows):
+    with pytest.raises(DataError, match=r"'a(\.avi)?': 0 to 0.4 s, 0.4 to 1 s\); compose takes trimmed clips"):
+        read_captions(listed(tmp_path, rows))
+
+
+def test_a_file_must_be_as_long_as_its_row_says(tmp_path):
+    rows = [
+        # As MSR-VTT: times within the source that the clip was cut from.
+        {"video": "cut.avi", "start time": 137.0, "end time": 138.0, "caption": "cut from a film"},
+        {"video": "uncut.avi", "start time": 0.1, "end time": 0.3, "caption": "a part of a longer file"},
+        {"video": "whole.avi", "start time": 0.0, "end time": 1.0, "caption": "all of it"},
+        {"video": "odd.avi", "start time": 50.0, "end time": 59.0, "caption": "shorter than said"},
+    ]
+    found = read_captions(listed(tmp_path, rows))
+    store = encode_clips(found, tmp_path / "encoded", SMALL, lambda line: None, progress=False)
+    assert {c.id for c in with_rows(found, store)} == {"cut.avi", "whole.avi", "odd.avi"}
+    told = kinds(found.report)
+    assert told["a file is longer than the stretch of time that its row gives; cut it to that stretch"] == 1
+    assert told["a file is not as long as the times of its row say; it is taken whole"] == 1
+    assert not [k for k in told if "not among the encoded" in k]
+
+
+def test_groups_and_boxes_are_found_for_lists_too(tmp_path):
+    rows = [{"video": f"day{i // 2}_{i}.avi", "caption": f"action number {i}", "source": "all"} for i in range(4)]
+    path = listed(tmp_path, rows)
+    boxes = tmp_path / "boxes.json"
+    frames = {str(i): [0.1, 0.2, 0.5, 0.6] for i in range(TEN)}
+    boxes.write_text(
+        json.dumps({"vid": "day0_1", "num_frames": TEN, "box_format": "xyxy normalised", "frames": frames})
+    )
+    found, _, _ = open_clips(path, ClipOptions(group_pattern=r"day(\d)", boxes=boxes))
+    assert [c.group for c in found.clips] == ["0", "0", "1", "1"]
+    assert [c.boxes is not None for c in found.clips] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        (ClipOptions(whole_videos=True), "--whole-videos"),
+        (ClipOptions(files="x", fields={"id": "x"}), "--files, --field"),
+    ],
+)
+def test_options_that_say_nothing_about_a_source_are_refused(tmp_path, options, flag):
+    source = listed(tmp_path / "list", [{"video": "a.avi", "caption": "x"}]) if options.whole_videos else tmp_path / "f"
+    for name in ("walk", "run"):
+        write_clip(tmp_path / "f" / name / "a.avi", frames_of((1, 2, 3), 4, 0))
+    with pytest.raises(DataError, match=f"{flag} say"):
+        open_clips(source, options)
+    with pytest.raises(DataError, match="--split-files says nothing about a store"):
+        open_clips("shapes", ClipOptions(split_files=("x.txt",)))
+
+
+def test_captions_with_labels_among_clips_with_labels_alone_share_their_truth(tmp_path):
+    rows = [
+        {"video": "a.avi", "label": "walk"},
+        {"video": "b.avi", "label": "walk", "caption": "somebody is on the way"},
+        {"video": "c.avi", "label": "swim", "caption": "somebody is in the water"},
+    ]
+    shows = {c.id: c.shows for c in read_captions(listed(tmp_path, rows)).clips}
+    assert "label: walk" in shows["b.avi"] and "label: swim" not in shows["c.avi"]
+
+
+def test_boxes_of_another_number_of_frames_are_counted_and_not_stretched(tmp_path):
+    person = [[2, 2, 10, 10]] * 5
+    rows = [{"video": "a.avi", "caption": "x", "frames": TEN, "fps": 10, "width": 32, "height": 24, "boxes": person}]
+    found = read_captions(listed(tmp_path, rows))
+    assert np.isfinite(found.clips[0].boxes[:, 0]).tolist() == [True] * 5 + [False] * 5
+    assert kinds(found.report)["a clip has boxes for another number of frames; they are those of its first frames"] == 1
+
+
+def test_vowel_signs_tell_sentences_apart():
+    boy, girl = "लड़का बैठा है", "लड़की बैठी है"
+    assert sentence_key(boy) != sentence_key(girl) and plain_text(boy) != plain_text(girl)
+    assert sentence_key("A Dog, jumps!") == sentence_key("a dog jumps") == "a dog jumps"
+
+
+@pytest.mark.parametrize("cell", ['"[\'a man walks\', ""it\'s late""]"', '"[""a man walks"", ""it\'s late""]"'])
+def test_cells_with_lists_are_split_in_the_spelling_of_python_and_of_json(tmp_path, cell):
+    write_clip(tmp_path / "a.avi", frames_of((1, 2, 3), 4, 0))
+    (tmp_path / "clips.csv").write_text(f"video_id,captions\na,{cell}\n")
+    assert read_captions(tmp_path / "clips.csv").clips[0].sentences == ("a man walks", "it's late")
+
+
+def test_tables_with_semicolons_are_read_and_tables_without_names_say_so(tmp_path):
+    write_clip(tmp_path / "a.avi", frames_of((1, 2, 3), 4, 0))
+    (tmp_path / "clips.csv").write_text("video_id;caption\na;a man walks, slowly\n")
+    assert read_captions(tmp_path / "clips.csv").clips[0].sentences == ("a man walks, slowly",)
+    (tmp_path / "clips.csv").write_text("a,a man walks\nb,a dog runs\n")
+    with pytest.raises(DataError, match="no row of 'clips.csv' names a clip; its fields are 'a', 'a man walks'"):
+        read_captions(tmp_path / "clips.csv")
+
+
+@pytest.mark.parametrize(
+    ("places", "classes", "groups"),
+    [
+        (["dive/001/x.avi", "dive/002/x.avi", "golf/001/x.avi"], ["dive", "dive", "golf"], 3),  # UCF Sports
+        (["shoot/v_1/x.avi", "shoot/v_1/y.avi", "swing/v_9/x.avi"], ["shoot", "shoot", "swing"], 2),  # UCF11
+        (["ann/walk/x.avi", "ann/run/x.avi", "bob/walk/x.avi", "bob/run/x.avi"], ["run", "walk", "run", "walk"], 4),
+        (["train/dive/001/x.avi", "test/golf/001/x.avi"], ["golf", "dive"], 2),
+    ],
+)
+def test_classes_of_folders_in_folders(tmp_path, places, classes, groups):
+    for i, place in enumerate(places):
+        write_clip(tmp_path / place, frames_of((1, 2, i), 4, i))
+    found = read_class_folders(tmp_path)
+    assert [c.label for c in found.clips] == classes and len({c.group for c in found.clips}) == groups
+    assert any("a clip lies in folders of folders" in kind for kind in kinds(found.report))
+    assert describe(tmp_path)["classes"] == 2
+
+
+def test_encoded_clips_of_other_files_are_refused(tmp_path):
+    source = captioned(tmp_path / "one")
+    options = ComposeOptions(layout=Layout(clips=(2, 2)), videos={"train": 2, "val": 1, "test": 1}, text="hashed-words")
+
+    def made(path, out):
+        return compose(path, tmp_path / out, options, encode=SMALL, encoded=tmp_path / "encoded", progress=False)
+
+    made(source, "first")
+    # The same files in another place are the same clips.
+    shutil.copytree(source.parent, tmp_path / "copy")
+    made(tmp_path / "copy" / source.name, "second")
+    edited = sorted((tmp_path / "copy").rglob("*.avi"))[0]
+    write_clip(edited, frames_of((1, 2, 3), 40, 0))
+    with pytest.raises(DataError, match="1 of the clips at .*encoded.* were encoded from other files: .* bytes then"):
+        made(tmp_path / "copy" / source.name, "third")
+
+
+def test_a_store_is_not_written_over_its_own_clips(tmp_path):
+    source = captioned(tmp_path / "clips")
+    with pytest.raises(DataError, match="the encoded clips .* lie there; choose another --out"):
+        compose(source, tmp_path / "s", encode=SMALL, encoded=tmp_path / "s", overwrite=True, progress=False)
+    own = open_store("shapes-v0")
+    with pytest.raises(DataError, match="its clips lie there; choose another --out"):
+        compose(own.path, own.path, overwrite=True, progress=False)
+
+
+def test_what_cannot_be_planned_is_told_before_clips_are_encoded_with_what_was_left_out(tmp_path, monkeypatch, capsys):
+    rows = [{"video": f"{i}.avi", "caption": f"action {i}", "split": "train" if i < 6 else "odd"} for i in range(9)]
+    monkeypatch.setattr("strong_envs.features.composing.command.encode_clips", lambda *a: pytest.fail("encoded"))
+    with pytest.raises(DataError, match="part has"):
+        compose(listed(tmp_path, rows), tmp_path / "s", ComposeOptions(layout=Layout(clips=(4, 4))), encode=SMALL)
+    assert "3 dropped: a clip has no part, others have" in capsys.readouterr().err
