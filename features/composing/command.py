@@ -34,7 +34,8 @@ from strong_envs.features.composing.parts import (
     refuse_leaks,
 )
 from strong_envs.features.composing.plan import PlannedVideo, check_pools, plan_fitting
-from strong_envs.features.composing.readers.captions import FIELDS
+from strong_envs.features.composing.readers.class_folders import CLASS_FOLDERS
+from strong_envs.features.composing.readers.fields import FIELDS
 from strong_envs.features.composing.sentences import Wording, word_classes
 from strong_envs.features.composing.sources import ClipOptions, open_clips
 from strong_envs.features.datasets.types import Report
@@ -93,9 +94,9 @@ def compose(
         return _compose(
             found, store, wording, target, place, options, reading, encode, overwrite, say, progress, started
         )
-    except DataError:
+    except DataError as error:
         # What was left out often says why the rest is not enough.
-        if found.report.findings:
+        if found.report.findings and str(found.report) not in str(error):
             say(str(found.report))
         raise
 
@@ -303,6 +304,7 @@ def _reading_arguments(group: argparse._ArgumentGroup) -> None:
     add("--groups", metavar="REGEX", help="finds the group in a file's path; its clips stay in one part")
     add("--field", action="append", type=_renamed, default=[], metavar="OURS=NAME", help="name of a field in the list")
     add("--whole-videos", action="store_true", help="clips of a store are its videos, not its queries' windows")
+    add("--class-folder", choices=CLASS_FOLDERS, default="auto", help="which of several folders is the class (auto)")
     add("--val-share", type=float, default=0.1, metavar="P", help="validation groups where none are given (0.1)")
     add("--test-share", type=float, default=0.25, metavar="P", help="test groups where none are given (0.25)")
     add("--conflicts", choices=CONFLICTS, default="refuse", help="groups given in two parts (refuse)")
@@ -361,6 +363,7 @@ def options_of(args: argparse.Namespace) -> tuple[ComposeOptions, ClipOptions, E
         group_pattern=args.groups,
         fields=dict(args.field),
         whole_videos=args.whole_videos,
+        class_folder=args.class_folder,
         val_share=args.val_share,
         test_share=args.test_share,
         conflicts=args.conflicts,

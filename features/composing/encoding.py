@@ -28,11 +28,6 @@ PLACEHOLDER = "clip"
 """Text of the one query a clip has in the store of encoded clips; sentences are encoded when videos are composed."""
 
 
-UNENCODED = ("a broken video", "a clip cannot be decoded")
-TOO_LONG = "a file is longer than the stretch of time that its row gives; cut it to that stretch"
-"""Why clips are not encoded, as the report calls it."""
-
-
 @dataclass(frozen=True)
 class EncodeOptions:
     """How clips are encoded.
@@ -78,7 +73,7 @@ def encode_clips(
         say(f"clips were encoded before: {folder}, {len(store.videos):,} clips")
         return store
     known = durations(found, folder.with_name(folder.name + ".durations.json"), options.workers, say)
-    usable = [c for c in found.clips if c.id in known and _as_long_as_said(c, known[c.id], found)]
+    usable = [c for c in found.clips if c.id in known]
     if not usable:
         raise DataError(f"none of the {len(found.clips):,} clips can be decoded:\n{found.report}")
     videos = {c.id: Video(c.id, known[c.id], path=c.path) for c in usable}
@@ -194,7 +189,8 @@ def _as_long_as_said(clip: Clip, seconds: float, found: ClipSet) -> bool:
         return True
     told = f"{clip.id}: {start:g} to {end:g} s, the file has {seconds:.1f} s"
     if seconds > end - start and end <= seconds + slack:
-        found.report.add(TOO_LONG, "dropped", told)
+        kind = "a file is longer than the stretch of time that its row gives; cut it to that stretch"
+        found.report.add(kind, "dropped", told)
         return False
     found.report.add("a file is not as long as the times of its row say; it is taken whole", "doubtful", told)
     return True
@@ -216,11 +212,13 @@ def with_rows(found: ClipSet, store: FeatureStore) -> list[Clip]:
     for clip in found.clips:
         if clip.id not in rows:
             kind = "a clip is not among the encoded ones (broken when they were encoded, or added since)"
-            if not any(k in (*UNENCODED, TOO_LONG) for k, _ in found.report.findings):
+            if not any(k in ("a broken video", "a clip cannot be decoded") for k, _ in found.report.findings):
                 found.report.add(kind, "dropped", clip.id)
             continue
         a, b = rows[clip.id]
         video = facts[clip.id]
+        if not _as_long_as_said(clip, video.duration, found):
+            continue
         row_boxes = None if clip.boxes is None else boxes_at_rows(clip.boxes, b - a)
         if clip.boxes is not None and video.extra.get("source_fps"):
             frames = video.duration * video.extra["source_fps"]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from strong_envs.features.composing.clips import Clip, ClipSet
-from strong_envs.features.composing.readers.captions import FIELDS, read_captions
+from strong_envs.features.composing.readers.captions import read_captions
 from strong_envs.features.composing.readers.class_folders import part_folder, read_class_folders
+from strong_envs.features.composing.readers.fields import FIELDS
 from strong_envs.features.composing.readers.file_finder import LIST_SUFFIXES
 from strong_envs.features.composing.readers.from_store import clips_of_store
 from strong_envs.features.composing.readers.split_files import apply_split_files, read_split_files
@@ -31,8 +32,8 @@ SENTENCES_FILE = "sentences.json"
 
 
 UNUSED = {
-    "a store": ("files", "boxes", "sentences", "split_files", "group_pattern", "fields"),
-    "a list of clips": ("whole_videos",),
+    "a store": ("files", "boxes", "sentences", "split_files", "group_pattern", "fields", "class_folder"),
+    "a list of clips": ("whole_videos", "class_folder"),
     "class folders": ("files", "fields", "whole_videos"),
 }
 """Options of `ClipOptions` that say nothing about a kind of source. They are refused there, not passed over."""
@@ -51,8 +52,9 @@ class ClipOptions:
         split: which of several splits counts, from 1.
         group_pattern: regular expression that finds the group in a file's path.
         fields: names of a list's fields where they are others than those of
-            `strong_envs.features.composing.readers.captions.FIELDS`.
+            `strong_envs.features.composing.readers.fields.FIELDS`.
         whole_videos: clips of a store are its whole videos, not the windows of its queries.
+        class_folder: which of several folders around a clip is its class: ``"first"``, ``"last"``, or ``"auto"``.
         val_share: share of training groups that become the validation part where none is given.
         test_share: share of groups that become the test part where none is given.
         conflicts: what to do with groups that are given in two parts: ``"refuse"`` or ``"drop"``.
@@ -66,6 +68,7 @@ class ClipOptions:
     group_pattern: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     whole_videos: bool = False
+    class_folder: str = "auto"
     val_share: float = 0.1
     test_share: float = 0.25
     conflicts: str = "refuse"
@@ -130,7 +133,9 @@ def open_clips(
         )
     elif path.is_dir():
         _refuse_unused(options, "class folders")
-        found = read_class_folders(path, group_pattern=options.group_pattern, boxes=boxes, report=report)
+        found = read_class_folders(
+            path, group_pattern=options.group_pattern, boxes=boxes, class_folder=options.class_folder, report=report
+        )
     else:
         raise DataError(
             f"{name!r} is no list of clips (jsonl, json or csv with a clip and a caption or label in each row)"
@@ -146,7 +151,8 @@ def _refuse_unused(options: ClipOptions, kind: str) -> None:
     given = [name for name in UNUSED[kind] if getattr(options, name) != getattr(plain, name)]
     if given:
         flags = ", ".join(FLAGS.get(name, f"--{name.replace('_', '-')}") for name in given)
-        raise DataError(f"{flags} {'says' if len(given) == 1 else 'say'} nothing about {kind}; leave it out")
+        say, them = ("says", "it") if len(given) == 1 else ("say", "them")
+        raise DataError(f"{flags} {say} nothing about {kind}; leave {them} out")
 
 
 def _wording(path: Path, options: ClipOptions) -> Wording | None:

@@ -6,12 +6,11 @@ sentence. What cannot be used is counted in the report: rows without an id, empt
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,11 @@ import numpy as np
 
 from strong_envs.features.composing.clips import Clip, ClipSet, about_label, part_of, sentence_key
 from strong_envs.features.composing.readers.class_folders import compiled, group_of
+from strong_envs.features.composing.readers.fields import FIELDS, lower, names_of, pick, printable, text_id
 from strong_envs.features.composing.readers.file_finder import FileFinder
 from strong_envs.features.composing.readers.rows import read_rows
 from strong_envs.features.composing.readers.stretches import Stretch, refuse_several, stretches_of
+from strong_envs.features.composing.readers.tracks import Tracks
 from strong_envs.features.datasets.boxes import MAX_FRAMES, corners
 from strong_envs.features.datasets.parsing import (
     MAX_ID_LENGTH,
@@ -34,30 +35,12 @@ from strong_envs.features.datasets.parsing import (
     whole,
 )
 from strong_envs.features.datasets.types import Report
-from strong_envs.features.errors import DataError, nearest
+from strong_envs.features.errors import DataError
 
-FIELDS: dict[str, tuple[str, ...]] = {
-    "id": ("clip_id", "clip", "video_id", "videoid", "vid", "video", "path", "file", "filename", "name", "id"),
-    "file": ("file", "path", "clip_path", "video_path", "filename", "video_file", "clip", "video"),
-    "sentences": (
-        "captions", "sentences", "caption", "sentence", "texts", "text", "encap", "description", "descriptions",
-        "query", "queries", "desc",
-    ),
-    "label": ("label", "class", "action", "category_name", "class_name"),
-    "group": (
-        "group", "source_id", "source", "source_video", "youtube_id", "ytid", "yt_id", "original", "url", "movie",
-        "parent",
-    ),
-    "part": ("split", "splits", "part", "subset", "partition", "set"),
-    "fps": ("fps", "frame_rate"),
-    "frames": ("frames", "num_frames", "n_frames", "frame_count"),
-    "width": ("width",),
-    "height": ("height",),
-    "boxes": ("boxes", "person_boxes"),
-}  # fmt: skip
-"""What a row says about a clip, with its names in files, compared in lower case; the first one that is there counts."""
 MAX_SENTENCE = 20_000
 MAX_CELL = 1_000_000
+_PYTHON_LIST = re.compile(r"[\[(]\s*(?:['\"]|nan\b|None\b)")
+_QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"")
 
 
 def read_captions(
@@ -93,42 +76,39 @@ def read_captions(
     file = files[0]
     label = file.name if len(files) == 1 else file.parent.name
     report = report or Report(label)
-    names = _names(fields)
+    names = names_of(fields)
     pattern = compiled(group_pattern)
-    merged: dict[str, dict[str, Any]] = {}
-    rows = []
-    for one in files:
-        part = split_of(one) if len(files) > 1 else None
-        rows += [(where, _lower(row), part) for where, row in read_rows(one, report)]
-    sources = _sources(rows, names)
-    for where, row, part in rows:
-        _add(merged, row, where, names, split, part, sources, report)
-    if rows and not merged:
-        raise DataError(
-            f"no row of {label!r} names a clip; its fields are {', '.join(map(repr, list(rows[0][1])[:12]))}"
-        )
-    _refuse_two_parts(merged)
-    stretches: dict[str, set[Stretch]] = defaultdict(set)
-    for clip_id, known in merged.items():
-        stretches[known.get("file", clip_id)] |= known["stretches"]
-    refuse_several(stretches)
     folder = file.parent if videos is None else Path(videos)
     if not folder.is_dir():
         raise DataError(f"there is no folder of clips at {str(folder)!r}")
     finder = FileFinder(folder, file.parent)
+    merged: dict[str, dict[str, Any]] = {}
+    rows = []
+    for one in files:
+        part = split_of(one) if len(files) > 1 else None
+        rows += [(where, lower(row), part) for where, row in read_rows(one, report)]
+    sources = _sources(rows, names)
+    for where, row, part in rows:
+        _add(merged, row, where, names, split, part, sources, finder, report)
+    if not merged:
+        told = f"; its fields are {', '.join(map(repr, list(rows[0][1])[:12]))}" if rows else ""
+        raise DataError(f"no row of {label!r} names a clip{told}")
+    _refuse_two_parts(merged)
+    placed = _placed(merged, finder, report)
+    refuse_several({known.get("file", clip_id): known["stretches"] for clip_id, (known, _) in placed.items()})
+    tracks = Tracks(boxes)
     clips = []
-    for clip_id, known in merged.items():
-        found = finder.find(known.get("file"), clip_id)
-        if found is None:
-            report.add("a clip's file is missing", "dropped", f"{clip_id}: {known.get('file') or clip_id}")
-            continue
+    for clip_id, (known, found) in placed.items():
+        below = found.relative_to(folder).as_posix() if found.is_relative_to(folder) else found.name
         if pattern is not None:
-            known["group"] = _group_by(pattern, found, folder, clip_id, report)
-        if boxes and "boxes" not in known:
-            known["track"] = next((boxes[k] for k in (clip_id, found.stem, found.name) if k in boxes), None)
+            known["group"] = _group_by(pattern, below, clip_id, report)
+        track = tracks.of(clip_id, below, known.get("file"))
+        if track is not None and "boxes" not in known:
+            known["track"] = track
         clips.append(_clip(clip_id, known, found, report))
     if not clips:
         raise DataError(f"none of the {len(merged):,} clips of {label!r} can be used:\n{report}")
+    tracks.report_unused(report)
     clips = _shown_labels(clips)
     _same_sentences(clips, report)
     labelled = all(c.about is not None for c in clips)
@@ -136,47 +116,6 @@ def read_captions(
     kind = "clips with labels" if labelled else "clips with captions"
     name = file.stem if len(files) == 1 and file.stem != "clips" else file.resolve().parent.name
     return ClipSet(name, kind, folder, clips, report)
-
-
-def _names(fields: Mapping[str, str] | None) -> dict[str, tuple[str, ...]]:
-    names = dict(FIELDS)
-    for field, own in (fields or {}).items():
-        if field not in FIELDS:
-            raise DataError(f"there is no field {field!r}{nearest(field, FIELDS)}; fields are {', '.join(FIELDS)}")
-        names[field] = (own.lower(),)
-    return names
-
-
-def _pick(row: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """The first field of a row that is there under one of the names."""
-    for name in names:
-        value = row.get(name)
-        if value is not None and value != "":
-            return value
-    return None
-
-
-def _text_id(value: object) -> str | None:
-    """An id as text: numbers become text, other values give None."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, (int, float)):
-        counted = whole(value)
-        return str(value if counted is None else counted)
-    if isinstance(value, str):
-        return _printable(value) or None
-    return None
-
-
-def _printable(text: str) -> str:
-    """Text on one line: what cannot be printed becomes a space, and spaces in a row become one."""
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else " " for c in text)
-    return " ".join(text.split())
-
-
-def _lower(row: dict) -> dict[str, Any]:
-    return {str(k).strip().lower(): v for k, v in row.items()}
 
 
 def _stem(file: str) -> str:
@@ -187,7 +126,7 @@ def _sources(rows: list[tuple[str, dict[str, Any], str | None]], names: dict[str
     """Ids that stand beside several files: they name a source, not a clip."""
     files: dict[str, set[str]] = defaultdict(set)
     for _, row, _ in rows:
-        file, clip_id = _pick(row, names["file"]), _text_id(_pick(row, names["id"]))
+        file, clip_id = pick(row, names["file"]), text_id(pick(row, names["id"]))
         if isinstance(file, str) and clip_id is not None:
             files[clip_id].add(_stem(file))
     several = set()
@@ -199,49 +138,108 @@ def _sources(rows: list[tuple[str, dict[str, Any], str | None]], names: dict[str
     return several
 
 
-def _add(
-    merged: dict[str, dict[str, Any]], row: dict[str, Any], where: str, names: dict[str, tuple[str, ...]], split: int,
-    named: str | None, sources: set[str], report: Report,
-) -> None:  # fmt: skip
-    file = _pick(row, names["file"])
-    clip_id = _text_id(_pick(row, names["id"]))
+def _identity(
+    merged: Container[str], row: dict[str, Any], where: str, names: dict[str, tuple[str, ...]],
+    stretches: list[Stretch], sources: set[str], finder: FileFinder, report: Report,
+) -> tuple[str, str | None] | None:  # fmt: skip
+    """The id of the clip that a row is about, and its source where the row's id names that; None for a row of none."""
+    file, clip_id = pick(row, names["file"]), text_id(pick(row, names["id"]))
     if clip_id is None:
         report.add("a row names no clip", "dropped", f"{where}: {show(row)}")
+        return None
+    if clip_id not in sources:
+        # Files that are called after their video and their times, as MSVD's and Kinetics' are.
+        for start, end in stretches:
+            for name in (f"{clip_id}_{start:g}_{end:g}", f"{clip_id}_{start:06.0f}_{end:06.0f}"):
+                if finder.find(None, name) is not None:
+                    return name, clip_id
+        return clip_id, None
+    if not isinstance(file, str):
+        report.add("a row names a source with several files and none of them", "dropped", f"{where}: {clip_id}")
+        return None
+    other = text_id(pick(row, ("video_id", "videoid", "vid")))
+    # Clips are often numbered anew in every video: a bare number names none.
+    source = other if other not in (None, clip_id) else None if clip_id.isdigit() else clip_id
+    kind = "an id stands beside several files; each file is a clip, and the id is its source"
+    if source is None:
+        kind = "a number stands beside several files; each file is a clip"
+    if _stem(file) not in merged:
+        report.add(kind, "doubtful", f"{clip_id}: {file}")
+    return _stem(file), source
+
+
+def _add(
+    merged: dict[str, dict[str, Any]], row: dict[str, Any], where: str, names: dict[str, tuple[str, ...]], split: int,
+    named: str | None, sources: set[str], finder: FileFinder, report: Report,
+) -> None:  # fmt: skip
+    stretches, unread = stretches_of(row, names)
+    found = _identity(merged, row, where, names, stretches, sources, finder, report)
+    if found is None:
         return
-    source = None
-    if clip_id in sources:
-        if not isinstance(file, str):
-            report.add("a row names a source with several files and none of them", "dropped", f"{where}: {clip_id}")
-            return
-        kind = "an id stands beside several files; each file is a clip, and the id is its source"
-        source, clip_id = clip_id, _stem(file)
-        if clip_id not in merged:
-            report.add(kind, "doubtful", f"{source}: {file}")
+    clip_id, source = found
     if len(clip_id) > 2 * MAX_ID_LENGTH:
         report.add("an id is longer than 510 characters", "dropped", f"{where}: {show(clip_id)}")
         return
+    if unread:
+        report.add("a row has times that cannot be read; its file is taken whole", "doubtful", f"{where}: {clip_id}")
     known = merged.setdefault(clip_id, {"sentences": {}, "parts": {}, "stretches": set()})
-    if isinstance(file, str):
+    file = pick(row, names["file"])
+    if isinstance(file, str) and source != _stem(file):
         known.setdefault("file", file)
     for name in ("group", "label"):
-        value = _text_id(_pick(row, names[name]))
+        value = text_id(pick(row, names[name]))
         if value is None and name == "group":
             value = source
         if value is not None and known.setdefault(name, value) != value:
             report.add(f"a clip has two {name}s; the first counts", "doubtful", f"{clip_id}: {show(value)}")
     for name in ("fps", "frames", "width", "height", "boxes"):
-        value = _pick(row, names[name])
+        value = pick(row, names[name])
         if value is not None:
             known.setdefault(name, value)
-    known["stretches"].update(stretches_of(row))
-    value = _pick(row, names["part"])
+    known["stretches"].update(stretches)
+    value = pick(row, names["part"])
     _add_part(known, named if value is None else value, where, clip_id, split, report)
-    _add_sentences(known, _pick(row, names["sentences"]), where, clip_id, report)
+    _add_sentences(known, pick(row, names["sentences"]), where, clip_id, report)
 
 
-def _group_by(pattern: re.Pattern[str], file: Path, folder: Path, clip_id: str, report: Report) -> str:
-    """The group that the pattern finds in a file's path, else the clip itself."""
-    below = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+def _placed(
+    merged: dict[str, dict[str, Any]], finder: FileFinder, report: Report
+) -> dict[str, tuple[dict[str, Any], Path]]:
+    """Clips with their files, by id. Two ids of one file are one clip with the sentences of both."""
+    places: dict[str, set[str]] = defaultdict(set)
+    for known in merged.values():
+        parent, _, last = _stem(known.get("file", "")).rpartition("/")
+        places[last] |= {parent} - {""}
+    placed: dict[str, tuple[dict[str, Any], Path]] = {}
+    first: dict[Path, str] = {}
+    for clip_id, known in merged.items():
+        parent, _, last = _stem(known.get("file", "")).rpartition("/")
+        found = finder.find(known.get("file"), clip_id)
+        if found is not None and parent and found.parent.name != parent.rpartition("/")[2]:
+            # Equal names in several folders tell files apart by the folder alone.
+            if len(places[last]) > 1 and found.stem == last:
+                found = None
+            else:
+                kind = "a clip's file lies in another folder than its row says"
+                report.add(kind, "doubtful", f"{clip_id}: {known['file']} is {found}")
+        if found is None:
+            several = finder.several(known.get("file"), clip_id)
+            kind = "several files have the name of a clip" if several else "a clip's file is missing"
+            report.add(kind, "dropped", f"{clip_id}: {known.get('file') or clip_id}")
+            continue
+        other = first.setdefault(found, clip_id)
+        mine = placed.get(other)
+        if mine is None or {*mine[0]["parts"]} != {*known["parts"]} or mine[0].get("group") != known.get("group"):
+            placed[clip_id] = known, found
+            continue
+        report.add("two ids name one file; it is one clip with the captions of both", "doubtful", f"{other}, {clip_id}")
+        mine[0]["sentences"] |= {k: v for k, v in known["sentences"].items() if k not in mine[0]["sentences"]}
+        mine[0]["stretches"] |= known["stretches"]
+    return placed
+
+
+def _group_by(pattern: re.Pattern[str], below: str, clip_id: str, report: Report) -> str:
+    """The group that the pattern finds in a file's path below the folder of files, else the clip itself."""
     group = group_of(below, "", pattern)
     if group is None:
         report.add("a file's name holds no group; the clip is a group of its own", "doubtful", below)
@@ -286,15 +284,15 @@ def _refuse_two_parts(merged: dict[str, dict[str, Any]]) -> None:
 def _add_sentences(known: dict, value: object, where: str, clip_id: str, report: Report) -> None:
     if value is None:
         return
-    if isinstance(value, str) and value.lstrip().startswith("["):
+    if isinstance(value, str) and value.lstrip().startswith(("[", "(")):
         value = _list_in(value) or value
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, dict):
-            text = _pick({str(k).lower(): v for k, v in text.items()}, FIELDS["sentences"])
+            text = pick({str(k).lower(): v for k, v in text.items()}, FIELDS["sentences"])
         if not isinstance(text, str):
             report.add("a caption is not text", "dropped", f"{where}: {clip_id}: {show(text)}")
             continue
-        text = _printable(text)
+        text = printable(text)
         key = sentence_key(text)
         if len(text) > MAX_SENTENCE:
             report.add(f"a caption is longer than {MAX_SENTENCE:,} characters", "dropped", f"{where}: {clip_id}")
@@ -307,15 +305,19 @@ def _add_sentences(known: dict, value: object, where: str, clip_id: str, report:
 
 
 def _list_in(cell: str) -> list[Any] | None:
-    """A list that a cell of a table holds as text, in the spelling of JSON or of Python; None for other text."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            parsed = read(cell.strip()) if len(cell) <= MAX_CELL else None
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(parsed, list) and parsed and all(isinstance(text, str) for text in parsed):
-            return parsed
-    return None
+    """A list of sentences that a cell of a table holds as text; None for other text.
+
+    It is spelled as JSON, or as Python or NumPy write it, with a comma between two sentences or without.
+    """
+    text = cell.strip()
+    if len(text) > MAX_CELL or not text.endswith(("]", ")")):
+        return None
+    try:
+        parsed = json.loads(text)
+        return parsed if isinstance(parsed, list) else None
+    except (ValueError, RecursionError):
+        found = [a or b for a, b in _QUOTED.findall(text)] if _PYTHON_LIST.match(text) else []
+        return [re.sub(r"\\(.)", r"\1", one) for one in found] or None
 
 
 def _clip(clip_id: str, known: dict[str, Any], file: Path, report: Report) -> Clip:

@@ -22,7 +22,7 @@ class FileFinder:
 
     def find(self, file: str | None, clip_id: str) -> Path | None:
         """The file of a clip, or None."""
-        for name in (file, clip_id):
+        for name in (file, file.replace("\\", "/") if file and "\\" in file else None, clip_id):
             if not name or "\0" in name:
                 continue
             for root in (self.folder, self.base):
@@ -34,18 +34,27 @@ class FileFinder:
                     continue
         return self._named(file, clip_id)
 
+    def several(self, file: str | None, clip_id: str) -> bool:
+        """Whether a clip that was not found has the name of several files."""
+        names = {} if self._by_name is None else self._by_name
+        return any(called and names.get(_last(called), called) is None for called in (file, clip_id))
+
     def _named(self, file: str | None, clip_id: str) -> Path | None:
         if self._by_name is None:
             self._by_name = {}
             for path in sorted(self.folder.rglob("*")):
                 if path.suffix.lower() in VIDEO_SUFFIXES:
-                    for name in (path.name, path.stem):
+                    for name in {path.name, path.stem, path.name.lower()}:
                         # Two files of one name in two folders name no clip.
                         self._by_name[name] = None if name in self._by_name else path
         for called in (file, clip_id):
             if called:
-                last = called.replace("\\", "/").rsplit("/", 1)[-1]
-                for key in (last, strip_video_suffix(last)):
+                last = _last(called)
+                for key in (last, strip_video_suffix(last), last.lower()):
                     if (found := self._by_name.get(key)) is not None:
                         return found
         return None
+
+
+def _last(name: str) -> str:
+    return name.replace("\\", "/").rsplit("/", 1)[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 
@@ -15,6 +16,8 @@ from strong_envs.features.composing.encoding import EncodeOptions, encode_clips,
 from strong_envs.features.composing.options import ComposeOptions, Layout
 from strong_envs.features.composing.readers.captions import read_captions
 from strong_envs.features.composing.readers.class_folders import read_class_folders
+from strong_envs.features.composing.readers.fields import FIELDS
+from strong_envs.features.composing.readers.stretches import stretches_of
 from strong_envs.features.composing.sources import ClipOptions, describe, open_clips
 from strong_envs.features.datasets.leaks import plain_text
 from strong_envs.features.datasets.types import Report
@@ -80,6 +83,76 @@ def test_moments_of_longer_files_are_refused(tmp_path, rows):
         read_captions(listed(tmp_path, rows))
 
 
+@pytest.mark.parametrize(
+    ("times", "found"),
+    [
+        ({"time_start": "1", "time_end": "2.5"}, [(1.0, 2.5)]),
+        ({"start": "0:01:02", "end": "01:10.5"}, [(62.0, 70.5)]),
+        ({"start_sec": 3, "duration": 4}, [(3.0, 7.0)]),
+        ({"timestamps": "[[0, 0.5], [0.5, 1]]"}, [(0.0, 0.5), (0.5, 1.0)]),
+        ({"timestamp": [2, 3]}, [(2.0, 3.0)]),
+        ({"spans": [[2, 5], [8, 13]], "segments": [[0, 1], [1, 2]], "duration": 3}, []),
+    ],
+)
+def test_spellings_of_times(times, found):
+    assert stretches_of(times, FIELDS) == (found, False)
+
+
+@pytest.mark.parametrize(
+    "times", [{"start_frame": 3, "end_frame": 9}, {"start": "early", "end": 4}, {"timestamps": ["x"]}]
+)
+def test_times_that_cannot_be_read_are_counted(tmp_path, times):
+    found = read_captions(listed(tmp_path, [{"video": "a.avi", "caption": "x", **times}]))
+    assert kinds(found.report)["a row has times that cannot be read; its file is taken whole"] == 1
+
+
+def test_cut_files_of_one_video_are_clips_of_their_own(tmp_path):
+    rows = [
+        {"clip_id": f"film_{i}", "video": "film.mp4", "start": i, "end": i + 1, "caption": f"action {i}"}
+        for i in (0, 1)
+    ]
+    rows += [{"VideoID": "tape", "Start": i, "End": i + 1, "Description": f"deed {i}"} for i in (0, 10)]
+    for i, name in enumerate(("film_0", "film_1", "tape_0_1", "tape_10_11")):
+        write_clip(tmp_path / "cut" / f"{name}.avi", frames_of((9, 9, i), TEN, i))
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read_captions(tmp_path / "clips.jsonl")
+    assert [(c.id, c.group) for c in found.clips][2:] == [("tape_0_1", "tape"), ("tape_10_11", "tape")]
+    assert [c.id for c in found.clips][:2] == ["film_0", "film_1"] and found.clips[0].stretch == (0.0, 1.0)
+
+
+def test_no_times_are_read_where_the_user_says_so(tmp_path):
+    rows = [{"video": "a.avi", "start": i, "end": i + 1, "caption": f"action {i}"} for i in (0, 1)]
+    found = read_captions(listed(tmp_path, rows), fields={"start": "-"})
+    assert found.clips[0].sentences == ("action 0", "action 1") and found.clips[0].stretch is None
+
+
+def test_numbers_of_clips_in_their_video_are_no_sources(tmp_path):
+    rows = [
+        {"video_id": f"film{f}", "clip_id": c, "path": f"film{f}/{c}.avi", "caption": f"action {f} {c}"}
+        for f in range(3)
+        for c in range(2)
+    ]
+    found = read_captions(listed(tmp_path, rows))
+    assert {c.group for c in found.clips} == {"film0", "film1", "film2"} and len(found.clips) == 6
+
+
+def test_two_names_of_one_file_are_one_clip_and_equal_names_in_folders_are_told_apart(tmp_path):
+    rows = [
+        {"clip_id": "one", "file": "v/0.avi", "caption": "a man walks"},
+        {"clip_id": "two", "file": "0.avi", "caption": "he is slow"},
+        {"clip_id": "three", "file": r"w\1.avi", "caption": "rain falls"},
+        {"clip_id": "four", "file": "x/1.avi", "caption": "nobody filmed this"},
+    ]
+    for place in ("v/0.avi", "w/1.avi"):
+        write_clip(tmp_path / place, frames_of((9, 9, 9), TEN, len(place)))
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read_captions(tmp_path / "clips.jsonl")
+    assert {c.id: c.sentences for c in found.clips} == {"one": ("a man walks", "he is slow"), "three": ("rain falls",)}
+    told = kinds(found.report)
+    assert told["a clip's file is missing"] == 1
+    assert told["two ids name one file; it is one clip with the captions of both"] == 1
+
+
 def test_a_file_must_be_as_long_as_its_row_says(tmp_path):
     rows = [
         # As MSR-VTT: times within the source that the clip was cut from.
@@ -88,7 +161,10 @@ def test_a_file_must_be_as_long_as_its_row_says(tmp_path):
         {"video": "whole.avi", "start time": 0.0, "end time": 1.0, "caption": "all of it"},
         {"video": "odd.avi", "start time": 50.0, "end time": 59.0, "caption": "shorter than said"},
     ]
+    plain = read_captions(listed(tmp_path, [{k: r[k] for k in ("video", "caption")} for r in rows]))
+    encode_clips(plain, tmp_path / "encoded", SMALL, lambda line: None, progress=False)
     found = read_captions(listed(tmp_path, rows))
+    # Also where the clips were encoded before for a list without times.
     store = encode_clips(found, tmp_path / "encoded", SMALL, lambda line: None, progress=False)
     assert {c.id for c in with_rows(found, store)} == {"cut.avi", "whole.avi", "odd.avi"}
     told = kinds(found.report)
@@ -108,6 +184,12 @@ def test_groups_and_boxes_are_found_for_lists_too(tmp_path):
     found, _, _ = open_clips(path, ClipOptions(group_pattern=r"day(\d)", boxes=boxes))
     assert [c.group for c in found.clips] == ["0", "0", "1", "1"]
     assert [c.boxes is not None for c in found.clips] == [False, True, False, False]
+    boxes.write_text(
+        json.dumps({"vid": "nobody", "num_frames": TEN, "box_format": "xyxy normalised", "frames": frames})
+    )
+    found, _, _ = open_clips(path, ClipOptions(boxes=boxes, group_pattern=r"(x)?"))
+    assert kinds(found.report)["a box track that no clip uses"] == 1
+    assert kinds(found.report)["a file's name holds no group; the clip is a group of its own"] == 4
 
 
 @pytest.mark.parametrize(
@@ -151,10 +233,19 @@ def test_vowel_signs_tell_sentences_apart():
     assert sentence_key("A Dog, jumps!") == sentence_key("a dog jumps") == "a dog jumps"
 
 
-@pytest.mark.parametrize("cell", ['"[\'a man walks\', ""it\'s late""]"', '"[""a man walks"", ""it\'s late""]"'])
-def test_cells_with_lists_are_split_in_the_spelling_of_python_and_of_json(tmp_path, cell):
+CELLS = [
+    """['a man walks', "it's late"]""",
+    """['a man walks' nan "it's late"]""",
+    r"""('a man walks', 'it\'s late')""",
+    """["a man walks", "it's late"]""",
+]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_cells_with_lists_are_split_in_the_spelling_of_python_numpy_and_json(tmp_path, cell):
     write_clip(tmp_path / "a.avi", frames_of((1, 2, 3), 4, 0))
-    (tmp_path / "clips.csv").write_text(f"video_id,captions\na,{cell}\n")
+    with open(tmp_path / "clips.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("video_id", "captions"), ("a", cell)])
     assert read_captions(tmp_path / "clips.csv").clips[0].sentences == ("a man walks", "it's late")
 
 
@@ -174,6 +265,9 @@ def test_tables_with_semicolons_are_read_and_tables_without_names_say_so(tmp_pat
         (["shoot/v_1/x.avi", "shoot/v_1/y.avi", "swing/v_9/x.avi"], ["shoot", "shoot", "swing"], 2),  # UCF11
         (["ann/walk/x.avi", "ann/run/x.avi", "bob/walk/x.avi", "bob/run/x.avi"], ["run", "walk", "run", "walk"], 4),
         (["train/dive/001/x.avi", "test/golf/001/x.avi"], ["golf", "dive"], 2),
+        (["dive/p1/x.avi", "dive/p2/x.avi", "golf/p1/x.avi", "golf/extra/x.avi"], ["dive", "dive", "golf", "golf"], 4),
+        (["dive/x.avi", "dive/more/y.avi", "golf/more/y.avi"], ["dive", "dive", "golf"], 3),
+        (["train/001/x.avi", "bus/001/x.avi", "car/001/x.avi"], ["bus", "car", "train"], 3),  # a vehicle
     ],
 )
 def test_classes_of_folders_in_folders(tmp_path, places, classes, groups):
@@ -182,7 +276,36 @@ def test_classes_of_folders_in_folders(tmp_path, places, classes, groups):
     found = read_class_folders(tmp_path)
     assert [c.label for c in found.clips] == classes and len({c.group for c in found.clips}) == groups
     assert any("a clip lies in folders of folders" in kind for kind in kinds(found.report))
-    assert describe(tmp_path)["classes"] == 2
+    assert describe(tmp_path)["classes"] == len(set(classes))
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ["UCF-101/dive/v_dive_g01_c01.avi", "UCF-101/golf/v_golf_g01_c01.avi"],
+        ["videos/train/dive/v_dive_g01_c01.avi", "videos/test/golf/v_golf_g01_c01.avi"],
+        ["dive/train/v_dive_g01_c01.avi", "golf/test/v_golf_g01_c01.avi"],
+        ["dive/v_dive_g01_c01.avi", "golf/v_golf_g01_c01.avi", "__MACOSX/dive/._v.avi"],
+    ],
+)
+def test_folders_around_classes_and_parts_inside_of_them(tmp_path, places):
+    for i, place in enumerate(places):
+        write_clip(tmp_path / place, frames_of((1, 2, i), 4, i))
+    clips = read_class_folders(tmp_path).clips
+    assert {(c.label, c.group) for c in clips} == {("dive", "dive/g01"), ("golf", "golf/g01")}
+    assert {c.part for c in clips} == ({"train", "test"} if "train" in places[0] else {None})
+
+
+def test_the_class_folder_may_be_chosen(tmp_path):
+    for i, place in enumerate(["dive/p1/x.avi", "golf/p2/x.avi"]):
+        write_clip(tmp_path / place, frames_of((1, 2, i), 4, i))
+    found, _, _ = open_clips(tmp_path, ClipOptions(class_folder="last"))
+    assert {c.label for c in found.clips} == {"p1", "p2"}
+
+
+def test_joiners_stay_in_captions(tmp_path):
+    text = "می\u200cرود"
+    assert read_captions(listed(tmp_path, [{"video": "a.avi", "caption": text}])).clips[0].sentences == (text,)
 
 
 def test_encoded_clips_of_other_files_are_refused(tmp_path):

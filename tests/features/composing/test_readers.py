@@ -202,7 +202,8 @@ def test_a_hostile_list_is_counted_row_by_row_and_composed(tmp_path):
     assert told["a clip's file is missing"] == 1
     assert told["an id is longer than 510 characters"] == 1
     # Two odd paths lead to files of other rows.
-    assert told["a clip is there twice (same file); one is used"] == 2
+    assert told["a clip is there twice (same file); one is used"] == 1
+    assert told["two ids name one file; it is one clip with the captions of both"] == 1
     assert told["a clip cannot be decoded"] >= 2
     assert told["a caption has no word"] == 2
     assert told["a caption is not text"] == 3
