@@ -24,7 +24,13 @@ from typing import Any
 
 from strong_envs.features.composing.assemble import assemble, tile_cells
 from strong_envs.features.composing.clips import PARTS, ClipSet
-from strong_envs.features.composing.encoding import EncodeOptions, blank_features, encode_clips, with_rows
+from strong_envs.features.composing.encoding import (
+    EncodeOptions,
+    blank_features,
+    doubt_encoding,
+    encode_clips,
+    with_rows,
+)
 from strong_envs.features.composing.options import BOXES, VIDEOS, ComposeOptions, Layout
 from strong_envs.features.composing.parts import (
     CONFLICTS,
@@ -37,7 +43,7 @@ from strong_envs.features.composing.plan import PlannedVideo, check_pools, plan_
 from strong_envs.features.composing.readers.class_folders import CLASS_FOLDERS
 from strong_envs.features.composing.readers.fields import FIELDS
 from strong_envs.features.composing.sentences import Wording, word_classes
-from strong_envs.features.composing.sources import ClipOptions, open_clips
+from strong_envs.features.composing.sources import ClipOptions, open_clips, refuse_own_source
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.encoders.text import load as load_text
 from strong_envs.features.errors import DataError
@@ -85,11 +91,11 @@ def compose(
     target = Path(out)
     place = target.with_name(target.name + ".clips") if encoded is None else Path(encoded)
     check_target(target, overwrite)
-    _refuse_own_source(target, source, place)
+    refuse_own_source(target, source, place)
     started = time.perf_counter()
     found, store, wording = open_clips(source, reading)
     if store is not None:
-        _doubt_encoding(encode, encoded, found.report)
+        doubt_encoding(encode, encoded, found.report)
     try:
         return _compose(
             found, store, wording, target, place, options, reading, encode, overwrite, say, progress, started
@@ -133,27 +139,6 @@ def _compose(
     )
     found.report.kept = len({p.clip for v in plan for p in v.pieces})
     return made, found.report
-
-
-def _refuse_own_source(target: Path, source: str | os.PathLike | FeatureStore, place: Path) -> None:
-    """Refuse a store that would be written over the clips that it is made of."""
-    own = {"the encoded clips (--encoded)": place}
-    if isinstance(source, FeatureStore):
-        own["its clips"] = source.path
-    elif os.path.exists(source):
-        own["its clips"] = Path(source)
-    for what, path in own.items():
-        if os.path.realpath(path) == os.path.realpath(target):
-            raise DataError(f"the store cannot be written to {shown(target)}: {what} lie there; choose another --out")
-
-
-def _doubt_encoding(encode: EncodeOptions, encoded: str | os.PathLike | None, report: Report) -> None:
-    """Report options of encoding where the clips of a store are encoded already."""
-    plain = EncodeOptions()
-    given = [f"--{name}" for name in ("backbone", "fps") if getattr(encode, name) != getattr(plain, name)]
-    given += [] if encoded is None else ["--encoded"]
-    if given:
-        report.add("an option of encoding is not used: the clips of a store are encoded", "doubtful", ", ".join(given))
 
 
 def _write(

@@ -102,6 +102,15 @@ def encode_clips(
     return store
 
 
+def doubt_encoding(encode: EncodeOptions, encoded: str | os.PathLike | None, report: Report) -> None:
+    """Report options of encoding where the clips of a store are encoded already."""
+    plain = EncodeOptions()
+    given = [f"--{name}" for name in ("backbone", "fps") if getattr(encode, name) != getattr(plain, name)]
+    given += [] if encoded is None else ["--encoded"]
+    if given:
+        report.add("an option of encoding is not used: the clips of a store are encoded", "doubtful", ", ".join(given))
+
+
 def _pca(options: EncodeOptions) -> int | None:
     if options.pca is None or options.keep_channels:
         return None

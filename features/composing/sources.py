@@ -23,7 +23,7 @@ from strong_envs.features.datasets.parsing import VIDEO_SUFFIXES
 from strong_envs.features.datasets.sniff import HEAD_BYTES, sniff_file
 from strong_envs.features.datasets.types import Report
 from strong_envs.features.errors import DataError
-from strong_envs.features.files.errors import given_path
+from strong_envs.features.files.errors import given_path, shown
 from strong_envs.features.store.store import FeatureStore
 
 _KEY = re.compile(r'"([^"\\]{1,64})"\s*:')
@@ -143,6 +143,18 @@ def open_clips(
     if options.split_files:
         apply_split_files(found, read_split_files(options.split_files, options.split, found.report))
     return found, None, _wording(path, options)
+
+
+def refuse_own_source(target: Path, source: str | os.PathLike | FeatureStore, place: Path) -> None:
+    """Refuse a store that would be written over the clips that it is made of."""
+    own = {"the encoded clips (--encoded)": place}
+    if isinstance(source, FeatureStore):
+        own["its clips"] = source.path
+    elif os.path.exists(source):
+        own["its clips"] = Path(source)
+    for what, path in own.items():
+        if os.path.realpath(path) == os.path.realpath(target):
+            raise DataError(f"the store cannot be written to {shown(target)}: {what} lie there; choose another --out")
 
 
 def _refuse_unused(options: ClipOptions, kind: str) -> None:

@@ -125,7 +125,7 @@ ADVICE = {
     "several files have the name of a clip": "Left out. Write the file's path below the folder of files.",
     "a clip's file lies in another folder": "Taken all the same. Check one; --files gives the folder of files.",
     "two ids name one file": "Nothing to do, if both mean this file.",
-    "an id stands beside several files": "Nothing to do, if it is the source. Else name the field of ids: --field id=NAME.",
+    "an id stands beside several files": "Nothing to do, if it is the source. Else name ids with --field id=NAME.",
     "a number stands beside several files": "Name the source with --field group=NAME, so that it stays in one part.",
     "a row names a source with several files": "Left out. Write the file that the row is about.",
     "a row has times that cannot be read": "Write seconds. If they are no times, --field start=- reads none.",
