@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from strong_envs.features.composing.clips import Clip, ClipSet, about_label, part_of, sentence_key
-from strong_envs.features.composing.readers.class_folders import compiled, group_of
+from strong_envs.features.composing.readers.class_folders import compiled, group_of, source_in
 from strong_envs.features.composing.readers.fields import FIELDS, lower, names_of, pick, printable, text_id
 from strong_envs.features.composing.readers.file_finder import FileFinder
 from strong_envs.features.composing.readers.rows import read_rows
@@ -96,10 +96,13 @@ def read_captions(
     _refuse_two_parts(merged)
     placed = _placed(merged, finder, report)
     refuse_several({known.get("file", clip_id): known["stretches"] for clip_id, (known, _) in placed.items()})
+    videos_of = Counter(known["video"] for known, _ in placed.values())
     tracks = Tracks(boxes)
     clips = []
     for clip_id, (known, found) in placed.items():
         below = found.relative_to(folder).as_posix() if found.is_relative_to(folder) else found.name
+        if videos_of[known["video"]] > 1 and known["video"] is not None:
+            known.setdefault("group", known["video"])  # several clips name it: it is where they were cut from
         if pattern is not None:
             known["group"] = _group_by(pattern, below, clip_id, report)
         track = tracks.of(clip_id, below, known.get("file"))
@@ -197,6 +200,7 @@ def _add(
         if value is not None:
             known.setdefault(name, value)
     known["stretches"].update(stretches)
+    known.setdefault("video", text_id(pick(row, ("video_id", "videoid", "vid", "video"))))
     value = pick(row, names["part"])
     _add_part(known, named if value is None else value, where, clip_id, split, report)
     _add_sentences(known, pick(row, names["sentences"]), where, clip_id, report)
@@ -323,7 +327,7 @@ def _list_in(cell: str) -> list[Any] | None:
 def _clip(clip_id: str, known: dict[str, Any], file: Path, report: Report) -> Clip:
     fps, frames = number(known.get("fps")), whole(known.get("frames"))
     duration = frames / fps if fps and frames and fps > 0 and frames > 0 else None
-    group, label = known.get("group"), known.get("label")
+    group, label = known.get("group") or source_in(_stem(clip_id)), known.get("label")
     if group is None:
         report.add("a clip has no source; it is a group of its own", "doubtful", clip_id)
         group = clip_id

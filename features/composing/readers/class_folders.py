@@ -75,7 +75,7 @@ def read_class_folders(
             chosen = "first" if label == classes[0] else "last"
             kind = f"a clip lies in folders of folders; the {chosen} one is its class (--class-folder)"
             report.add(kind, "doubtful", name)
-            if group is None and pattern is None:
+            if pattern is None and label == classes[0]:
                 group = "/".join(classes)
         if group is None:
             report.add("a file's name holds no group; the clip is a group of its own", "doubtful", name)
@@ -184,11 +184,17 @@ def group_of(name: str, label: str, pattern: re.Pattern[str] | None = None) -> s
     stem = _stem(name)
     if found := _UCF.match(stem):
         return f"{label}/g{found[1]}"
-    if found := _KINETICS.match(stem):
-        return found[1]
+    if source := source_in(stem):
+        return source
     before, middle, _ = stem.partition(f"_{label}_")
     # HMDB51's parts keep the clips of one film apart within a class, not between classes.
-    return f"{label}/{before}" if middle and before else None
+    return f"{label}/{before}" if middle and before not in ("", "v") else None
+
+
+def source_in(stem: str) -> str | None:
+    """The video that a name of the form ``ID_000010_000020`` (Kinetics, VATEX) was cut from, or None."""
+    found = _KINETICS.match(stem)
+    return None if found is None else found[1]
 
 
 def _stem(name: str) -> str:

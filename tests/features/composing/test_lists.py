@@ -15,7 +15,7 @@ from strong_envs.features.composing.command import compose
 from strong_envs.features.composing.encoding import EncodeOptions, encode_clips, with_rows
 from strong_envs.features.composing.options import ComposeOptions, Layout
 from strong_envs.features.composing.readers.captions import read_captions
-from strong_envs.features.composing.readers.class_folders import read_class_folders
+from strong_envs.features.composing.readers.class_folders import group_of, read_class_folders
 from strong_envs.features.composing.readers.fields import FIELDS
 from strong_envs.features.composing.readers.stretches import stretches_of
 from strong_envs.features.composing.sources import ClipOptions, describe, open_clips
@@ -117,7 +117,23 @@ def test_cut_files_of_one_video_are_clips_of_their_own(tmp_path):
     (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
     found = read_captions(tmp_path / "clips.jsonl")
     assert [(c.id, c.group) for c in found.clips][2:] == [("tape_0_1", "tape"), ("tape_10_11", "tape")]
-    assert [c.id for c in found.clips][:2] == ["film_0", "film_1"] and found.clips[0].stretch == (0.0, 1.0)
+    assert [(c.id, c.group) for c in found.clips][:2] == [("film_0", "film.mp4"), ("film_1", "film.mp4")]
+    assert found.clips[0].stretch == (0.0, 1.0)
+
+
+def test_sources_are_found_in_names_of_kinetics_and_vatex_and_in_folders_of_ucf11(tmp_path):
+    rows = [{"videoID": f"abcdefghijk_0000{i}0_0000{i + 1}0", "enCap": [f"action {i}"]} for i in range(2)]
+    for row in rows:
+        write_clip(tmp_path / "v" / f"{row['videoID']}.avi", frames_of((9, 9, 9), 4, 0))
+    (tmp_path / "v.json").write_text(json.dumps(rows))
+    assert [c.group for c in read_captions(tmp_path / "v.json").clips] == ["abcdefghijk"] * 2
+    for i in range(8):
+        folder = tmp_path / "u" / ("ride", "walk")[i % 2]
+        write_clip(
+            folder / f"v_{folder.name}_0{i // 4}" / f"v_{folder.name}_0{i // 4}_0{i}.avi", frames_of((9, i, 9), 4, i)
+        )
+    assert len({c.group for c in read_class_folders(tmp_path / "u").clips}) == 4
+    assert group_of("ride/v_ride_01_02.avi", "ride") is None
 
 
 def test_no_times_are_read_where_the_user_says_so(tmp_path):
