@@ -120,7 +120,7 @@ def _compose(
     check_pools(found.clips, options.videos, options.layout)
     if store is None:
         if not place.exists():
-            # A text encoder that is not there is told before hours of encoding.
+            # A missing text encoder is reported before hours of encoding.
             load_text(options.text, options.device, options.text_weights)
         store = encode_clips(found, place, encode, say, progress)
         found.clips = with_rows(found, store)

@@ -144,9 +144,9 @@ def _same_encoding(store: FeatureStore, found: ClipSet, options: EncodeOptions) 
     if weights is not None and (made.get("backbone") or {}).get("weights_sha256") not in (None, weights):
         differ.append(f"the weights of {name} are others than those it was encoded with")
     if differ:
-        told = "; ".join(differ)
+        reasons = "; ".join(differ)
         raise DataError(
-            f"the clips at {str(store.path)!r} were encoded otherwise: {told}. Name another --encoded{hint}"
+            f"the clips at {str(store.path)!r} were encoded otherwise: {reasons}. Name another --encoded{hint}"
         )
 
 
@@ -196,12 +196,12 @@ def _as_long_as_said(clip: Clip, seconds: float, found: ClipSet) -> bool:
     slack = max(0.5, 0.2 * (end - start))
     if abs(seconds - (end - start)) <= slack:
         return True
-    told = f"{clip.id}: {start:g} to {end:g} s, the file has {seconds:.1f} s"
+    example = f"{clip.id}: {start:g} to {end:g} s, the file has {seconds:.1f} s"
     if seconds > end - start and end <= seconds + slack:
         kind = "a file is longer than the stretch of time that its row gives; cut it to that stretch"
-        found.report.add(kind, "dropped", told)
+        found.report.add(kind, "dropped", example)
         return False
-    found.report.add("a file is not as long as the times of its row say; it is taken whole", "doubtful", told)
+    found.report.add("a file is not as long as the times of its row say; it is taken whole", "doubtful", example)
     return True
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from strong_envs.features.composing.clips import Clip, ClipSet, about_label, part_of, sentence_key
 from strong_envs.features.composing.readers.class_folders import compiled, group_of, source_in
-from strong_envs.features.composing.readers.fields import FIELDS, lower, names_of, pick, printable, text_id
+from strong_envs.features.composing.readers.fields import FIELDS, lower, names_of, pick, plain_path, printable, text_id
 from strong_envs.features.composing.readers.file_finder import FileFinder
 from strong_envs.features.composing.readers.rows import read_rows
 from strong_envs.features.composing.readers.stretches import Stretch, refuse_several, stretches_of
@@ -31,7 +31,6 @@ from strong_envs.features.datasets.parsing import (
     number,
     show,
     split_of,
-    strip_video_suffix,
     whole,
 )
 from strong_envs.features.datasets.types import Report
@@ -95,12 +94,15 @@ def read_captions(
         raise DataError(f"no row of {label!r} names a clip{told}")
     _refuse_two_parts(merged)
     placed = _placed(merged, finder, report)
-    refuse_several({known.get("file", clip_id): known["stretches"] for clip_id, (known, _) in placed.items()})
+    stretches: dict[str, set[Stretch]] = defaultdict(set)
+    for known, found in placed.values():
+        stretches[_below(found, folder)] |= known["stretches"]
+    refuse_several(stretches)
     videos_of = Counter(known["video"] for known, _ in placed.values())
     tracks = Tracks(boxes)
     clips = []
     for clip_id, (known, found) in placed.items():
-        below = found.relative_to(folder).as_posix() if found.is_relative_to(folder) else found.name
+        below = _below(found, folder)
         if videos_of[known["video"]] > 1 and known["video"] is not None:
             known.setdefault("group", known["video"])  # several clips name it: it is where they were cut from
         if pattern is not None:
@@ -121,17 +123,13 @@ def read_captions(
     return ClipSet(name, kind, folder, clips, report)
 
 
-def _stem(file: str) -> str:
-    return strip_video_suffix(file.replace("\\", "/"))
-
-
 def _sources(rows: list[tuple[str, dict[str, Any], str | None]], names: dict[str, tuple[str, ...]]) -> set[str]:
     """Ids that stand beside several files: they name a source, not a clip."""
     files: dict[str, set[str]] = defaultdict(set)
     for _, row, _ in rows:
         file, clip_id = pick(row, names["file"]), text_id(pick(row, names["id"]))
         if isinstance(file, str) and clip_id is not None:
-            files[clip_id].add(_stem(file))
+            files[clip_id].add(plain_path(file))
     several = set()
     for clip_id, stems in files.items():
         # One file may be written with and without its folder.
@@ -166,9 +164,9 @@ def _identity(
     kind = "an id stands beside several files; each file is a clip, and the id is its source"
     if source is None:
         kind = "a number stands beside several files; each file is a clip"
-    if _stem(file) not in merged:
+    if plain_path(file) not in merged:
         report.add(kind, "doubtful", f"{clip_id}: {file}")
-    return _stem(file), source
+    return plain_path(file), source
 
 
 def _add(
@@ -187,7 +185,7 @@ def _add(
         report.add("a row has times that cannot be read; its file is taken whole", "doubtful", f"{where}: {clip_id}")
     known = merged.setdefault(clip_id, {"sentences": {}, "parts": {}, "stretches": set()})
     file = pick(row, names["file"])
-    if isinstance(file, str) and source != _stem(file):
+    if isinstance(file, str) and source != plain_path(file):
         known.setdefault("file", file)
     for name in ("group", "label"):
         value = text_id(pick(row, names[name]))
@@ -212,12 +210,12 @@ def _placed(
     """Clips with their files, by id. Two ids of one file are one clip with the sentences of both."""
     places: dict[str, set[str]] = defaultdict(set)
     for known in merged.values():
-        parent, _, last = _stem(known.get("file", "")).rpartition("/")
+        parent, _, last = plain_path(known.get("file", "")).rpartition("/")
         places[last] |= {parent} - {""}
     placed: dict[str, tuple[dict[str, Any], Path]] = {}
     first: dict[Path, str] = {}
     for clip_id, known in merged.items():
-        parent, _, last = _stem(known.get("file", "")).rpartition("/")
+        parent, _, last = plain_path(known.get("file", "")).rpartition("/")
         found = finder.find(known.get("file"), clip_id)
         if found is not None and parent and found.parent.name != parent.rpartition("/")[2]:
             # Equal names in several folders tell files apart by the folder alone.
@@ -240,6 +238,11 @@ def _placed(
         mine[0]["sentences"] |= {k: v for k, v in known["sentences"].items() if k not in mine[0]["sentences"]}
         mine[0]["stretches"] |= known["stretches"]
     return placed
+
+
+def _below(file: Path, folder: Path) -> str:
+    """The path of a file below the folder of files; the whole path of one that lies elsewhere."""
+    return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
 
 
 def _group_by(pattern: re.Pattern[str], below: str, clip_id: str, report: Report) -> str:
@@ -327,7 +330,7 @@ def _list_in(cell: str) -> list[Any] | None:
 def _clip(clip_id: str, known: dict[str, Any], file: Path, report: Report) -> Clip:
     fps, frames = number(known.get("fps")), whole(known.get("frames"))
     duration = frames / fps if fps and frames and fps > 0 and frames > 0 else None
-    group, label = known.get("group") or source_in(_stem(clip_id)), known.get("label")
+    group, label = known.get("group") or source_in(plain_path(clip_id)), known.get("label")
     if group is None:
         report.add("a clip has no source; it is a group of its own", "doubtful", clip_id)
         group = clip_id

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from strong_envs.features.datasets.parsing import whole
+from strong_envs.features.datasets.parsing import strip_video_suffix, whole
 from strong_envs.features.errors import DataError, nearest
 
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -80,6 +80,11 @@ def printable(text: str) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() or c in JOINERS else " " for c in text)
     return " ".join(text.split())
+
+
+def plain_path(name: str) -> str:
+    """A path or id with forward slashes and without the suffix of a video."""
+    return strip_video_suffix(name.replace("\\", "/"))
 
 
 def lower(row: dict) -> dict[str, Any]:

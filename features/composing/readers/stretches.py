@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from strong_envs.features.composing.readers.fields import pick
+from strong_envs.features.composing.readers.fields import FIELDS, pick
 from strong_envs.features.datasets.parsing import number
 from strong_envs.features.errors import DataError
 
@@ -39,7 +39,7 @@ def stretches_of(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -
     if isinstance(given, list) and given:
         pairs += [given] if not isinstance(given[0], list) else given
     found = [s for s in map(_pair, pairs) if s is not None]
-    known = {*names["start"], *names["end"]}
+    known = {*FIELDS["start"], *FIELDS["end"]}
     unread = any(_TIME.match(name) and row[name] not in (None, "") and name not in known for name in row)
     return found, len(found) < len(pairs) or (unread and not found)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from strong_envs.features.datasets.parsing import strip_video_suffix
+from strong_envs.features.composing.readers.fields import plain_path
 from strong_envs.features.datasets.types import Report
 
 
@@ -18,12 +18,12 @@ class Tracks:
     """
 
     def __init__(self, boxes: Mapping[str, np.ndarray] | None) -> None:
-        self._boxes = {_plain(name): rows for name, rows in (boxes or {}).items()}
-        self._unused = {_plain(name): name for name in boxes or {}}
+        self._boxes = {plain_path(name): rows for name, rows in (boxes or {}).items()}
+        self._unused = {plain_path(name): name for name in boxes or {}}
 
     def of(self, *names: str | None) -> np.ndarray | None:
         """The track of a clip by its id, its path, or the last part of either, without the suffix of a file."""
-        whole = [_plain(name) for name in names if name]
+        whole = [plain_path(name) for name in names if name]
         for name in (*whole, *(n.rsplit("/", 1)[-1] for n in whole)):
             if name in self._boxes:
                 self._unused.pop(name, None)
@@ -34,7 +34,3 @@ class Tracks:
         """Count the tracks that no clip has taken."""
         for name in self._unused.values():
             report.add("a box track that no clip uses", "doubtful", name)
-
-
-def _plain(name: str) -> str:
-    return strip_video_suffix(name.replace("\\", "/"))

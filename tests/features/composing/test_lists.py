@@ -76,6 +76,10 @@ def test_an_id_beside_several_files_names_their_source(tmp_path):
             {"clip_id": "2", "video": "a.avi", "start_time": "0.4", "end_time": "1", "caption": "y"},
         ],
         [{"video": "a.avi", "timestamps": [[0, 0.4], [0.4, 1.0]], "sentences": ["x", "y"]}],
+        [
+            {"clip_id": "1", "video": "a.avi", "start": 0, "end": 0.4, "caption": "x", "group": "first half"},
+            {"clip_id": "2", "video": "a.avi", "start": 0.4, "end": 1, "caption": "y", "group": "second half"},
+        ],
     ],
 )
 def test_moments_of_longer_files_are_refused(tmp_path, rows):
@@ -140,6 +144,7 @@ def test_no_times_are_read_where_the_user_says_so(tmp_path):
     rows = [{"video": "a.avi", "start": i, "end": i + 1, "caption": f"action {i}"} for i in (0, 1)]
     found = read_captions(listed(tmp_path, rows), fields={"start": "-"})
     assert found.clips[0].sentences == ("action 0", "action 1") and found.clips[0].stretch is None
+    assert not any("times" in kind for kind in kinds(found.report))
 
 
 def test_numbers_of_clips_in_their_video_are_no_sources(tmp_path):
