@@ -96,13 +96,13 @@ def read_captions(
     placed = _placed(merged, finder, report)
     stretches: dict[str, set[Stretch]] = defaultdict(set)
     for known, found in placed.values():
-        stretches[_below(found, folder)] |= known["stretches"]
+        stretches[_below(found, folder, file.parent)] |= known["stretches"]
     refuse_several(stretches)
     videos_of = Counter(known["video"] for known, _ in placed.values())
     tracks = Tracks(boxes)
     clips = []
     for clip_id, (known, found) in placed.items():
-        below = _below(found, folder)
+        below = _below(found, folder, file.parent)
         if videos_of[known["video"]] > 1 and known["video"] is not None:
             known.setdefault("group", known["video"])  # several clips name it: it is where they were cut from
         if pattern is not None:
@@ -240,9 +240,10 @@ def _placed(
     return placed
 
 
-def _below(file: Path, folder: Path) -> str:
-    """The path of a file below the folder of files; the whole path of one that lies elsewhere."""
-    return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+def _below(file: Path, *roots: Path) -> str:
+    """The path of a file below the first of the folders that it lies in; its name where it lies in none."""
+    root = next((r for r in roots if file.is_relative_to(r)), file.parent)
+    return file.relative_to(root).as_posix()
 
 
 def _group_by(pattern: re.Pattern[str], below: str, clip_id: str, report: Report) -> str:
