@@ -14,11 +14,12 @@ steps outside it take part. A weighted mean without order does not show on which
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from strong_envs.agents.training.matching import MatchingInputs
 from strong_envs.agents.training.networks import Standardise
 from strong_envs.core import spans
 from strong_envs.features.bank.bank import FeatureBank
@@ -136,13 +137,17 @@ class AttentionTask(TemporalTask):
 
 
 class AttentiveInputs(nn.Module):
-    """What an agent's networks see: the standardised observation and the frames under both attentions.
+    """What an agent's networks see: the rest of the observation and the frames under both attentions.
+
+    The attended features stand where the means stood, as in the paper; those of timed attentions stand beside them.
 
     Args:
         shapes: parts of the observation of an `AttentionTask`.
         hidden: parts that are replaced by zeros.
         heads: attentions of each kind; the paper has one.
         width: of the hidden layer of a score.
+        matching: makes `MatchingInputs` of shapes. The query is then multiplied with the attended features, too;
+            without it they are appended to the standardised observation.
 
     Attributes:
         limit: of the standardised frames; infinite where they are left as they are.
@@ -154,42 +159,74 @@ class AttentiveInputs(nn.Module):
     scale: Tensor
 
     def __init__(
-        self, shapes: dict[str, tuple[int, ...]], hidden: Sequence[str] = (), heads: int = 4, width: int = 32
+        self,
+        shapes: dict[str, tuple[int, ...]],
+        hidden: Sequence[str] = (),
+        heads: int = 4,
+        width: int = 32,
+        matching: Callable[[dict[str, tuple[int, ...]]], MatchingInputs] | None = None,
     ) -> None:
         super().__init__()
-        timed = "place" in shapes
-        # As in the paper, the attended features stand where the means stood; timed ones stand beside them.
-        left_out = self.PARTS if timed else (*self.PARTS, "local", "global")
-        self.base = Standardise({name: shape for name, shape in shapes.items() if name not in left_out}, hidden)
-        _, kinds, dim = shapes["frames"]
-        self.heads, self.timed = heads, timed
+        self.timed, self.heads = "place" in shapes, heads
+        _, kinds, self.dim = shapes["frames"]
+        kept = {name: shape for name, shape in shapes.items() if name not in self.PARTS}
+        count = kinds * heads
+        if not self.timed:
+            del kept["local"], kept["global"]
+        if matching is None:
+            self.base: MatchingInputs | Standardise = Standardise(kept, hidden)
+            self.size = self.base.size + count * self.dim
+        else:
+            if not self.timed:
+                kept["local"], count = (self.dim,), count - 1
+            self.base = matching(kept | {"attended": (count * self.dim,)})
+            self.size = self.base.size
         self.query = shapes["query"][0]
-        self.size = self.base.size + kinds * heads * dim
         self.said = nn.ModuleList(nn.Linear(self.query, width) for _ in range(kinds))
-        self.seen = nn.ModuleList(nn.Linear(dim + 4 * timed, width, bias=False) for _ in range(kinds))
+        self.seen = nn.ModuleList(nn.Linear(self.dim + 4 * self.timed, width, bias=False) for _ in range(kinds))
         self.score = nn.ModuleList(nn.Linear(width, heads) for _ in range(kinds))
-        self.register_buffer("shift", torch.zeros(kinds, dim))
-        self.register_buffer("scale", torch.ones(kinds, dim))
+        self.register_buffer("shift", torch.zeros(kinds, self.dim))
+        self.register_buffer("scale", torch.ones(kinds, self.dim))
 
+    @torch.no_grad()
     def fit(self, observation: dict[str, Tensor]) -> None:
         """Take the scale of every number from a batch of observations."""
-        self.base.fit(observation)
         for kind in range(len(self.shift)):
             frames = observation["frames"][:, :, kind][observation["taken"][:, :, kind] > 0]
             spread = frames.std(0)
             self.shift[kind] = frames.mean(0)
             self.scale[kind] = torch.where(spread > 1e-4, 1 / spread.clamp(min=1e-4), 0.0)
+        if isinstance(self.base, MatchingInputs):
+            self.base.query.fit(observation["query"])
+            observation = self._attended(observation, self.base.query(observation["query"]))
+        self.base.fit(observation)
 
     def forward(self, observation: dict[str, Tensor]) -> Tensor:
         """Named (B, ...) parts to (B, size)."""
+        if isinstance(self.base, MatchingInputs):
+            return self.base(self._attended(observation, self.base.query(observation["query"])))
         x = self.base(observation)
-        frames = ((observation["frames"] - self.shift) * self.scale).clamp(-self.limit, self.limit)
-        taken = observation["taken"] > 0
-        parts = [x]
+        frames = self._standardised(observation["frames"])
+        return torch.cat((x, self._weighed(observation, frames, frames, x[:, : self.query])), 1)
+
+    def _attended(self, observation: dict[str, Tensor], query: Tensor) -> dict[str, Tensor]:
+        """The observation that the matching network sees; it standardises the attended features as the means."""
+        frames = observation["frames"]
+        attended = self._weighed(observation, self._standardised(frames), frames, query)
+        if self.timed:
+            return observation | {"attended": attended}
+        return observation | {"local": attended[:, : self.dim], "attended": attended[:, self.dim :]}
+
+    def _standardised(self, frames: Tensor) -> Tensor:
+        return ((frames - self.shift) * self.scale).clamp(-self.limit, self.limit)
+
+    def _weighed(self, observation: dict[str, Tensor], frames: Tensor, values: Tensor, query: Tensor) -> Tensor:
+        """Sums of values (B, F, 2, D) by the scores that frames (B, F, 2, D) get: (B, kinds x heads x D)."""
+        taken, parts = observation["taken"] > 0, []
         for kind, (of_query, of_frame, score) in enumerate(zip(self.said, self.seen, self.score, strict=True)):
-            frame = frames[:, :, kind]
-            keys = torch.cat((frame, observation["place"]), -1) if self.timed else frame
-            scores = score(torch.relu(of_query(x[:, : self.query])[:, None] + of_frame(keys)))
+            keys = frames[:, :, kind]
+            keys = torch.cat((keys, observation["place"]), -1) if self.timed else keys
+            scores = score(torch.relu(of_query(query)[:, None] + of_frame(keys)))
             weights = scores.masked_fill(~taken[:, :, kind, None], float("-inf")).softmax(1)
-            parts.append(torch.einsum("bkh,bkd->bhd", weights, frame).flatten(1))
+            parts.append(torch.einsum("bkh,bkd->bhd", weights, values[:, :, kind]).flatten(1))
         return torch.cat(parts, 1)

@@ -132,26 +132,36 @@ def walk() -> list[tuple[Change, StrongArgs]]:
 
 
 def taken_back() -> list[tuple[Change, StrongArgs]]:
-    """The default, and for each change of the walk the default with that change alone taken back to the letter.
+    """The default, and for each change of the walk the default with that change alone taken back.
 
-    Where the default cannot be without a change, later ones that need it are taken back with it, and the row says so.
-    Fields that only one of two algorithms has stay as they are.
+    A field that is taken back gets the value of the row of the walk before the change. Later changes of the same field
+    are taken back with it, and those without which the default cannot be; the row says so. Fields that only one of two
+    algorithms has stay as they are.
     """
-    found = [(Change(DEFAULT, "the default strong", ()), strong_args())]
+    rows = walk()
+    found = [(Change(DEFAULT, "the default strong", ()), rows[-1][1])]
     for at, change in enumerate(CHANGES[1:], 1):
-        together, later = [change], list(CHANGES[at + 1 :])
-        while _without(together) is None:
+        names, later = _names(change), list(CHANGES[at + 1 :])
+        needed = [change, *(other for other in later if names.keys() & _names(other).keys())]
+        together, later = list(needed), [other for other in later if other not in needed]
+        while _without(together, rows) is None:
             together.append(later.pop(0))
-        for other in together[1:]:
+        for other in together[len(needed) :]:
             fewer = [one for one in together if one is not other]
-            if _without(fewer) is not None:
+            if _without(fewer, rows) is not None:
                 together = fewer
-        args = _without(together)
+        together.sort(key=CHANGES.index)
+        args = _without(together, rows)
         assert args is not None
         label = " ".join(one.label.replace("+", "-").removesuffix(" (default)") for one in together)
         says = "without: " + "; ".join(one.says for one in together)
         found.append((Change(label, says, tuple(name for one in together for name in one.fields)), args))
     return found
+
+
+def _names(change: Change) -> dict[tuple[str, str], None]:
+    """Owner and name of every field of a change, in order and without values."""
+    return {(owner, part.partition("=")[0]): None for owner, part in _places(change)}
 
 
 def _places(change: Change) -> Iterator[tuple[str, str]]:
@@ -162,21 +172,22 @@ def _places(change: Change) -> Iterator[tuple[str, str]]:
             yield owner, part
 
 
-def _without(changes: Sequence[Change]) -> StrongArgs | None:
-    """The default with the fields of some changes as in the letter; None where they do not go together."""
-    letter, args = strong_args("paper"), strong_args()
-    for owner, part in (place for change in changes for place in _places(change)):
-        name = part.partition("=")[0]
-        ours, theirs = getattr(args, owner, None), getattr(letter, owner, None)
-        shared = hasattr(ours, name) and hasattr(theirs, name)
-        if shared or name == "algorithm" or not isinstance(ours, LevelArgs):
-            args = _changed(args, letter, owner, name)
-    # Where the letter's attention over frames does not fit to the rest, there is none.
-    attentions = (args.attention, "none") if args.attention != "cells" else ("cells",)
-    for attention in attentions:
-        made = _rebuilt(_unchecked(args) | {"attention": attention})
-        with contextlib.suppress(DataError):
-            return replace(made)
+def _without(changes: Sequence[Change], rows: Sequence[tuple[Change, StrongArgs]]) -> StrongArgs | None:
+    """The last row of `walk` without some changes; None where what is left does not go together."""
+    args = rows[-1][1]
+    done: set[tuple[str, str]] = set()
+    for change in sorted(changes, key=CHANGES.index):
+        earlier = rows[CHANGES.index(change) - 1][1]
+        for owner, name in _names(change):
+            if (owner, name) in done:
+                continue
+            ours, theirs = getattr(args, owner, None), getattr(earlier, owner, None)
+            shared = hasattr(ours, name) and hasattr(theirs, name)
+            if shared or name == "algorithm" or not isinstance(ours, LevelArgs):
+                args = _changed(args, earlier, owner, name)
+        done.update(_names(change))
+    with contextlib.suppress(DataError):
+        return replace(args)
     return None
 
 

@@ -55,8 +55,7 @@ def layer_widths(args: StrongArgs, lean: bool) -> dict[str, int]:
         if isinstance(level, DDPGArgs):
             widths[f"{name}.actor_hidden"] = level.actor_hidden
             widths[f"{name}.critic_hidden"] = () if lean and not _acts_by_values(level) else level.critic_hidden
-        # Frames of the temporal level take the place of a match.
-        if level.network == "matching" and not (name == "temporal" and args.attention == "frames"):
+        if level.network == "matching":
             widths[f"{name}.width"] = (level.width,)
     if args.attention == "cells":
         widths["cells.hidden"] = (args.cells.hidden,)

@@ -145,10 +145,11 @@ class _ReluScore(torch.autograd.Function):
 class MatchingInputs(nn.Module):
     """What the networks of a level see: the query matched with the window of f_o and with the windows around it.
 
-    The visual parts of the observation are vectors of windows: ``local``, ``global`` and the four of ``context``, or of
-    the spatial level ``scene``, ``inside`` and the five of ``around``. Each is matched with the query (`Matching`). The
-    first, what lies inside, stays as it is, and the others follow as differences from it, because a move is worth what
-    changes. All other parts of the observation are standardised and appended.
+    The visual parts of the observation are vectors of windows: ``local``, ``global``, the four of ``context`` and
+    what an attention makes of frames (``attended``), or of the spatial level ``scene``, ``inside`` and the five of
+    ``around``. Each is matched with the query (`Matching`). The first, what lies inside, stays as it is, and the others
+    follow as differences from it, because a move is worth what changes. All other parts of the observation are
+    standardised and appended.
 
     Args:
         shapes: named parts of the observation, as from `TemporalTask.dims` or `SpatialTask.dims`.
@@ -158,7 +159,7 @@ class MatchingInputs(nn.Module):
         scaled: whether the visual parts are standardised here; False where they come standardised.
     """
 
-    WINDOWS = ("local", "inside", "global", "context", "scene", "around")
+    WINDOWS = ("local", "inside", "global", "attended", "context", "scene", "around")
     """Visual parts by name; the first two are what lies inside."""
 
     def __init__(

@@ -356,7 +356,8 @@ class SpatialTask:
         under ``inheritance="none"``, where they will not have ``box``.
         """
         a, c = self.temporal.windows(walk.sample, walk.start, walk.end)
-        if self.temporal.local.by_frame:
+        # Attention asks for a window a frame; then the maps of all frames are fewer than those of the windows' borders.
+        if self.temporal.local.by_frame or a.shape[1] > self.bank.max_frames:
             return self._trial_by_frame(walk, box, a, c)
         first, now = walk.first[:, None], walk.frame[:, None]
         row = torch.arange(len(a), device=a.device)[:, None]
@@ -375,7 +376,7 @@ class SpatialTask:
         return total / (c - a).clamp(min=1).unsqueeze(-1)
 
     def _trial_by_frame(self, walk: TrackState, box: Tensor, a: Tensor, c: Tensor) -> Tensor:
-        """`trial` where f_o is more than a box mean: pooled in every frame of the windows [a, c), and then summed."""
+        """`trial` that pools f_o in every frame of the windows [a, c), and then adds them up."""
         at = torch.arange(self.bank.max_frames, device=a.device)
         wanted = ((at >= a[..., None]) & (at < c[..., None])).any(1)
         first, now = walk.first[:, None], walk.frame[:, None]

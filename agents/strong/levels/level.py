@@ -120,12 +120,17 @@ class Level(nn.Module):
     def make_inputs(self, shapes: dict[str, tuple[int, ...]], hidden: tuple[str, ...], scaled: bool = True) -> Inputs:
         """The module that turns a named observation into one vector; ``hidden`` parts are replaced by zeros."""
         args = self.args
+
+        def matching(shapes: dict[str, tuple[int, ...]]) -> MatchingInputs:
+            channels = shapes.get("local", shapes.get("inside", (0,)))[0]
+            return MatchingInputs(shapes, hidden, args.width, dropout_for(channels, args.dropout), scaled)
+
         inputs: Inputs
         if "frames" in shapes:
-            inputs = AttentiveInputs(shapes, hidden, args.attention_heads)
+            match = matching if args.network == "matching" else None
+            inputs = AttentiveInputs(shapes, hidden, args.attention_heads, matching=match)
         elif args.network == "matching":
-            channels = shapes.get("local", shapes.get("inside", (0,)))[0]
-            inputs = MatchingInputs(shapes, hidden, args.width, dropout_for(channels, args.dropout), scaled)
+            inputs = matching(shapes)
         else:
             inputs = Standardise(shapes, hidden)
         if not args.standardise:

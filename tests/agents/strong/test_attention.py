@@ -13,6 +13,7 @@ from strong_envs.agents.strong.args import level_args
 from strong_envs.agents.strong.attention import AttentionTask, AttentiveInputs
 from strong_envs.agents.strong.levels.training import train
 from strong_envs.agents.strong.presets import strong_args
+from strong_envs.agents.training.matching import MatchingInputs
 from strong_envs.local_features import LocalFeatures
 from strong_envs.temporal.env import TemporalMomentVectorEnv
 from strong_envs.temporal.task import TemporalConfig
@@ -64,10 +65,43 @@ def test_frames_are_means_over_stretches(task):
 
 
 @pytest.mark.parametrize("timed", [True, False])
-def test_training_reaches_every_weight_of_the_attention(task, timed):
+def test_a_matching_network_multiplies_the_query_with_what_is_attended(task, timed):
+    task = AttentionTask(task.bank, task.local, TemporalConfig(global_scope="moment"), timed=timed)
+    agent = make_level(task, level_args(network="matching", attention_heads=2, attention_timed=timed))
+    inputs, observation, dim = agent.inputs, states(task), task.local.dim
+    agent.fit_inputs(observation)
+    # Attention to every frame of the window alike gives means over its frames, which `plain` has in their place.
+    for of_frame, score in zip(inputs.seen, inputs.score, strict=True):
+        torch.nn.init.zeros_(of_frame.weight)
+        torch.nn.init.zeros_(score.weight)
+    taken = observation["taken"][..., None]
+    means = (observation["frames"] * taken).sum(1) / taken.sum(1)
+    plain = MatchingInputs({name: shape for name, shape in task.dims().items() if name not in inputs.PARTS})
+    plain.load_state_dict(inputs.base.state_dict())
+    inside, whole = means[:, 0], means[:, 1]
+    if timed:
+        # Beside the means: two heads of either attention, as differences from f_o.
+        windows = plain.match(plain.scale(torch.stack((observation["local"], inside, inside, whole, whole), 1)),
+                              plain.query(observation["query"]))  # fmt: skip
+        wanted = windows[:, 1:] - windows[:, :1]
+        before = 2  # f_o and the mean of the video
+    else:
+        windows = plain.match(plain.scale(torch.stack((inside, inside, whole, whole), 1)),
+                              plain.query(observation["query"]))  # fmt: skip
+        wanted = windows[:, 1:] - windows[:, :1]
+        before = 1
+    width = plain.match.feature.out_features
+    found = inputs(observation)[:, before * width :][:, : wanted[0].numel()]
+    assert torch.allclose(found, wanted.flatten(1), atol=1e-4)
+    assert inputs.size == inputs(observation).shape[1] and dim == inside.shape[1]
+
+
+@pytest.mark.parametrize("network", ["plain", "matching"])
+@pytest.mark.parametrize("timed", [True, False])
+def test_training_reaches_every_weight_of_the_attention(task, timed, network):
     args = level_args(
         algorithm="full feedback", states="uniform", objective="distil", critic="heads", critic_hidden=(16, 16),
-        batch=32, warmup=64,
+        batch=32, warmup=64, network=network,
     )  # fmt: skip
     task = AttentionTask(task.bank, task.local, task.config, timed=timed)
     agent = make_level(task, args)

@@ -141,6 +141,27 @@ def test_what_the_critic_is_asked_is_what_the_temporal_level_then_observes(bank,
         )
 
 
+@pytest.mark.parametrize("inheritance", ["previous", "none"])
+def test_a_trial_is_the_same_by_frames_and_by_sums_of_windows(bank, inheritance):
+    temporal = TemporalTask(bank, LocalFeatures(bank, "initial", margin=0.1), TemporalConfig())
+    task = SpatialTask(
+        temporal,
+        SpatialConfig(inheritance=inheritance, surroundings=False),
+        lambda seen: torch.zeros(len(seen["query"]), 7),
+    )
+    samples = torch.arange(len(bank))
+    start, end = torch.full((2, len(bank)), 4.0, dtype=torch.float64)
+    box = torch.tensor([box_ops.INITIAL_BOX], dtype=torch.float64).expand(len(bank), 4)
+    walk = task.begin(samples, start, end + 9, box)
+    for step in range(3):
+        walk, _, _, _ = task.step(walk, (samples + step) % 7)
+    tried, _ = box_ops.move(walk.box, samples % 7, task.table)
+    a, c = temporal.windows(walk.sample, walk.start, walk.end)
+    by_sums = task.trial(walk, tried)
+    assert a.shape[1] <= bank.max_frames, "fewer windows than frames: their sums are read"
+    assert torch.allclose(task._trial_by_frame(walk, tried, a, c), by_sums, atol=1e-4)
+
+
 def test_eq_11_depends_on_the_box_under_attention(bank):
     """An attention that weighs frames reads the boxes that are tried, or Eq. 11 would always pay 0."""
     for stretches in (None, 20):

@@ -54,10 +54,17 @@ def test_every_change_can_be_taken_back_from_the_default():
             assert {name, name.removeprefix("temporal.").removeprefix("spatial.")} & named or "algorithm" in named, name
             letters = differences(default, letter).get(name)
             assert letters is None or after in (letters[1], "none") or None in (before, after, letters[1]), name
+            assert after != "none" or "- means of frames" not in change.label, "the letter attends to frames"
     alone = {change.label: set(differences(default, args)) for change, args in rows}
     assert alone["- matching"] == {"temporal.network"} and alone["- context"] == {"temporal_env.context"}
     # Without attention over cells there is no box of it that the spatial level could be paid by.
-    assert "- attention over cells - attention_box" in alone
+    means = dict((change.label, args) for change, args in rows)["- attention over cells - attention_box"]
+    assert means.attention == "none", "the row above it in the walk has means"
+    # The attention over frames gives way to means, and means to the attention over cells: one goes with the other.
+    frames = dict((change.label, args) for change, args in rows)[
+        "- means of frames - attention over cells - attention_box"
+    ]
+    assert frames.attention == "frames" and frames.temporal.network == "matching"
 
 
 def test_a_walk_back_compares_every_row_with_the_default(ragged_store, tmp_path, capsys, monkeypatch):
