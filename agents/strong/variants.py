@@ -71,8 +71,7 @@ SHORT: dict[str, Any] = {"pretrain_steps": 512_000}
 """Steps of `blind`, whose validation curve is flat: 24.0 after these, 24.4 after the 1,280,000 of `trl`."""
 BOUND: dict[str, Any] = {"pretrain_steps": 800_000, "temporal": {"num_envs": 512, "batch": 1024, "updates": 1}}
 """Of the systems on GT boxes, which learn faster than those that must find what a sentence names. A quarter as many
-updates from four times as many moves take four fifths of the time and are no worse (validation, docs/systems/strong.md).
-"""
+updates from four times as many moves take four fifths of the time and are no worse (docs/systems/strong.md)."""
 POSTERIOR: dict[str, Any] = {
     "frame_scores": True,
     "score_observation": "posterior",
