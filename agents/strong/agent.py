@@ -276,7 +276,7 @@ class Strong(StoredLevels):
         staged = _staged(report, stage, steps)
         # The policy of the turn before explores little.
         epsilon = self.args.temporal.epsilon_end if self.turn else None
-        if isinstance(self.temporal, DQN) and self.temporal.attention is not None:
+        if isinstance(self.temporal, (DQN, DDPG)) and self.temporal.attention is not None:
             boxes = task.local.boxes
             whole = self.args.random_boxes
             training = CellAttentionTraining(self.temporal, task, steps, stage, boxes, whole, epsilon)

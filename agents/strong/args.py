@@ -224,9 +224,10 @@ class StrongArgs:
                 f"attention='cells' weighs the cells of a box and pools no pyramid; leave spp_levels at (1,), got "
                 f"{self.spp_levels}"
             )
-        if self.attention == "cells" and self.temporal.algorithm != "dqn":
+        if self.attention == "cells" and self.temporal.algorithm == "full feedback":
             raise DataError(
-                f"attention='cells' needs algorithm='dqn' of the temporal level, got {self.temporal.algorithm!r}"
+                "attention='cells' learns from the moves of episodes: algorithm of the temporal level must be 'dqn' or "
+                f"'ddpg', got {self.temporal.algorithm!r}"
             )
         if self.attention == "cells" and (
             self.temporal_env.time_in_observation or self.temporal_env.global_scope != "video"

@@ -238,7 +238,7 @@ def make_level(
         agent = FullFeedback(task.dims(), task.n_actions, args, hidden)
     else:
         assert isinstance(args, DDPGArgs)
-        agent = DDPG(task.dims(), task.n_actions, args, hidden)
+        agent = DDPG(task.dims(), task.n_actions, args, hidden, attention)
     return agent.to(task.bank.device)
 
 

@@ -73,7 +73,7 @@ def test_budgets_that_are_no_factor_are_refused(budget, ragged_store, tmp_path, 
 def test_contradictions_are_refused_without_a_bank():
     for name, settings, says in (
         ("strong", {"algorithm": "full feedback"}, "'full feedback' learns from 'all rewards'"),
-        ("strong", {"algorithm": "ddpg"}, "attention='cells' needs algorithm='dqn'"),
+        ("strong (all rewards)", {"attention": "cells"}, "must be 'dqn' or 'ddpg', got 'full feedback'"),
         ("strong", {"lr_actor": 0.1}, "lr_actor is an argument of algorithm='ddpg' and 'full feedback'"),
         ("strong (all rewards)", {"algorithm": "dqn"}, "does not agree with algorithm='dqn'"),
         ("strong (all rewards)", {"critic": "joined", "critic_hidden": (8,)}, "2 or more entries of critic_hidden"),

@@ -1,4 +1,4 @@
-"""Training of a value-based temporal level and of the attention inside it, from the rewards of its own episodes.
+"""Training of a temporal level and of the attention inside it, from the rewards of its own episodes.
 
 Episodes are played with fixed weights, the attention of each query being computed once; then the networks are updated.
 An update takes several moves of each of its queries: one pass of the attention, by far the most expensive part, serves
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from strong_envs.agents.strong.cell_attention.attention import CellAttention, observe_stretches
 from strong_envs.agents.strong.cell_attention.cells import lattice
+from strong_envs.agents.strong.levels.ddpg import DDPG
 from strong_envs.agents.strong.levels.dqn import DQN
 from strong_envs.agents.training.captured import CapturedStep
 from strong_envs.agents.training.checkpoint import Count
@@ -103,7 +104,7 @@ class CellAttentionTraining:
 
     def __init__(
         self,
-        agent: DQN,
+        agent: DQN | DDPG,
         task: TemporalTask,
         steps: int,
         stage: str = "training",
@@ -216,7 +217,7 @@ class CellAttentionTraining:
 
     @torch.no_grad()
     def _play(self, samples: Tensor) -> int:
-        """Play an episode of each sample by the values, epsilon-greedily; returns the number of steps."""
+        """Play an episode of each sample, epsilon-greedily; returns the number of steps."""
         task, agent, epsilon = self.task, self.agent, self.epsilon
         at = self._lattice()
         parts = [self.attention(*self._cells(part, at), self._inside(part, at))[0] for part in samples.split(128)]

@@ -19,6 +19,7 @@ arguments, the networks, acting, the critic's update (Eqs. 6 and 7), the actor's
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +32,7 @@ from strong_envs.agents.training.networks import Actor, Critic, HeadsCritic, gau
 from strong_envs.features.errors import DataError
 
 if TYPE_CHECKING:
+    from strong_envs.agents.strong.cell_attention.attention import CellAttention
     from strong_envs.agents.strong.levels.level import LevelEnv
 
 CRITICS: dict[str, type[Critic] | type[HeadsCritic]] = {"joined": Critic, "heads": HeadsCritic}
@@ -87,6 +89,9 @@ class DDPG(Level):
         n_actions: number of actions.
         args: see `DDPGArgs`.
         hidden: parts that the agent must not see.
+        attention: attention over the cells of frames, trained with the critic (`agents.strong.cell_attention`), which
+            then has a target of its own. Observations are means of attended cells, which come standardised, and values
+            are in units of the spread of the rewards.
     """
 
     args: DDPGArgs
@@ -95,12 +100,17 @@ class DDPG(Level):
     critic: Critic | HeadsCritic
 
     def __init__(
-        self, shapes: dict[str, tuple[int, ...]], n_actions: int, args: DDPGArgs, hidden: tuple[str, ...] = ()
+        self,
+        shapes: dict[str, tuple[int, ...]],
+        n_actions: int,
+        args: DDPGArgs,
+        hidden: tuple[str, ...] = (),
+        attention: CellAttention | None = None,
     ) -> None:
         super().__init__(shapes, n_actions, args)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)
-            self.inputs = self.make_inputs(shapes, hidden)
+            self.inputs = self.make_inputs(shapes, hidden, attention is None)
             size = self.inputs.size
             self.actor, self.target_actor = (Actor(size, n_actions, args.actor_hidden) for _ in range(2))
             form = CRITICS[args.critic]
@@ -111,10 +121,21 @@ class DDPG(Level):
             gaussian_weights(self.inputs, args.weights_std, self.generator)
         self.target_actor.load_state_dict(self.actor.state_dict())
         self.target_critic.load_state_dict(self.critic.state_dict())
-        self.target_actor.requires_grad_(False)
-        self.target_critic.requires_grad_(False)
+        self.attention, self.target_attention = attention, deepcopy(attention)
+        # Without attention over cells rewards are taken as they are.
+        known = attention is None
+        self.register_buffer("unit", torch.full((), float(known)), persistent=not known)
+        self._pairs: list[tuple[nn.Module, nn.Module]] = [
+            (self.target_actor, self.actor),
+            (self.target_critic, self.critic),
+        ]
         # Attention and matching are the critic's: their weights follow the gradient of the values' error.
         seen_by_critic = [*self.critic.parameters(), *self.inputs.parameters()]
+        if attention is not None and self.target_attention is not None:
+            self._pairs.append((self.target_attention, attention))
+            seen_by_critic += attention.parameters()
+        for target, _ in self._pairs:
+            target.requires_grad_(False)
         self.actor_optimiser, self.critic_optimiser = (
             torch.optim.AdamW(parameters, rate, weight_decay=args.weight_decay, fused=True)
             for parameters, rate in ((self.actor.parameters(), args.lr_actor), (seen_by_critic, args.lr_critic))
@@ -145,32 +166,43 @@ class DDPG(Level):
         """
         with torch.no_grad():
             before, after = env.observe_moves(split(batch, "state."), split(batch, "next."))
+        return self.learn(before, after, after, batch["action"], batch["reward"], batch["terminated"])
+
+    def learn(
+        self,
+        before: dict[str, Tensor],
+        after: dict[str, Tensor],
+        after_by_target: dict[str, Tensor],
+        action: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+    ) -> dict[str, Tensor]:
+        """One update from observed transitions, see `DQN.learn`; here the target's actor chooses, not ``after``."""
         with self.dropping():
             now = self.inputs(before)
-        value, critic_loss = self._bellman(batch, now, after)
+        with torch.no_grad():
+            y = self._target(after_by_target, reward, terminated)
+            taken = torch.zeros(len(action), self.n_actions, device=action.device).scatter_(1, action[:, None], 1.0)
+        value = self.critic(now, taken)
+        critic_loss = nn.functional.mse_loss(value, y)
         self._step_critic(critic_loss)
         entropy = self._improve(now.detach(), None)
         with torch.no_grad():
-            for target, source in ((self.target_actor, self.actor), (self.target_critic, self.critic)):
+            for target, source in self._pairs:
                 torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), self.args.tau)
         return {"critic_loss": critic_loss.detach(), "q": value.detach().mean(), "entropy": entropy}
 
-    def _bellman(self, batch: dict[str, Tensor], now: Tensor, reached: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Eqs. 6 and 7: values of the actions taken, and their squared error. ``reached``: observations after them."""
-        args = self.args
-        with torch.no_grad():
-            after = self.inputs(reached)
-            policy = self.target_actor(after)
-            if args.target == "max":
-                following = self.target_critic.all_actions(after).amax(-1)
-            elif args.objective == "softmax":
-                following = self.target_critic(after, policy)
-            else:
-                following = (policy * self.target_critic.all_actions(after)).sum(-1)
-            y = batch["reward"] + args.gamma * following * (1 - batch["terminated"].to(torch.float32))
-        action = nn.functional.one_hot(batch["action"], self.n_actions).to(torch.float32)
-        value = self.critic(now, action)
-        return value, nn.functional.mse_loss(value, y)
+    def _target(self, reached: dict[str, Tensor], reward: Tensor, terminated: Tensor) -> Tensor:
+        """Eq. 6: what the values of moves (B,) are trained towards, from the observations after them."""
+        args, after = self.args, self.inputs(reached)
+        policy = self.target_actor(after)
+        if args.target == "max":
+            following = self.target_critic.all_actions(after).amax(-1)
+        elif args.objective == "softmax":
+            following = self.target_critic(after, policy)
+        else:
+            following = (policy * self.target_critic.all_actions(after)).sum(-1)
+        return reward * self.unit + args.gamma * following * (1 - terminated.to(torch.float32))
 
     def _step_critic(self, loss: Tensor) -> None:
         self.critic_optimiser.zero_grad(set_to_none=True)

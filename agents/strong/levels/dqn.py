@@ -53,7 +53,6 @@ class DQN(Level):
     """
 
     args: DQNArgs
-    unit: Tensor
     OPTIMISERS: ClassVar[dict[str, str]] = {"optimiser": "lr"}
 
     def __init__(
@@ -73,7 +72,6 @@ class DQN(Level):
             gaussian_weights(self.inputs, args.weights_std, self.generator)
             gaussian_weights(self.critic, args.weights_std, self.generator)
         self.attention = attention
-        # Values are in units of the spread of the first rewards: some rewards are signs, others hundredths.
         self.register_buffer("unit", torch.zeros(()))
         self.target_inputs, self.target_critic = deepcopy(self.inputs), deepcopy(self.critic)
         self.target_attention = deepcopy(attention)
@@ -107,11 +105,6 @@ class DQN(Level):
         super().fit_inputs(observation)
         if self.args.standardise:
             self.target_inputs.fit(observation)
-
-    def fit_rewards(self, reward: Tensor) -> None:
-        """Take the unit of the values from the first rewards of the first training: (N,)."""
-        fresh = 1 / reward.to(torch.float32).std().clamp(min=1e-3)
-        self.unit.copy_(torch.where(self.unit == 0, fresh, self.unit))
 
     @torch.no_grad()
     def act(self, observation: dict[str, Tensor]) -> Tensor:

@@ -23,6 +23,7 @@ from strong_envs.core.validation import check_choice
 from strong_envs.features.errors import DataError
 
 if TYPE_CHECKING:
+    from strong_envs.agents.strong.cell_attention.attention import CellAttention
     from strong_envs.spatial.env import SpatialTrackVectorEnv
     from strong_envs.temporal.vector_env import TemporalMomentVectorEnv
 
@@ -97,7 +98,7 @@ class LevelArgs:
 
 
 class Level(nn.Module):
-    """Base of the agents of a level; a subclass has the networks, `act`, `q_values` and `update`.
+    """Base of the agents of a level; a subclass has the networks, `act`, `q_values`, `update` and a buffer ``unit``.
 
     Args:
         shapes: named parts of the observation, as from `TemporalTask.dims` or `SpatialTask.dims`.
@@ -107,6 +108,8 @@ class Level(nn.Module):
 
     args: Any
     inputs: Inputs
+    unit: Tensor
+    attention: CellAttention | None
     OPTIMISERS: ClassVar[dict[str, str]] = {}
     """Attributes that hold optimisers, and the arguments with their learning rates."""
 
@@ -145,7 +148,12 @@ class Level(nn.Module):
             self.inputs.fit(observation)
 
     def fit_rewards(self, reward: Tensor) -> None:
-        """Take the scale of the rewards from the first ones (N,); an agent without one ignores them."""
+        """Take the unit of the values from the first rewards (N,) of the first training, where there is none yet.
+
+        Values are in units of the spread of the rewards: some rewards are signs, others hundredths.
+        """
+        fresh = 1 / reward.to(torch.float32).std().clamp(min=1e-3)
+        self.unit.copy_(torch.where(self.unit == 0, fresh, self.unit))
 
     def act(self, observation: dict[str, Tensor]) -> Tensor:
         """Greedy actions (B,) int64."""

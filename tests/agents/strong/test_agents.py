@@ -213,7 +213,14 @@ FORMS = {
         "temporal": small_level("ddpg", greedy="critic", network="matching", width=8),
         "spatial": small_level("ddpg", greedy="critic", stop=8),
     },
+    "ddpg over cells": {"temporal": small_level("ddpg", network="matching", width=8)},
+    "ddpg over cells by its critic": {"temporal": small_level("ddpg", greedy="critic", network="matching", width=8)},
     "attention over frames": {"learns_from": "frame labels", "attention": "frames"},
+    "attention over frames, plain": {
+        "learns_from": "frame labels",
+        "attention": "frames",
+        "temporal": small_level(network="plain"),
+    },
 }
 
 
@@ -374,7 +381,7 @@ def test_a_static_attention_box_is_the_median_of_the_attention_boxes_of_its_vide
         ({"learns_from": "own reward"}, "learns_from must be one of .*did you mean 'own rewards'"),
         ({"attention": True}, "attention must be one of"),
         ({"attention": "none"}, "follow an attention; with learns_from='own rewards' it must be attention='cells'"),
-        ({"temporal": level_args(algorithm="ddpg")}, "attention='cells' needs algorithm='dqn'"),
+        ({"learns_from": "all rewards", "attention": "cells"}, "must be 'dqn' or 'ddpg', got 'full feedback'"),
         ({"temporal": level_args(algorithm="full feedback"), "attention": "none"}, "'full feedback' learns from"),
         ({"learns_from": "all rewards", "spatial": level_args(stop=8)}, None),
         ({"learns_from": "all rewards", "temporal": level_args(), "spatial": level_args(stop=8)}, "does not agree"),

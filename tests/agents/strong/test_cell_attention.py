@@ -219,7 +219,8 @@ def training_of(bank, boxes=None, steps=2000, cells=None, **changes):
     args = CellAttentionArgs(**{**vars(CELLS), "stretches": 20, "dropout": 0.1, **(cells or {})})
     attention = CellAttention(bank, args, seed=1)
     task = AttendedTask(bank, AttendedFeatures(bank, attention), CONFIG)
-    agent = make_level(task, small_level(gamma=0.5, clip=0.0, **changes), attention=attention)
+    unclipped = {"clip": 0.0} if changes.get("algorithm", "dqn") == "dqn" else {"network": "matching"}
+    agent = make_level(task, small_level(gamma=0.5, **unclipped, **changes), attention=attention)
     return CellAttentionTraining(agent, task, steps, boxes=boxes, whole=0.3 if boxes is not None else 0.0)
 
 
@@ -230,16 +231,16 @@ def state_of(training):
     return deepcopy((tensors, values, weights, groups))
 
 
-@pytest.mark.parametrize("limited", [False, True])
-def test_a_training_resumed_anywhere_ends_as_one_that_never_stopped(limited, bank):
+@pytest.mark.parametrize(("limited", "algorithm"), [(False, "dqn"), (True, "dqn"), (True, "ddpg")])
+def test_a_training_resumed_anywhere_ends_as_one_that_never_stopped(limited, algorithm, bank):
     boxes = torch.tensor([0.2, 0.25, 0.6, 0.75]).expand(len(bank) * 20, 4) if limited else None
-    straight, states = training_of(bank, boxes), []
+    straight, states = training_of(bank, boxes, algorithm=algorithm), []
     for _ in range(6):
         states.append(state_of(straight))
         straight.advance()
     for at in (0, 1, 2, 4):
         tensors, values, weights, groups = states[at]
-        resumed = training_of(bank, boxes)
+        resumed = training_of(bank, boxes, algorithm=algorithm)
         resumed.agent.load_training_state(weights, groups)
         resumed.load_state_dict(tensors, values)
         while resumed.iteration < 6:
@@ -300,8 +301,33 @@ def test_the_attention_learns_from_the_error_of_the_critic_alone(bank):
     assert sum(float(gradient.abs().sum()) for gradient in wanted[0]) > 0
 
 
-def test_the_attention_of_the_target_follows_by_tau(bank):
-    training = training_of(bank, tau=0.25)
+def test_the_attention_of_ddpg_learns_from_the_error_of_its_critic(bank):
+    """Eqs. 6 and 7 on attended cells: the target's actor chooses, and its attention is the target's own."""
+    training = training_of(bank, algorithm="ddpg")
+    for _ in range(3):
+        training.advance()
+    agent, learn, wanted = training.agent, training.agent.learn, []
+    parameters = list(training.attention.parameters())
+    assert float(agent.unit) > 0, "rewards are in units of their spread"
+
+    def watched(before, after, by_target, action, reward, terminated):
+        with torch.no_grad():
+            reached = agent.inputs(by_target)
+            y = reward * agent.unit + 0.5 * agent.target_critic(reached, agent.target_actor(reached)) * ~terminated
+        value = agent.critic(agent.inputs(before), torch.nn.functional.one_hot(action, agent.n_actions).float())
+        wanted.append(torch.autograd.grad(torch.nn.functional.mse_loss(value, y), parameters, retain_graph=True))
+        return learn(before, after, by_target, action, reward, terminated)
+
+    agent.learn = watched
+    training._update()
+    for parameter, gradient in zip(parameters, wanted[0], strict=True):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-6)
+    assert sum(float(gradient.abs().sum()) for gradient in wanted[0]) > 0
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "ddpg"])
+def test_the_attention_of_the_target_follows_by_tau(algorithm, bank):
+    training = training_of(bank, tau=0.25, algorithm=algorithm)
     for _ in range(2):
         training.advance()
     agent = training.agent
