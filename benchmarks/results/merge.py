@@ -7,6 +7,7 @@ claims of the paper's tables are judged anew, since their p-values are adjusted 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def merge(results: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, 
             if first["per_query"].get(part) != result["per_query"].get(part):
                 raise DataError(f"{names[0]} and {name} were scored on other queries ({part} differ)")
         for part in ALIKE:
-            if part in merged and part in result and merged[part] != result[part]:
+            if part in merged and part in result and not same(merged[part], result[part]):
                 raise DataError(f"{names[0]} and {name} differ in {part!r}; merge results of the same kind")
             if part in result:
                 merged[part] = result[part]
@@ -101,7 +102,7 @@ def _rows(results: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[
         for row in result["rows"]:
             label, scores = row["system"], result["per_query"]["IoU"].get(row["system"])
             if label in held and held[label][0]["metrics"] and row["metrics"]:
-                if held[label][1] != scores or scores is None:
+                if scores is None or not same(held[label][1], scores):
                     raise DataError(
                         f"{held[label][2]} and {name} both have {label!r}, with other numbers; a system may be in one "
                         "of them (to join its seeds, copy both folders cells into one --out and run the command again)"
@@ -110,3 +111,14 @@ def _rows(results: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[
                 held[label] = (row, scores, name)
     rows = [row for row, _, _ in held.values()]
     return sorted(rows, key=lambda row: row.get("reference") == "oracle")
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal, numbers up to rounding: machines add in another order."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)

@@ -66,6 +66,18 @@ def test_a_row_without_numbers_gives_way(table, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_rounding_on_another_machine_makes_no_difference(table, tmp_path, capsys):
+    part = only(table, "CTRL")
+    part["validation"]["references"][0]["intervals"]["mIoU"][0] *= 1 + 1e-15
+    part["per_query"]["IoU"]["constant"][0][0] += 1e-17
+    files = written(tmp_path, only(table, "MCN"), part)
+    assert main(["merge", *files, "--out", str(tmp_path / "whole.json")]) == 0
+    part["validation"]["references"][0]["intervals"]["mIoU"][0] += 1e-6
+    files = written(tmp_path, only(table, "MCN"), part)
+    assert main(["merge", *files, "--out", str(tmp_path / "other.json")]) == 2
+    assert "differ in 'validation'" in capsys.readouterr().err
+
+
 def other_numbers(part):
     part["per_query"]["IoU"]["CTRL"][0][0] = 0.5
 
