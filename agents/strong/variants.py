@@ -21,6 +21,7 @@ Each differs from its neighbour in the part that its name says and in nothing el
 | strong+posterior | strong+frame scores | it observes the posterior over windows that these scores give (ours) |
 | strong+posterior (own rewards) | strong+posterior | no labels: windows recovered from rewards (ours) |
 | trl+posterior | trl | it observes such a posterior, of whole frames (ours) |
+| strong (ddpg) | strong | both levels train an actor, as in the paper; the critic chooses the moves |
 | strong (all rewards) | strong (frame labels) | both levels know the rewards of all moves (ours) |
 | strong (paper) | | the letter of the paper, ``preset="paper"`` |
 | GT static box, GT boxes | trl | f_o from GT boxes (upper bounds); trained for fewer steps |
@@ -41,6 +42,7 @@ from strong_envs.agents.registry import SEES_BOXES, SystemSpec, register
 from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.strong.args import BOUNDS, LEARNT, StrongArgs
+from strong_envs.agents.strong.levels.dqn import DQNArgs
 
 STAND_INS = {"trl+local": "trl+cells"}
 """Systems whose result replaces that of another which a store cannot serve; a note names the replacement."""
@@ -54,11 +56,6 @@ SPACE: Space = {
     "temporal.updates": OneOf(1, 2, 4),
 }
 """Of the temporal level that learns by double DQN."""
-OVER_CELLS: Space = {
-    **{name: kind for name, kind in SPACE.items() if name != "temporal.updates"},
-    "cells.hidden": OneOf(32, 64, 128),
-}
-"""Of one that is trained together with attention over cells, whose updates follow ``cells.steps_per_update``."""
 ACTOR_CRITIC: Space = {
     "temporal.lr_actor": Between(1e-4, 1e-2),
     "temporal.lr_critic": Between(1e-4, 1e-2),
@@ -67,11 +64,23 @@ ACTOR_CRITIC: Space = {
     "temporal.updates": OneOf(1, 2, 4),
 }
 """Of one with an actor."""
+OVER_CELLS: Space = {"cells.hidden": OneOf(32, 64, 128)}
+"""Of one that is trained together with attention over cells, besides."""
 SHORT: dict[str, Any] = {"pretrain_steps": 512_000}
 """Steps of `blind`, whose validation curve is flat: 24.0 after these, 24.4 after the 1,280,000 of `trl`."""
 BOUND: dict[str, Any] = {"pretrain_steps": 800_000, "temporal": {"num_envs": 512, "batch": 1024, "updates": 1}}
 """Of the systems on GT boxes, which learn faster than those that must find what a sentence names. A quarter as many
 updates from four times as many moves take four fifths of the time and are no worse (docs/systems/strong.md)."""
+WITH_ACTOR: dict[str, Any] = {
+    "algorithm": "ddpg",
+    "critic": "heads",
+    "greedy": "critic",
+    "entropy": 0.0,
+    "lr_actor": 2e-3,
+    "lr_critic": 8e-3,
+    "weight_decay": 0.01,
+}
+"""Of the levels of a system that learns by DDPG: rate and decay of the critic are those of double DQN."""
 POSTERIOR: dict[str, Any] = {
     "frame_scores": True,
     "score_observation": "posterior",
@@ -92,7 +101,12 @@ def _space(boxes: str, defaults: Mapping[str, Any]) -> Space:
     cells = (
         learns_from == "own rewards" and defaults.get("attention", "cells" if boxes in LEARNT else "none") == "cells"
     )
-    temporal = ACTOR_CRITIC if learns_from == "all rewards" else OVER_CELLS if cells else SPACE
+    with_actor = learns_from == "all rewards" or defaults.get("temporal", {}).get("algorithm") == "ddpg"
+    temporal = dict(ACTOR_CRITIC if with_actor else SPACE)
+    if cells:
+        # Updates follow ``cells.steps_per_update``.
+        del temporal["temporal.updates"]
+        temporal |= OVER_CELLS
     return {**temporal, **(SPATIAL if boxes in LEARNT else {})}
 
 
@@ -130,6 +144,13 @@ _register("trl", "temporal level alone, whole frames", "frame", needs="frames")
 _register("trl+gau", "temporal level, a fixed centred Gaussian over the frame", "gaussian", tuned_as="trl")
 _register("trl+attention", "temporal level alone, attention over the cells of whole frames", "frame", attention="cells")
 _register("strong", "both levels, trained in turns from their own rewards alone", "tracked")
+_register(
+    "strong (ddpg)",
+    "the same by DDPG: both levels train an actor, and their critics choose the moves",
+    "tracked",
+    temporal={**WITH_ACTOR, "network": "matching", "critic_hidden": DQNArgs().hidden},
+    spatial={**WITH_ACTOR, "critic_hidden": (64, 64)},
+)
 _register(
     "strong (frame labels)",
     "both levels from their own rewards, on boxes that follow an attention trained with frame labels",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
 import torch
 
 from strong_envs import agents, features
+from strong_envs.agents.strong.levels.ddpg import DDPGArgs
+from strong_envs.agents.strong.levels.dqn import DQNArgs
 from strong_envs.agents.strong.variants import STAND_INS
 from strong_envs.benchmarks.commands.paper_tables import registered
 from strong_envs.core import boxes
@@ -19,6 +21,8 @@ from strong_envs.spatial.env import SpatialTrackEnv, make_spatial_task
 from strong_envs.spatial.task import SpatialConfig
 from strong_envs.temporal.env import TemporalMomentEnv
 
+OF_ONE_ALGORITHM = {f.name for f in fields(DDPGArgs)} ^ {f.name for f in fields(DQNArgs)} | {"algorithm", "updates"}
+DDPG_PARTS = {f"{level}.{name}" for level in ("temporal", "spatial") for name in OF_ONE_ALGORITHM}
 NEIGHBOURS = {
     # Its validation curve is flat after fewer steps; see `SHORT`.
     "blind": ("trl", {"blind", "pretrain_steps"}),
@@ -30,6 +34,7 @@ NEIGHBOURS = {
     # Without inheritance every frame has the moves of a first one.
     "trl+dis": ("strong", {"spatial_env.inheritance", "spatial_env.actions_per_frame"}),
     "trl+fix": ("strong", {"spatial_env.inheritance"}),
+    "strong (ddpg)": ("strong", DDPG_PARTS | {"spatial.num_envs"}),
     "strong (frame labels)": ("strong", {"learns_from", "attention", "box_margin", "random_boxes"}),
     "strong+frame scores": ("strong (frame labels)", {"frame_scores", "frame_attention.change"}),
     "strong+posterior": (
@@ -81,7 +86,8 @@ def test_a_variant_differs_in_the_part_that_its_name_says(name, object_store):
     options = {"spatial_env": {"z_s": 7.0}, "budget": 0.01}
     mine, other = (flattened(asdict(agents.make(n, bank, **options).args)) for n in (name, neighbour))
     # How long the temporal level trains in one go follows from having a spatial level; both spend as much on it.
-    assert {field for field in mine if mine[field] != other[field]} == parts
+    changed = {field for field in mine.keys() | other.keys() if mine.get(field) != other.get(field)}
+    assert changed == parts
     assert mine["spatial_env.z_s"] == other["spatial_env.z_s"] == 7.0
 
 
