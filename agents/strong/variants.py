@@ -21,7 +21,7 @@ Each differs from its neighbour in the part that its name says and in nothing el
 | strong+posterior | strong+frame scores | it observes the posterior over windows that these scores give (ours) |
 | strong+posterior (own rewards) | strong+posterior | no labels: windows recovered from rewards (ours) |
 | trl+posterior | trl | it observes such a posterior, of whole frames (ours) |
-| strong (ddpg) | strong | both levels train an actor, as in the paper; the critic chooses the moves |
+| strong (ddpg) | strong | DDPG instead of double DQN: an actor chooses the moves of either level |
 | strong (all rewards) | strong (frame labels) | both levels know the rewards of all moves (ours) |
 | strong (paper) | | the letter of the paper, ``preset="paper"`` |
 | GT static box, GT boxes | trl | f_o from GT boxes (upper bounds); trained for fewer steps |
@@ -42,7 +42,6 @@ from strong_envs.agents.registry import SEES_BOXES, SystemSpec, register
 from strong_envs.agents.search_space import Between, OneOf, Space
 from strong_envs.agents.strong.agent import Strong
 from strong_envs.agents.strong.args import BOUNDS, LEARNT, StrongArgs
-from strong_envs.agents.strong.levels.dqn import DQNArgs
 
 STAND_INS = {"trl+local": "trl+cells"}
 """Systems whose result replaces that of another which a store cannot serve; a note names the replacement."""
@@ -71,15 +70,7 @@ SHORT: dict[str, Any] = {"pretrain_steps": 512_000}
 BOUND: dict[str, Any] = {"pretrain_steps": 800_000, "temporal": {"num_envs": 512, "batch": 1024, "updates": 1}}
 """Of the systems on GT boxes, which learn faster than those that must find what a sentence names. A quarter as many
 updates from four times as many moves take four fifths of the time and are no worse (docs/systems/strong.md)."""
-WITH_ACTOR: dict[str, Any] = {
-    "algorithm": "ddpg",
-    "critic": "heads",
-    "greedy": "critic",
-    "entropy": 0.0,
-    "lr_actor": 2e-3,
-    "lr_critic": 8e-3,
-    "weight_decay": 0.01,
-}
+WITH_ACTOR: dict[str, Any] = {"algorithm": "ddpg", "lr_actor": 2e-3, "lr_critic": 8e-3, "weight_decay": 0.01}
 """Of the levels of a system that learns by DDPG: rate and decay of the critic are those of double DQN."""
 POSTERIOR: dict[str, Any] = {
     "frame_scores": True,
@@ -146,10 +137,10 @@ _register("trl+attention", "temporal level alone, attention over the cells of wh
 _register("strong", "both levels, trained in turns from their own rewards alone", "tracked")
 _register(
     "strong (ddpg)",
-    "the same by DDPG: both levels train an actor, and their critics choose the moves",
+    "the same by DDPG instead of double DQN: the actors of both levels choose the moves",
     "tracked",
-    temporal={**WITH_ACTOR, "network": "matching", "critic_hidden": DQNArgs().hidden},
-    spatial={**WITH_ACTOR, "critic_hidden": (64, 64)},
+    temporal={**WITH_ACTOR, "network": "matching"},
+    spatial={**WITH_ACTOR},
 )
 _register(
     "strong (frame labels)",
