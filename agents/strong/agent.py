@@ -16,7 +16,7 @@ paid for bringing its box to the peak of that attention.
 
 Deviations of ``preset="default"`` from the paper:
 
-- *Algorithm*: double DQN instead of DDPG; ``temporal={"algorithm": "ddpg"}`` has DDPG with the same network.
+- *Algorithm*: double DQN instead of DDPG, which ``strong (ddpg)`` has (`agents.strong.variants`).
 - *Reward of the temporal level*: the change of the IoU instead of its sign, because moves have several sizes.
 - *Attention* weighs the cells inside the box of each frame, where Eqs. 13 and 14 weigh frames.
 - *Reward of the spatial level*: ``reward="attention_box"`` instead of Eq. 11 (``"q_value"``).
@@ -242,7 +242,7 @@ class Strong(StoredLevels):
         start, end = (prediction.spans / task.seconds[:, None]).unbind(-1)
         t = torch.zeros_like(samples) if prediction.length is None else prediction.length
         observation = task.observe(samples, start, end, t)
-        if isinstance(self.temporal, DDPG):
+        if isinstance(self.temporal, DDPG) and self.temporal.args.greedy == "actor":
             return self.temporal.actor(self.temporal.inputs(observation))[:, spans.STOP]
         # A value-based agent has no policy of its own: the softmax of its values, in units of their spread.
         values = self.temporal.q_values(observation)

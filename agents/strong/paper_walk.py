@@ -135,8 +135,8 @@ def taken_back() -> list[tuple[Change, StrongArgs]]:
     """The default, and for each change of the walk the default with that change alone taken back.
 
     A field that is taken back gets the value of the row of the walk before the change. Later changes of the same field
-    are taken back with it, and those without which the default cannot be; the row says so. Fields that only one of two
-    algorithms has stay as they are.
+    are taken back with it, and so are changes that need it; the row says so. Fields that only one of two algorithms has
+    stay as they are.
     """
     rows = walk()
     found = [(Change(DEFAULT, "the default strong", ()), rows[-1][1])]

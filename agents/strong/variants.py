@@ -21,7 +21,7 @@ Each differs from its neighbour in the part that its name says and in nothing el
 | strong+posterior | strong+frame scores | it observes the posterior over windows that these scores give (ours) |
 | strong+posterior (own rewards) | strong+posterior | no labels: windows recovered from rewards (ours) |
 | trl+posterior | trl | it observes such a posterior, of whole frames (ours) |
-| strong (ddpg) | strong | DDPG instead of double DQN: an actor chooses the moves of either level |
+| strong (ddpg) | strong | DDPG with its own batches and layers: an actor chooses the moves of either level |
 | strong (all rewards) | strong (frame labels) | both levels know the rewards of all moves (ours) |
 | strong (paper) | | the letter of the paper, ``preset="paper"`` |
 | GT static box, GT boxes | trl | f_o from GT boxes (upper bounds); trained for fewer steps |
@@ -64,14 +64,15 @@ ACTOR_CRITIC: Space = {
 }
 """Of one with an actor."""
 OVER_CELLS: Space = {"cells.hidden": OneOf(32, 64, 128)}
-"""Of one that is trained together with attention over cells, besides."""
+"""What is searched as well where the level is trained together with attention over cells."""
 SHORT: dict[str, Any] = {"pretrain_steps": 512_000}
 """Steps of `blind`, whose validation curve is flat: 24.0 after these, 24.4 after the 1,280,000 of `trl`."""
 BOUND: dict[str, Any] = {"pretrain_steps": 800_000, "temporal": {"num_envs": 512, "batch": 1024, "updates": 1}}
 """Of the systems on GT boxes, which learn faster than those that must find what a sentence names. A quarter as many
 updates from four times as many moves take four fifths of the time and are no worse (docs/systems/strong.md)."""
 WITH_ACTOR: dict[str, Any] = {"algorithm": "ddpg", "lr_actor": 2e-3, "lr_critic": 8e-3, "weight_decay": 0.01}
-"""Of the levels of a system that learns by DDPG: rate and decay of the critic are those of double DQN."""
+"""Of the levels of a system that learns by DDPG; other batches and layers are the defaults of `DDPGArgs`. The rate of
+the critic and the decay are those of double DQN."""
 POSTERIOR: dict[str, Any] = {
     "frame_scores": True,
     "score_observation": "posterior",

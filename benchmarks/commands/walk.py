@@ -56,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "the default. The rows are fixed; docs/results/walk.json is the results.json of this command.",
     )
     parser.add_argument(
-        "--back", action="store_true", help="every row is the default with one of the changes taken back to the letter"
+        "--back", action="store_true", help="every row is the default with one of these changes taken back"
     )
     add_arguments(parser)
     parser.set_defaults(run=main, systems="", out="results/walk", evaluations=0)

@@ -115,7 +115,7 @@ def _rows(results: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[
 
 def same(one: Any, other: Any) -> bool:
     """Whether two JSON values are equal, numbers up to rounding: machines add in another order."""
-    if isinstance(one, float) and isinstance(other, float):
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
         return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())

@@ -269,7 +269,13 @@ def default_values(variant: Variant, space: Space, train: FeatureBank) -> dict[s
     made: Any = agents.make(variant.system, train, seed=0, **variant.options_for(0))
     values = {}
     for name, kind in space.items():
-        values[name] = value = value_at(made, paths[name][0])
+        try:
+            values[name] = value = value_at(made, paths[name][0])
+        except AttributeError:
+            raise DataError(
+                f"{variant.system} with these --set has no setting {name!r}, which tune searches; leave out the --set "
+                "that chooses another algorithm, or tune a system that has it"
+            ) from None
         if value not in kind:
             raise DataError(f"the default {name}={value!r} of {variant.system} lies outside its space, {kind}")
     return values

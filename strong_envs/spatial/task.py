@@ -31,6 +31,10 @@ INHERITANCE = ("previous", "none", "first")
 """Which box a frame begins with: that of the frame before (Eq. 12); b0, frame by frame alone (the paper's TRL+dis);
 or the box of the first frame, the only one in which there are actions (TRL+fix)."""
 
+FEW_WINDOWS = 8
+"""As many as an observation without attention over frames has, or more."""
+FRAMES_A_WINDOW = 12
+"""How many frames are pooled in the time in which the sums of one window are read (60 frames of 64 cells, measured)."""
 MOST_ACTIONS = 10_000
 """More actions in a frame are refused."""
 
@@ -356,8 +360,10 @@ class SpatialTask:
         under ``inheritance="none"``, where they will not have ``box``.
         """
         a, c = self.temporal.windows(walk.sample, walk.start, walk.end)
-        # Attention asks for a window a frame; then the maps of all frames are fewer than those of the windows' borders.
-        if self.temporal.local.by_frame or a.shape[1] > self.bank.max_frames:
+        # The few windows of an observation are read from sums, in constant time. Attention over frames asks for one a
+        # frame or stretch; pooling each frame once takes less time then, if the video is not much longer.
+        many = a.shape[1] > FEW_WINDOWS and FRAMES_A_WINDOW * a.shape[1] > self.bank.max_frames
+        if self.temporal.local.by_frame or many:
             return self._trial_by_frame(walk, box, a, c)
         first, now = walk.first[:, None], walk.frame[:, None]
         row = torch.arange(len(a), device=a.device)[:, None]

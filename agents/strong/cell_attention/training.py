@@ -128,7 +128,9 @@ class CellAttentionTraining:
         self.done = self.iteration = self.played = self.updates = 0
         self.log: dict[str, Tensor] = {}
         self.returns = float("nan")
-        self.monitor = TrainingMonitor(stage, steps)
+        self.distinct = agent.n_actions
+        objective = getattr(agent.args, "objective", None)
+        self.monitor = TrainingMonitor(stage, steps, agent.n_actions if objective else 0, objective == "distil")
         self.captured = self.settings.capture and bank.device.type == "cuda" and not agent.drops
         self.learn = CapturedStep(self._learn, bank.device) if self.captured else self._learn
         if self.captured:
@@ -148,8 +150,10 @@ class CellAttentionTraining:
         self.monitor.finite(self.done, {name: float(value) for name, value in self.log.items()})
 
     def scalars(self) -> dict[str, float]:
-        """Losses, mean return and epsilon."""
+        """Losses, mean return and epsilon. Warns of an actor that has collapsed."""
         scalars = {name: float(value) for name, value in self.log.items()}
+        if "entropy" in scalars:
+            self.monitor.alive(self.done, scalars["entropy"], self.distinct)
         return scalars | {"return": self.returns, "epsilon": self.epsilon}
 
     @property
@@ -231,11 +235,14 @@ class CellAttentionTraining:
         live = torch.ones_like(samples, dtype=torch.bool)
         t, iou, gained = torch.zeros_like(samples), task.iou(samples, start, end), torch.zeros_like(start)
         steps = torch.zeros((), dtype=torch.int64, device=samples.device)
+        taken = torch.zeros(task.n_actions, dtype=torch.bool, device=samples.device)
         for _ in range(task.config.max_steps):
             observation = observe_stretches(task, seen, samples, start[:, None], end[:, None])
             dice = sent(torch.rand(2, len(samples), generator=self.generator), samples.device)
             random = (dice[1] * task.n_actions).to(torch.int64).clamp(max=task.n_actions - 1)
-            action = torch.where(dice[0] < epsilon, random, agent.act(observation))
+            chosen = agent.act(observation)
+            taken = taken.scatter(0, chosen, True)
+            action = torch.where(dice[0] < epsilon, random, chosen)
             result = task.move(samples, start, end, t, iou, action)
             self.replay.add(
                 samples,
@@ -253,7 +260,7 @@ class CellAttentionTraining:
             start, end = torch.where(live, result.start, start), torch.where(live, result.end, end)
             iou, t = torch.where(live, result.iou, iou), t + live
             live = live & ~result.terminated
-        self.returns = float(gained.mean())
+        self.returns, self.distinct = float(gained.mean()), int(taken.sum())
         return int(steps)
 
     def _update(self) -> None:

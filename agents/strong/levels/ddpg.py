@@ -177,7 +177,7 @@ class DDPG(Level):
         reward: Tensor,
         terminated: Tensor,
     ) -> dict[str, Tensor]:
-        """One update from observed transitions, see `DQN.learn`; here the target's actor chooses, not ``after``."""
+        """One update from observed transitions, see `DQN.learn`. ``after`` is not used: the target's actor chooses."""
         with self.dropping():
             now = self.inputs(before)
         with torch.no_grad():

@@ -88,7 +88,8 @@ class LevelArgs:
     standardise: bool = True
     """Whether every number of the observation is brought to mean 0 and spread 1; False takes them as they are."""
     weights_std: float = 0.0
-    """Standard deviation of the initial weights and biases, those of attention included; 0 takes PyTorch's own."""
+    """Standard deviation of the initial weights and biases, those of attention over frames included; 0 takes PyTorch's
+    own, which attention over cells always has."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from strong_envs.agents.strong.cell_attention.attention import (
     peak_boxes,
 )
 from strong_envs.agents.strong.cell_attention.training import CellAttentionTraining, QueryReplay
+from strong_envs.agents.training.health import CollapseWarning
 from strong_envs.features.bank.pooling import box_weights
 from strong_envs.temporal.task import TemporalConfig
 
@@ -348,8 +349,10 @@ def test_episodes_play_every_query_equally_often(bank):
     assert training.done == int(held.sum()) and (held > 0).all()
 
 
-def test_an_update_on_a_device_never_waits_for_it(bank):
-    training = training_of(bank, boxes=torch.tensor([0.2, 0.25, 0.6, 0.75]).expand(len(bank) * 20, 4))
+@pytest.mark.parametrize("algorithm", ["dqn", "ddpg"])
+def test_an_update_on_a_device_never_waits_for_it(algorithm, bank):
+    boxes = torch.tensor([0.2, 0.25, 0.6, 0.75]).expand(len(bank) * 20, 4)
+    training = training_of(bank, boxes=boxes, algorithm=algorithm)
     observation = observe_stretches(
         training.task, torch.zeros(1, 20, 6), torch.tensor([0]), *(torch.full((1, 1), x) for x in (5.0, 10.0))
     )
@@ -362,7 +365,9 @@ def test_an_update_on_a_device_never_waits_for_it(bank):
     for part in agent.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0  # its seed is drawn on the host, from the host's generator
-    agent.optimiser = torch.optim.SGD(agent._trained, 0.1)  # Adam's counters of steps live on the host
+    for name in agent.OPTIMISERS:  # Adam's counters of steps live on the host
+        held = [p for group in getattr(agent, name).param_groups for p in group["params"]]
+        setattr(agent, name, torch.optim.SGD([torch.nn.Parameter(p.detach().to("meta")) for p in held], 0.1))
     moves = torch.zeros(8, dtype=torch.int64, device="meta")
     queries = torch.zeros(2, bank.query_dim, device="meta")
     cells, box = torch.zeros(2, 20, CELLS_OF_A_FRAME, 6, device="meta"), torch.zeros(2, 20, 4, device="meta")
@@ -373,6 +378,19 @@ def test_an_update_on_a_device_never_waits_for_it(bank):
             agent.attention(cells, queries, box_weights(box, HEIGHT, WIDTH))
         observe_stretches(training.task, seen, moves[:2], windows, windows)["context"].sum().backward()
     assert seen.grad.device.type == "meta"
+
+
+def test_an_actor_that_has_collapsed_is_named(bank):
+    training = training_of(bank, algorithm="ddpg", entropy=0.0)
+    for _ in range(3):
+        training.advance()
+    training.scalars()
+    training.log["entropy"] = torch.tensor(1e-9)
+    with pytest.warns(CollapseWarning, match="the actor has collapsed in 'training'"):
+        for _ in range(3):
+            training.scalars()
+            training.done += training.total // 10
+    assert 1 <= training.distinct <= training.agent.n_actions
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 7])

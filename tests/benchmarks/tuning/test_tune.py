@@ -162,6 +162,7 @@ def test_the_table_uses_and_prints_the_chosen_values(tuned, tmp_path, capsys):
         (["--systems", "random policy"], "random policy declares no settings to search"),
         (["--systems", "GT boxes"], "GT boxes declares no settings to search"),
         (["--tuned", "file.json"], "leave out --tuned"),
+        (["--systems", "trl", "--set", "temporal.algorithm=ddpg"], "trl with these --set has no setting 'temporal.lr'"),
     ],
 )
 def test_bad_input_of_tune_is_one_sentence(words, said, tmp_path, capsys):
