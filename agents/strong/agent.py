@@ -49,7 +49,6 @@ from strong_envs.agents.strong.frame_attention.posterior import CELLS, fit_poste
 from strong_envs.agents.strong.frame_attention.scores import FrameScores, footage_recurs
 from strong_envs.agents.strong.frame_attention.training import train_frame_attention
 from strong_envs.agents.strong.levels.ddpg import DDPG
-from strong_envs.agents.strong.levels.dqn import DQN
 from strong_envs.agents.strong.levels.level import Level
 from strong_envs.agents.strong.levels.training import train
 from strong_envs.agents.strong.presets import system_args
@@ -276,7 +275,7 @@ class Strong(StoredLevels):
         staged = _staged(report, stage, steps)
         # The policy of the turn before explores little.
         epsilon = self.args.temporal.epsilon_end if self.turn else None
-        if isinstance(self.temporal, (DQN, DDPG)) and self.temporal.attention is not None:
+        if self.temporal.attention is not None:
             boxes = task.local.boxes
             whole = self.args.random_boxes
             training = CellAttentionTraining(self.temporal, task, steps, stage, boxes, whole, epsilon)

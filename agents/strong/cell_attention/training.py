@@ -13,11 +13,9 @@ from torch import Tensor
 
 from strong_envs.agents.strong.cell_attention.attention import CellAttention, observe_stretches
 from strong_envs.agents.strong.cell_attention.cells import lattice
-from strong_envs.agents.strong.levels.ddpg import DDPG
-from strong_envs.agents.strong.levels.dqn import DQN
+from strong_envs.agents.strong.levels.level import Level
 from strong_envs.agents.training.captured import CapturedStep
 from strong_envs.agents.training.checkpoint import Count
-from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import Values, split
 from strong_envs.features.bank.pooling import box_weights, starts_of
 from strong_envs.features.devices import sent
@@ -104,7 +102,7 @@ class CellAttentionTraining:
 
     def __init__(
         self,
-        agent: DQN | DDPG,
+        agent: Level,
         task: TemporalTask,
         steps: int,
         stage: str = "training",
@@ -129,8 +127,7 @@ class CellAttentionTraining:
         self.log: dict[str, Tensor] = {}
         self.returns = float("nan")
         self.distinct = agent.n_actions
-        objective = getattr(agent.args, "objective", None)
-        self.monitor = TrainingMonitor(stage, steps, agent.n_actions if objective else 0, objective == "distil")
+        self.monitor = agent.monitor(stage, steps)
         self.captured = self.settings.capture and bank.device.type == "cuda" and not agent.drops
         self.learn = CapturedStep(self._learn, bank.device) if self.captured else self._learn
         if self.captured:

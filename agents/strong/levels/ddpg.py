@@ -27,13 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.strong.levels.level import Level, LevelArgs
-from strong_envs.agents.training.loop import split
 from strong_envs.agents.training.networks import Actor, Critic, HeadsCritic, gaussian_weights
 from strong_envs.features.errors import DataError
 
 if TYPE_CHECKING:
     from strong_envs.agents.strong.cell_attention.attention import CellAttention
-    from strong_envs.agents.strong.levels.level import LevelEnv
 
 CRITICS: dict[str, type[Critic] | type[HeadsCritic]] = {"joined": Critic, "heads": HeadsCritic}
 
@@ -154,20 +152,6 @@ class DDPG(Level):
         """Values of all actions (B, A), from which Eq. 11 rewards the spatial level."""
         return self.critic.all_actions(self.inputs(observation))
 
-    def update(self, batch: dict[str, Tensor], env: LevelEnv) -> dict[str, Tensor]:
-        """One update of both networks and their targets (Eqs. 6 to 9).
-
-        Args:
-            batch: transitions of `IndexReplay`, with ``state.*``, ``next.*``, ``action``, ``reward``, ``terminated``.
-            env: rebuilds their observations.
-
-        Returns:
-            Detached scalars for the log.
-        """
-        with torch.no_grad():
-            before, after = env.observe_moves(split(batch, "state."), split(batch, "next."))
-        return self.learn(before, after, after, batch["action"], batch["reward"], batch["terminated"])
-
     def learn(
         self,
         before: dict[str, Tensor],
@@ -177,7 +161,7 @@ class DDPG(Level):
         reward: Tensor,
         terminated: Tensor,
     ) -> dict[str, Tensor]:
-        """One update from observed transitions, see `DQN.learn`. ``after`` is not used: the target's actor chooses."""
+        """One update, see `Level.learn`. ``after`` is not used: the target's actor chooses."""
         with self.dropping():
             now = self.inputs(before)
         with torch.no_grad():

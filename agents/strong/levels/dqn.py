@@ -16,12 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from strong_envs.agents.strong.levels.level import Level, LevelArgs
-from strong_envs.agents.training.loop import split
 from strong_envs.agents.training.networks import HeadsCritic, gaussian_weights
 
 if TYPE_CHECKING:
     from strong_envs.agents.strong.cell_attention.attention import CellAttention
-    from strong_envs.agents.strong.levels.level import LevelEnv
 
 
 @dataclass(frozen=True)
@@ -116,12 +114,6 @@ class DQN(Level):
         """Values of all actions (B, A), from which Eq. 11 rewards the spatial level."""
         return self.critic.all_actions(self.inputs(observation))
 
-    def update(self, batch: dict[str, Tensor], env: LevelEnv) -> dict[str, Tensor]:
-        """One update from a batch of transitions; see `Level.update`."""
-        with torch.no_grad():
-            before, after = env.observe_moves(split(batch, "state."), split(batch, "next."))
-        return self.learn(before, after, after, batch["action"], batch["reward"], batch["terminated"])
-
     def learn(
         self,
         before: dict[str, Tensor],
@@ -131,16 +123,7 @@ class DQN(Level):
         reward: Tensor,
         terminated: Tensor,
     ) -> dict[str, Tensor]:
-        """One update from observed transitions.
-
-        Args:
-            before: observations before the moves; gradients flow through them into an attention.
-            after: those after the moves, in which the online network chooses.
-            after_by_target: the same as the target's attention sees them.
-            action: (B,) int64, the moves.
-            reward: (B,) what they paid.
-            terminated: (B,) whether they ended the episode.
-        """
+        """One update from observed transitions, see `Level.learn`."""
         with torch.no_grad():
             best = self.q_values(after).argmax(-1, keepdim=True)
             following = self.target_critic.all_actions(self.target_inputs(after_by_target)).gather(1, best)[:, 0]

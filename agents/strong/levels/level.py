@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from strong_envs.agents.ranges import check_fields
 from strong_envs.agents.strong.attention import AttentiveInputs
 from strong_envs.agents.training.checkpoint import load_module
+from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import load_optimiser, optimiser_state, split
 from strong_envs.agents.training.matching import MatchingInputs, Scale, dropout_for
 from strong_envs.agents.training.networks import Standardise
@@ -111,6 +112,7 @@ class Level(nn.Module):
     inputs: Inputs
     unit: Tensor
     attention: CellAttention | None
+    target_attention: CellAttention | None
     OPTIMISERS: ClassVar[dict[str, str]] = {}
     """Attributes that hold optimisers, and the arguments with their learning rates."""
 
@@ -165,8 +167,41 @@ class Level(nn.Module):
         raise NotImplementedError
 
     def update(self, batch: dict[str, Tensor], env: LevelEnv) -> dict[str, Tensor]:
-        """One update from transitions of `IndexReplay`; returns detached scalars for the log."""
+        """One update; returns detached scalars for the log.
+
+        Args:
+            batch: transitions of `IndexReplay`, with ``state.*``, ``next.*``, ``action``, ``reward``, ``terminated``.
+            env: rebuilds their observations.
+        """
+        with torch.no_grad():
+            before, after = env.observe_moves(split(batch, "state."), split(batch, "next."))
+        return self.learn(before, after, after, batch["action"], batch["reward"], batch["terminated"])
+
+    def learn(
+        self,
+        before: dict[str, Tensor],
+        after: dict[str, Tensor],
+        after_by_target: dict[str, Tensor],
+        action: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+    ) -> dict[str, Tensor]:
+        """One update from observed transitions; returns detached scalars for the log.
+
+        Args:
+            before: observations before the moves; gradients flow through them into an attention.
+            after: those after the moves, in which the online network chooses.
+            after_by_target: the same as the target's attention sees them.
+            action: (B,) int64, the moves.
+            reward: (B,) what they paid.
+            terminated: (B,) whether they ended the episode.
+        """
         raise NotImplementedError
+
+    def monitor(self, stage: str, steps: int) -> TrainingMonitor:
+        """What watches a training of this level; a value-based agent has no actor that could collapse."""
+        objective = getattr(self.args, "objective", None)
+        return TrainingMonitor(stage, steps, self.n_actions if objective else 0, objective == "distil")
 
     @contextmanager
     def dropping(self) -> Iterator[None]:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from strong_envs.agents.strong.levels.full_feedback import FullFeedback
 from strong_envs.agents.training.checkpoint import Count
-from strong_envs.agents.training.health import TrainingMonitor
 from strong_envs.agents.training.loop import Training, UpdateListener, Values, run, split
 from strong_envs.agents.training.replay import IndexReplay
 from strong_envs.features.devices import sent
@@ -77,9 +76,7 @@ class _LevelTraining:
         self.done = self.iteration = 0
         self.log: dict[str, Tensor] = {}
         self.states: dict[str, Tensor] = {}
-        # A value-based agent has no policy that could collapse.
-        objective = getattr(agent.args, "objective", None)
-        self.monitor = TrainingMonitor(stage, steps, agent.n_actions if objective else 0, objective == "distil")
+        self.monitor = agent.monitor(stage, steps)
 
     def check(self) -> None:
         self.monitor.finite(self.done, {name: float(value) for name, value in self.log.items()})

@@ -79,17 +79,12 @@ def test_a_matching_network_multiplies_the_query_with_what_is_attended(task, tim
     plain = MatchingInputs({name: shape for name, shape in task.dims().items() if name not in inputs.PARTS})
     plain.load_state_dict(inputs.base.state_dict())
     inside, whole = means[:, 0], means[:, 1]
-    if timed:
-        # Beside the means: two heads of either attention, as differences from f_o.
-        windows = plain.match(plain.scale(torch.stack((observation["local"], inside, inside, whole, whole), 1)),
-                              plain.query(observation["query"]))  # fmt: skip
-        wanted = windows[:, 1:] - windows[:, :1]
-        before = 2  # f_o and the mean of the video
-    else:
-        windows = plain.match(plain.scale(torch.stack((inside, inside, whole, whole), 1)),
-                              plain.query(observation["query"]))  # fmt: skip
-        wanted = windows[:, 1:] - windows[:, :1]
-        before = 1
+    # Timed attentions stand beside f_o and the mean of the video, others in their place.
+    first, before = (observation["local"], 2) if timed else (inside, 1)
+    attended = (inside, inside, whole, whole) if timed else (inside, whole, whole)
+    query = plain.query(observation["query"])
+    windows = plain.match(plain.scale(torch.stack((first, *attended), 1)), query)
+    wanted = windows[:, 1:] - windows[:, :1]
     width = plain.match.feature.out_features
     found = inputs(observation)[:, before * width :][:, : wanted[0].numel()]
     assert torch.allclose(found, wanted.flatten(1), atol=1e-4)
